@@ -1,0 +1,71 @@
+# make demo   set up .venv and run the main example
+# make test   set up .venv and run lint, types and tests
+# make clean  remove .venv, caches and build outputs
+# Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint types setup-demo setup-test clean
+
+ifeq ($(origin PYTHON),undefined)
+  PYTHONS := python3 python3.13 python3.12 python3.11
+else
+  PYTHONS := $(PYTHON)
+endif
+
+TORCH := torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_READY := $(VENV)/.ready-demo
+TEST_READY := $(VENV)/.ready-test
+SOURCES := $(wildcard darts_msft tests examples benchmarks)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_REQUIRE_VIRTUALENV := 1
+
+demo: setup-demo
+	$(BIN)/python examples/01_quickstart.py $(ARGS)
+
+test: setup-test
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory types
+	$(BIN)/python -m pytest
+
+lint: setup-test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+
+types: setup-test
+	$(BIN)/mypy
+
+setup-demo: $(DEMO_READY)
+setup-test: $(TEST_READY)
+
+# A stamp is written only after all of its step succeeded, so what failed or was interrupted is done again. The marker
+# .installing outlives an interrupted or failed pip, whose half-written packages pip itself may not notice: start afresh then.
+$(DEMO_READY): pyproject.toml constraints.txt
+	@found=; tried=; clear=; \
+	for p in $(PYTHONS); do \
+	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$p; break; fi; \
+	  tried="$$tried $$p ($$($$p --version 2>/dev/null || echo 'does not run'))"; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "darts-msft needs Python 3.11 or newer; tried:$$tried. Name another: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	if [ -e $(VENV)/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then clear=--clear; fi; \
+	echo "setting up $(VENV) with $$($$found --version)"; \
+	$$found -m venv $$clear $(VENV)
+	@rm -f $@; touch $(VENV)/.installing
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai]'
+	@rm $(VENV)/.installing; touch $@
+
+$(TEST_READY): $(DEMO_READY)
+	@rm -f $@ $(DEMO_READY); touch $(VENV)/.installing
+	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai,dev]'
+	@rm $(VENV)/.installing; touch $(DEMO_READY); touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache darts_logs lightning_logs
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,38 @@
+"""Shared by all tests: which are skipped, and where data outside the repository lies.
+
+Import nothing from darts_msft here: the jaxtyping hook must be in place before the package is first imported.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+_NEEDS_NETWORK = {"network": "needs the network", "weights": "needs official pretrained weights"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-network", action="store_true", help="also run tests marked network or weights")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, reason in _NEEDS_NETWORK.items():
+            if item.get_closest_marker(marker) is None:
+                continue
+            if config.getoption("--run-network"):
+                item.add_marker(pytest.mark.enable_socket)
+            else:
+                item.add_marker(pytest.mark.skip(reason=f"{reason}; run pytest with --run-network"))
+
+
+@pytest.fixture(scope="session")
+def ett_dir() -> Path:
+    """The folder with ETTh1.csv and ETTm1.csv: DARTS_MSFT_DATA, else ../shared/data; skips where neither has them."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("DARTS_MSFT_DATA") or shared)
+    if not (folder / "ETTh1.csv").is_file():
+        pytest.skip(f"no ETTh1.csv in {folder}; set DARTS_MSFT_DATA to a folder that has it")
+    return folder

@@ -1,0 +1,154 @@
+"""The bundled series against its raw file, and the ways to get a benchmark data set or a clear refusal."""
+
+import csv
+import gzip
+import hashlib
+import itertools
+import logging
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from darts import TimeSeries
+from darts.datasets.dataset_loaders import DatasetLoader
+
+import darts_msft.datasets
+from darts_msft.datasets import load_dataset, load_sea_temperature
+
+FOLDER = Path(darts_msft.datasets.__file__).parent
+RAW_FILE = FOLDER / "sea_surface_temperature.csv.gz"
+HALF_HOUR = timedelta(minutes=30)
+
+
+@pytest.fixture(scope="module")
+def raw() -> list[tuple[datetime, float]]:
+    """The raw rows in file order, read without pandas."""
+    with gzip.open(RAW_FILE, "rt") as lines:
+        rows = list(csv.reader(lines))[1:]
+    return [(datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"), float(value)) for stamp, value in rows]
+
+
+@pytest.fixture(scope="module")
+def sea() -> TimeSeries:
+    return load_sea_temperature()
+
+
+def test_raw_file_is_the_one_that_the_source_note_describes(raw: list[tuple[datetime, float]]) -> None:
+    note = (FOLDER / "SOURCE.md").read_text()
+    assert hashlib.sha256(RAW_FILE.read_bytes()).hexdigest() in note
+    assert len(raw) == 19226
+    assert "19,226" in note
+    assert "free" in note
+    assert "NERACOOS" in note
+
+
+def test_sea_temperature_is_regular_and_complete(sea: TimeSeries, raw: list[tuple[datetime, float]]) -> None:
+    assert sea.components.tolist() == ["sea_temperature"]
+    assert sea.dtype == np.float32
+    assert sea.time_index.tz is None
+    assert sea.freq == pd.Timedelta(HALF_HOUR)
+    assert (sea.start_time(), sea.end_time()) == (raw[0][0], raw[-1][0])
+    assert len(sea) == (raw[-1][0] - raw[0][0]) // HALF_HOUR + 1
+    assert np.isfinite(sea.values()).all()
+
+
+def test_sea_temperature_equals_the_raw_file_where_observed(sea: TimeSeries, raw: list[tuple[datetime, float]]) -> None:
+    observed = dict(reversed(raw))  # of a repeated stamp, the first row stays
+    assert len(observed) == 19225
+    ours = dict(zip(sea.time_index.to_pydatetime(), sea.values()[:, 0], strict=True))
+    assert all(ours[stamp] == np.float32(value) for stamp, value in observed.items())
+
+
+def test_gaps_are_filled_on_the_line_between_their_ends(sea: TimeSeries, raw: list[tuple[datetime, float]]) -> None:
+    """Each missing stamp by the two-point formula, from the raw rows around it."""
+    filled = 0
+    for (before, low), (after, high) in itertools.pairwise(raw):
+        stamp = before + HALF_HOUR
+        while stamp < after:
+            expected = low + (high - low) * ((stamp - before) / (after - before))
+            assert sea[pd.Timestamp(stamp)].first_value() == pytest.approx(expected, abs=1e-5)
+            filled += 1
+            stamp += HALF_HOUR
+    assert filled == 24
+
+
+def test_gaps_can_be_left_and_are_told(sea: TimeSeries, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="darts_msft.datasets"):
+        holey = load_sea_temperature(fill_gaps=False)
+        load_sea_temperature()
+    left, filled = [record.getMessage() for record in caplog.records]
+    assert "left as NaN 24 of 19249 values" in left
+    assert "filled by linear interpolation 24 of 19249 values" in filled
+    assert "longest gap 23 values" in filled
+    assert "1 repeated" in filled
+    missing = np.isnan(holey.values()[:, 0])
+    assert missing.sum() == 24
+    assert holey.time_index[missing][0] == pd.Timestamp("2016-06-14 13:30")
+    np.testing.assert_array_equal(holey.values()[~missing], sea.values()[~missing])
+
+
+def test_load_dataset_gives_the_bundled_series(sea: TimeSeries) -> None:
+    assert load_dataset("sea_temperature") == sea
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "step"), [("ETTh1", 17420, pd.Timedelta(hours=1)), ("ETTm1", 69680, pd.Timedelta(minutes=15))]
+)
+def test_ett_equals_its_file(ett_dir: Path, name: str, rows: int, step: pd.Timedelta) -> None:
+    series = load_dataset(name, ett_dir)
+    with (ett_dir / f"{name}.csv").open() as lines:
+        header, *table = csv.reader(lines)
+    assert series.components.tolist() == header[1:]
+    assert series.dtype == np.float32
+    assert series.freq == step
+    assert str(series.start_time()) == table[0][0]
+    assert str(series.end_time()) == table[-1][0]
+    assert len(table) == rows
+    np.testing.assert_array_equal(series.values(), np.array([row[1:] for row in table], dtype=np.float32))
+
+
+def test_folder_from_the_environment_and_darts_cache_agree(
+    ett_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARTS_MSFT_DATA", str(ett_dir))
+    from_folder = load_dataset("ETTh1")
+    monkeypatch.delenv("DARTS_MSFT_DATA")
+    (tmp_path / "ETTh1.csv").symlink_to(ett_dir / "ETTh1.csv")
+    monkeypatch.setattr(DatasetLoader, "_DEFAULT_DIRECTORY", tmp_path)
+    assert load_dataset("ETTh1") == from_folder
+
+
+def test_the_argument_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARTS_MSFT_DATA", str(tmp_path / "from_environment"))
+    with pytest.raises(FileNotFoundError, match="from_argument"):
+        load_dataset("ETTh1", tmp_path / "from_argument")
+    with pytest.raises(FileNotFoundError, match="from_environment"):
+        load_dataset("ETTh1")
+
+
+def test_unknown_name_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="'etth1'; choose one of sea_temperature, ETTh1, ETTm1"):
+        load_dataset("etth1")
+
+
+def test_missing_file_says_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}.*download it from http.*ETTh1\.csv"):
+        load_dataset("ETTh1", tmp_path)
+
+
+def test_changed_file_is_refused_with_both_sums(tmp_path: Path) -> None:
+    (tmp_path / "ETTh1.csv").write_text("date,OT\n2016-07-01 00:00:00,1.0\n")
+    found = hashlib.md5((tmp_path / "ETTh1.csv").read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match=rf"{found}, expected 8381763947c85f4be6ac456c508460d6"):
+        load_dataset("ETTh1", tmp_path)
+
+
+def test_failed_download_is_an_ordinary_error_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test run has no sockets, so Darts' download fails here as it does offline."""
+    monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
+    monkeypatch.setattr(DatasetLoader, "_DEFAULT_DIRECTORY", tmp_path)
+    with pytest.raises(OSError, match=r"could not load ETTm1.*set DARTS_MSFT_DATA"):
+        load_dataset("ETTm1")
