@@ -1,0 +1,1 @@
+"""Synthetic series and the masked-horizon objective that made the bundled checkpoint."""
