@@ -1,3 +1,7 @@
-"""Multi-scale finetuning of time series foundation models, as Darts forecasting models."""
+"""Multi-scale finetuning of pretrained time-series encoders, as Darts models."""
+
+from darts_msft.model import MSFTFoundationModel
 
 __version__ = "0.1.0"
+
+__all__ = ["MSFTFoundationModel", "__version__"]

@@ -1,0 +1,115 @@
+"""Pretrained models by name, and the classes that run them, imported when asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darts_msft.backbones.base import Backbone
+from darts_msft.weights import Source, bundled, load_config
+
+MOIRAI_LICENCE = "CC BY-NC 4.0 (non-commercial)"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone class as "module:Class", and the fields of config.json that tell its checkpoints from others."""
+
+    location: str
+    config_fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint on the Hugging Face hub. `revision` is a commit; None takes the newest (no pin known)."""
+
+    repo: str
+    revision: str | None
+    licence: str
+
+
+ARCHITECTURES = {
+    "moirai": Architecture(
+        "darts_msft.backbones.moirai:MoiraiBackbone", ("distr_output", "d_model", "num_layers", "patch_sizes")
+    ),
+}
+
+BUNDLED = ("moirai-tiny",)
+
+PRETRAINED = {
+    "moirai-1.0-R-small": Pretrained(
+        "Salesforce/moirai-1.0-R-small", "f5bd5d01f0d67de856107d43abdd637380aae0a3", MOIRAI_LICENCE
+    ),
+    "moirai-1.0-R-base": Pretrained(
+        "Salesforce/moirai-1.0-R-base", "4fa939a8800d9da346c0280f3d9aeba0d2d35877", MOIRAI_LICENCE
+    ),
+    "moirai-1.0-R-large": Pretrained(
+        "Salesforce/moirai-1.0-R-large", "b6b84e3fbeb9e6927d4271d625441fb51ab6bbd8", MOIRAI_LICENCE
+    ),
+    "moirai-1.1-R-small": Pretrained("Salesforce/moirai-1.1-R-small", None, MOIRAI_LICENCE),
+    "moirai-1.1-R-base": Pretrained("Salesforce/moirai-1.1-R-base", None, MOIRAI_LICENCE),
+    "moirai-1.1-R-large": Pretrained("Salesforce/moirai-1.1-R-large", None, MOIRAI_LICENCE),
+}
+
+
+def find_source(backbone: str, revision: str | None = None) -> Source:
+    """Where the weights of `backbone` are: a registry name, a directory, or a Hugging Face repo id.
+
+    `revision` overrides the pinned one of a hub checkpoint.
+    """
+    if not isinstance(backbone, str):
+        raise ValueError(f"backbone={backbone!r} is not a string; give {_choices()}")
+    if backbone in BUNDLED:
+        source = bundled(backbone)
+        if source is None:
+            raise FileNotFoundError(f"backbone={backbone!r} is not in this installation; reinstall darts-msft")
+        return source
+    if backbone in PRETRAINED:
+        pretrained = PRETRAINED[backbone]
+        return Source("hub", pretrained.repo, revision or pretrained.revision)
+    if Path(backbone).is_dir():
+        return Source("directory", backbone)
+    if backbone.count("/") == 1 and not backbone.startswith((".", "/", "~")):
+        pins = {pretrained.repo: pretrained.revision for pretrained in PRETRAINED.values()}
+        return Source("hub", backbone, revision or pins.get(backbone))
+    near = difflib.get_close_matches(backbone, [*BUNDLED, *PRETRAINED], n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}? Otherwise give" if near else "give"
+    raise ValueError(f"backbone={backbone!r} is neither a known name nor a directory; {hint} {_choices()}")
+
+
+def licence_of(source: Source) -> str | None:
+    """The licence of known hub weights; None for the bundled ones and for weights that are the user's affair."""
+    return next((entry.licence for entry in PRETRAINED.values() if entry.repo == source.location), None)
+
+
+def find_architecture(config: Mapping[str, Any], origin: str) -> str:
+    """The name of the architecture that a checkpoint's config.json describes."""
+    for name, architecture in ARCHITECTURES.items():
+        if set(architecture.config_fields) <= set(config):
+            return name
+    raise ValueError(
+        f"config.json of {origin!r} describes no architecture that darts-msft knows ({', '.join(ARCHITECTURES)}): "
+        f"it has the fields {sorted(config)[:12]}; give a MOIRAI checkpoint with config.json and model.safetensors"
+    )
+
+
+def load_class(architecture: str) -> type[Backbone]:
+    """The backbone class of an architecture; a missing optional package is an error with the install line."""
+    module, _, attribute = ARCHITECTURES[architecture].location.partition(":")
+    found: type[Backbone] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def describe(backbone: str, revision: str | None = None) -> tuple[Source, str, dict[str, Any]]:
+    """Source, architecture and configuration of `backbone`."""
+    source = find_source(backbone, revision)
+    config = load_config(source)
+    return source, find_architecture(config, source.location), config
+
+
+def _choices() -> str:
+    return f"one of {', '.join([*BUNDLED, *PRETRAINED])}, a directory with config.json and model.safetensors, or a repo id"

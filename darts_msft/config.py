@@ -1,0 +1,118 @@
+"""Frozen settings with validation and a JSON round trip. Nothing here knows torch or Darts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+AGGREGATORS = ("both", "c2f", "f2c", None)
+MIXINGS = ("mixture", "quantile")
+UPSAMPLINGS = ("repeat", "linear")
+WEIGHT_LEARNINGS = ("scale_loss", "mixed_loss", "stacking", "uniform")
+FIRST_SCALE_LOGIT = 10.0  # the authors' scripts start the finest scale's logit here (hourly ETT sets)
+
+
+def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raises ValueError naming the value and the choices."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}")
+
+
+def check_number(name: str, value: object, minimum: float, integer: bool = False) -> None:
+    """Raises ValueError unless `value` is a finite number of at least `minimum`."""
+    kinds = int if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < float("inf"):
+        kind = "an integer" if integer else "a finite number"
+        raise ValueError(f"{name}={value!r} is not allowed; give {kind} of at least {minimum:g}")
+
+
+class Config:
+    """Mixin: a frozen dataclass as a plain dictionary and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        if unknown := set(values) - known:
+            raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}; known fields: {sorted(known)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class MethodConfig(Config):
+    """What MSFT adds to the backbone (arXiv 2506.14087, sections on activation and decoupled dependencies).
+
+    `lora_rank` and `lora_alpha` of the per-scale LoRA on q, k, v; `aggregator` names the branches of the
+    cross-scale aggregator, or None for none.
+    """
+
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
+    aggregator: str | None = "both"
+
+    def __post_init__(self) -> None:
+        check_number("lora_rank", self.lora_rank, 1, integer=True)
+        check_number("lora_alpha", self.lora_alpha, 0)
+        check_choice("aggregator", self.aggregator, AGGREGATORS)
+
+
+@dataclass(frozen=True)
+class MixingConfig(Config):
+    """How the scales' forecasts become one.
+
+    `weight_init` is "uniform", "first" (nearly all weight on scale 0) or the initial logits, one a scale.
+    """
+
+    mixing: str = "mixture"
+    upsampling: str = "repeat"
+    weight_learning: str = "mixed_loss"
+    weight_init: str | tuple[float, ...] = "uniform"
+
+    def __post_init__(self) -> None:
+        check_choice("mixing", self.mixing, MIXINGS)
+        check_choice("upsampling", self.upsampling, UPSAMPLINGS)
+        check_choice("weight_learning", self.weight_learning, WEIGHT_LEARNINGS)
+        if isinstance(self.weight_init, str):
+            check_choice("weight_init", self.weight_init, ("uniform", "first"))
+        else:
+            object.__setattr__(self, "weight_init", tuple(float(logit) for logit in self.weight_init))
+
+    def initial_logits(self, num_scales: int) -> list[float]:
+        """Logits of the K+1 scales' weights before the first step; `num_scales` is K."""
+        if self.weight_init == "uniform":
+            return [0.0] * (num_scales + 1)
+        if self.weight_init == "first":
+            return [FIRST_SCALE_LOGIT] + [0.0] * num_scales
+        if len(self.weight_init) != num_scales + 1:
+            raise ValueError(
+                f"weight_init={list(self.weight_init)!r} has {len(self.weight_init)} logits but there are "
+                f"{num_scales + 1} scales; give one logit a scale, 'uniform' or 'first'"
+            )
+        return [float(logit) for logit in self.weight_init]
+
+
+@dataclass(frozen=True)
+class LearningRates(Config):
+    """Learning rates by parameter group.
+
+    `pretrained`: pretrained weights that stay trainable (output projections, norms); `new`: adapters, LoRA
+    and aggregator; `head`: the forecasting head; `omega`: the logits of the scales' weights.
+    """
+
+    pretrained: float
+    new: float
+    head: float
+    omega: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_number(f"lr_{field.name}", getattr(self, field.name), 0)
+
+    def scaled_to(self, new: float) -> LearningRates:
+        """The same ratios with another rate for `new` (what Darts' `lr_find` or `optimizer_kwargs` ask for)."""
+        if self.new == 0:
+            raise ValueError("lr_new=0.0 has no ratio to the other rates; set the four rates one by one instead")
+        ratio = new / self.new
+        return LearningRates(self.pretrained * ratio, new, self.head * ratio, self.omega * ratio)

@@ -1,0 +1,165 @@
+"""Darts likelihoods over all scales: a backbone's native distribution, or a Darts likelihood, mixed."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import torch
+from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
+from darts.utils.serialization import add_safe_globals
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import constraints
+
+from darts_msft.backbones import load_class
+from darts_msft.backbones.base import Family
+from darts_msft.mixing import sample_mixture, sample_quantile_average, unpack
+
+SAMPLERS = {"mixture": sample_mixture, "quantile": sample_quantile_average}
+
+
+class ScaleMixtureType(Enum):
+    """Darts' `LikelihoodType` is closed; this keeps ours from passing for another."""
+
+    SCALE_MIXTURE = "scale_mixture"
+
+
+class DartsFamily(Family):
+    """A Darts likelihood as a family in standardised units; its columns are the likelihood's raw outputs.
+
+    Only likelihoods on the whole real line can describe standardised values.
+    """
+
+    def __init__(self, likelihood: TorchLikelihood) -> None:
+        self.likelihood = likelihood
+        self.names = tuple(likelihood.parameter_names)
+        self.levels = likelihood.quantiles if isinstance(likelihood, QuantileRegression) else None
+        if self.levels is None:
+            support = self._distribution(torch.zeros(1, 1, 1, len(self.names))).support
+            if support is not constraints.real:
+                raise ValueError(
+                    f"likelihood={likelihood!r} describes values in {support}, but forecasts are made in standardised "
+                    "units, which are any real number; take likelihood='native', QuantileRegression, Gaussian, "
+                    "Laplace, Cauchy or Gumbel"
+                )
+
+    def _distribution(self, raw: Float[Tensor, "B H V R"]) -> torch.distributions.Distribution:
+        return self.likelihood._distr_from_params(self.likelihood._params_from_output(raw))
+
+    def log_prob(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self._distribution(_as_steps(params)).log_prob(value.reshape(-1, 1, 1)).reshape(value.shape)
+
+    @torch.no_grad()
+    def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
+        return self.likelihood.sample(_as_steps(params)).reshape(params.shape[:-1])
+
+    @torch.no_grad()
+    def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
+        if self.levels is not None:
+            return params[..., self.levels.index(level)]
+        return self._distribution(_as_steps(params)).icdf(params.new_tensor(level)).reshape(params.shape[:-1])
+
+    def loss(
+        self, params: Float[Tensor, "B V H R"], value: Float[Tensor, "B V H"], weight: Float[Tensor, "B V H"]
+    ) -> Float[Tensor, ""]:
+        # Darts' loss is a plain mean: missing values get weight 0 and the mean is taken over the others
+        observed = ~torch.isnan(value)
+        raw, target, weight = (
+            rearrange(params, "b v h r -> b h v r"),
+            rearrange(torch.where(observed, value, 0), "b v h -> b h v"),
+            rearrange(weight * observed, "b v h -> b h v"),
+        )
+        return self.likelihood.compute_loss(raw, target, weight) * (value.numel() / observed.sum().clamp(min=1))
+
+    def mixed_loss(
+        self,
+        params: Float[Tensor, "B V H S R"],
+        loc: Float[Tensor, "B V 1 S"],
+        scale: Float[Tensor, "B V 1 S"],
+        weights: Float[Tensor, "S"],
+        value: Float[Tensor, "B V H"],
+    ) -> Float[Tensor, ""]:
+        if self.levels is None:
+            return super().mixed_loss(params, loc, scale, weights, value)
+        quantiles = params * scale.unsqueeze(-1) + loc.unsqueeze(-1)
+        mixed = (quantiles * weights.unsqueeze(-1)).sum(dim=-2)
+        return self.loss(
+            (mixed - loc[..., :1]) / scale[..., :1], (value - loc[..., 0]) / scale[..., 0], torch.ones_like(value)
+        )
+
+
+class ScaleMixture(TorchLikelihood):
+    """The scales' forecast distributions, mixed with their learned weights.
+
+    Parameters
+    ----------
+    architecture, config
+        Name the backbone whose native distribution each scale has.
+    num_scales
+        S = K + 1.
+    mixing
+        "mixture": each sample path comes from one scale, drawn with the weights; "quantile": the quantile
+        functions are averaged with the weights.
+    base
+        A Darts likelihood that each scale has in place of the native distribution.
+
+    The parameters of a step, by scale i: `s{i}_` and the distribution's parameters in standardised units,
+    `s{i}_loc` and `s{i}_scale` (value = loc + scale * standardised value), `s{i}_weight`.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        config: dict[str, Any],
+        num_scales: int,
+        mixing: str = "mixture",
+        base: TorchLikelihood | None = None,
+    ) -> None:
+        self.architecture, self.config_json = architecture, json.dumps(config, sort_keys=True)
+        self.num_scales, self.mixing, self.base = num_scales, mixing, base
+        names = [*self.family.names, "loc", "scale", "weight"]
+        super().__init__(
+            likelihood_type=ScaleMixtureType.SCALE_MIXTURE,
+            parameter_names=[f"s{scale}_{name}" for scale in range(num_scales) for name in names],
+        )
+
+    @property
+    def family(self) -> Family:
+        return DartsFamily(self.base) if self.base is not None else native_family(self.architecture, self.config_json)
+
+    def sample(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H V"]:
+        return self.sample_many(model_output, 1)[0]
+
+    def sample_many(self, model_output: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
+        """`count` draws from one output of the network."""
+        return SAMPLERS[self.mixing](self.family.sample, unpack(model_output, self.num_scales), count)
+
+    def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
+        return model_output.unbind(dim=-1)
+
+    def _distr_from_params(self, params: tuple[Tensor, ...]) -> torch.distributions.Distribution:
+        raise NotImplementedError("a mixture over scales has no torch distribution; use `sample` or `_nllloss`")
+
+    def _nllloss(self, params_out: tuple[Tensor, ...], target: Tensor, sample_weight: Tensor | None) -> Tensor:
+        forecast = unpack(torch.stack(params_out, dim=-1), self.num_scales)
+        weights = torch.ones_like(target) if sample_weight is None else sample_weight
+        standardised = (target.unsqueeze(-1) - forecast.loc) / forecast.scale
+        density = self.family.log_prob(forecast.params, standardised) - forecast.scale.log()
+        return -((density + forecast.weights.log()).logsumexp(dim=-1) * weights).mean()
+
+
+@lru_cache(maxsize=16)
+def native_family(architecture: str, config_json: str) -> Family:
+    """The native family of a backbone's configuration."""
+    return load_class(architecture).family_of(json.loads(config_json))
+
+
+def _as_steps(params: Float[Tensor, "*shape R"]) -> Float[Tensor, "B 1 1 R"]:
+    return params.reshape(-1, 1, 1, params.shape[-1])
+
+
+add_safe_globals([ScaleMixture, ScaleMixtureType])

@@ -1,0 +1,18 @@
+"""Finetuning methods by name, imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from darts_msft.methods.base import Method
+
+METHODS = {"msft": "darts_msft.methods.msft:MSFT"}
+
+
+def find_method(name: str) -> type[Method]:
+    """The class registered under `name`; KeyError-free: an unknown name is a ValueError with the choices."""
+    if name not in METHODS:
+        raise ValueError(f"method={name!r} is not known; choose one of {', '.join(map(repr, METHODS))}")
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,63 @@
+"""Multi-scale finetuning (arXiv 2506.14087): per-scale input adapters and LoRA, and the cross-scale aggregator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from darts_msft.adapters import InputAdapter, LoRA
+from darts_msft.aggregator import CrossScaleAggregator
+from darts_msft.backbones.base import Adapters, Spec
+from darts_msft.config import MethodConfig
+from darts_msft.methods.base import Method
+from darts_msft.pyramid import ScalePlan
+
+
+class MSFT(Method):
+    """Every scale, scale 0 too, has an input adapter and a LoRA pair on each of q, k and v in every layer.
+
+    Input projection, q, k, v and feed-forward stay frozen; output projections, norms and the head train.
+    """
+
+    def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
+        super().__init__(spec, plan, config)
+        self.input_adapters = nn.ModuleList(InputAdapter(spec.width) for _ in plan.scales)
+        self.lora = nn.ModuleList(
+            nn.ModuleList(
+                nn.ModuleDict(
+                    {
+                        target: LoRA(*features, rank=config.lora_rank, alpha=config.lora_alpha)
+                        for target, features in spec.adapter_targets.items()
+                    }
+                )
+                for _ in plan.scales
+            )
+            for _ in range(spec.num_layers)
+        )
+        branches = config.aggregator if plan.num_scales else None
+        self.aggregators = (
+            nn.ModuleList(CrossScaleAggregator(plan, spec.width, branches) for _ in range(spec.num_layers))
+            if branches
+            else None
+        )
+
+    def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
+        return {"pretrained": self.spec.tuned, "head": self.spec.head}
+
+    def adapt_input(self, tokens: Float[Tensor, "B V N D"], scale: int) -> Float[Tensor, "B V N D"]:
+        adapted: Tensor = self.input_adapters[scale](tokens)
+        return adapted
+
+    def adapters(self, layer: int, scale: int) -> Adapters:
+        modules: nn.ModuleDict = self.lora[layer][scale]  # type: ignore[index, assignment]
+        return modules
+
+    def aggregate(
+        self, layer: int, tokens: list[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
+    ) -> list[Float[Tensor, "B V _ D"]]:
+        if self.aggregators is None or len(tokens) == 1:
+            return tokens
+        fused: list[Tensor] = self.aggregators[layer](tokens, masks)
+        return fused

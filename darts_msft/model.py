@@ -1,0 +1,273 @@
+"""`MSFTFoundationModel`: a pretrained time-series encoder, finetuned at several scales, as a Darts model."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from darts import TimeSeries
+from darts.models.forecasting.foundation_model import FoundationModel
+from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
+from darts.utils.data.torch_datasets.utils import TorchTrainingSample
+from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
+from darts.utils.serialization import add_safe_globals
+
+from darts_msft.backbones import describe, licence_of, load_class
+from darts_msft.config import LearningRates, MethodConfig, MixingConfig, check_number
+from darts_msft.likelihoods import DartsFamily, ScaleMixture
+from darts_msft.methods import find_method
+from darts_msft.module import MSFTModule
+from darts_msft.pyramid import ScalePlan, largest_num_scales
+from darts_msft.weights import licence_notice, load_state
+
+logger = logging.getLogger("darts_msft")
+
+DEFAULT_MAX_SCALES = 3
+DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
+DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
+GRADIENT_CLIP = 1.0
+
+
+class MSFTFoundationModel(FoundationModel):
+    """Multi-scale finetuning (MSFT) of a pretrained encoder (Qiao et al., NeurIPS 2025, arXiv 2506.14087).
+
+    The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps). Each
+    scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every layer; their forecasts
+    are mixed with learned weights. Without `fit` the model forecasts zero-shot. `fit` with a `val_series` scores
+    the pretrained model first (mean CRPS, each component in units of its standard deviation) and returns the best
+    state seen, so it never ends worse on the validation data than zero-shot.
+
+    All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
+    (`batch_size`, `n_epochs`, `random_state`, `pl_trainer_kwargs`, ...); an `lr` in `optimizer_kwargs` sets `lr_new`
+    and scales the other rates alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs` says otherwise.
+    Covariates are not used yet.
+
+    Parameters
+    ----------
+    input_chunk_length
+        Context C in steps, or (shortest, longest); shorter windows count as padded on the left.
+    output_chunk_length
+        Horizon H in steps, forecast at once.
+    output_chunk_shift
+        Steps between the context's end and the horizon's start.
+    backbone
+        "moirai-tiny" (bundled, offline), a registry name such as "moirai-1.1-R-small" (weights CC BY-NC 4.0), a
+        Hugging Face repo id, or a directory with config.json and model.safetensors.
+    revision
+        Commit or tag of a hub checkpoint; None takes the pinned one.
+    num_scales
+        K, the number of new scales; None: as many as leave 4 context tokens and a whole step, at most 3.
+    patch_size
+        Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in the context.
+    method
+        "msft".
+    lora_rank, lora_alpha
+        Rank of the LoRA on q, k and v, and its scaling numerator (the output is multiplied by alpha / rank).
+    aggregator
+        Branches of the cross-scale aggregator: "both", "c2f" (coarse to fine), "f2c", or None for none.
+    mixing
+        How distributions are mixed: "mixture" (each path from one scale) or "quantile" (averaged quantiles).
+    upsampling
+        How a coarse forecast reaches the original rate: "repeat" (paper) or "linear".
+    weight_learning
+        What the scales' weights learn from: "scale_loss" (paper: the softmax-weighted sum of the scales' losses),
+        "mixed_loss" (the mixed forecast's likelihood), "stacking" (closed form on the validation series),
+        "uniform" (not learned).
+    weight_init
+        Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
+    lr_pretrained, lr_new, lr_head, lr_omega
+        Learning rates of pretrained weights that stay trainable (output projections, norms), of adapters, LoRA and
+        aggregator, of the forecasting head, and of the weights' logits.
+    likelihood
+        "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
+        Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
+        the native distribution).
+
+    Raises
+    ------
+    ValueError
+        For settings that do not fit together, before anything is trained, with the allowed range.
+    ModuleNotFoundError
+        If the backbone's package is missing, with the install line.
+    OSError
+        If weights can't be read or downloaded.
+    """
+
+    def __init__(
+        self,
+        input_chunk_length: int | tuple[int, int],
+        output_chunk_length: int,
+        output_chunk_shift: int = 0,
+        backbone: str = "moirai-tiny",
+        revision: str | None = None,
+        num_scales: int | None = None,
+        patch_size: int | str = "auto",
+        method: str = "msft",
+        lora_rank: int = 16,
+        lora_alpha: float = 16.0,
+        aggregator: str | None = "both",
+        mixing: str = "mixture",
+        upsampling: str = "repeat",
+        weight_learning: str = "mixed_loss",
+        weight_init: str | Sequence[float] = "uniform",
+        lr_pretrained: float = 1e-4,
+        lr_new: float = 1e-3,
+        lr_head: float = 1e-4,
+        lr_omega: float = 1e-2,
+        likelihood: str | TorchLikelihood | None = "native",
+        **kwargs: Any,
+    ) -> None:
+        find_method(method)
+        longest = input_chunk_length if isinstance(input_chunk_length, int) else input_chunk_length[1]
+        check_number("input_chunk_length", longest, 1, integer=True)
+        check_number("output_chunk_length", output_chunk_length, 1, integer=True)
+        source, architecture, config = describe(backbone, revision)
+        cls = load_class(architecture)
+        horizon = output_chunk_length + output_chunk_shift
+        patch = _choose_patch_size(patch_size, cls.patch_sizes(config), longest)
+        plan = ScalePlan(longest, horizon, patch, 0)
+        if num_scales is None:
+            num_scales = default_num_scales(longest, horizon, patch)
+        plan = ScalePlan(longest, horizon, patch, num_scales)
+        mixing_config = MixingConfig(mixing, upsampling, weight_learning, weight_init)  # type: ignore[arg-type]
+        mixing_config.initial_logits(num_scales)
+        if self.model_params.get("enable_finetuning") is None:
+            self.model_params["enable_finetuning"] = True
+        self.model_params.setdefault("optimizer_cls", torch.optim.AdamW)
+        self.model_params.setdefault("optimizer_kwargs", {"betas": (0.9, 0.98), "weight_decay": 0.01})
+        self.model_params.setdefault("n_epochs", 10)
+        self._module_settings = {
+            "architecture": architecture,
+            "backbone_config": config,
+            "patch_size": patch,
+            "num_scales": plan.num_scales,
+            "method": method,
+            "method_config": MethodConfig(lora_rank, lora_alpha, aggregator).to_dict(),
+            "mixing_config": mixing_config.to_dict(),
+            "learning_rates": LearningRates(lr_pretrained, lr_new, lr_head, lr_omega).to_dict(),
+        }
+        resolved = self._resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
+        super().__init__(**kwargs)
+        self.pl_module_params["likelihood"] = resolved
+        self.trainer_params.setdefault("gradient_clip_val", GRADIENT_CLIP)
+        self._zero_shot_only = False
+        if self.pl_module_params.get("use_reversible_instance_norm"):
+            logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
+
+    @staticmethod
+    def _resolve_likelihood(
+        likelihood: str | TorchLikelihood | None, architecture: str, config: dict[str, Any], scales: int, mixing: str
+    ) -> TorchLikelihood | None:
+        if likelihood == "native":
+            return ScaleMixture(architecture, config, scales, mixing)
+        if likelihood is None or isinstance(likelihood, QuantileRegression):
+            return likelihood
+        if not isinstance(likelihood, TorchLikelihood):
+            raise ValueError(
+                f"likelihood={likelihood!r} is not known; give 'native', a Darts likelihood such as "
+                "QuantileRegression(), or None for point forecasts"
+            )
+        DartsFamily(likelihood)  # refuses a likelihood that can't describe standardised values
+        return ScaleMixture(architecture, config, scales, mixing, base=likelihood)
+
+    @staticmethod
+    def largest_num_scales(input_chunk_length: int, output_chunk_length: int, patch_size: int) -> int:
+        """The largest K allowed for these lengths, in steps."""
+        return largest_num_scales(input_chunk_length, output_chunk_length, patch_size)
+
+    # ---------------------------------------------------------------- Darts' hooks
+
+    def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
+        module = MSFTModule(**copy.deepcopy(self._module_settings), **(self.pl_module_params or {}))
+        source, _, _ = describe(self.model_params["backbone"], self.model_params["revision"])
+        if licence := licence_of(source):
+            licence_notice(source.location, licence, f"https://huggingface.co/{source.location}")
+        module.backbone.load_pretrained(load_state(source), source.location)
+        return module
+
+    def _setup_finetuning(self, model: PLForecastingModule) -> None:
+        # the method says what trains; a dictionary is the user's own choice of names, as in Darts
+        if isinstance(self.enable_finetuning, dict):
+            super()._setup_finetuning(model)
+
+    def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
+        model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
+        self._setup_finetuning(model)
+        return model
+
+    def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
+        # the module itself returns to the best state, the pretrained one included; Darts' checkpoints lack that one
+        super()._train(trainer, model, datamodule, load_best=False)
+
+    def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self._zero_shot_only:
+            self.model, self._zero_shot_only = None, False
+        return super()._setup_for_train(*args, **kwargs)
+
+    @property
+    def _ckpt_skipped_params(self) -> list[str]:
+        return [
+            *(name for name in super()._ckpt_skipped_params if name != "output_chunk_length"),
+            *("backbone", "revision", "lr_pretrained", "lr_new", "lr_head", "lr_omega", "weight_init"),
+        ]
+
+    @property
+    def supports_past_covariates(self) -> bool:
+        return False
+
+    @property
+    def supports_future_covariates(self) -> bool:
+        return False
+
+    @property
+    def supports_static_covariates(self) -> bool:
+        return False
+
+    # ---------------------------------------------------------------- zero-shot without fit
+
+    def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Darts' `predict`; a model that was never fitted forecasts zero-shot and needs `series`."""
+        self._prepare_zero_shot(series)
+        return super().predict(n, series, *args, **kwargs)
+
+    def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
+        """Darts' `historical_forecasts`; with `retrain=False` a model that was never fitted forecasts zero-shot."""
+        if kwargs.get("retrain", True) is False:
+            self._prepare_zero_shot(series)
+        return super().historical_forecasts(series, *args, **kwargs)
+
+    def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
+        if self._fit_called or series is None:
+            return
+        chosen, self.enable_finetuning = self.enable_finetuning, False
+        try:
+            self.fit(series)
+        finally:
+            self.enable_finetuning = chosen
+        self.training_series, self._zero_shot_only = None, True
+
+
+def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
+    """K where the user gives none: at most 3, with 4 context tokens left at the coarsest scale if there are any."""
+    scales = min(DEFAULT_MAX_SCALES, largest_num_scales(context, horizon, patch_size))
+    while scales and ScalePlan(context, horizon, patch_size, scales).context_token_counts[-1] < DEFAULT_COARSE_TOKENS:
+        scales -= 1
+    return scales
+
+
+def _choose_patch_size(asked: int | str, available: tuple[int, ...], context: int) -> int:
+    if asked == "auto":
+        fitting = [size for size in available if context >= size * DEFAULT_CONTEXT_PATCHES]
+        return max(fitting, default=min(available))
+    if asked not in available or isinstance(asked, bool | str):
+        raise ValueError(
+            f"patch_size={asked!r} is not one that the backbone's weights know; choose 'auto' or one of "
+            f"{', '.join(map(str, available))}"
+        )
+    return int(asked)
+
+
+add_safe_globals([MSFTFoundationModel, torch.optim.AdamW])

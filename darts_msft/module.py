@@ -1,0 +1,335 @@
+"""The Lightning module: pyramid -> backbone -> encoder loop -> head -> mixing, and its training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
+from darts.utils.data.torch_datasets.utils import (
+    ModuleStage,
+    PLModuleInput,
+    PLModuleOutput,
+    TorchInferenceBatch,
+    TorchTrainingBatch,
+)
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from darts_msft.adapters import StepHead
+from darts_msft.backbones import load_class
+from darts_msft.backbones.base import Family, Stats
+from darts_msft.config import LearningRates, MethodConfig, MixingConfig
+from darts_msft.encoder import encode
+from darts_msft.likelihoods import DartsFamily, ScaleMixture
+from darts_msft.loss import combine, scale_losses
+from darts_msft.methods import find_method
+from darts_msft.mixing import ScaleWeights, crps, mix_points, pack, stack_weights, upsample_all
+from darts_msft.pyramid import ScalePlan
+from darts_msft.score import ValidationScore
+
+logger = logging.getLogger("darts_msft")
+
+VALIDATION_SAMPLES = 32
+VALIDATION_SEED = 0
+
+
+class ScaleOutputs(NamedTuple):
+    """Each scale's parameters (B, V, H_i, R), standardised, the statistics behind them, and whose they are."""
+
+    params: list[Float[Tensor, "B V _ R"]]
+    stats: list[Stats]
+    family: Family
+
+
+class MSFTModule(PLForecastingModule):
+    """A backbone with a finetuning method attached.
+
+    Everything that the constructor needs is plain data, so that a checkpoint rebuilds the module without the hub:
+    the architecture's name and configuration, the patch size (steps), K, the method, and its settings.
+    Until training starts (`trained` is False) the forecast is the pretrained model's at scale 0.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        backbone_config: dict[str, Any],
+        patch_size: int,
+        num_scales: int,
+        method: str,
+        method_config: dict[str, Any],
+        mixing_config: dict[str, Any],
+        learning_rates: dict[str, Any],
+        enable_finetuning: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.backbone = load_class(architecture).from_config(backbone_config, patch_size)
+        horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
+        horizon_tokens = self.backbone.spec.horizon_tokens
+        self.plan = ScalePlan(kwargs["input_chunk_length"], horizon, patch_size, num_scales, horizon_tokens)
+        self.method = find_method(method)(self.backbone.spec, self.plan, MethodConfig.from_dict(method_config))
+        self.mixing = MixingConfig.from_dict(mixing_config)
+        self.rates = LearningRates.from_dict(learning_rates)
+        self.scale_weights = ScaleWeights(
+            self.mixing.initial_logits(num_scales), learned=self.mixing.weight_learning in ("scale_loss", "mixed_loss")
+        )
+        base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
+        self.new_family = None if base is None else DartsFamily(base)
+        self.step_head = (
+            StepHead(self.backbone.spec.width, patch_size, len(self.new_family.names)) if self.new_family else None
+        )
+        self.register_buffer("trained", torch.tensor(False))
+        self.score = ValidationScore(self.n_targets, num_scales + 1)
+        self.best: dict[str, Any] | None = None
+        self.apply_trainable()
+
+    # ---------------------------------------------------------------- what trains
+
+    def apply_trainable(self) -> None:
+        """Freezes everything but what the method declares."""
+        for name, parameter in self.backbone.named_parameters():
+            group = self.method.group_of(name)
+            parameter.requires_grad = group is not None and not (group == "head" and self.step_head is not None)
+
+    def train(self, mode: bool = True) -> MSFTModule:
+        super().train(mode)
+        self.backbone.eval()  # no dropout in pretrained layers, most of which are frozen
+        return self
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Trainable parameters by learning-rate group: "pretrained", "new", "head", "omega"."""
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in self.rates.to_dict()}
+        owners = {"method": "new", "step_head": "head", "scale_weights": "omega"}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                owner, _, rest = name.partition(".")
+                group = owners[owner] if owner in owners else self.method.group_of(rest) or "pretrained"
+                groups[group].append((name, parameter))
+        return groups
+
+    def configure_optimizers(self) -> Any:
+        """Darts' optimiser and scheduler over our parameter groups.
+
+        An `lr` in Darts' `optimizer_kwargs` becomes the rate of the new modules; the other groups keep their ratio.
+        Biases, norms and omega have no weight decay.
+        """
+        settings = dict(self.optimizer_kwargs)
+        rates = self.rates.scaled_to(settings.pop("lr")) if "lr" in settings else self.rates
+        groups = []
+        for name, members in self.parameter_groups().items():
+            matrices = [p for key, p in members if p.ndim > 1 and not key.endswith("omega")]
+            vectors = [p for key, p in members if p.ndim <= 1 or key.endswith("omega")]
+            rate = getattr(rates, name)
+            if matrices:
+                groups.append({"params": matrices, "lr": rate, "name": name})
+            if vectors:
+                groups.append({"params": vectors, "lr": rate, "name": f"{name}_plain", "weight_decay": 0.0})
+        optimizer = self.optimizer_cls(groups, **settings)
+        if self.lr_scheduler_cls is None:
+            return optimizer
+        defaults = {"monitor": "val_loss", "interval": "epoch", "frequency": 1, "strict": True, "name": None}
+        schedule = {key: self.lr_scheduler_kwargs.get(key, value) for key, value in defaults.items()}
+        options = {key: value for key, value in self.lr_scheduler_kwargs.items() if key not in defaults}
+        return [optimizer], {"scheduler": self.lr_scheduler_cls(optimizer, **options), **schedule}
+
+    # ---------------------------------------------------------------- forecasting
+
+    def forecast_scales(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
+        """Every scale's forecast at its own rate; before training, scale 0's alone from the pretrained head."""
+        trained = bool(self.trained)
+        plan = self.plan if trained else self.plan.only_finest()
+        contexts = plan.pool_context(rearrange(past_target, "b c v -> b v c"))
+        tokens, masks, stats = [], [], []
+        for scale, context in enumerate(contexts):
+            values, scale_stats = self.backbone.normalise(context)
+            observed = plan.pad_context(~torch.isnan(context), scale)
+            count = plan.horizon_token_counts[scale]
+            embedded = self.backbone.embed(plan.pad_context(values, scale), observed, count)
+            past, future = embedded.split([embedded.shape[-2] - count, count], dim=-2)
+            tokens.append(torch.cat([self.method.adapt_input(past, scale), future], dim=-2))
+            mask = plan.token_mask(observed, scale)
+            masks.append(None if bool(mask.all()) else mask)
+            stats.append(scale_stats)
+        encoded = encode(self.backbone, self.method, tokens, masks)
+        dtype = past_target.dtype
+        if self.step_head is not None and trained:
+            read = [self.backbone.readout(part, steps) for part, steps in zip(encoded, plan.horizons, strict=True)]
+            heads = zip(read, plan.horizons, strict=True)
+            params = [self.step_head(part)[..., :steps, :].to(dtype) for part, steps in heads]
+        else:
+            scales = zip(encoded, plan.horizons, strict=True)
+            params = [self.backbone.head(part, scale, steps).to(dtype) for scale, (part, steps) in enumerate(scales)]
+        family = self.new_family if self.new_family is not None and trained else self.backbone.family
+        return ScaleOutputs(params, stats, family)
+
+    def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
+        """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
+        weights = self.scale_weights() if bool(self.trained) else torch.ones_like(self.scale_weights.omega[:1])
+        if isinstance(self.likelihood, ScaleMixture):
+            blocks = [
+                self.backbone.denormalise(params, stats)
+                for params, stats in zip(outputs.params, outputs.stats, strict=True)
+            ]
+            steps = self._at_original_rate(blocks)
+            missing = self.likelihood.num_scales - steps.shape[-2]  # before training there is scale 0 alone
+            steps = torch.cat([steps, steps[..., :1, :].expand(*steps.shape[:-2], missing, -1)], dim=-2)
+            return pack(steps, torch.cat([weights, weights.new_zeros(missing)]))
+        levels = [0.5] if self.new_family is None else self.new_family.levels
+        values = self._at_original_rate([self._quantiles(outputs, scale, levels) for scale in range(len(outputs.stats))])
+        return mix_points(values.transpose(-1, -2), weights)
+
+    def _quantiles(self, outputs: ScaleOutputs, scale: int, levels: Sequence[float]) -> Float[Tensor, "B V H Q"]:
+        params, (loc, spread) = outputs.params[scale], outputs.stats[scale]
+        if outputs.family is self.new_family:
+            return params * spread.unsqueeze(-1) + loc.unsqueeze(-1)  # the columns are the quantiles
+        quantiles = [outputs.family.quantile(params, level) * spread + loc for level in levels]
+        return torch.stack(quantiles, dim=-1)
+
+    def _at_original_rate(self, blocks: list[Float[Tensor, "B V _ Q"]]) -> Float[Tensor, "B H V S Q"]:
+        return upsample_all(self.plan, blocks, self.mixing.upsampling)[:, self.output_chunk_shift :]
+
+    def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
+        outputs = self.forecast_scales(x_in.past_target)
+        if x_in.stage is ModuleStage.PREDICT:
+            self._check_zero_shot()
+            outputs = outputs._replace(stats=_constant_where_flat(x_in.past_target, outputs.stats))
+        return PLModuleOutput(prediction=self.mix(outputs))
+
+    def _check_zero_shot(self) -> None:
+        if not bool(self.trained) and self.new_family is not None and self.new_family.levels is None:
+            raise ValueError(
+                f"likelihood={self.new_family.likelihood!r} needs a new head that is not trained yet; call fit() "
+                "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
+            )
+
+    def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Any:
+        """Darts' step; but where nothing is fed back, the network runs once for all samples."""
+        once = self.pred_n <= self.output_chunk_length and isinstance(self.likelihood, ScaleMixture)
+        if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
+            return super().predict_step(batch, batch_idx, dataloader_idx)
+        output = self(PLModuleInput(past_target=batch.past_target))
+        samples = self.likelihood.sample_many(output.prediction, self.pred_num_samples)
+        return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
+
+    # ---------------------------------------------------------------- training
+
+    def _train_val_step(
+        self, batch: TorchTrainingBatch, stage: ModuleStage, criterion: nn.Module | None, metrics: Any
+    ) -> Tensor:
+        outputs = self.forecast_scales(batch.past_target)
+        if stage is ModuleStage.VALIDATE:
+            loss = self._update_score(batch, outputs)
+        else:
+            loss = self._training_loss(batch, outputs)
+            self.log("train_loss", loss, batch_size=len(batch.past_target), prog_bar=True, sync_dist=True)
+        if len(metrics):
+            self._update_metrics(PLModuleOutput(prediction=self.mix(outputs)), batch.future_target, metrics)
+        return loss
+
+    def _training_loss(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:
+        target, sample_weight = self._labels(batch.future_target), None
+        if batch.sample_weight is not None:
+            sample_weight = self._labels(batch.sample_weight.expand_as(batch.future_target))
+        losses = scale_losses(outputs.family, self.plan, outputs.params, outputs.stats, target, sample_weight)
+        weights = self.scale_weights()
+        loss = combine(losses, weights, self.mixing.weight_learning)
+        if self.mixing.weight_learning == "mixed_loss" and len(losses) > 1:
+            params = upsample_all(self.plan, [part.detach() for part in outputs.params], self.mixing.upsampling)
+            loc = torch.stack([stats.loc for stats in outputs.stats], dim=-1)
+            scale = torch.stack([stats.scale for stats in outputs.stats], dim=-1)
+            loss = loss + outputs.family.mixed_loss(params.transpose(1, 2), loc, scale, weights, target)
+        return loss
+
+    def _labels(self, target: Float[Tensor, "B H V"]) -> Float[Tensor, "B V H2"]:
+        """(B, V, H) over the whole horizon; the gap of `output_chunk_shift` is unknown."""
+        return nn.functional.pad(rearrange(target, "b h v -> b v h"), (self.output_chunk_shift, 0), value=torch.nan)
+
+    @torch.no_grad()
+    def _update_score(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:
+        """Adds the mixed forecast's CRPS on this batch to the validation score, with the same noise every time."""
+        forecast = self.mix(outputs)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(VALIDATION_SEED)
+            if isinstance(self.likelihood, ScaleMixture):
+                samples = self.likelihood.sample_many(forecast, VALIDATION_SAMPLES)
+            elif self.likelihood is not None:
+                samples = torch.stack([self.likelihood.sample(forecast) for _ in range(VALIDATION_SAMPLES)])
+            else:
+                samples = forecast.squeeze(-1).unsqueeze(0)
+        error = crps(samples, batch.future_target)
+        self.score.update(error, batch.future_target, batch.sample_weight)
+        if self.mixing.weight_learning == "stacking" and bool(self.trained):
+            points = [self._quantiles(outputs, scale, [0.5]) for scale in self.plan.scales]
+            middle = self._at_original_rate([part[..., part.shape[-1] // 2, None] for part in points])
+            self.score.update_products(middle.squeeze(-1) - batch.future_target.unsqueeze(-1))
+        return torch.nanmean(error)
+
+    def on_train_start(self) -> None:
+        """Scores the pretrained model (the zero-shot forecast) as the first candidate."""
+        self.best = None
+        loop = self.trainer.fit_loop.epoch_loop.val_loop
+        loop.setup_data()
+        if loop._data_source.is_defined() and self.trainer.val_dataloaders is not None and self.trainer.enable_validation:
+            native = self.new_family is None or self.new_family.levels is not None
+            if native:
+                self._consider(self._run_validation(), "zero-shot" if not bool(self.trained) else "before this fit")
+        self.trained.fill_(True)
+
+    @torch.no_grad()
+    def _run_validation(self) -> float:
+        self.eval()
+        self.score.reset()
+        for batch in self.trainer.val_dataloaders:
+            batch = self.trainer.strategy.batch_to_device(batch)
+            self._update_score(batch, self.forecast_scales(batch.past_target))
+        score = self.score.compute().item()
+        self.score.reset()
+        self.train()
+        return float(score)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        score = self.score.compute()
+        self.log("val_loss", score, prog_bar=True, sync_dist=False)
+        if not self.trainer.sanity_checking:
+            self._consider(score.item(), f"epoch {self.current_epoch}")
+            if self.mixing.weight_learning == "stacking":
+                self.scale_weights.set(stack_weights(self.score.products).to(self.scale_weights.omega))
+        self.score.reset()
+
+    def _consider(self, score: float, label: str) -> None:
+        """Keeps the state if it is the best on the validation data so far."""
+        if self.best is None:
+            self.best = {"first_label": label, "first_score": score, "score": float("inf")}
+        if score < self.best["score"]:
+            state = {
+                name: value.detach().cpu().clone()
+                for name, value in (*self.named_parameters(), ("trained", self.trained))
+                if name == "trained" or value.requires_grad or name.startswith("scale_weights.")
+            }
+            self.best.update(score=score, label=label, state=state)
+
+    def on_train_end(self) -> None:
+        """Returns to the best state seen, which may be the pretrained one."""
+        if self.best is None or "state" not in self.best:
+            logger.info("no validation series: the last epoch's weights are kept, and nothing compares them to zero-shot")
+            return
+        self.load_state_dict(self.best.pop("state"), strict=False)
+        best = self.best
+        logger.info(
+            "validation CRPS: %s %.4f, best %.4f (%s)", best["first_label"], best["first_score"], best["score"], best["label"]
+        )
+
+
+def _constant_where_flat(past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
+    """Windows without variation, or without any observation, are forecast as their location, without spread."""
+    observed = ~torch.isnan(past_target)
+    highest = torch.where(observed, past_target, -torch.inf).amax(dim=1)
+    lowest = torch.where(observed, past_target, torch.inf).amin(dim=1)
+    flat = (highest <= lowest) | ~observed.any(dim=1)
+    return [Stats(loc, torch.where(flat.unsqueeze(-1), 0, scale)) for loc, scale in stats]

@@ -1,0 +1,61 @@
+"""The validation score that picks the best state: CRPS in units of each component's standard deviation."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class ValidationScore(Metric):
+    """Mean CRPS of each component over observed steps, divided by the component's standard deviation, averaged.
+
+    Dividing makes components of different units count alike. Sums are kept in double precision and are added
+    over processes. `products` (S, S) sums the scales' error products, for stacking.
+    """
+
+    full_state_update = False
+    crps: Tensor
+    weight: Tensor
+    count: Tensor
+    total: Tensor
+    square: Tensor
+    products: Tensor
+
+    def __init__(self, num_components: int, num_scales: int) -> None:
+        super().__init__()
+        for name in ("crps", "weight", "count", "total", "square"):
+            self.add_state(name, torch.zeros(num_components, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("products", torch.zeros(num_scales, num_scales, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        crps: Float[Tensor, "B H V"],
+        target: Float[Tensor, "B H V"],
+        sample_weight: Float[Tensor, "B H _"] | None,
+    ) -> None:
+        """Adds a batch; steps whose target is NaN are left out."""
+        observed = ~torch.isnan(target)
+        weight = observed.double() if sample_weight is None else observed * sample_weight.double()
+        value = torch.where(observed, target, 0).double()
+        self.crps += (torch.where(observed, crps, 0).double() * weight).sum(dim=(0, 1))
+        self.weight += weight.sum(dim=(0, 1))
+        self.count += observed.sum(dim=(0, 1))
+        self.total += value.sum(dim=(0, 1))
+        self.square += value.square().sum(dim=(0, 1))
+
+    def update_products(self, errors: Float[Tensor, "B H V S"]) -> None:
+        """Adds the products of the scales' errors; each component is weighted by its inverse mean square error."""
+        errors = errors.double()
+        observed = ~torch.isnan(errors).any(dim=-1, keepdim=True)
+        errors = torch.where(observed, errors, 0)
+        power = errors.square().mean(dim=(0, 1, 3), keepdim=True).clamp(min=1e-30)
+        self.products += torch.einsum("bhvs,bhvt->st", errors / power, errors)
+
+    def compute(self) -> Float[Tensor, ""]:
+        seen = self.count > 0
+        mean = self.total[seen] / self.count[seen]
+        deviation = (self.square[seen] / self.count[seen] - mean.square()).clamp(min=0).sqrt()
+        deviation = torch.where(deviation > 1e-8 * mean.abs(), deviation, 1.0)
+        return (self.crps[seen] / self.weight[seen].clamp(min=1e-12) / deviation).mean()
