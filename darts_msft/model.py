@@ -96,6 +96,8 @@ class MSFTFoundationModel(FoundationModel):
         If weights can't be read or downloaded.
     """
 
+    enable_finetuning: bool | dict[str, list[str]] | None
+
     def __init__(
         self,
         input_chunk_length: int | tuple[int, int],
@@ -124,7 +126,7 @@ class MSFTFoundationModel(FoundationModel):
         longest = input_chunk_length if isinstance(input_chunk_length, int) else input_chunk_length[1]
         check_number("input_chunk_length", longest, 1, integer=True)
         check_number("output_chunk_length", output_chunk_length, 1, integer=True)
-        source, architecture, config = describe(backbone, revision)
+        _, architecture, config = describe(backbone, revision)
         cls = load_class(architecture)
         horizon = output_chunk_length + output_chunk_shift
         patch = _choose_patch_size(patch_size, cls.patch_sizes(config), longest)
@@ -139,7 +141,7 @@ class MSFTFoundationModel(FoundationModel):
         self.model_params.setdefault("optimizer_cls", torch.optim.AdamW)
         self.model_params.setdefault("optimizer_kwargs", {"betas": (0.9, 0.98), "weight_decay": 0.01})
         self.model_params.setdefault("n_epochs", 10)
-        self._module_settings = {
+        self._module_settings: dict[str, Any] = {
             "architecture": architecture,
             "backbone_config": config,
             "patch_size": patch,
@@ -181,7 +183,7 @@ class MSFTFoundationModel(FoundationModel):
     # ---------------------------------------------------------------- Darts' hooks
 
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
-        module = MSFTModule(**copy.deepcopy(self._module_settings), **(self.pl_module_params or {}))
+        module = MSFTModule(**copy.deepcopy(self._module_settings), **self.pl_module_params)
         source, _, _ = describe(self.model_params["backbone"], self.model_params["revision"])
         if licence := licence_of(source):
             licence_notice(source.location, licence, f"https://huggingface.co/{source.location}")
@@ -242,7 +244,8 @@ class MSFTFoundationModel(FoundationModel):
     def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
         if self._fit_called or series is None:
             return
-        chosen, self.enable_finetuning = self.enable_finetuning, False
+        chosen = self.enable_finetuning
+        self.enable_finetuning = False
         try:
             self.fit(series)
         finally:

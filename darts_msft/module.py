@@ -178,8 +178,10 @@ class MSFTModule(PLForecastingModule):
             missing = self.likelihood.num_scales - steps.shape[-2]  # before training there is scale 0 alone
             steps = torch.cat([steps, steps[..., :1, :].expand(*steps.shape[:-2], missing, -1)], dim=-2)
             return pack(steps, torch.cat([weights, weights.new_zeros(missing)]))
-        levels = [0.5] if self.new_family is None else self.new_family.levels
-        values = self._at_original_rate([self._quantiles(outputs, scale, levels) for scale in range(len(outputs.stats))])
+        levels = [0.5] if self.new_family is None else self.new_family.levels or [0.5]
+        values = self._at_original_rate(
+            [self._quantiles(outputs, scale, levels) for scale in range(len(outputs.stats))]
+        )
         return mix_points(values.transpose(-1, -2), weights)
 
     def _quantiles(self, outputs: ScaleOutputs, scale: int, levels: Sequence[float]) -> Float[Tensor, "B V H Q"]:
@@ -274,7 +276,11 @@ class MSFTModule(PLForecastingModule):
         self.best = None
         loop = self.trainer.fit_loop.epoch_loop.val_loop
         loop.setup_data()
-        if loop._data_source.is_defined() and self.trainer.val_dataloaders is not None and self.trainer.enable_validation:
+        if (
+            loop._data_source.is_defined()
+            and self.trainer.val_dataloaders is not None
+            and self.trainer.enable_validation
+        ):
             native = self.new_family is None or self.new_family.levels is not None
             if native:
                 self._consider(self._run_validation(), "zero-shot" if not bool(self.trained) else "before this fit")
@@ -317,12 +323,18 @@ class MSFTModule(PLForecastingModule):
     def on_train_end(self) -> None:
         """Returns to the best state seen, which may be the pretrained one."""
         if self.best is None or "state" not in self.best:
-            logger.info("no validation series: the last epoch's weights are kept, and nothing compares them to zero-shot")
+            logger.info(
+                "no validation series: the last epoch's weights are kept, and nothing compares them to zero-shot"
+            )
             return
         self.load_state_dict(self.best.pop("state"), strict=False)
         best = self.best
         logger.info(
-            "validation CRPS: %s %.4f, best %.4f (%s)", best["first_label"], best["first_score"], best["score"], best["label"]
+            "validation CRPS: %s %.4f, best %.4f (%s)",
+            best["first_label"],
+            best["first_score"],
+            best["score"],
+            best["label"],
         )
 
 

@@ -133,8 +133,8 @@ class ScalePlan:
         if how == "repeat":
             return values.repeat_interleave(FACTOR**scale, dim=-2)[..., : self.horizon, :]
         left, right, share = self._linear_grid(scale)
-        share = torch.tensor(share, device=values.device, dtype=values.dtype).unsqueeze(-1)
-        return torch.lerp(values[..., left, :], values[..., right, :], share)
+        way = torch.tensor(share, device=values.device, dtype=values.dtype).unsqueeze(-1)
+        return torch.lerp(values[..., left, :], values[..., right, :], way)
 
     def _linear_grid(self, scale: int) -> tuple[list[int], list[int], list[float]]:
         """For each original step: the coarse steps before and after it, and how far it is on the way."""

@@ -112,4 +112,6 @@ def describe(backbone: str, revision: str | None = None) -> tuple[Source, str, d
 
 
 def _choices() -> str:
-    return f"one of {', '.join([*BUNDLED, *PRETRAINED])}, a directory with config.json and model.safetensors, or a repo id"
+    return (
+        f"one of {', '.join([*BUNDLED, *PRETRAINED])}, a directory with config.json and model.safetensors, or a repo id"
+    )

@@ -45,7 +45,7 @@ class MoiraiBackbone(Backbone):
         self.module = module
         self.patch_size = patch_size
         self.patch_index = list(module.patch_sizes).index(patch_size)
-        self.family = MoiraiFamily(module.distr_output)
+        self.family: MoiraiFamily = MoiraiFamily(module.distr_output)
         attention = module.encoder.layers[0].self_attn
         self.spec = Spec(
             width=module.d_model,

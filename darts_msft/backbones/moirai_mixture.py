@@ -22,7 +22,8 @@ from uni2ts.distribution.negative_binomial import NegativeBinomial
 
 from darts_msft.backbones.base import Family
 
-_BISECTIONS = 30  # halves the bracket of the median 30 times: 1e-9 of the bracket
+_MAX_STEPS = 90  # every third step halves the bracket at least
+_TOLERANCE = 1e-6  # of the share below, and of the value
 _STAND_IN = 1.0  # inside the support of every component
 
 
@@ -62,7 +63,7 @@ class MoiraiFamily(Family):
             columns.append(mapped if dim > 1 or mapped.ndim == raw.ndim + 1 else mapped.unsqueeze(-1))
         return torch.cat(columns, dim=-1)
 
-    def _leaves(self, proj: Any) -> Iterator[tuple[nn.Module, int, Callable[[Tensor], Tensor]]]:
+    def _leaves(self, proj: Any) -> Iterator[tuple[Any, int, Callable[[Tensor], Tensor]]]:
         modules = proj["components"] if self.is_mixture else [proj]
         for component, module in zip(self.components, modules, strict=True):
             for argument, dim in component.args_dim.items():
@@ -74,9 +75,7 @@ class MoiraiFamily(Family):
         """The components' distributions and the log of the mixture's weights."""
         position, distributions = 0, []
         for component in self.components:
-            arguments = {
-                name: params[..., position + offset] for offset, name in enumerate(component.args_dim)
-            }
+            arguments = {name: params[..., position + offset] for offset, name in enumerate(component.args_dim)}
             position += len(arguments)
             distributions.append(component._distribution(arguments, validate_args=False))
         logits = params[..., position:] if self.is_mixture else params.new_zeros((*params.shape[:-1], 1))
@@ -86,7 +85,7 @@ class MoiraiFamily(Family):
         distributions, log_weights = self._split(params)
         terms = []
         for distribution in distributions:
-            inside = distribution.support.check(value)
+            inside = distribution.support.check(value)  # type: ignore[union-attr]
             density = distribution.log_prob(torch.where(inside, value, _STAND_IN))
             terms.append(density.masked_fill(~inside, -torch.inf))
         return (torch.stack(terms, dim=-1) + log_weights).logsumexp(dim=-1)
@@ -106,22 +105,36 @@ class MoiraiFamily(Family):
 
     @torch.no_grad()
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
-        """Bisection of the mixture's distribution function between the extreme component quantiles."""
-        distributions, log_weights = self._split(params.detach().double().cpu())
-        weights = log_weights.exp().numpy()
-        brackets = [_bracket(distribution, level) for distribution in distributions]
+        """Root of the mixture's distribution function minus `level`: Newton's steps inside a shrinking bracket."""
+        flat = params.detach().double().cpu().reshape(-1, params.shape[-1])
+        brackets = [_bracket(distribution, level) for distribution in self._split(flat)[0]]
         low = np.minimum.reduce([low for low, _ in brackets])
         high = np.maximum.reduce([high for _, high in brackets])
-        for _ in range(_BISECTIONS if len(distributions) > 1 else 0):
-            middle = (low + high) / 2
-            below = sum(
-                weights[..., index] * _cdf(distribution, middle) for index, distribution in enumerate(distributions)
-            )
-            low, high = np.where(below < level, middle, low), np.where(below < level, high, middle)
-        return torch.as_tensor(high).to(params)
+        value, active = (low + high) / 2, np.arange(len(low))
+        for step in range(_MAX_STEPS):
+            active = active[high[active] - low[active] > _TOLERANCE * (1 + np.abs(high[active]))]
+            if not active.size:
+                break
+            point = value[active]
+            share, density = self._cdf_and_density(flat[torch.from_numpy(active)], point)
+            below = share < level
+            low[active], high[active] = np.where(below, point, low[active]), np.where(below, high[active], point)
+            middle = (low[active] + high[active]) / 2
+            newton = point - (share - level) / np.maximum(density, 1e-300)
+            inside = (newton > low[active]) & (newton < high[active]) & (step % 3 < 2)
+            value[active] = np.where(inside, newton, middle)
+            done = np.abs(share - level) < _TOLERANCE
+            low[active[done]] = high[active[done]] = point[done]
+        return torch.as_tensor(high).reshape(params.shape[:-1]).to(params)
+
+    def _cdf_and_density(self, params: Float[Tensor, "N R"], value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distributions, log_weights = self._split(params)
+        weights = log_weights.exp().numpy()
+        parts = [_cdf(distribution, value) * weights[:, i] for i, distribution in enumerate(distributions)]
+        return np.sum(parts, axis=0), self.log_prob(params, torch.from_numpy(value)).exp().numpy()
 
 
-def _rows(linear: nn.Module, dim: int, patch_size: int, device: torch.device) -> Tensor:
+def _rows(linear: Any, dim: int, patch_size: int, device: torch.device) -> Tensor:
     """Rows of a `MultiOutSizeLinear` that hold `dim` parameters of the first `patch_size` steps.
 
     uni2ts packs (parameter, largest patch), so the parameters lie `largest` rows apart whatever the patch size.

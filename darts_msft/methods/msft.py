@@ -51,7 +51,7 @@ class MSFT(Method):
         return adapted
 
     def adapters(self, layer: int, scale: int) -> Adapters:
-        modules: nn.ModuleDict = self.lora[layer][scale]  # type: ignore[index, assignment]
+        modules: Adapters = self.lora[layer][scale]  # type: ignore[index]
         return modules
 
     def aggregate(
