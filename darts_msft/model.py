@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from darts import TimeSeries
 from darts.models.forecasting.foundation_model import FoundationModel
@@ -14,6 +15,7 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
 from darts.utils.serialization import add_safe_globals
+from darts.utils.utils import generate_index
 
 from darts_msft.backbones import describe, licence_of, load_class
 from darts_msft.config import LearningRates, MethodConfig, MixingConfig, check_number
@@ -179,6 +181,34 @@ class MSFTFoundationModel(FoundationModel):
     def largest_num_scales(input_chunk_length: int, output_chunk_length: int, patch_size: int) -> int:
         """The largest K allowed for these lengths, in steps."""
         return largest_num_scales(input_chunk_length, output_chunk_length, patch_size)
+
+    @property
+    def scale_weights(self) -> np.ndarray:
+        """The scales' mixing weights, shape (K+1,), summing to 1; all on scale 0 before training."""
+        self._require_module()
+        weights: np.ndarray = self.model.mixing_weights().detach().cpu().double().numpy()
+        return weights
+
+    def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
+        """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
+
+        At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
+        """
+        self._prepare_zero_shot(series)
+        self._require_module()
+        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
+        context = series.values(copy=False)[-self.input_chunk_length :]
+        points = self.model.scale_points(torch.as_tensor(context)[None])
+        return [
+            TimeSeries.from_times_and_values(
+                generate_index(start=start, length=len(values), freq=series.freq), values, columns=series.components
+            )
+            for values in points
+        ]
+
+    def _require_module(self) -> None:
+        if self.model is None:
+            raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
 
     # ---------------------------------------------------------------- Darts' hooks
 

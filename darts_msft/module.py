@@ -166,9 +166,27 @@ class MSFTModule(PLForecastingModule):
         family = self.new_family if self.new_family is not None and trained else self.backbone.family
         return ScaleOutputs(params, stats, family)
 
+    def mixing_weights(self) -> Float[Tensor, "S"]:
+        """The scales' weights; before training all of it lies on scale 0."""
+        if bool(self.trained):
+            weights: Tensor = self.scale_weights()
+            return weights
+        return nn.functional.one_hot(torch.tensor(0), self.plan.num_scales + 1).to(self.scale_weights.omega)
+
+    @torch.no_grad()
+    def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:
+        """Each scale's median of one window at the original rate: arrays of (H, V), in the series' units."""
+        self.eval()
+        past_target = past_target.to(self.scale_weights.omega)
+        outputs = self.forecast_scales(past_target)
+        outputs = outputs._replace(stats=_constant_where_flat(past_target, outputs.stats))
+        points = [self._quantiles(outputs, scale, [0.5]) for scale in range(len(outputs.stats))]
+        middle = self._at_original_rate([part[..., part.shape[-1] // 2, None] for part in points])
+        return list(middle[0, ..., 0].permute(2, 0, 1).cpu().numpy())
+
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
-        weights = self.scale_weights() if bool(self.trained) else torch.ones_like(self.scale_weights.omega[:1])
+        weights = self.mixing_weights()[: len(outputs.stats)]
         if isinstance(self.likelihood, ScaleMixture):
             blocks = [
                 self.backbone.denormalise(params, stats)

@@ -1,0 +1,69 @@
+"""The quickstart's table and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from darts import TimeSeries
+from darts.dataprocessing.transformers import Scaler
+from matplotlib.axes import Axes
+
+from darts_msft import MSFTFoundationModel
+
+
+def print_table(rows: Mapping[str, Sequence[float]]) -> None:
+    """Prints model, MSE, MAE and CRPS (standardised units, lower is better); the best of each column is starred."""
+    best = [min(column) for column in zip(*rows.values(), strict=True)]
+    print(f"\n{'model':<16}{'MSE':>9}{'MAE':>9}{'CRPS':>9}")
+    for name, values in rows.items():
+        cells = "".join(
+            f"{value:8.3f}{'*' if value == top else ' '}" for value, top in zip(values, best, strict=True)
+        )
+        print(f"{name:<16}{cells}")
+
+
+def plot_report(
+    path: str,
+    scaler: Scaler,
+    test: TimeSeries,
+    forecasts: Mapping[str, Sequence[TimeSeries]],
+    msft: MSFTFoundationModel,
+    day: int,
+) -> None:
+    """Saves three panels: the last week with forecast and 80 % band, each scale's forecast, the scales' weights.
+
+    The first component is drawn, in its own units; `day` is the number of steps in one.
+    """
+    component = test.components[0]
+    newest = forecasts["MSFT"][-1]
+    history = test.drop_after(newest.start_time())
+    figure, axes = plt.subplots(1, 3, figsize=(16, 4.5), width_ratios=(3, 3, 1), layout="constrained")
+    for axis in axes[:2]:
+        _draw(axis, scaler.inverse_transform(test)[component][-7 * day :], "black", "observed")
+    in_units = scaler.inverse_transform(newest)[component]
+    low, high = in_units.quantile(0.1), in_units.quantile(0.9)
+    axes[0].fill_between(low.time_index, low.values()[:, 0], high.values()[:, 0], alpha=0.3, label="MSFT 80 %")
+    _draw(axes[0], in_units.quantile(0.5), "C0", "MSFT median")
+    _draw(axes[0], scaler.inverse_transform(forecasts["zero-shot"][-1])[component].quantile(0.5), "C1", "zero-shot")
+    axes[0].set_title(f"{component}: last week")
+    for scale, forecast in enumerate(msft.scale_forecasts(history)):
+        in_units = scaler.inverse_transform(forecast)[component]
+        _draw(axes[1], in_units, f"C{scale}", f"scale {scale} (averages {2**scale} steps)")
+    axes[1].set_title("each scale's forecast")
+    weights = msft.scale_weights
+    axes[2].bar([f"scale {scale}" for scale in range(len(weights))], weights)
+    axes[2].set(title="learned weights", ylim=(0, 1))
+    for axis in axes[:2]:
+        axis.legend(loc="best", fontsize="small")
+        axis.tick_params(axis="x", rotation=30)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    print(f"picture: {path}")
+
+
+def _draw(axis: Axes, series: TimeSeries, colour: str, label: str) -> None:
+    axis.plot(series.time_index, series.values()[:, 0], color=colour, label=label, linewidth=1.3)

@@ -1,0 +1,164 @@
+"""A second encoder, unlike MOIRAI wherever the contract leaves a choice, to show that shared code knows no backbone.
+
+It fuses q, k and v in one linear, has biases, LayerNorm, positions by distance, a gate in the feed-forward, a
+projection for each patch size, mean absolute deviations for scale, and a Normal forecast. With `horizon_tokens`
+False it reads the horizon off the last context token.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from darts_msft.backbones import ARCHITECTURES, Architecture
+from darts_msft.backbones.base import Adapters, Backbone, Family, Spec, Stats
+from darts_msft.weights import load_strict
+
+TOY = Architecture("toy_backbone:ToyBackbone", ("toy_width", "toy_layers", "toy_patch_sizes"))
+MINIMUM_SCALE = 1e-4
+
+
+class NormalFamily(Family):
+    """Normal distribution with the columns mean and standard deviation."""
+
+    names = ("loc", "scale")
+
+    def log_prob(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return Normal(*params.unbind(dim=-1)).log_prob(value)
+
+    def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
+        return Normal(*params.unbind(dim=-1)).sample()
+
+    def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
+        return Normal(*params.unbind(dim=-1)).icdf(params.new_tensor(level))
+
+
+class ToyLayer(nn.Module):
+    """One encoder layer's parameters, two heads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.slope = nn.Parameter(torch.tensor([0.1, 0.3]))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(2 * width, width)
+
+
+class ToyBackbone(Backbone):
+    """A pre-norm encoder whose attention fades with distance."""
+
+    def __init__(
+        self, width: int, num_layers: int, patch_sizes: tuple[int, ...], horizon_tokens: bool, patch_size: int
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.inputs = nn.ModuleDict({str(size): nn.Linear(size, width) for size in patch_sizes})
+        self.outputs = nn.ModuleDict({str(size): nn.Linear(width, 2 * size) for size in patch_sizes})
+        self.horizon_token = nn.Parameter(torch.randn(width))
+        self.layers = nn.ModuleList(ToyLayer(width) for _ in range(num_layers))
+        self.last_norm = nn.LayerNorm(width)
+        self.family = NormalFamily()
+        self.spec = Spec(
+            width=width,
+            num_layers=num_layers,
+            patch_sizes=patch_sizes,
+            horizon_tokens=horizon_tokens,
+            adapter_targets={"qkv": (width, 3 * width), "out": (width, width)},
+            tuned=("layers.*.norm_*", "layers.*.slope", "last_norm.*"),
+            head=(f"outputs.{patch_size}.*",),
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> ToyBackbone:
+        sizes, horizon_tokens = cls.patch_sizes(config), config["toy_horizon_tokens"]
+        return cls(config["toy_width"], config["toy_layers"], sizes, horizon_tokens, patch_size)
+
+    @classmethod
+    def patch_sizes(cls, config: Mapping[str, Any]) -> tuple[int, ...]:
+        return tuple(config["toy_patch_sizes"])
+
+    @classmethod
+    def family_of(cls, config: Mapping[str, Any]) -> NormalFamily:
+        return NormalFamily()
+
+    def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
+        load_strict(self, state, origin)
+
+    def normalise(self, context: Float[Tensor, "B V C"]) -> tuple[Float[Tensor, "B V C"], Stats]:
+        observed = ~torch.isnan(context)
+        count = observed.sum(dim=-1, keepdim=True).clamp(min=1)
+        loc = torch.where(observed, context, 0).sum(dim=-1, keepdim=True) / count
+        deviation = torch.where(observed, context - loc, 0)
+        scale = deviation.abs().sum(dim=-1, keepdim=True) / count + MINIMUM_SCALE
+        return deviation / scale, Stats(loc, scale)
+
+    def embed(
+        self, values: Float[Tensor, "B V L"], observed: Bool[Tensor, "B V L"], num_horizon_tokens: int
+    ) -> Float[Tensor, "B V N D"]:
+        context = self.inputs[str(self.patch_size)](values.unflatten(-1, (-1, self.patch_size)))
+        horizon = self.horizon_token.expand(*context.shape[:2], num_horizon_tokens, -1)
+        return torch.cat([context, horizon], dim=-2)
+
+    def attention(
+        self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None, adapters: Adapters
+    ) -> Float[Tensor, "B V N D"]:
+        block, x = self.layers[layer], self.layers[layer].norm_attention(tokens)
+        projected = block.qkv(x) + (adapters["qkv"](x) if "qkv" in adapters else 0)
+        query, key, value = rearrange(projected, "b v n (three head d) -> three b v head n d", three=3, head=2)
+        time = torch.arange(tokens.shape[-2])
+        bias = -block.slope[:, None, None] * (time[:, None] - time).abs()
+        if mask is not None:
+            bias = bias.masked_fill(~mask[:, :, None, None, :], -torch.inf)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        joined = rearrange(attended, "b v head n d -> b v n (head d)")
+        return tokens + block.out(joined) + (adapters["out"](joined) if "out" in adapters else 0)
+
+    def feed_forward(self, layer: int, tokens: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
+        block = self.layers[layer]
+        return tokens + block.down(F.glu(block.up(block.norm_feed_forward(tokens))))
+
+    def readout(self, tokens: Float[Tensor, "B V N D"], horizon: int) -> Float[Tensor, "B V NH D"]:
+        count = math.ceil(horizon / self.patch_size)
+        if self.spec.horizon_tokens:
+            return self.last_norm(tokens[..., -count:, :])
+        ahead = torch.arange(count, dtype=tokens.dtype)[:, None] * self.horizon_token
+        return self.last_norm(tokens[..., -1:, :] + ahead)
+
+    def head(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
+        raw = self.outputs[str(self.patch_size)](self.readout(tokens, horizon))
+        loc, spread = rearrange(raw, "b v n (p two) -> two b v (n p)", two=2)[..., :horizon]
+        return torch.stack([loc, F.softplus(spread) + MINIMUM_SCALE], dim=-1)
+
+
+@contextmanager
+def registered_toy() -> Iterator[None]:
+    """The toy is an architecture like any other for as long as this lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "toy", TOY)
+        yield
+
+
+def save_toy(directory: Path, horizon_tokens: bool = True) -> None:
+    """A checkpoint with random weights: config.json and model.safetensors."""
+    config = {"toy_width": 16, "toy_layers": 2, "toy_patch_sizes": [4, 8], "toy_horizon_tokens": horizon_tokens}
+    torch.manual_seed(5)
+    backbone = ToyBackbone.from_config(config, patch_size=4)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(backbone.state_dict(), directory / "model.safetensors")
