@@ -185,8 +185,7 @@ class MSFTFoundationModel(FoundationModel):
     @property
     def scale_weights(self) -> np.ndarray:
         """The scales' mixing weights, shape (K+1,), summing to 1; all on scale 0 before training."""
-        self._require_module()
-        weights: np.ndarray = self.model.mixing_weights().detach().cpu().double().numpy()
+        weights: np.ndarray = self._require_module().mixing_weights().detach().cpu().double().numpy()
         return weights
 
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
@@ -195,10 +194,9 @@ class MSFTFoundationModel(FoundationModel):
         At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
         """
         self._prepare_zero_shot(series)
-        self._require_module()
         start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
         context = series.values(copy=False)[-self.input_chunk_length :]
-        points = self.model.scale_points(torch.as_tensor(context)[None])
+        points = self._require_module().scale_points(torch.as_tensor(context)[None])
         return [
             TimeSeries.from_times_and_values(
                 generate_index(start=start, length=len(values), freq=series.freq), values, columns=series.components
@@ -206,9 +204,10 @@ class MSFTFoundationModel(FoundationModel):
             for values in points
         ]
 
-    def _require_module(self) -> None:
-        if self.model is None:
+    def _require_module(self) -> MSFTModule:
+        if not isinstance(self.model, MSFTModule):
             raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
+        return self.model
 
     # ---------------------------------------------------------------- Darts' hooks
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,8 +29,7 @@ from darts_msft.methods import find_method
 from darts_msft.mixing import ScaleWeights, crps, mix_points, pack, stack_weights, upsample_all
 from darts_msft.pyramid import ScalePlan
 from darts_msft.score import ValidationScore
-
-logger = logging.getLogger("darts_msft")
+from darts_msft.selection import BestState, Candidate
 
 VALIDATION_SAMPLES = 32
 VALIDATION_SEED = 0
@@ -84,7 +82,7 @@ class MSFTModule(PLForecastingModule):
         )
         self.register_buffer("trained", torch.tensor(False))
         self.score = ValidationScore(self.n_targets, num_scales + 1)
-        self.best: dict[str, Any] | None = None
+        self.selection = BestState(frozenset())
         self.apply_trainable()
 
     # ---------------------------------------------------------------- what trains
@@ -219,10 +217,14 @@ class MSFTModule(PLForecastingModule):
             outputs = outputs._replace(stats=_constant_where_flat(x_in.past_target, outputs.stats))
         return PLModuleOutput(prediction=self.mix(outputs))
 
+    def _forecasts_zero_shot(self) -> bool:
+        """Whether the pretrained head serves the likelihood: the native distribution, its quantiles, its median."""
+        return self.new_family is None or self.new_family.levels is not None
+
     def _check_zero_shot(self) -> None:
-        if not bool(self.trained) and self.new_family is not None and self.new_family.levels is None:
+        if not bool(self.trained) and not self._forecasts_zero_shot():
             raise ValueError(
-                f"likelihood={self.new_family.likelihood!r} needs a new head that is not trained yet; call fit() "
+                f"likelihood={self.likelihood!r} needs a new head that is not trained yet; call fit() "
                 "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
             )
 
@@ -289,71 +291,49 @@ class MSFTModule(PLForecastingModule):
             self.score.update_products(middle.squeeze(-1) - batch.future_target.unsqueeze(-1))
         return torch.nanmean(error)
 
+    def on_fit_start(self) -> None:
+        if not self._forecasts_zero_shot():
+            self.trained.fill_(True)
+
     def on_train_start(self) -> None:
-        """Scores the pretrained model (the zero-shot forecast) as the first candidate."""
-        self.best = None
+        """Scores the state before the first step, the pretrained model's zero-shot forecast, as first candidate."""
+        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        self.selection = BestState(frozenset(learned | {"trained", "scale_weights.omega"}))
         loop = self.trainer.fit_loop.epoch_loop.val_loop
         loop.setup_data()
-        if (
-            loop._data_source.is_defined()
-            and self.trainer.val_dataloaders is not None
-            and self.trainer.enable_validation
-        ):
-            native = self.new_family is None or self.new_family.levels is not None
-            if native:
-                self._consider(self._run_validation(), "zero-shot" if not bool(self.trained) else "before this fit")
+        if self.trainer.enable_validation and self.trainer.val_dataloaders is not None:
+            label = "before this fit" if bool(self.trained) else "zero-shot"
+            score = self._run_validation(self.trainer.val_dataloaders, loop.max_batches[0])
+            self.selection.consider(self, Candidate(label, score))
         self.trained.fill_(True)
 
     @torch.no_grad()
-    def _run_validation(self) -> float:
+    def _run_validation(self, batches: Iterable[TorchTrainingBatch], limit: int | float) -> float:
         self.eval()
         self.score.reset()
-        for batch in self.trainer.val_dataloaders:
+        for index, batch in enumerate(batches):
+            if index >= limit:
+                break
             batch = self.trainer.strategy.batch_to_device(batch)
             self._update_score(batch, self.forecast_scales(batch.past_target))
-        score = self.score.compute().item()
+        score = float(self.score.compute())
         self.score.reset()
         self.train()
-        return float(score)
+        return score
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         score = self.score.compute()
-        self.log("val_loss", score, prog_bar=True, sync_dist=False)
+        self.log("val_loss", score, prog_bar=True)
         if not self.trainer.sanity_checking:
-            self._consider(score.item(), f"epoch {self.current_epoch}")
+            self.selection.consider(self, Candidate(f"epoch {self.current_epoch}", float(score)))
             if self.mixing.weight_learning == "stacking":
                 self.scale_weights.set(stack_weights(self.score.products).to(self.scale_weights.omega))
         self.score.reset()
 
-    def _consider(self, score: float, label: str) -> None:
-        """Keeps the state if it is the best on the validation data so far."""
-        if self.best is None:
-            self.best = {"first_label": label, "first_score": score, "score": float("inf")}
-        if score < self.best["score"]:
-            state = {
-                name: value.detach().cpu().clone()
-                for name, value in (*self.named_parameters(), ("trained", self.trained))
-                if name == "trained" or value.requires_grad or name.startswith("scale_weights.")
-            }
-            self.best.update(score=score, label=label, state=state)
-
     def on_train_end(self) -> None:
         """Returns to the best state seen, which may be the pretrained one."""
-        if self.best is None or "state" not in self.best:
-            logger.info(
-                "no validation series: the last epoch's weights are kept, and nothing compares them to zero-shot"
-            )
-            return
-        self.load_state_dict(self.best.pop("state"), strict=False)
-        best = self.best
-        logger.info(
-            "validation CRPS: %s %.4f, best %.4f (%s)",
-            best["first_label"],
-            best["first_score"],
-            best["score"],
-            best["label"],
-        )
+        self.selection.restore(self)
 
 
 def _constant_where_flat(past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:

@@ -1,7 +1,7 @@
 """Finetune a pretrained forecaster with MSFT and compare it with zero-shot, DLinear and seasonal naive.
 
-    python examples/01_quickstart.py                                        # bundled series, offline
-    python examples/01_quickstart.py --dataset ETTh1 --data ../shared/data
+python examples/01_quickstart.py                                        # bundled series, offline
+python examples/01_quickstart.py --dataset ETTh1 --data ../shared/data
 """
 
 import argparse
@@ -36,7 +36,8 @@ test = scaler.transform(series[second - CONTEXT :])
 
 # 2. The models. All look back 512 steps and keep the epoch that is best on the validation part.
 cpu = {"accelerator": "cpu", "enable_model_summary": False}
-shared = dict(input_chunk_length=CONTEXT, output_chunk_length=HORIZON, random_state=0, pl_trainer_kwargs=cpu)
+lengths = {"input_chunk_length": CONTEXT, "output_chunk_length": HORIZON}
+shared = {**lengths, "random_state": 0, "pl_trainer_kwargs": cpu}
 zero_shot = MSFTFoundationModel(**shared)
 msft = MSFTFoundationModel(**shared, n_epochs=args.epochs)
 quantiles = QuantileRegression([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
@@ -48,7 +49,7 @@ dlinear.fit(train, val_series=validation, stride=8, verbose=False, load_best=Tru
 
 # 4. Backtest on the last part of the series, a forecast twice a day, 100 sample paths each.
 models = {"seasonal naive": NaiveSeasonal(K=day), "DLinear": dlinear, "zero-shot": zero_shot, "MSFT": msft}
-options = dict(start=CONTEXT, forecast_horizon=HORIZON, stride=day // 2, last_points_only=False)
+options = {"start": CONTEXT, "forecast_horizon": HORIZON, "stride": day // 2, "last_points_only": False}
 rows, forecasts = {}, {}
 for name, model in models.items():
     naive = name == "seasonal naive"  # has no distribution: its CRPS is its MAE; refitting it recalls the last day

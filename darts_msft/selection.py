@@ -1,0 +1,50 @@
+"""Never worse than zero-shot: the best state on the validation data, the one before the first step included."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+logger = logging.getLogger("darts_msft")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A state that was scored: its label ("zero-shot", "epoch 3") and validation score (lower is better)."""
+
+    label: str
+    score: float
+
+
+class BestState:
+    """Keeps the tensors in `names` of the best-scored state, on the CPU."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+        self.candidates: list[Candidate] = []
+        self.best: Candidate | None = None
+        self._tensors: dict[str, Tensor] = {}
+
+    def consider(self, module: nn.Module, candidate: Candidate) -> None:
+        """Copies the module's state if it scored better than all before; the earlier one stays on a tie."""
+        self.candidates.append(candidate)
+        if self.best is None or candidate.score < self.best.score:
+            self.best = candidate
+            state = module.state_dict()
+            self._tensors = {name: state[name].detach().cpu().clone() for name in self.names}
+
+    def restore(self, module: nn.Module) -> None:
+        """Puts the best state back and logs which one it is; without candidates the module stays as it is."""
+        if self.best is None:
+            logger.info(
+                "no validation series: the last epoch's weights are kept, and nothing compares them to zero-shot"
+            )
+            return
+        module.load_state_dict(self._tensors, strict=False)
+        self._tensors = {}
+        first = self.candidates[0]
+        logger.info(
+            "validation CRPS: %s %.4f, best %.4f (%s)", first.label, first.score, self.best.score, self.best.label
+        )
