@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from darts import TimeSeries
+from darts.logging import get_logger
 from darts.models.forecasting.foundation_model import FoundationModel
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
@@ -25,7 +25,7 @@ from darts_msft.module import MSFTModule
 from darts_msft.pyramid import ScalePlan, largest_num_scales
 from darts_msft.weights import licence_notice, load_state
 
-logger = logging.getLogger("darts_msft")
+logger = get_logger("darts_msft")  # like Darts' own: INFO lines are shown
 
 DEFAULT_MAX_SCALES = 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
