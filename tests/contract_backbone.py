@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from toy_backbone import save_toy
 from torch import Tensor
+from toy_backbone import save_toy
 from uni2ts.distribution import (
     DistributionOutput,
     LogNormalOutput,

@@ -1,0 +1,129 @@
+"""Tiny models for the laws of finetuning methods, and a slow pyramid to hold them against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from contract_backbone import random_walks
+from darts import TimeSeries
+from darts.utils.data.torch_datasets.utils import PLModuleInput, TorchTrainingBatch, TorchTrainingSample
+from torch import Tensor
+
+from darts_msft import MSFTFoundationModel
+from darts_msft.module import MSFTModule
+
+CONTEXT, HORIZON, PATCH, SCALES = 22, 6, 4, 2  # at scale 2: 6 context steps in 2 patches, the first half empty
+VARIATES = 2
+
+
+def make_model(directory: Path, method: str, context: int = CONTEXT, **settings: Any) -> MSFTFoundationModel:
+    """An unfitted model on a tiny checkpoint; `settings` are its arguments."""
+    trainer = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        **settings.pop("pl_trainer_kwargs", {}),
+    }
+    arguments = {
+        "num_scales": SCALES,
+        "patch_size": PATCH,
+        "lora_rank": 2,
+        "batch_size": 16,
+        "n_epochs": 1,
+        "random_state": 0,
+        **settings,
+    }
+    return MSFTFoundationModel(
+        context, HORIZON, backbone=str(directory), method=method, pl_trainer_kwargs=trainer, **arguments
+    )
+
+
+def make_module(directory: Path, method: str, context: int = CONTEXT, **settings: Any) -> MSFTModule:
+    """The Lightning module behind such a model, with the pretrained weights, as before the first training step."""
+    model = make_model(directory, method, context, **settings)
+    model.train_sample = TorchTrainingSample(
+        past_target=np.zeros((context, VARIATES), dtype=np.float32),
+        future_target=np.zeros((HORIZON, VARIATES), dtype=np.float32),
+    )
+    module = model._init_model()
+    assert isinstance(module, MSFTModule)
+    return module.eval()
+
+
+def attached(module: MSFTModule) -> MSFTModule:
+    """With all scales running, as in training."""
+    module.trained.fill_(True)
+    return module
+
+
+@torch.no_grad()
+def perturbed(module: MSFTModule, owners: tuple[str, ...] = ("method", "backbone", "scale_weights")) -> MSFTModule:
+    """Moves what trains away from its start, as training does."""
+    generator = torch.Generator().manual_seed(8)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and name.partition(".")[0] in owners:
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return attached(module)
+
+
+def windows(batch: int = 3, gaps: bool = True) -> Tensor:
+    """(B, C, V): what Darts hands over, with missing values and a series that starts late."""
+    past = random_walks(batch, VARIATES, CONTEXT).transpose(1, 2).contiguous()
+    if gaps:
+        past[0, ::5, 0] = torch.nan
+        past[0, 4:13, 1] = torch.nan
+        past[-1, :10] = torch.nan
+    return past
+
+
+def training_batch(batch: int = 3) -> TorchTrainingBatch:
+    future = random_walks(batch, VARIATES, HORIZON, seed=6).transpose(1, 2).contiguous()
+    future[0, 1, 0] = torch.nan
+    return TorchTrainingBatch(past_target=windows(batch), future_target=future)
+
+
+@torch.no_grad()
+def predict(module: MSFTModule, past: Tensor) -> Tensor:
+    """(B, H, V, Z): the numbers behind the forecast."""
+    prediction: Tensor = module(PLModuleInput(past_target=past)).prediction
+    return prediction
+
+
+def pool(past: Tensor, step: int) -> Tensor:
+    """(B, C, V) -> (B, V, C / step), one window at a time: means of observed values, groups counted from the end."""
+    batch, length, variates = past.shape
+    groups = -(-length // step)
+    pooled = past.new_full((batch, variates, groups), torch.nan)
+    for row in range(batch):
+        for variate in range(variates):
+            for group in range(groups):
+                end = length - group * step
+                values = past[row, max(0, end - step) : end, variate]
+                values = values[~values.isnan()]
+                if len(values):
+                    pooled[row, variate, groups - 1 - group] = values.mean()
+    return pooled
+
+
+def series(length: int = 60, seed: int = 2) -> TimeSeries:
+    """Two components, hourly."""
+    index = pd.date_range("2024-01-01", periods=length, freq="h")
+    values = random_walks(1, VARIATES, length, seed=seed)[0].T.numpy()
+    return TimeSeries.from_times_and_values(index, values.astype(np.float32))
+
+
+class Snapshot(pl.Callback):
+    """Keeps the weights as they are before the first step."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.state = {name: parameter.detach().clone() for name, parameter in pl_module.named_parameters()}

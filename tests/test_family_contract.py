@@ -1,0 +1,222 @@
+"""The laws of `darts_msft.backbones.base.Family`, for every backbone's and each kind of MOIRAI component."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from contract_backbone import MAKERS, forecast, load_backbone, random_moirai, random_walks
+from torch import Tensor
+from toy_backbone import registered_toy
+from uni2ts.distribution import (
+    DistributionOutput,
+    LaplaceOutput,
+    LogNormalOutput,
+    MixtureOutput,
+    NegativeBinomialOutput,
+    NormalFixedScaleOutput,
+    NormalOutput,
+    StudentTOutput,
+)
+
+from darts_msft.backbones.base import Backbone, Family
+from darts_msft.backbones.moirai import MoiraiBackbone
+
+LEVELS = (0.01, 0.1, 0.5, 0.8, 0.99)
+DRAWS = 20_000
+SHARE = 0.02  # over five standard errors of a share of DRAWS
+
+OUTPUTS: dict[str, Callable[[], DistributionOutput]] = {
+    "student_t": StudentTOutput,
+    "normal": NormalOutput,
+    "negative_binomial": NegativeBinomialOutput,
+    "log_normal": LogNormalOutput,
+    "laplace": LaplaceOutput,
+    "continuous_mixture": lambda: MixtureOutput([StudentTOutput(), NormalFixedScaleOutput(), LogNormalOutput()]),
+    "three_student_t": lambda: MixtureOutput([StudentTOutput() for _ in range(3)]),
+}
+DISCRETE = {"moirai", "negative_binomial"}  # the official mixture has a negative binomial: its density is no density
+
+
+@pytest.fixture(scope="module", params=[*MAKERS, *OUTPUTS])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
+    if request.param in OUTPUTS:
+        yield MoiraiBackbone(random_moirai(output=OUTPUTS[request.param]()), 4).eval()
+        return
+    path: Path = tmp_path_factory.mktemp(request.param)
+    MAKERS[request.param](path)
+    with registered_toy():
+        yield load_backbone(path, 4)
+
+
+@pytest.fixture(scope="module")
+def family(backbone: Backbone) -> Family:
+    return backbone.family
+
+
+@pytest.fixture(scope="module")
+def params(backbone: Backbone) -> Tensor:
+    """(B, V, H, R) as the head gives them."""
+    with torch.no_grad():
+        return forecast(backbone, random_walks(2, 2, 24), 3, 4).params
+
+
+@pytest.fixture
+def is_discrete(request: pytest.FixtureRequest) -> bool:
+    return request.node.callspec.params["backbone"] in DISCRETE
+
+
+def test_one_distinct_name_a_column(family: Family, params: Tensor) -> None:
+    assert len(family.names) == params.shape[-1]
+    assert len(set(family.names)) == len(family.names)
+    assert all(name.isidentifier() for name in family.names)
+
+
+def test_shapes_follow_the_leading_axes(family: Family, params: Tensor) -> None:
+    for shape in [(), (3,), (2, 2, 3)]:
+        part = params.flatten(0, 2)[: max(1, *shape, 1)] if len(shape) < 2 else params
+        part = part[0] if shape == () else part
+        value = torch.full(shape, 0.5)
+        assert family.log_prob(part, value).shape == shape
+        assert family.sample(part).shape == shape
+        assert family.quantile(part, 0.5).shape == shape
+
+
+def test_steps_are_independent_of_one_another(family: Family, params: Tensor) -> None:
+    value = torch.linspace(0.1, 2, params[..., 0].numel()).reshape(params.shape[:-1])
+    density, median = family.log_prob(params, value), family.quantile(params, 0.5)
+    for index in [(0, 0, 0), (1, 0, 2), (1, 1, 1)]:
+        torch.testing.assert_close(family.log_prob(params[index], value[index]), density[index], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(family.quantile(params[index], 0.5), median[index], rtol=1e-5, atol=1e-5)
+
+
+def _grid(family: Family, params: Tensor) -> Tensor:
+    """(grid,): wide and coarse, and fine around every component's place, wherever that is."""
+    wide = torch.sinh(torch.linspace(-12, 12, 100_001, dtype=torch.float64)) / 4
+    places = torch.stack([family.quantile(params, level) for level in torch.linspace(0.01, 0.99, 15).tolist()])
+    near = (places[:, None] + torch.linspace(-0.02, 0.02, 1001, dtype=torch.float64)).flatten()
+    return torch.cat([wide, near]).unique()
+
+
+def test_density_integrates_to_one_and_to_the_levels(family: Family, params: Tensor, is_discrete: bool) -> None:
+    if is_discrete:
+        pytest.skip("not a continuous distribution")
+    for step in (params[0, 0, 0].double(), params[1, 1, 2].double()):
+        grid = _grid(family, step)
+        density = family.log_prob(step.expand(len(grid), -1), grid).exp()
+        below = torch.cat([grid.new_zeros(1), torch.cumulative_trapezoid(density, grid)])
+        assert below[-1].item() == pytest.approx(1, abs=2e-3)
+        for level in LEVELS:
+            place = torch.searchsorted(grid, family.quantile(step, level))
+            assert below[place].item() == pytest.approx(level, abs=3e-3)
+
+
+def test_draws_match_the_quantiles(family: Family, params: Tensor) -> None:
+    torch.manual_seed(0)
+    draws = family.sample(params.expand(DRAWS, *params.shape))
+    for level in LEVELS:
+        quantile = family.quantile(params, level)
+        slack = 1e-5 * (1 + quantile.abs())
+        at_most = (draws <= quantile + slack).float().mean(dim=0)
+        less = (draws < quantile - slack).float().mean(dim=0)
+        assert (at_most >= level - SHARE).all()
+        assert (less <= level + SHARE).all()
+
+
+def test_draws_are_independent_of_one_another(family: Family, params: Tensor) -> None:
+    """Two steps with the same parameters, and two draws of one step, go up and down on their own."""
+    torch.manual_seed(0)
+    pairs = family.sample(params[0, 0, :1].expand(4000, 2, -1))
+    above = (pairs > family.quantile(params[0, 0, :1], 0.5)).float()
+    assert torch.corrcoef(above.T)[0, 1].abs() < 0.1
+    assert torch.corrcoef(torch.stack([above[1:, 0], above[:-1, 0]]))[0, 1].abs() < 0.1
+
+
+def test_quantiles_rise_with_the_level(family: Family, params: Tensor) -> None:
+    values = torch.stack([family.quantile(params, level) for level in (0.001, *LEVELS, 0.999)])
+    assert torch.isfinite(values).all()
+    assert (values.diff(dim=0) >= -2e-6 * (1 + values[1:].abs())).all()  # they are roots, found to 1e-6
+    assert (values[-1] > values[0]).all()
+
+
+def test_double_precision(family: Family, params: Tensor) -> None:
+    value = torch.full(params.shape[:-1], 0.7)
+    density = family.log_prob(params.double(), value.double())
+    assert density.dtype == torch.float64
+    torch.testing.assert_close(density.float(), family.log_prob(params, value), rtol=1e-3, atol=1e-3)
+    assert family.sample(params.double()).dtype == torch.float64
+    assert family.sample(params).dtype == torch.float32
+    median = family.quantile(params.double(), 0.5)
+    assert median.dtype == torch.float64
+    torch.testing.assert_close(median.float(), family.quantile(params, 0.5), rtol=1e-4, atol=1e-4)
+
+
+def test_convex_combinations_are_parameters_too(family: Family, params: Tensor) -> None:
+    """Upsampling interpolates parameters."""
+    between = torch.lerp(params[0], params[1], 0.3)
+    assert torch.isfinite(family.quantile(between, 0.5)).all()
+    assert torch.isfinite(family.log_prob(between, torch.full(between.shape[:-1], 0.5))).all()
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.0, 1e-3, 0.5, 2.0, 40.0])
+def test_gradients_are_finite_inside_and_outside_of_supports(family: Family, params: Tensor, value: float) -> None:
+    leaf = params.clone().requires_grad_()
+    point = torch.full(params.shape[:-1], value, requires_grad=True)
+    density = family.log_prob(leaf, point)
+    reachable = torch.isfinite(density)
+    density[reachable].sum().backward()
+    assert leaf.grad is not None
+    assert torch.isfinite(leaf.grad).all()
+    assert point.grad is not None
+    assert torch.isfinite(point.grad).all()
+    if value == 0.5:
+        assert reachable.all()
+        assert (leaf.grad.abs().sum(dim=-1) > 0).all()
+
+
+def test_log_prob_is_free_of_random_numbers(family: Family, params: Tensor) -> None:
+    value = torch.full(params.shape[:-1], -0.5)
+    state = torch.get_rng_state()
+    first = family.log_prob(params, value)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first, family.log_prob(params, value))
+
+
+def test_loss_is_the_mean_over_observed_values(family: Family, params: Tensor) -> None:
+    value = torch.rand(params.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1
+    weight = torch.linspace(0.5, 2, value.numel()).reshape(value.shape)
+    missing = value.clone()
+    missing[0, 0, 1:] = torch.nan
+    observed = ~missing.isnan()
+    expected, count = 0.0, 0
+    for index in observed.nonzero().tolist():
+        step = tuple(index)
+        expected -= weight[step].item() * family.log_prob(params[step], value[step]).item()
+        count += 1
+    assert count == value.numel() - 2
+    assert family.loss(params, missing, weight).item() == pytest.approx(expected / count, rel=1e-4)
+
+
+def test_mixed_loss_of_one_scale_is_the_loss(family: Family, params: Tensor) -> None:
+    value = torch.rand(params.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1
+    loc, scale = torch.full((2, 2, 1, 1), -3.0), torch.full((2, 2, 1, 1), 2.5)
+    units = value * 2.5 - 3
+    units[1, 0, 0] = torch.nan
+    value[1, 0, 0] = torch.nan
+    mixed = family.mixed_loss(params.unsqueeze(-2), loc, scale, torch.ones(1), units)
+    assert mixed.item() == pytest.approx(family.loss(params, value, torch.ones_like(value)).item(), rel=1e-3, abs=1e-4)
+
+
+def test_mixed_loss_mixes_densities_in_the_first_scale_s_units(family: Family, params: Tensor) -> None:
+    both = torch.stack([params, params.flip(0)], dim=-2)
+    loc, scale = torch.zeros(2, 2, 1, 2), torch.tensor([2.0, 3.0]).expand(2, 2, 1, 2)
+    weights, value = torch.tensor([0.3, 0.7]), torch.full(params.shape[:-1], 1.2)
+    densities = [
+        family.log_prob(both[..., index, :], value / spread).double().exp() * 2 / spread
+        for index, spread in enumerate((2.0, 3.0))
+    ]
+    expected = -(0.3 * densities[0] + 0.7 * densities[1]).log().mean()
+    mixed = family.mixed_loss(both, loc, scale, weights, value)
+    assert mixed.item() == pytest.approx(expected.item(), rel=1e-4)

@@ -1,0 +1,308 @@
+"""The laws of finetuning methods, for every registered method on every backbone and a toy one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract_backbone import MAKERS, forecast, load_backbone
+from contract_method import (
+    CONTEXT,
+    HORIZON,
+    PATCH,
+    SCALES,
+    VARIATES,
+    Snapshot,
+    attached,
+    make_model,
+    make_module,
+    perturbed,
+    pool,
+    predict,
+    series,
+    training_batch,
+    windows,
+)
+from torch import Tensor
+from toy_backbone import registered_toy
+
+from darts_msft.methods import METHODS, find_method
+from darts_msft.methods.base import Method
+from darts_msft.module import MSFTModule
+
+CASES = list(itertools.product(METHODS, MAKERS))
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "one scale": {"num_scales": 0},
+    "no aggregator": {"aggregator": None},
+    "coarse to fine": {"aggregator": "c2f"},
+    "fine to coarse": {"aggregator": "f2c"},
+    "scale loss": {"weight_learning": "scale_loss"},
+    "uniform": {"weight_learning": "uniform"},
+    "shifted": {"output_chunk_shift": 3},
+}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The directory of a tiny checkpoint, and a method's name."""
+    method, backbone = request.param
+    path = tmp_path_factory.mktemp(backbone)
+    MAKERS[backbone](path)
+    with registered_toy():
+        yield path, method
+
+
+def _declared(module: MSFTModule) -> set[str]:
+    """Names of what the method says that it trains."""
+    own = {f"method.{name}" for name, _ in module.method.named_parameters()}
+    pretrained = {
+        f"backbone.{name}"
+        for name, _ in module.backbone.named_parameters()
+        if module.method.group_of(name) in ("pretrained", "head")
+    }
+    learned = module.mixing.weight_learning in ("mixed_loss", "scale_loss") and module.plan.num_scales
+    return own | pretrained | ({"scale_weights.omega"} if learned else set())
+
+
+def _gradients(module: MSFTModule) -> dict[str, Tensor]:
+    """Gradients of one training step's loss, where there are any."""
+    module.train()
+    module.zero_grad()
+    batch = training_batch()
+    module._training_loss(batch, module.forecast_scales(batch.past_target)).backward()
+    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+# --------------------------------------------------------------------------------------------------------- the start
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+    module, past = attached(make_module(*case, **settings)), windows()
+    backbone = load_backbone(case[0], PATCH)
+    with torch.no_grad():
+        outputs = module.forecast_scales(past)
+        assert len(outputs.params) == settings.get("num_scales", SCALES) + 1
+        for scale, (params, stats) in enumerate(zip(outputs.params, outputs.stats, strict=True)):
+            ahead = -(-(HORIZON + settings.get("output_chunk_shift", 0)) // 2**scale)
+            bare = forecast(backbone, pool(past, 2**scale), ahead, PATCH, scale)
+            torch.testing.assert_close(params, bare.params, **CLOSE)
+            torch.testing.assert_close(stats.loc, bare.stats.loc, **CLOSE)
+            torch.testing.assert_close(stats.scale, bare.stats.scale, **CLOSE)
+
+
+def test_before_training_the_forecast_is_scale_0_alone(case: tuple[Path, str]) -> None:
+    module, past = make_module(*case), windows()
+    backbone = load_backbone(case[0], PATCH)
+    with torch.no_grad():
+        params, stats = forecast(backbone, past.transpose(1, 2), HORIZON, PATCH)
+        expected = backbone.denormalise(params, stats).transpose(1, 2)
+    steps = predict(module, past).unflatten(-1, (SCALES + 1, -1))
+    torch.testing.assert_close(steps[..., 0, :-1], expected, **CLOSE)
+    assert torch.equal(steps[..., -1], torch.tensor([1.0, 0.0, 0.0]).expand(3, HORIZON, VARIATES, 3))
+
+
+def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters off equals the base: whatever the method trained, the backbone itself is as it was."""
+    module, past = perturbed(make_module(*case), owners=("method",)), windows()
+    backbone = load_backbone(case[0], PATCH)
+    with torch.no_grad():
+        bare = [forecast(backbone, pool(past, 2**i), -(-HORIZON // 2**i), PATCH, i).params for i in range(SCALES + 1)]
+        with_hooks = module.forecast_scales(past).params
+        for hook in ("adapt_input", "adapters", "aggregate"):
+            monkeypatch.setattr(module.method, hook, getattr(Method, hook).__get__(module.method))
+        without = module.forecast_scales(past).params
+    for base, on, off in zip(bare, with_hooks, without, strict=True):
+        torch.testing.assert_close(off, base, **CLOSE)
+        if list(module.method.parameters()):
+            assert (on - base).abs().max() > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------- what trains
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_exactly_the_declared_parameters_get_gradients(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+    module = attached(make_module(*case, **settings))
+    gradients = _gradients(module)
+    assert set(gradients) == _declared(module)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    idle = {name for name, gradient in gradients.items() if not gradient.any()}
+    head = {name for name in gradients if module.method.group_of(name.removeprefix("backbone.")) == "head"}
+    # at the start LoRA's a waits for b; one component of a mixture may be too far from the labels to be moved
+    assert {name for name in idle if not name.endswith(".a")} < head
+
+
+def test_no_part_of_the_method_is_dead(case: tuple[Path, str]) -> None:
+    gradients = _gradients(perturbed(make_module(*case)))
+    assert not [name for name, gradient in gradients.items() if name.startswith("method.") and not gradient.any()]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_optimiser_has_exactly_the_declared_parameters(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+    module = make_module(*case, **settings)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    optimizer = module.configure_optimizers()
+    held = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == _declared(module)
+    for group in optimizer.param_groups:
+        kind = group["name"].removesuffix("_plain")
+        assert group["lr"] == getattr(module.rates, kind)
+        for parameter in group["params"]:
+            owner, _, rest = names[id(parameter)].partition(".")
+            own = {"method": "new", "scale_weights": "omega"}
+            assert kind == (own[owner] if owner in own else module.method.group_of(rest))
+
+
+@pytest.fixture(scope="module")
+def fitted(case: tuple[Path, str]) -> tuple[MSFTModule, dict[str, Tensor]]:
+    """A module after a short `fit`, and its parameters before the first step."""
+    snapshot = Snapshot()
+    model = make_model(*case, pl_trainer_kwargs={"callbacks": [snapshot]})
+    model.fit(series())
+    return model.model, snapshot.state
+
+
+def test_fit_changes_the_declared_parameters_and_nothing_else(
+    case: tuple[Path, str], fitted: tuple[MSFTModule, dict[str, Tensor]]
+) -> None:
+    module, before = fitted
+    declared = _declared(module)
+    pretrained = dict(load_backbone(case[0], PATCH).named_parameters())
+    changed = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == declared
+    assert all(torch.isfinite(value).all() for value in module.parameters())
+    for name, value in pretrained.items():
+        assert torch.equal(before[f"backbone.{name}"], value), name
+        if f"backbone.{name}" not in declared:
+            assert torch.equal(module.get_parameter(f"backbone.{name}"), value), name
+
+
+def test_the_same_seed_gives_the_same_bits(
+    case: tuple[Path, str], fitted: tuple[MSFTModule, dict[str, Tensor]]
+) -> None:
+    model = make_model(*case)
+    model.fit(series())
+    for name, value in model.model.state_dict().items():
+        assert torch.equal(value, fitted[0].state_dict()[name]), name
+
+
+# --------------------------------------------------------------------------------------------- after some training
+
+
+def test_input_adapters_get_the_context_s_tokens_alone(case: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, seen = attached(make_module(*case)), {}
+
+    def record(tokens: Tensor, scale: int) -> Tensor:
+        seen[scale] = tokens.shape[-2]
+        return tokens
+
+    monkeypatch.setattr(module.method, "adapt_input", record)
+    predict(module, windows())
+    assert seen == {0: 6, 1: 3, 2: 2}  # 22, 11 and 6 steps in patches of 4
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "reached"),
+    [(None, [{0}, {1}, {2}]), ("c2f", [{0}, {0, 1}, {0, 1, 2}]), ("f2c", [{0, 1, 2}, {1, 2}, {2}])],
+)
+def test_scales_hear_of_one_another_through_the_aggregator_alone(
+    case: tuple[Path, str], aggregator: str | None, reached: list[set[int]]
+) -> None:
+    """`reached[i]`: the scales whose forecasts change with what scale i sees."""
+    module, past = perturbed(make_module(*case, aggregator=aggregator)), windows(gaps=False)
+    if not list(module.method.parameters()):
+        pytest.skip("a method without a part of its own")
+    plain, adapt_input = _scale_params(module, past), module.method.adapt_input
+    for scale in range(SCALES + 1):
+        module.method.adapt_input = lambda tokens, i, s=scale: adapt_input(tokens, i) + (tokens.cos() if i == s else 0)
+        changed = _scale_params(module, past)
+        assert {i for i, (a, b) in enumerate(zip(plain, changed, strict=True)) if not torch.equal(a, b)} == reached[
+            scale
+        ]
+
+
+@torch.no_grad()
+def _scale_params(module: MSFTModule, past: Tensor) -> list[Tensor]:
+    params: list[Tensor] = module.forecast_scales(past).params
+    return params
+
+
+def test_batch_equals_loop(case: tuple[Path, str]) -> None:
+    module, past = perturbed(make_module(*case)), windows()
+    together = predict(module, past)
+    for row in range(3):
+        torch.testing.assert_close(predict(module, past[row : row + 1])[0], together[row], **CLOSE)
+
+
+def test_permuting_series_and_variates_permutes_forecasts(case: tuple[Path, str]) -> None:
+    module, past = perturbed(make_module(*case)), windows()
+    permuted = predict(module, past[[2, 0, 1]][..., [1, 0]])
+    torch.testing.assert_close(permuted, predict(module, past)[[2, 0, 1]][:, :, [1, 0]], **CLOSE)
+
+
+@pytest.mark.parametrize("more", [1, 4, 11, 32])
+def test_longer_left_padding_changes_nothing(case: tuple[Path, str], more: int) -> None:
+    module, past = perturbed(make_module(*case)), windows()
+    roomy = make_module(*case, context=CONTEXT + more)
+    roomy.load_state_dict(module.state_dict())
+    longer = torch.cat([torch.full((3, more, VARIATES), torch.nan), past], dim=1)
+    torch.testing.assert_close(predict(roomy, longer), predict(module, past), **CLOSE)
+
+
+def test_state_dict_round_trip(case: tuple[Path, str]) -> None:
+    module, past = perturbed(make_module(*case)), windows()
+    other = make_module(*case, random_state=1)
+    result = other.load_state_dict(module.state_dict(), strict=True)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+    assert torch.equal(predict(other, past), predict(module, past))
+
+
+def test_a_step_lowers_the_loss(case: tuple[Path, str]) -> None:
+    """Gradients point downhill: a small step along them."""
+    module = attached(make_module(*case))
+    batch = training_batch()
+
+    def loss() -> Tensor:
+        return module._training_loss(batch, module.forecast_scales(batch.past_target))
+
+    before = loss()
+    before.backward()
+    with torch.no_grad():
+        norm = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 / norm * parameter.grad
+    assert loss() < before
+
+
+# ---------------------------------------------------------------------------------------------- the toy, end to end
+
+
+def test_the_toy_fits_and_predicts(tmp_path: Path) -> None:
+    MAKERS["toy"](tmp_path)
+    train, later = series(), series(48, seed=3)
+    with registered_toy():
+        model = make_model(tmp_path, "msft", n_epochs=2)
+        model.fit(train, val_series=later)
+        samples = model.predict(HORIZON + 2, later, num_samples=20)
+    assert isinstance(model.model, MSFTModule)
+    assert samples.start_time() == later.end_time() + later.freq
+    assert samples.all_values().shape == (HORIZON + 2, VARIATES, 20)
+    assert np.isfinite(samples.all_values()).all()
+    assert samples.all_values().std(axis=-1).min() > 0
+    assert sum(model.scale_weights) == pytest.approx(1)
+
+
+def test_an_unknown_method_is_named_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"^method='msf' is not known; choose one of 'msft'[^\n]*$"):
+        find_method("msf")
