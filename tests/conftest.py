@@ -36,3 +36,27 @@ def ett_dir() -> Path:
     if not (folder / "ETTh1.csv").is_file():
         pytest.skip(f"no ETTh1.csv in {folder}; set DARTS_MSFT_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_moirai(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory with a random MOIRAI checkpoint: width 64, one layer, patches of 4 and 8 steps, all four components."""
+    import torch
+    from uni2ts import distribution
+    from uni2ts.model.moirai.module import MoiraiModule
+
+    components = ("StudentTOutput", "NormalFixedScaleOutput", "NegativeBinomialOutput", "LogNormalOutput")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = MoiraiModule(
+            distribution.MixtureOutput([getattr(distribution, name)() for name in components]),
+            d_model=64,
+            num_layers=1,
+            patch_sizes=(4, 8),
+            max_seq_len=512,
+            attn_dropout_p=0.0,
+            dropout_p=0.0,
+        )
+    folder = tmp_path_factory.mktemp("tiny-moirai")
+    module.save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,129 @@
+"""What the tests of `MSFTFoundationModel` share: a tiny model, series, and the forecast distribution written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from darts import TimeSeries
+from scipy import stats
+
+from darts_msft import MSFTFoundationModel
+
+CONTEXT, HORIZON = 32, 8
+TRAINER = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "logger": False,
+}
+NO_DECAY = {"betas": (0.9, 0.98), "weight_decay": 0.0}
+
+
+def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes: Any) -> MSFTFoundationModel:
+    """A model that fits and forecasts in a fraction of a second; `trainer` goes on top of the usual arguments."""
+    settings: dict[str, Any] = {
+        "input_chunk_length": CONTEXT,
+        "output_chunk_length": HORIZON,
+        "backbone": checkpoint,
+        "num_scales": 2,
+        "patch_size": 4,
+        "n_epochs": 1,
+        "batch_size": 16,
+        "random_state": 0,
+        "pl_trainer_kwargs": {**TRAINER, **(trainer or {})},
+    }
+    return MSFTFoundationModel(**{**settings, **changes})
+
+
+def wave(
+    length: int = 100, components: int = 1, seed: int = 0, dtype: Any = np.float32, level: float = 5.0
+) -> TimeSeries:
+    """Sines of period 8 with a little noise, hourly; component c is shifted in phase and c times 3 higher."""
+    time, shift = np.arange(length)[:, None], np.arange(components)
+    noise = 0.1 * np.random.default_rng(seed).standard_normal((length, components))
+    values = np.sin(2 * np.pi * time / 8 + shift) + level + 3 * shift + noise
+    index = pd.date_range("2024-01-01", periods=length, freq="h", name="time")
+    return TimeSeries.from_times_and_values(index, values.astype(dtype))
+
+
+def from_values(values: np.ndarray) -> TimeSeries:
+    """An hourly series that starts like `wave`."""
+    index = pd.date_range("2024-01-01", periods=len(values), freq="h", name="time")
+    return TimeSeries.from_times_and_values(index, values)
+
+
+def values_of(forecast: TimeSeries | list[TimeSeries]) -> np.ndarray:
+    """(time, component, sample), or (series, time, component, sample)."""
+    if isinstance(forecast, TimeSeries):
+        return forecast.all_values(copy=False)
+    return np.stack([series.all_values(copy=False) for series in forecast])
+
+
+def parameters_of(model: MSFTFoundationModel, series: TimeSeries) -> list[list[dict[str, float]]]:
+    """By step and scale: the native distribution's parameters of a univariate forecast, under their short names."""
+    forecast = model.predict(HORIZON, series, predict_likelihood_parameters=True)
+    frame, steps = forecast.to_dataframe(), []
+    names = [name.split("_", 1)[1] for name in frame.columns]  # without the component's name
+    for row in frame.to_numpy(dtype=float):
+        scales: dict[str, dict[str, float]] = {}
+        for name, value in zip(names, row, strict=True):
+            scale, short = name.split("_", 1)
+            scales.setdefault(scale, {})[short] = value
+        steps.append(list(scales.values()))
+    return steps
+
+
+def scale_cdf(scale: dict[str, float], value: np.ndarray | float) -> np.ndarray:
+    """Distribution function of one scale, from its parameters, in the series' units; written with scipy alone."""
+    z = (np.asarray(value, dtype=float) - scale["loc"]) / scale["scale"]
+    logits = np.array([scale[f"logit{i}"] for i in range(4)])
+    weights = np.exp(logits - logits.max())
+    total, logit = scale["negativebinomial2_total_count"], scale["negativebinomial2_logits"]
+    success = 1 / (1 + np.exp(logit))  # torch counts successes of probability sigmoid(logits) before `total` failures
+    parts = [
+        stats.t.cdf(z, scale["studentt0_df"], scale["studentt0_loc"], scale["studentt0_scale"]),
+        stats.norm.cdf(z, scale["normalfixedscale1_loc"], 1e-3),
+        stats.nbinom.cdf(np.floor(z), total, success),
+        stats.lognorm.cdf(z, s=scale["lognormal3_scale"], scale=np.exp(scale["lognormal3_loc"])),
+    ]
+    return np.tensordot(weights / weights.sum(), np.stack(parts), axes=1)
+
+
+def mixture_cdf(step: list[dict[str, float]], value: np.ndarray | float) -> np.ndarray:
+    """Distribution function of a step's mixture over scales."""
+    return np.sum([scale["weight"] * scale_cdf(scale, value) for scale in step], axis=0)
+
+
+def scale_quantile(scale: dict[str, float], level: float) -> float:
+    """The smallest value whose distribution function reaches `level`, by plain bisection."""
+    low, high = scale["loc"] - 1e4 * scale["scale"], scale["loc"] + 1e4 * scale["scale"]
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if scale_cdf(scale, middle) < level else (low, middle)
+    return float(high)
+
+
+def parameters_snapshot(model: MSFTFoundationModel) -> dict[str, np.ndarray]:
+    """Copies of all of the network's parameters."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in model.model.named_parameters()}
+
+
+def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
+    """Names whose values differ in any bit."""
+    assert before.keys() == after.keys()
+    return {name for name in before if not np.array_equal(before[name], after[name], equal_nan=True)}
+
+
+def validation_scores(model: MSFTFoundationModel) -> tuple[float, float]:
+    """The validation score before the first step, and that of the state that `fit` returned."""
+    selection = model.model.selection
+    assert selection.best is not None, "fit scored no state"
+    return selection.candidates[0].score, selection.best.score
+
+
+def chosen_state(model: MSFTFoundationModel) -> str:
+    """The label of the state that `fit` returned: "zero-shot", "epoch 0", ..."""
+    return str(model.model.selection.best.label)
