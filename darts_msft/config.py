@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from math import isfinite
+from typing import Any, TypeVar
 
 AGGREGATORS = ("both", "c2f", "f2c", None)
 MIXINGS = ("mixture", "quantile")
@@ -26,6 +27,9 @@ def check_number(name: str, value: object, minimum: float, integer: bool = False
         raise ValueError(f"{name}={value!r} is not allowed; give {kind} of at least {minimum:g}")
 
 
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
 class Config:
     """Mixin: a frozen dataclass as a plain dictionary and back."""
 
@@ -33,7 +37,7 @@ class Config:
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         if unknown := set(values) - known:
             raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}; known fields: {sorted(known)}")
@@ -78,6 +82,8 @@ class MixingConfig(Config):
             check_choice("weight_init", self.weight_init, ("uniform", "first"))
         else:
             object.__setattr__(self, "weight_init", tuple(float(logit) for logit in self.weight_init))
+            if not all(map(isfinite, self.weight_init)):
+                raise ValueError(f"weight_init={list(self.weight_init)!r} is not allowed; give finite logits")
 
     def initial_logits(self, num_scales: int) -> list[float]:
         """Logits of the K+1 scales' weights before the first step; `num_scales` is K."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,7 @@ from torch import Tensor
 from darts_msft.backbones.base import Adapters, Backbone
 
 
+@runtime_checkable
 class Hooks(Protocol):
     """What a finetuning method may do inside the loop."""
 

@@ -71,7 +71,7 @@ class DartsFamily(Family):
         raw, target, weight = (
             rearrange(params, "b v h r -> b h v r"),
             rearrange(torch.where(observed, value, 0), "b v h -> b h v"),
-            rearrange(weight * observed, "b v h -> b h v"),
+            rearrange(torch.where(observed, weight, 0), "b v h -> b h v"),
         )
         return self.likelihood.compute_loss(raw, target, weight) * (value.numel() / observed.sum().clamp(min=1))
 

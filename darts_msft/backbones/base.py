@@ -17,6 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+STAND_IN = 1.0
+"""In the place of missing values, whose density counts nowhere: inside every family's support."""
+
 Adapters = Mapping[str, nn.Module]
 """Additive modules by target name: the output of `adapters[target](x)` joins that of the target linear."""
 
@@ -84,8 +87,8 @@ class Family(ABC):
     ) -> Float[Tensor, ""]:
         """Weighted mean negative log-likelihood over observed values (not NaN)."""
         observed = ~torch.isnan(value)
-        weight = weight * observed
-        density = self.log_prob(params, torch.where(observed, value, 0))
+        weight = torch.where(observed, weight, 0)
+        density = self.log_prob(params, torch.where(observed, value, STAND_IN))
         return -(density * weight).sum() / observed.sum().clamp(min=1)
 
     def mixed_loss(
@@ -101,7 +104,7 @@ class Family(ABC):
         `value` is in the series' units; NaN marks missing values.
         """
         observed = ~torch.isnan(value)
-        standardised = (torch.where(observed, value, loc[..., 0]).unsqueeze(-1) - loc) / scale
+        standardised = torch.where(observed.unsqueeze(-1), (value.unsqueeze(-1) - loc) / scale, STAND_IN)
         density = self.log_prob(params, standardised) - (scale / scale[..., :1]).log()
         mixed = (density + weights.log()).logsumexp(dim=-1)
         return -(mixed * observed).sum() / observed.sum().clamp(min=1)

@@ -20,11 +20,10 @@ from torch.distributions import Distribution, LogNormal, Normal, StudentT
 from uni2ts.distribution import DistributionOutput, MixtureOutput
 from uni2ts.distribution.negative_binomial import NegativeBinomial
 
-from darts_msft.backbones.base import Family
+from darts_msft.backbones.base import STAND_IN, Family
 
 _MAX_STEPS = 90  # every third step halves the bracket at least
 _TOLERANCE = 1e-6  # of the share below, and of the value
-_STAND_IN = 1.0  # inside the support of every component
 
 
 class MoiraiFamily(Family):
@@ -86,7 +85,7 @@ class MoiraiFamily(Family):
         terms = []
         for distribution in distributions:
             inside = distribution.support.check(value)  # type: ignore[union-attr]
-            density = distribution.log_prob(torch.where(inside, value, _STAND_IN))
+            density = distribution.log_prob(torch.where(inside, value, STAND_IN))
             terms.append(density.masked_fill(~inside, -torch.inf))
         return (torch.stack(terms, dim=-1) + log_weights).logsumexp(dim=-1)
 

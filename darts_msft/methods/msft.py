@@ -51,8 +51,7 @@ class MSFT(Method):
         return adapted
 
     def adapters(self, layer: int, scale: int) -> Adapters:
-        modules: Adapters = self.lora[layer][scale]  # type: ignore[index]
-        return modules
+        return dict(self.lora[layer][scale].items())  # type: ignore[index]
 
     def aggregate(
         self, layer: int, tokens: list[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
