@@ -80,6 +80,8 @@ class MixingConfig(Config):
         check_choice("weight_learning", self.weight_learning, WEIGHT_LEARNINGS)
         if isinstance(self.weight_init, str):
             check_choice("weight_init", self.weight_init, ("uniform", "first"))
+        elif not isinstance(self.weight_init, list | tuple):
+            raise ValueError(f"weight_init={self.weight_init!r} is not known; give 'uniform', 'first' or K+1 logits")
         else:
             object.__setattr__(self, "weight_init", tuple(float(logit) for logit in self.weight_init))
             if not all(map(isfinite, self.weight_init)):

@@ -99,6 +99,7 @@ class MSFTFoundationModel(FoundationModel):
     """
 
     enable_finetuning: bool | dict[str, list[str]] | None
+    _zero_shot_kind: tuple[int, Any] | None
 
     def __init__(
         self,
@@ -125,9 +126,14 @@ class MSFTFoundationModel(FoundationModel):
         **kwargs: Any,
     ) -> None:
         find_method(method)
-        longest = input_chunk_length if isinstance(input_chunk_length, int) else input_chunk_length[1]
-        check_number("input_chunk_length", longest, 1, integer=True)
+        longest = _longest_context(input_chunk_length)
         check_number("output_chunk_length", output_chunk_length, 1, integer=True)
+        check_number("output_chunk_shift", output_chunk_shift, 0, integer=True)
+        if kwargs.get("loss_fn") is not None:
+            raise ValueError(
+                f"loss_fn={kwargs['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or pass "
+                "a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
+            )
         _, architecture, config = describe(backbone, revision)
         cls = load_class(architecture)
         horizon = output_chunk_length + output_chunk_shift
@@ -157,7 +163,7 @@ class MSFTFoundationModel(FoundationModel):
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = resolved
         self.trainer_params.setdefault("gradient_clip_val", GRADIENT_CLIP)
-        self._zero_shot_only = False
+        self._zero_shot_only, self._zero_shot_kind = False, None
         if self.pl_module_params.get("use_reversible_instance_norm"):
             logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
 
@@ -271,7 +277,11 @@ class MSFTFoundationModel(FoundationModel):
         return super().historical_forecasts(series, *args, **kwargs)
 
     def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
-        if self._fit_called or series is None:
+        if series is None or (self._fit_called and not self._zero_shot_only):
+            return
+        first = series if isinstance(series, TimeSeries) else next(iter(series))
+        kind = (first.n_components, first.dtype)
+        if self._fit_called and self._zero_shot_kind == kind:
             return
         chosen = self.enable_finetuning
         self.enable_finetuning = False
@@ -279,7 +289,7 @@ class MSFTFoundationModel(FoundationModel):
             self.fit(series)
         finally:
             self.enable_finetuning = chosen
-        self.training_series, self._zero_shot_only = None, True
+        self.training_series, self._zero_shot_only, self._zero_shot_kind = None, True, kind
 
 
 def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
@@ -288,6 +298,18 @@ def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
     while scales and ScalePlan(context, horizon, patch_size, scales).context_token_counts[-1] < DEFAULT_COARSE_TOKENS:
         scales -= 1
     return scales
+
+
+def _longest_context(input_chunk_length: object) -> int:
+    """C from `input_chunk_length`: a number of steps, or (shortest, longest)."""
+    pair = input_chunk_length if isinstance(input_chunk_length, tuple | list) else (input_chunk_length,) * 2
+    whole = len(pair) == 2 and all(isinstance(steps, int) and not isinstance(steps, bool) for steps in pair)
+    if not whole or not 1 <= pair[0] <= pair[1]:
+        raise ValueError(
+            f"input_chunk_length={input_chunk_length!r} is not allowed; give an integer of at least 1, or a pair "
+            "(shortest, longest) of them"
+        )
+    return int(pair[1])
 
 
 def _choose_patch_size(asked: int | str, available: tuple[int, ...], context: int) -> int:

@@ -304,32 +304,40 @@ class MSFTModule(PLForecastingModule):
         if self.trainer.enable_validation and self.trainer.val_dataloaders is not None:
             label = "before this fit" if bool(self.trained) else "zero-shot"
             score = self._run_validation(self.trainer.val_dataloaders, loop.max_batches[0])
-            self.selection.consider(self, Candidate(label, score))
+            if score is not None:
+                self.selection.consider(self, Candidate(label, score))
         self.trained.fill_(True)
 
     @torch.no_grad()
-    def _run_validation(self, batches: Iterable[TorchTrainingBatch], limit: int | float) -> float:
+    def _run_validation(self, batches: Iterable[TorchTrainingBatch], limit: float) -> float | None:
+        """The validation score of the present state; None without validation data."""
         self.eval()
         self.score.reset()
         for index, batch in enumerate(batches):
             if index >= limit:
                 break
-            batch = self.trainer.strategy.batch_to_device(batch)
-            self._update_score(batch, self.forecast_scales(batch.past_target))
-        score = float(self.score.compute())
-        self.score.reset()
+            batch = self.trainer.strategy.batch_to_device(self.trainer.precision_plugin.convert_input(batch))
+            with self.trainer.precision_plugin.val_step_context():
+                self._update_score(batch, self.forecast_scales(batch.past_target))
         self.train()
-        return score
+        return self._pop_score()
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        score = self.score.compute()
+        products = self.score.products.clone()
+        score = self._pop_score()
+        if score is None:  # Darts runs an empty loop where there is no validation series
+            return
         self.log("val_loss", score, prog_bar=True)
         if not self.trainer.sanity_checking:
-            self.selection.consider(self, Candidate(f"epoch {self.current_epoch}", float(score)))
+            self.selection.consider(self, Candidate(f"epoch {self.current_epoch}", score))
             if self.mixing.weight_learning == "stacking":
-                self.scale_weights.set(stack_weights(self.score.products).to(self.scale_weights.omega))
+                self.scale_weights.set(stack_weights(products).to(self.scale_weights.omega))
+
+    def _pop_score(self) -> float | None:
+        score = float(self.score.compute()) if self.score.update_called else None
         self.score.reset()
+        return score
 
     def on_train_end(self) -> None:
         """Returns to the best state seen, which may be the pretrained one."""

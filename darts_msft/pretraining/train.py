@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -209,3 +210,4 @@ def export(module: MoiraiModule, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors"):
         os.replace(part / name, directory / name)
+    shutil.rmtree(part)  # what save_pretrained leaves beside them (a README)
