@@ -40,8 +40,12 @@ def random_moirai(
     patch_sizes: tuple[int, ...] = (4, 8),
     output: DistributionOutput | None = None,
     scaling: bool = True,
+    attn_dropout_p: float = 0.0,
 ) -> MoiraiModule:
-    """Every parameter is random, also those that start at 0 or 1, so that one left out is seen."""
+    """Every parameter is random, also those that start at 0 or 1, so that one left out is seen.
+
+    It has dropout; in the attention only on demand, as uni2ts drops there in evaluation too.
+    """
     torch.manual_seed(3)
     module = MoiraiModule(
         distr_output=output if output is not None else official_mixture(),
@@ -49,8 +53,8 @@ def random_moirai(
         num_layers=2,
         patch_sizes=patch_sizes,
         max_seq_len=64,
-        attn_dropout_p=0.0,
-        dropout_p=0.0,
+        attn_dropout_p=attn_dropout_p,
+        dropout_p=0.2,
         scaling=scaling,
     )
     with torch.no_grad():
@@ -60,7 +64,7 @@ def random_moirai(
 
 
 def save_moirai(directory: Path) -> None:
-    random_moirai().save_pretrained(directory)
+    random_moirai(attn_dropout_p=0.2).save_pretrained(directory)
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {

@@ -236,6 +236,13 @@ def _scale_params(module: MSFTModule, past: Tensor) -> list[Tensor]:
     return params
 
 
+def test_training_mode_changes_no_forecast(case: tuple[Path, str]) -> None:
+    """Frozen layers have no dropout while others learn."""
+    module, past = perturbed(make_module(*case)), windows()
+    quiet, training = predict(module, past), predict(module.train(), past)
+    assert torch.equal(quiet, training)
+
+
 def test_batch_equals_loop(case: tuple[Path, str]) -> None:
     module, past = perturbed(make_module(*case)), windows()
     together = predict(module, past)
