@@ -97,7 +97,7 @@ def test_another_optimiser_needs_no_further_arguments(tiny_moirai: str, optimize
 
 def test_plateau_lowers_all_rates_alike(tiny_moirai: str) -> None:
     still = dict.fromkeys(RATES, 1e-9)  # nothing improves
-    options = {"patience": 0, "factor": 0.5, "threshold": 0.5}
+    options = {"patience": 0, "factor": 0.5, "threshold": 0.5, "eps": 0.0}
     schedule = {"lr_scheduler_cls": lr_scheduler.ReduceLROnPlateau, "lr_scheduler_kwargs": options}
     model, log = logged(tiny_moirai, n_epochs=4, **still, **schedule)
     model.fit(wave(48), val_series=wave(50, seed=1))
@@ -130,6 +130,7 @@ def test_early_stopping_on_the_validation_loss(tiny_moirai: str) -> None:
     assert float(stopper.best_score) == pytest.approx(model.model.selection.candidates[1].score)
 
 
+@pytest.mark.filterwarnings("ignore:You called .self.log:UserWarning")  # Darts logs metrics though there is no logger
 def test_torch_metrics_are_logged(tiny_moirai: str) -> None:
     metrics = torchmetrics.MetricCollection([torchmetrics.MeanAbsoluteError(), torchmetrics.MeanSquaredError()])
     model = make_model(tiny_moirai, likelihood=None, torch_metrics=metrics, **dict.fromkeys(RATES, 0.0))
@@ -145,6 +146,7 @@ def test_torch_metrics_are_logged(tiny_moirai: str) -> None:
     assert found["val_MeanAbsoluteError"] == pytest.approx(np.abs(values_of(mixed)[..., 0] - targets).mean(), rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:You called .self.log:UserWarning")
 def test_probabilistic_metrics_and_sanity_check_run(tiny_moirai: str) -> None:
     model = make_model(
         tiny_moirai, trainer={"num_sanity_val_steps": 2}, torch_metrics=torchmetrics.MeanAbsoluteError(), lr_head=1e-2
