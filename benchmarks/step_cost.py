@@ -83,7 +83,7 @@ def build(arguments: argparse.Namespace, method: str, num_scales: int) -> MSFTMo
 def step(module: MSFTModule, optimizer: torch.optim.Optimizer, batch: TorchTrainingBatch) -> float:
     begin = time.perf_counter()
     optimizer.zero_grad(set_to_none=True)
-    loss = module._training_loss(batch, module.forecast_scales(batch.past_target))
+    loss = module.training_loss(batch, module.forecast_scales(batch.past_target))
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], 1.0)
     optimizer.step()

@@ -82,14 +82,14 @@ class DartsFamily(Family):
         scale: Float[Tensor, "B V 1 S"],
         weights: Float[Tensor, "S"],
         value: Float[Tensor, "B V H"],
+        weight: Float[Tensor, "B V H"] | None = None,
     ) -> Float[Tensor, ""]:
         if self.levels is None:
-            return super().mixed_loss(params, loc, scale, weights, value)
+            return super().mixed_loss(params, loc, scale, weights, value, weight)
         quantiles = params * scale.unsqueeze(-1) + loc.unsqueeze(-1)
         mixed = (quantiles * weights.unsqueeze(-1)).sum(dim=-2)
-        return self.loss(
-            (mixed - loc[..., :1]) / scale[..., :1], (value - loc[..., 0]) / scale[..., 0], torch.ones_like(value)
-        )
+        weight = torch.ones_like(value) if weight is None else weight
+        return self.loss((mixed - loc[..., :1]) / scale[..., :1], (value - loc[..., 0]) / scale[..., 0], weight)
 
 
 class ScaleMixture(TorchLikelihood):

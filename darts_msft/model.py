@@ -131,8 +131,8 @@ class MSFTFoundationModel(FoundationModel):
         check_number("output_chunk_shift", output_chunk_shift, 0, integer=True)
         if kwargs.get("loss_fn") is not None:
             raise ValueError(
-                f"loss_fn={kwargs['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or pass "
-                "a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
+                f"loss_fn={kwargs['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or "
+                "pass a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
             )
         _, architecture, config = describe(backbone, revision)
         cls = load_class(architecture)

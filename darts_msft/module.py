@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import (
     ModuleStage,
     PLModuleInput,
@@ -26,13 +26,11 @@ from darts_msft.encoder import encode
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.loss import combine, scale_losses
 from darts_msft.methods import find_method
-from darts_msft.mixing import ScaleWeights, crps, mix_points, pack, stack_weights, upsample_all
+from darts_msft.mixing import ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.pyramid import ScalePlan
-from darts_msft.score import ValidationScore
-from darts_msft.selection import BestState, Candidate
+from darts_msft.validation import ValidatedModule
 
-VALIDATION_SAMPLES = 32
-VALIDATION_SEED = 0
+logger = logging.getLogger("darts_msft")
 
 
 class ScaleOutputs(NamedTuple):
@@ -43,7 +41,7 @@ class ScaleOutputs(NamedTuple):
     family: Family
 
 
-class MSFTModule(PLForecastingModule):
+class MSFTModule(ValidatedModule):
     """A backbone with a finetuning method attached.
 
     Everything that the constructor needs is plain data, so that a checkpoint rebuilds the module without the hub:
@@ -80,9 +78,8 @@ class MSFTModule(PLForecastingModule):
         self.step_head = (
             StepHead(self.backbone.spec.width, patch_size, len(self.new_family.names)) if self.new_family else None
         )
-        self.register_buffer("trained", torch.tensor(False))
-        self.score = ValidationScore(self.n_targets, num_scales + 1)
-        self.selection = BestState(frozenset())
+        self.stacking = self.mixing.weight_learning == "stacking"
+        self.prepare_validation(num_scales + 1)
         self.apply_trainable()
 
     # ---------------------------------------------------------------- what trains
@@ -178,9 +175,7 @@ class MSFTModule(PLForecastingModule):
         past_target = past_target.to(self.scale_weights.omega)
         outputs = self.forecast_scales(past_target)
         outputs = outputs._replace(stats=_constant_where_flat(past_target, outputs.stats))
-        points = [self._quantiles(outputs, scale, [0.5]) for scale in range(len(outputs.stats))]
-        middle = self._at_original_rate([part[..., part.shape[-1] // 2, None] for part in points])
-        return list(middle[0, ..., 0].permute(2, 0, 1).cpu().numpy())
+        return list(self._medians(outputs)[0].permute(2, 0, 1).cpu().numpy())
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
@@ -230,29 +225,54 @@ class MSFTModule(PLForecastingModule):
 
     def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Any:
         """Darts' step; but where nothing is fed back, the network runs once for all samples."""
-        once = self.pred_n <= self.output_chunk_length and isinstance(self.likelihood, ScaleMixture)
+        once = self.pred_n <= self.output_chunk_length and self.likelihood is not None
         if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
             return super().predict_step(batch, batch_idx, dataloader_idx)
-        output = self(PLModuleInput(past_target=batch.past_target))
-        samples = self.likelihood.sample_many(output.prediction, self.pred_num_samples)
+        samples = self._sample(self(PLModuleInput(past_target=batch.past_target)).prediction, self.pred_num_samples)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
+
+    def forecast_samples(self, past_target: Float[Tensor, "B C V"], count: int) -> Float[Tensor, "M B H V"]:
+        outputs = self.forecast_scales(past_target)
+        if not _finite(outputs):
+            batch, _, variates = past_target.shape
+            return past_target.new_full((1, batch, self.output_chunk_length or 0, variates), torch.nan)
+        return self._sample(self.mix(outputs), count)
+
+    def forecast_medians(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V S"]:
+        return self._medians(self.forecast_scales(past_target))
+
+    def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
+        if isinstance(self.likelihood, ScaleMixture):
+            return self.likelihood.sample_many(forecast, count)
+        if self.likelihood is None:
+            return forecast.squeeze(-1).unsqueeze(0)
+        return torch.stack([self.likelihood.sample(forecast) for _ in range(count)])
+
+    def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
+        points = [self._quantiles(outputs, scale, [0.5]) for scale in range(len(outputs.stats))]
+        return self._at_original_rate([part[..., part.shape[-1] // 2, None] for part in points]).squeeze(-1)
 
     # ---------------------------------------------------------------- training
 
-    def _train_val_step(
-        self, batch: TorchTrainingBatch, stage: ModuleStage, criterion: nn.Module | None, metrics: Any
-    ) -> Tensor:
-        outputs = self.forecast_scales(batch.past_target)
-        if stage is ModuleStage.VALIDATE:
-            loss = self._update_score(batch, outputs)
-        else:
-            loss = self._training_loss(batch, outputs)
-            self.log("train_loss", loss, batch_size=len(batch.past_target), prog_bar=True, sync_dist=True)
-        if len(metrics):
-            self._update_metrics(PLModuleOutput(prediction=self.mix(outputs)), batch.future_target, metrics)
+    def on_fit_start(self) -> None:
+        if not self._forecasts_zero_shot():
+            self.trained.fill_(True)
+
+    def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor | None:
+        outputs = self.forecast_scales(train_batch.past_target)
+        if not _finite(outputs):  # Lightning skips a step without a loss
+            logger.warning("training stopped at step %d: forecasts are not finite; lower the rates", self.global_step)
+            self.trainer.should_stop = True
+            return None
+        loss = self.training_loss(train_batch, outputs)
+        self.log("train_loss", loss, batch_size=len(train_batch.past_target), prog_bar=True, sync_dist=True)
+        if len(self.train_metrics):
+            output = PLModuleOutput(prediction=self.mix(outputs))
+            self._update_metrics(output, train_batch.future_target, self.train_metrics)
         return loss
 
-    def _training_loss(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:
+    def training_loss(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:
+        """The scales' own losses, summed; where omega learns from the mixed forecast, that forecast's loss too."""
         target, sample_weight = self._labels(batch.future_target), None
         if batch.sample_weight is not None:
             sample_weight = self._labels(batch.sample_weight.expand_as(batch.future_target))
@@ -263,85 +283,17 @@ class MSFTModule(PLForecastingModule):
             params = upsample_all(self.plan, [part.detach() for part in outputs.params], self.mixing.upsampling)
             loc = torch.stack([stats.loc for stats in outputs.stats], dim=-1)
             scale = torch.stack([stats.scale for stats in outputs.stats], dim=-1)
-            loss = loss + outputs.family.mixed_loss(params.transpose(1, 2), loc, scale, weights, target)
+            own = outputs.family.mixed_loss(params.transpose(1, 2), loc, scale, weights, target, sample_weight)
+            loss = loss + own
         return loss
 
     def _labels(self, target: Float[Tensor, "B H V"]) -> Float[Tensor, "B V H2"]:
         """(B, V, H) over the whole horizon; the gap of `output_chunk_shift` is unknown."""
         return nn.functional.pad(rearrange(target, "b h v -> b v h"), (self.output_chunk_shift, 0), value=torch.nan)
 
-    @torch.no_grad()
-    def _update_score(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:
-        """Adds the mixed forecast's CRPS on this batch to the validation score, with the same noise every time."""
-        forecast = self.mix(outputs)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(VALIDATION_SEED)
-            if isinstance(self.likelihood, ScaleMixture):
-                samples = self.likelihood.sample_many(forecast, VALIDATION_SAMPLES)
-            elif self.likelihood is not None:
-                samples = torch.stack([self.likelihood.sample(forecast) for _ in range(VALIDATION_SAMPLES)])
-            else:
-                samples = forecast.squeeze(-1).unsqueeze(0)
-        error = crps(samples, batch.future_target)
-        self.score.update(error, batch.future_target, batch.sample_weight)
-        if self.mixing.weight_learning == "stacking" and bool(self.trained):
-            points = [self._quantiles(outputs, scale, [0.5]) for scale in self.plan.scales]
-            middle = self._at_original_rate([part[..., part.shape[-1] // 2, None] for part in points])
-            self.score.update_products(middle.squeeze(-1) - batch.future_target.unsqueeze(-1))
-        return torch.nanmean(error)
 
-    def on_fit_start(self) -> None:
-        if not self._forecasts_zero_shot():
-            self.trained.fill_(True)
-
-    def on_train_start(self) -> None:
-        """Scores the state before the first step, the pretrained model's zero-shot forecast, as first candidate."""
-        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        self.selection = BestState(frozenset(learned | {"trained", "scale_weights.omega"}))
-        loop = self.trainer.fit_loop.epoch_loop.val_loop
-        loop.setup_data()
-        if self.trainer.enable_validation and self.trainer.val_dataloaders is not None:
-            label = "before this fit" if bool(self.trained) else "zero-shot"
-            score = self._run_validation(self.trainer.val_dataloaders, loop.max_batches[0])
-            if score is not None:
-                self.selection.consider(self, Candidate(label, score))
-        self.trained.fill_(True)
-
-    @torch.no_grad()
-    def _run_validation(self, batches: Iterable[TorchTrainingBatch], limit: float) -> float | None:
-        """The validation score of the present state; None without validation data."""
-        self.eval()
-        self.score.reset()
-        for index, batch in enumerate(batches):
-            if index >= limit:
-                break
-            batch = self.trainer.strategy.batch_to_device(self.trainer.precision_plugin.convert_input(batch))
-            with self.trainer.precision_plugin.val_step_context():
-                self._update_score(batch, self.forecast_scales(batch.past_target))
-        self.train()
-        return self._pop_score()
-
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        products = self.score.products.clone()
-        score = self._pop_score()
-        if score is None:  # Darts runs an empty loop where there is no validation series
-            return
-        self.log("val_loss", score, prog_bar=True)
-        if not self.trainer.sanity_checking:
-            self.selection.consider(self, Candidate(f"epoch {self.current_epoch}", score))
-            if self.mixing.weight_learning == "stacking":
-                self.scale_weights.set(stack_weights(products).to(self.scale_weights.omega))
-
-    def _pop_score(self) -> float | None:
-        score = float(self.score.compute()) if self.score.update_called else None
-        self.score.reset()
-        return score
-
-    def on_train_end(self) -> None:
-        """Returns to the best state seen, which may be the pretrained one."""
-        self.selection.restore(self)
+def _finite(outputs: ScaleOutputs) -> bool:
+    return all(bool(torch.isfinite(params).all()) for params in outputs.params)
 
 
 def _constant_where_flat(past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:

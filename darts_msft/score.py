@@ -12,7 +12,7 @@ class ValidationScore(Metric):
     """Mean CRPS of each component over observed steps, divided by the component's standard deviation, averaged.
 
     Dividing makes components of different units count alike. Sums are kept in double precision and are added
-    over processes. `products` (S, S) sums the scales' error products, for stacking.
+    over processes. `products` (V, S, S) sums the scales' error products, for stacking.
     """
 
     full_state_update = False
@@ -27,7 +27,8 @@ class ValidationScore(Metric):
         super().__init__()
         for name in ("crps", "weight", "count", "total", "square"):
             self.add_state(name, torch.zeros(num_components, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("products", torch.zeros(num_scales, num_scales, dtype=torch.float64), dist_reduce_fx="sum")
+        products = torch.zeros(num_components, num_scales, num_scales, dtype=torch.float64)
+        self.add_state("products", products, dist_reduce_fx="sum")
 
     def update(
         self,
@@ -46,12 +47,15 @@ class ValidationScore(Metric):
         self.square += value.square().sum(dim=(0, 1))
 
     def update_products(self, errors: Float[Tensor, "B H V S"]) -> None:
-        """Adds the products of the scales' errors; each component is weighted by its inverse mean square error."""
-        errors = errors.double()
+        """Adds the products of the scales' errors; steps with a NaN are left out."""
         observed = ~torch.isnan(errors).any(dim=-1, keepdim=True)
-        errors = torch.where(observed, errors, 0)
-        power = errors.square().mean(dim=(0, 1, 3), keepdim=True).clamp(min=1e-30)
-        self.products += torch.einsum("bhvs,bhvt->st", errors / power, errors)
+        errors = torch.where(observed, errors, 0).double()
+        self.products += torch.einsum("bhvs,bhvt->vst", errors, errors)
+
+    def gram(self) -> Float[Tensor, "S S"]:
+        """Error products summed over components, each divided by its scales' mean square error."""
+        power = self.products.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp(min=1e-30)
+        return (self.products / power[:, None, None]).sum(dim=0)
 
     def compute(self) -> Float[Tensor, ""]:
         seen = self.count > 0

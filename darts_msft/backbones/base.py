@@ -98,8 +98,9 @@ class Family(ABC):
         scale: Float[Tensor, "B V 1 S"],
         weights: Float[Tensor, "S"],
         value: Float[Tensor, "B V H"],
+        weight: Float[Tensor, "B V H"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean negative log-likelihood of the scales' mixture, in scale 0's standardised units.
+        """Weighted mean negative log-likelihood of the scales' mixture, in scale 0's standardised units.
 
         `value` is in the series' units; NaN marks missing values.
         """
@@ -107,7 +108,8 @@ class Family(ABC):
         standardised = torch.where(observed.unsqueeze(-1), (value.unsqueeze(-1) - loc) / scale, STAND_IN)
         density = self.log_prob(params, standardised) - (scale / scale[..., :1]).log()
         mixed = (density + weights.log()).logsumexp(dim=-1)
-        return -(mixed * observed).sum() / observed.sum().clamp(min=1)
+        counted = observed if weight is None else torch.where(observed, weight, 0)
+        return -(mixed * counted).sum() / observed.sum().clamp(min=1)
 
 
 class Backbone(nn.Module, ABC):

@@ -1,0 +1,139 @@
+"""Scoring on the validation series: the candidates for the best state, and stacking's weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import torch
+from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
+from darts.utils.data.torch_datasets.utils import ModuleStage, TorchTrainingBatch
+from jaxtyping import Float
+from torch import Tensor
+
+from darts_msft.mixing import ScaleWeights, crps, stack_weights
+from darts_msft.score import ValidationScore
+from darts_msft.selection import BestState, Candidate
+
+VALIDATION_SAMPLES = 32
+VALIDATION_SEED = 0
+
+
+class ValidatedModule(PLForecastingModule):
+    """A module that scores its states on the validation data and ends in the best one.
+
+    The state before the first step is the first candidate. The score is the CRPS of the mixed forecast (see
+    `ValidationScore`), from samples drawn with the same noise every time; Lightning sees it as `val_loss`.
+    A subclass says how to forecast, and sets `stacking` where its weights are solved for on the validation data.
+    """
+
+    trained: Tensor
+    scale_weights: ScaleWeights
+    stacking: bool = False
+
+    @abstractmethod
+    def forecast_samples(self, past_target: Float[Tensor, "B C V"], count: int) -> Float[Tensor, "M B H V"]:
+        """Draws from the mixed forecast; a point forecast is its own single draw; NaN where it broke down."""
+
+    @abstractmethod
+    def forecast_medians(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V S"]:
+        """Each scale's point forecast at the original rate."""
+
+    def prepare_validation(self, num_scales: int) -> None:
+        """To be called once by the constructor; `num_scales` is S."""
+        self.register_buffer("trained", torch.tensor(False))
+        self.score = ValidationScore(self.n_targets, num_scales)
+        self.selection, self.scored_step = BestState(frozenset()), 0
+
+    # ---------------------------------------------------------------- passes over the validation data
+
+    def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
+        loss = self._add_score(val_batch)
+        if len(self.val_metrics):
+            output = self(val_batch.to_module_input(stage=ModuleStage.VALIDATE))
+            self._update_metrics(output, val_batch.future_target, self.val_metrics)
+        return loss
+
+    @torch.no_grad()
+    def _add_score(self, batch: TorchTrainingBatch) -> Float[Tensor, ""]:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(VALIDATION_SEED)
+            samples = self.forecast_samples(batch.past_target, VALIDATION_SAMPLES)
+        error = crps(samples, batch.future_target)
+        self.score.update(error, batch.future_target, batch.sample_weight)
+        return torch.nanmean(error)
+
+    @torch.no_grad()
+    def _add_products(self, batch: TorchTrainingBatch) -> None:
+        medians = self.forecast_medians(batch.past_target)
+        self.score.update_products(medians - batch.future_target.unsqueeze(-1))
+
+    @torch.no_grad()
+    def _each_batch(self, act: Callable[[TorchTrainingBatch], Any]) -> bool:
+        """Calls `act` on the validation batches that Lightning would use; False where there are none."""
+        loop, batches = self.trainer.fit_loop.epoch_loop.val_loop, self.trainer.val_dataloaders
+        if not self.trainer.enable_validation or batches is None or len(batches) == 0:
+            return False
+        was_training = self.training
+        self.eval()
+        self.score.reset()
+        for index, batch in enumerate(batches):
+            if index >= loop.max_batches[0]:
+                break
+            batch = self.trainer.strategy.batch_to_device(self.trainer.precision_plugin.convert_input(batch))
+            with self.trainer.precision_plugin.val_step_context():
+                act(batch)
+        self.train(was_training)
+        return True
+
+    def _stack(self) -> None:
+        """Solves for the weights that fit the present state's medians best."""
+        if self._each_batch(self._add_products) and bool(self.score.products.any()):
+            self.scale_weights.set(stack_weights(self.score.gram()).to(self.scale_weights.omega))
+        self.score.reset()
+
+    def _consider(self, label: str) -> float:
+        """Makes the present state a candidate with the score gathered since the last reset."""
+        score = float(self.score.compute()) if self.score.update_called else float("nan")
+        self.score.reset()
+        self.scored_step = self.global_step
+        if isfinite(score):
+            self.selection.consider(self, Candidate(label, score))
+        return score
+
+    # ---------------------------------------------------------------- Lightning's hooks
+
+    def on_train_start(self) -> None:
+        """Scores the state before the first step: the zero-shot forecast, if nothing was trained yet."""
+        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        self.selection = BestState(frozenset(learned | {"trained", "scale_weights.omega"}))
+        self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        if self._each_batch(self._add_score):
+            self._consider("before this fit" if bool(self.trained) else "zero-shot")
+        self.trained.fill_(True)
+
+    def on_validation_epoch_start(self) -> None:
+        if self.stacking and not self.trainer.sanity_checking:
+            self._stack()
+        self.score.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if not self.score.update_called:  # Darts runs an empty loop where there is no validation series
+            return
+        if self.trainer.sanity_checking:
+            self.score.reset()
+            return
+        self.log("val_loss", self._consider(f"epoch {self.current_epoch}"), prog_bar=True)
+
+    def on_train_end(self) -> None:
+        """Returns to the best state seen, which may be the pretrained one."""
+        if self.scored_step != self.global_step:  # no validation after the last step
+            if self.stacking:
+                self._stack()
+            if self._each_batch(self._add_score):
+                self._consider("end of training")
+        self.selection.restore(self)
