@@ -44,7 +44,8 @@ class MSFTFoundationModel(FoundationModel):
 
     All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
     (`batch_size`, `n_epochs`, `random_state`, `pl_trainer_kwargs`, ...); an `lr` in `optimizer_kwargs` sets `lr_new`
-    and scales the other rates alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs` says otherwise.
+    and scales the other rates alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs` says otherwise
+    (a Trainer of your own brings its own clipping).
     Covariates are not used yet.
 
     Parameters
@@ -100,6 +101,7 @@ class MSFTFoundationModel(FoundationModel):
 
     enable_finetuning: bool | dict[str, list[str]] | None
     _zero_shot_kind: tuple[int, Any] | None
+    _weights_at_hand: dict[str, torch.Tensor] | None
 
     def __init__(
         self,
@@ -146,8 +148,9 @@ class MSFTFoundationModel(FoundationModel):
         mixing_config.initial_logits(num_scales)
         if self.model_params.get("enable_finetuning") is None:
             self.model_params["enable_finetuning"] = True
-        self.model_params.setdefault("optimizer_cls", torch.optim.AdamW)
-        self.model_params.setdefault("optimizer_kwargs", {"betas": (0.9, 0.98), "weight_decay": 0.01})
+        if "optimizer_cls" not in self.model_params:
+            self.model_params["optimizer_cls"] = torch.optim.AdamW
+            self.model_params.setdefault("optimizer_kwargs", {"betas": (0.9, 0.98), "weight_decay": 0.01})
         self.model_params.setdefault("n_epochs", 10)
         self._module_settings: dict[str, Any] = {
             "architecture": architecture,
@@ -162,8 +165,7 @@ class MSFTFoundationModel(FoundationModel):
         resolved = self._resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = resolved
-        self.trainer_params.setdefault("gradient_clip_val", GRADIENT_CLIP)
-        self._zero_shot_only, self._zero_shot_kind = False, None
+        self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
         if self.pl_module_params.get("use_reversible_instance_norm"):
             logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
 
@@ -219,6 +221,9 @@ class MSFTFoundationModel(FoundationModel):
 
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
         module = MSFTModule(**copy.deepcopy(self._module_settings), **self.pl_module_params)
+        if self._weights_at_hand is not None:
+            module.backbone.load_state_dict(self._weights_at_hand)
+            return module
         source, _, _ = describe(self.model_params["backbone"], self.model_params["revision"])
         if licence := licence_of(source):
             licence_notice(source.location, licence, f"https://huggingface.co/{source.location}")
@@ -240,9 +245,33 @@ class MSFTFoundationModel(FoundationModel):
         super()._train(trainer, model, datamodule, load_best=False)
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if self._zero_shot_only:
-            self.model, self._zero_shot_only = None, False
-        return super()._setup_for_train(*args, **kwargs)
+        if not self._zero_shot_only:
+            return super()._setup_for_train(*args, **kwargs)
+        # made for one series' width and precision: build anew for the training series, from the weights at hand
+        self._weights_at_hand = self._require_module().backbone.state_dict()
+        self.model, self._zero_shot_only = None, False
+        if "precision" not in (self.model_params.get("pl_trainer_kwargs") or {}):
+            self.trainer_params.pop("precision", None)
+        try:
+            return super()._setup_for_train(*args, **kwargs)
+        finally:
+            self._weights_at_hand = None
+
+    @staticmethod
+    def _init_trainer(trainer_params: dict[str, Any], max_epochs: int | None = None) -> Any:
+        return FoundationModel._init_trainer({"gradient_clip_val": GRADIENT_CLIP, **trainer_params}, max_epochs)
+
+    def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Darts' `load_weights_from_checkpoint`."""
+        super().load_weights_from_checkpoint(*args, **kwargs)
+        self._zero_shot_only = False
+
+    def _check_ckpt_parameters(self, tfm_save: Any) -> None:
+        super()._check_ckpt_parameters(tfm_save)
+        for name in ("patch_size", "num_scales"):
+            own, saved = self._module_settings[name], tfm_save._module_settings[name]
+            if own != saved:
+                raise ValueError(f"{name} is {own} here but {saved} in the saved model; create the model with {saved}")
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:

@@ -258,12 +258,12 @@ class MSFTModule(ValidatedModule):
         if not self._forecasts_zero_shot():
             self.trained.fill_(True)
 
-    def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor | None:
+    def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         outputs = self.forecast_scales(train_batch.past_target)
-        if not _finite(outputs):  # Lightning skips a step without a loss
+        if not _finite(outputs):  # a loss that moves nothing
             logger.warning("training stopped at step %d: forecasts are not finite; lower the rates", self.global_step)
             self.trainer.should_stop = True
-            return None
+            return torch.zeros((), device=self.device, requires_grad=True)
         loss = self.training_loss(train_batch, outputs)
         self.log("train_loss", loss, batch_size=len(train_batch.past_target), prog_bar=True, sync_dist=True)
         if len(self.train_metrics):

@@ -61,5 +61,5 @@ class ValidationScore(Metric):
         seen = self.count > 0
         mean = self.total[seen] / self.count[seen]
         deviation = (self.square[seen] / self.count[seen] - mean.square()).clamp(min=0).sqrt()
-        deviation = torch.where(deviation > 1e-8 * mean.abs(), deviation, 1.0)
+        deviation = torch.where(deviation > 1e-6 * mean.abs(), deviation, 1.0)
         return (self.crps[seen] / self.weight[seen].clamp(min=1e-12) / deviation).mean()

@@ -114,6 +114,7 @@ class ValidatedModule(PLForecastingModule):
         if self._each_batch(self._add_score):
             self._consider("before this fit" if bool(self.trained) else "zero-shot")
         self.trained.fill_(True)
+        self.train()  # Lightning leaves the mode of the last forecast
 
     def on_validation_epoch_start(self) -> None:
         if self.stacking and not self.trainer.sanity_checking:

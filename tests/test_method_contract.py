@@ -76,7 +76,7 @@ def _gradients(module: MSFTModule) -> dict[str, Tensor]:
     module.train()
     module.zero_grad()
     batch = training_batch()
-    module._training_loss(batch, module.forecast_scales(batch.past_target)).backward()
+    module.training_loss(batch, module.forecast_scales(batch.past_target)).backward()
     return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
 
 
@@ -280,7 +280,7 @@ def test_a_step_lowers_the_loss(case: tuple[Path, str]) -> None:
     batch = training_batch()
 
     def loss() -> Tensor:
-        return module._training_loss(batch, module.forecast_scales(batch.past_target))
+        return module.training_loss(batch, module.forecast_scales(batch.past_target))
 
     before = loss()
     before.backward()

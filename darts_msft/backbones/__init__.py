@@ -71,12 +71,13 @@ def find_source(backbone: str, revision: str | None = None) -> Source:
     if backbone in PRETRAINED:
         pretrained = PRETRAINED[backbone]
         return Source("hub", pretrained.repo, revision or pretrained.revision)
-    if Path(backbone).is_dir():
+    if backbone and Path(backbone).expanduser().is_dir():
         return Source("directory", backbone)
     if backbone.count("/") == 1 and not backbone.startswith((".", "/", "~")):
         pins = {pretrained.repo: pretrained.revision for pretrained in PRETRAINED.values()}
         return Source("hub", backbone, revision or pins.get(backbone))
-    near = difflib.get_close_matches(backbone, [*BUNDLED, *PRETRAINED], n=3, cutoff=0.4)
+    names = {name.lower(): name for name in (*BUNDLED, *PRETRAINED)}
+    near = [names[name] for name in difflib.get_close_matches(backbone.lower(), list(names), n=3, cutoff=0.4)]
     hint = f"did you mean {' or '.join(map(repr, near))}? Otherwise give" if near else "give"
     raise ValueError(f"backbone={backbone!r} is neither a known name nor a directory; {hint} {_choices()}")
 

@@ -21,11 +21,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats
-from darts_msft.backbones.moirai_mixture import MoiraiFamily
 from darts_msft.weights import load_strict
 
 try:
     from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output
+
+    from darts_msft.backbones.moirai_mixture import MoiraiFamily
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"The MOIRAI backbones need the package `uni2ts` ({error}); install it with: pip install 'darts-msft[moirai]'"
