@@ -1,0 +1,230 @@
+"""The masked-horizon objective: pieces of series, damage, layouts, and the loss against uni2ts' own forward."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from uni2ts.model.moirai.module import MoiraiModule
+
+from darts_msft.backbones.moirai import MoiraiBackbone
+from darts_msft.pretraining import objective
+from darts_msft.pretraining.objective import PATCH_SIZE_SHARES, Task, cut, damage, draw_layout, horizon_loss, make_task
+from darts_msft.pretraining.train import Settings, build_module
+
+Layout = tuple[int, int, int, int]
+
+
+def counting(rows: int, length: int) -> np.ndarray:
+    """Row r counts up from 10,000 r, so that every value tells where it comes from."""
+    return (10_000 * np.arange(rows)[:, None] + np.arange(length)).astype(np.float32)
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "steps", "pooling"), [(48, 8, 2), (48, 8, 1), (50, 8, 2), (47, 12, 3), (30, 30, 1)])
+def test_cut_gives_averages_of_pieces_that_end_with_the_series(length: int, steps: int, pooling: int) -> None:
+    series = np.random.default_rng(0).normal(size=(3, length))
+    expected = []
+    for row in series:
+        pieces, stop = [], length
+        while stop - steps * pooling >= 0:
+            piece = row[stop - steps * pooling : stop]
+            pieces.insert(0, [sum(piece[first : first + pooling]) / pooling for first in range(0, len(piece), pooling)])
+            stop -= steps * pooling
+        expected += pieces
+    np.testing.assert_allclose(cut(series, steps, pooling), expected, rtol=1e-12)
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def damaged(rows: int, steps: int, seed: int) -> np.ndarray:
+    context = counting(rows, steps)
+    damage(context, np.random.default_rng(seed))
+    return context
+
+
+def test_damage_removes_values_in_place_and_changes_none() -> None:
+    context = damaged(200, 64, seed=0)
+    missing = np.isnan(context)
+    assert 0.2 < missing.mean() < 0.6
+    np.testing.assert_array_equal(context[~missing], counting(200, 64)[~missing])
+
+
+def test_damage_shortens_scatters_and_blanks_but_leaves_most_rows_an_end() -> None:
+    """0.8 / 1.3 of the rows lose a left part of up to 80 %; half lose single values, half a block of up to 20 %."""
+    rows, steps = 3000, 200
+    missing = np.isnan(damaged(rows, steps, seed=1))
+    left = np.array([np.argmin(row) if not row.all() else steps for row in missing])
+    assert (left > 0).mean() == pytest.approx(0.65, abs=0.06)
+    assert (left > 0.85 * steps).mean() < 0.02
+    tail = missing[:, int(0.82 * steps) :]  # where no left part reaches
+    clean = (~tail.any(axis=1)).mean()
+    assert 0.35 < clean < 0.65
+    runs = [max((len(run) for run in "".join("x" if m else " " for m in row).split()), default=0) for row in tail]
+    blocks = np.mean([run >= 10 for run in runs])
+    assert 0.05 < blocks < 0.35
+    assert missing[:, -1].mean() < 0.25
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def test_layouts_fit_and_have_the_documented_shares() -> None:
+    rng = np.random.default_rng(0)
+    layouts = [draw_layout(rng, 2048) for _ in range(4000)]
+    patches = Counter(patch_size for patch_size, *_ in layouts)
+    for patch_size, share in PATCH_SIZE_SHARES.items():
+        assert patches[patch_size] / len(layouts) == pytest.approx(share, abs=0.03)
+    tokens = [context + horizon for _, context, horizon, _ in layouts]
+    assert (min(tokens), max(tokens)) == (12, 64)
+    for patch_size, context, horizon, pooling in layouts:
+        assert (context + horizon) * patch_size * pooling <= 2048
+        assert 0.15 * (context + horizon) - 0.5 <= horizon <= 0.5 * (context + horizon) + 0.5
+        assert context >= horizon >= 1
+    shares = [horizon / (context + horizon) for _, context, horizon, _ in layouts]
+    assert np.mean(shares) == pytest.approx(0.325, abs=0.01)
+    free = Counter(pooling for patch_size, *_, pooling in layouts if patch_size == 8)  # any pooling fits
+    assert [free[factor] / sum(free.values()) for factor in (1, 2, 4)] == pytest.approx([0.6, 0.2, 0.2], abs=0.06)
+
+
+def test_layouts_of_short_series_fit_too() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        patch_size, context, horizon, pooling = draw_layout(rng, 400)
+        assert (context + horizon) * patch_size * pooling <= 400
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [(8, 4, 2, 1), (8, 4, 2, 2), (16, 2, 1, 1)])
+def test_the_horizon_follows_its_context_and_rows_are_shuffled(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "DAMAGED_SHARE", 0.0)
+    patch_size, context, horizon, pooling = layout
+    series = counting(6, 200)
+    task = make_task(series, layout, np.random.default_rng(0), size=7)
+    assert task.patch_size == patch_size
+    assert task.context.shape == (7, 1, context * patch_size)
+    assert task.horizon.shape == (7, 1, horizon * patch_size)
+    assert task.context.dtype == task.horizon.dtype == torch.float32
+    joined = torch.cat([task.context, task.horizon], dim=-1)[:, 0]
+    assert (joined.diff(dim=-1) == pooling).all()
+    pieces = cut(series, (context + horizon) * patch_size, pooling)
+    assert {tuple(row.tolist()) for row in joined} < {tuple(row) for row in pieces.tolist()}
+    sources = (joined[:, 0] // 10_000).tolist()
+    assert sources != sorted(sources)
+    assert len(set(joined[:, 0].tolist())) == 7
+
+
+def test_a_quarter_of_the_batches_is_damaged_and_only_in_the_context() -> None:
+    rng, series = np.random.default_rng(0), counting(3, 200)
+    tasks = [make_task(series, (8, 6, 4, 1), rng, size=6) for _ in range(600)]
+    assert np.mean([bool(task.context.isnan().any()) for task in tasks]) == pytest.approx(0.25, abs=0.06)
+    assert not any(task.horizon.isnan().any() for task in tasks)
+    np.testing.assert_array_equal(series, counting(3, 200))
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def module() -> MoiraiModule:
+    torch.manual_seed(0)
+    module = build_module(Settings(width=64, layers=2))
+    with torch.no_grad():
+        for parameter in module.parameters():  # none at its special start, such as zero biases
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return module
+
+
+def standardisation(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the observed values, as uni2ts has them: unbiased, 1e-5 on the variance."""
+    seen = [value for value in values if not math.isnan(value)]
+    mean = sum(seen) / len(seen)
+    variance = sum((value - mean) ** 2 for value in seen) / max(len(seen) - 1, 1)
+    return mean, math.sqrt(variance + 1e-5)
+
+
+def uni2ts_loss(module: MoiraiModule, task: Task) -> float:
+    """Mean of -log p of each horizon step in standardised units; one series at a time through uni2ts' own forward."""
+    patch_size, largest = task.patch_size, max(module.patch_sizes)
+    total = 0.0
+    for context, horizon in zip(task.context[:, 0].double(), task.horizon[:, 0].double(), strict=True):
+        mean, deviation = standardisation(context.tolist())
+        observed = torch.cat([~context.isnan(), torch.ones_like(horizon, dtype=torch.bool)])
+        values = torch.where(observed, torch.cat([context, horizon]), mean).float().reshape(1, -1, patch_size)
+        observed = observed.reshape(1, -1, patch_size)
+        count = values.shape[1]
+        padding = (0, largest - patch_size)
+        future = torch.arange(count)[None] >= len(context) // patch_size
+        distribution = module(
+            torch.nn.functional.pad(values, padding),
+            torch.nn.functional.pad(observed, padding),
+            observed.any(dim=-1).long(),  # sample 0 is padding: nothing attends to it
+            torch.arange(count)[None],
+            torch.zeros(1, count, dtype=torch.long),
+            future,
+            torch.full((1, count), patch_size),
+        )
+        logs = distribution.log_prob(torch.nn.functional.pad(values, padding))[0, future[0], :patch_size]
+        total -= (logs + math.log(deviation)).mean().item()
+    return total / len(task.context)
+
+
+def make_loss_task(patch_size: int, missing: bool) -> Task:
+    generator = torch.Generator().manual_seed(patch_size)
+    context = torch.randn(3, 1, 5 * patch_size, generator=generator) * 30 + 100
+    horizon = torch.randn(3, 1, 2 * patch_size, generator=generator) * 30 + 100
+    if missing:
+        context[0, 0, : 2 * patch_size + 3] = torch.nan  # two whole patches and a part of the third
+        context[1, 0, 3 * patch_size : 4 * patch_size] = torch.nan
+        context[2][torch.rand(context[2].shape, generator=generator) < 0.3] = torch.nan
+    return Task(patch_size, context, horizon)
+
+
+def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
+    return {patch_size: MoiraiBackbone(module, patch_size) for patch_size in module.patch_sizes}
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("patch_size", list(PATCH_SIZE_SHARES))
+@torch.no_grad()
+def test_the_loss_is_that_of_uni2ts_own_forward(module: MoiraiModule, patch_size: int, missing: bool) -> None:
+    task = make_loss_task(patch_size, missing)
+    expected = uni2ts_loss(module, task)
+    assert horizon_loss(backbones_of(module), task).item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@torch.no_grad()
+def test_the_loss_ignores_units(module: MoiraiModule) -> None:
+    """In units of the context's own standard deviation; the floor of the variance is out of reach here."""
+    task, backbones = make_loss_task(8, missing=True), backbones_of(module)
+    plain = horizon_loss(backbones, task).item()
+    for factor, shift in ((10.0, 0.0), (1.0, -300.0), (50.0, 7.0)):
+        other = Task(8, task.context * factor + shift, task.horizon * factor + shift)
+        assert horizon_loss(backbones, other).item() == pytest.approx(plain, rel=1e-3)
+
+
+def test_the_loss_teaches_every_parameter_but_the_other_patch_sizes(module: MoiraiModule) -> None:
+    """The variate bias cancels, for there is one variate; what belongs to patch size 16 stays untouched."""
+
+    def rows_with_gradient(gradient: Tensor) -> list[bool]:
+        return [bool(part.abs().sum() > 0) for part in gradient]
+
+    module.zero_grad(set_to_none=True)
+    horizon_loss(backbones_of(module), make_loss_task(16, missing=True)).backward()
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    module.zero_grad(set_to_none=True)
+    idle = [name for name, gradient in gradients.items() if gradient is None or not gradient.abs().sum() > 0]
+    assert all("var_attn_bias" in name for name in idle), idle
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients.values())
+    chosen = [patch_size == 16 for patch_size in module.patch_sizes]
+    for name in ("in_proj.weight", "in_proj.bias"):
+        gradient = gradients[name]
+        assert gradient is not None
+        assert rows_with_gradient(gradient) == chosen

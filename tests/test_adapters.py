@@ -1,0 +1,112 @@
+"""The modules that MSFT adds: what they do at the start, their formulas, and what their gradients reach."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darts_msft.adapters import InputAdapter, LoRA, StepHead
+
+
+def randomise(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
+def dot(row: Tensor, x: Tensor) -> float:
+    return sum(left * right for left, right in zip(row.tolist(), x.tolist(), strict=True))
+
+
+# --- input adapter ----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_input_adapter_changes_no_bit() -> None:
+    x = torch.randn(2, 3, 5, 8) * 100
+    assert torch.equal(InputAdapter(8)(x), x)
+
+
+def test_input_adapter_is_a_linear_with_bias() -> None:
+    adapter, x = InputAdapter(3), torch.randn(2, 3)
+    randomise(adapter)
+    rows = list(zip(adapter.weight, adapter.bias.tolist(), strict=True))
+    expected = [[dot(row, token) + bias for row, bias in rows] for token in x]
+    torch.testing.assert_close(adapter(x), torch.tensor(expected))
+
+
+def test_input_adapter_learns_weight_and_bias_from_the_first_step() -> None:
+    adapter = InputAdapter(4)
+    adapter(torch.randn(5, 4)).square().sum().backward()
+    assert {name for name, parameter in adapter.named_parameters() if parameter.grad is not None} == {"weight", "bias"}
+    assert all(parameter.grad.abs().min() > 0 for parameter in adapter.parameters())
+
+
+# --- LoRA -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_lora_gives_zero_and_draws_a_with_std_001() -> None:
+    torch.manual_seed(0)
+    lora = LoRA(in_features=300, out_features=200, rank=16, alpha=16.0)
+    assert torch.equal(lora(torch.randn(7, 300)), torch.zeros(7, 200))
+    assert (lora.a.shape, lora.b.shape) == ((16, 300), (200, 16))
+    assert abs(lora.a.mean().item()) < 5e-4
+    assert lora.a.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(2, 3.0), (4, 4.0), (1, 0.5)])
+def test_lora_is_alpha_over_rank_times_b_a_x(rank: int, alpha: float) -> None:
+    lora, x = LoRA(5, 3, rank, alpha), torch.randn(2, 4, 5)
+    randomise(lora)
+    result = lora(x)
+    assert result.shape == (2, 4, 3)
+    for token, found in zip(x.reshape(-1, 5), result.reshape(-1, 3), strict=True):
+        inner = torch.tensor([dot(row, token) for row in lora.a])
+        expected = [alpha / rank * dot(row, inner) for row in lora.b]
+        torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_lora_beside_a_frozen_linear_learns_alone() -> None:
+    """At the first step only B has a gradient (B is zero); after it A has one too; the frozen linear never."""
+    frozen, lora = nn.Linear(6, 4), LoRA(6, 4, rank=2, alpha=2.0)
+    frozen.requires_grad_(False)
+    x = torch.randn(9, 6)
+    optimizer = torch.optim.SGD([*frozen.parameters(), *lora.parameters()], lr=0.1)
+    before = frozen.weight.clone()
+    for step in range(2):
+        optimizer.zero_grad()
+        (frozen(x) + lora(x)).square().sum().backward()
+        assert lora.a.grad is not None
+        assert lora.b.grad is not None
+        assert bool(lora.a.grad.abs().max() > 0) == (step > 0)
+        assert lora.b.grad.abs().min() > 0
+        optimizer.step()
+    assert frozen.weight.grad is None
+    assert torch.equal(frozen.weight, before)
+
+
+# --- head of a new likelihood -----------------------------------------------------------------------------------------
+
+
+def test_step_head_lays_out_patches_then_steps_then_parameters() -> None:
+    """Parameter r of step p of patch n comes from row p * R + r, and reads patch n alone."""
+    width, patch_size, num_parameters = 5, 3, 2
+    head, patches = StepHead(width, patch_size, num_parameters), torch.randn(2, 2, 4, width)
+    randomise(head)
+    result = head(patches)
+    assert result.shape == (2, 2, 4 * patch_size, num_parameters)
+    for patch in range(4):
+        for step in range(patch_size):
+            for parameter in range(num_parameters):
+                row = step * num_parameters + parameter
+                expected = dot(head.weight[row], patches[1, 0, patch]) + head.bias[row].item()
+                found = result[1, 0, patch * patch_size + step, parameter].item()
+                assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_new_step_head_starts_near_zero_and_learns() -> None:
+    torch.manual_seed(0)
+    head = StepHead(width=64, patch_size=16, num_parameters=3)
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert torch.equal(head.bias, torch.zeros(48))
+    head(torch.randn(2, 1, 2, 64)).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())

@@ -1,0 +1,175 @@
+"""The layer loop against one long sequence with a block mask, on a fake backbone with a softmax attention."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darts_msft.backbones.base import Adapters, Backbone, Spec
+from darts_msft.config import MethodConfig
+from darts_msft.encoder import encode
+from darts_msft.methods.msft import MSFT
+from darts_msft.pyramid import ScalePlan
+
+WIDTH, LAYERS = 4, 3
+TARGETS = {"value": (WIDTH, WIDTH)}
+
+
+class FakeBackbone(Backbone):
+    """Softmax attention with a value projection that can be adapted, and a feed-forward; the rest is not needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = Spec(WIDTH, LAYERS, (4,), True, TARGETS, tuned=("value.*",), head=())
+        generator = torch.Generator().manual_seed(5)
+        self.value = nn.ParameterList(torch.randn(WIDTH, WIDTH, generator=generator).double() for _ in range(LAYERS))
+        self.calls: list[str] = []
+
+    def attention(self, layer: int, tokens: Tensor, mask: Tensor | None, adapters: Adapters) -> Tensor:
+        self.calls.append(f"attention {layer}")
+        scores = tokens @ tokens.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask.unsqueeze(-2), -torch.inf)
+        value = tokens @ self.value[layer].T
+        if "value" in adapters:
+            value = value + adapters["value"](tokens)
+        return tokens + scores.softmax(dim=-1) @ value
+
+    def feed_forward(self, layer: int, tokens: Tensor) -> Tensor:
+        self.calls.append(f"feed_forward {layer}")
+        return tokens + torch.tanh((layer + 1) * tokens)
+
+    def from_config(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+    patch_sizes = family_of = load_pretrained = normalise = embed = readout = head = from_config  # type: ignore[assignment]
+
+
+class Exchange:
+    """Hooks with a different adapter for every layer and scale, and a sum over the scales as the exchange."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+        generator = torch.Generator().manual_seed(6)
+        self.linears = {}
+        for layer in range(LAYERS):
+            for scale in range(3):
+                linear = nn.Linear(WIDTH, WIDTH, dtype=torch.float64)
+                linear.weight.data = torch.randn(WIDTH, WIDTH, generator=generator).double()
+                self.linears[layer, scale] = linear
+        self.masks: Sequence[Tensor | None] = ()
+
+    def adapters(self, layer: int, scale: int) -> Adapters:
+        return {"value": self.linears[layer, scale]}
+
+    def aggregate(self, layer: int, tokens: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+        self.calls.append(f"aggregate {layer}")
+        self.masks = masks
+        total = sum(part.mean(dim=-2, keepdim=True) for part in tokens) / (layer + 1)
+        return [part + (scale + 1) * total for scale, part in enumerate(tokens)]
+
+
+def make_tokens(counts: Sequence[int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 2, count, WIDTH, generator=generator).double() * 0.5 for count in counts]
+
+
+def make_masks(counts: Sequence[int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    masks = [torch.rand(2, 2, count, generator=generator) < 0.6 for count in counts]
+    for mask in masks:
+        mask[..., -1] = True
+    return masks
+
+
+def attend(
+    backbone: FakeBackbone, hooks: Exchange, layer: int, sequence: Tensor, scale_of: list[int], valid: Tensor
+) -> Tensor:
+    """One long sequence of all scales' tokens (N, D): a token sees the valid tokens of its own scale."""
+    result = []
+    for token, scale in zip(sequence, scale_of, strict=True):
+        others = [index for index, other in enumerate(scale_of) if other == scale and valid[index]]
+        weights = torch.stack([token @ sequence[index] for index in others]).softmax(dim=0)
+        adapter = hooks.linears[layer, scale]
+        values = [backbone.value[layer] @ sequence[index] + adapter(sequence[index]) for index in others]
+        result.append(token + sum(weight * value for weight, value in zip(weights, values, strict=True)))
+    return torch.stack(result)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@torch.no_grad()
+def test_the_loop_is_one_sequence_with_a_block_mask(masked: bool) -> None:
+    counts = [6, 3, 2]
+    backbone = FakeBackbone()
+    hooks = Exchange(backbone.calls)
+    tokens, masks = make_tokens(counts), make_masks(counts)
+    found = encode(backbone, hooks, tokens, masks if masked else [None] * 3)
+    scale_of = [scale for scale, count in enumerate(counts) for _ in range(count)]
+    for batch in range(2):
+        for variate in range(2):
+            current = torch.cat([part[batch, variate] for part in tokens])
+            valid = torch.cat([mask[batch, variate] for mask in masks]) | (not masked)
+            for layer in range(LAYERS):
+                current = attend(backbone, hooks, layer, current, scale_of, valid)
+                fused = hooks.aggregate(layer, list(current.split(counts)), [])
+                current = backbone.feed_forward(layer, torch.cat(fused))
+            for part, expected in zip(found, current.split(counts), strict=True):
+                torch.testing.assert_close(part[batch, variate], expected)
+
+
+@torch.no_grad()
+def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_masks() -> None:
+    backbone = FakeBackbone()
+    hooks = Exchange(backbone.calls)
+    masks: list[Tensor | None] = [*make_masks([6, 3]), None]
+    encode(backbone, hooks, make_tokens([6, 3, 2]), masks)
+    expected = []
+    for layer in range(LAYERS):
+        expected += [f"attention {layer}"] * 3 + [f"aggregate {layer}", f"feed_forward {layer}"]
+    assert backbone.calls == expected
+    assert all(found is given for found, given in zip(hooks.masks, masks, strict=True))
+
+
+@torch.no_grad()
+def test_without_an_exchange_scales_and_masked_tokens_do_not_touch_one_another() -> None:
+    class Alone(Exchange):
+        def aggregate(self, layer: int, tokens: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+            return tokens
+
+    backbone = FakeBackbone()
+    hooks = Alone([])
+    tokens, masks = make_tokens([6, 3, 2]), make_masks([6, 3, 2])
+    together = encode(backbone, hooks, tokens, masks)
+    changed = [tokens[0], tokens[1] + 1.0, tokens[2]]
+    apart = encode(backbone, hooks, changed, masks)
+    assert torch.equal(together[0], apart[0])
+    assert torch.equal(together[2], apart[2])
+    spoilt = [torch.where(mask[..., None], part, 50.0) for part, mask in zip(tokens, masks, strict=True)]
+    for first, second, mask in zip(together, encode(backbone, hooks, spoilt, masks), masks, strict=True):
+        torch.testing.assert_close(first[mask], second[mask])
+
+
+@torch.no_grad()
+def test_a_new_msft_leaves_every_scale_as_the_backbone_alone_has_it() -> None:
+    """The laws of zero initialisation, through the real method's hooks; after training its parts all matter."""
+    backbone, plan = FakeBackbone(), ScalePlan(28, 12, 4, 2)
+    method = MSFT(backbone.spec, plan, MethodConfig(lora_rank=2, lora_alpha=2.0)).double()
+    tokens, masks = make_tokens(plan.token_counts), make_masks(plan.token_counts)
+    adapted = [method.adapt_input(part, scale) for scale, part in enumerate(tokens)]
+    together = encode(backbone, method, adapted, masks)
+    for part, mask, result in zip(tokens, masks, together, strict=True):
+        alone = part
+        for layer in range(LAYERS):
+            alone = backbone.feed_forward(layer, backbone.attention(layer, alone, mask, {}))
+        torch.testing.assert_close(result, alone)
+    for name, parameter in method.named_parameters():
+        saved = parameter.clone()
+        if "lora" in name and name.endswith(".a"):
+            continue  # B is zero still
+        parameter.add_(0.1)
+        adapted = [method.adapt_input(part, scale) for scale, part in enumerate(tokens)]
+        changed = encode(backbone, method, adapted, masks)
+        assert any(not torch.equal(first, second) for first, second in zip(together, changed, strict=True)), name
+        parameter.copy_(saved)
