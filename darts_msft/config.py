@@ -71,7 +71,7 @@ class MixingConfig(Config):
 
     mixing: str = "mixture"
     upsampling: str = "repeat"
-    weight_learning: str = "mixed_loss"
+    weight_learning: str = "stacking"
     weight_init: str | tuple[float, ...] = "uniform"
 
     def __post_init__(self) -> None:

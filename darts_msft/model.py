@@ -77,8 +77,8 @@ class MSFTFoundationModel(FoundationModel):
         How a coarse forecast reaches the original rate: "repeat" (paper) or "linear".
     weight_learning
         What the scales' weights learn from: "scale_loss" (paper: the softmax-weighted sum of the scales' losses),
-        "mixed_loss" (the mixed forecast's likelihood), "stacking" (closed form on the validation series),
-        "uniform" (not learned).
+        "mixed_loss" (the mixed forecast's likelihood), "stacking" (closed form: the non-negative weights that fit
+        the validation series best, solved after every epoch; without one, as "mixed_loss"), "uniform" (not learned).
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     lr_pretrained, lr_new, lr_head, lr_omega
@@ -118,11 +118,11 @@ class MSFTFoundationModel(FoundationModel):
         aggregator: str | None = "both",
         mixing: str = "mixture",
         upsampling: str = "repeat",
-        weight_learning: str = "mixed_loss",
+        weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
-        lr_pretrained: float = 1e-4,
-        lr_new: float = 1e-3,
-        lr_head: float = 1e-4,
+        lr_pretrained: float = 3e-5,
+        lr_new: float = 3e-4,
+        lr_head: float = 3e-5,
         lr_omega: float = 1e-2,
         likelihood: str | TorchLikelihood | None = "native",
         **kwargs: Any,

@@ -71,7 +71,7 @@ class MSFTModule(ValidatedModule):
         self.mixing = MixingConfig.from_dict(mixing_config)
         self.rates = LearningRates.from_dict(learning_rates)
         self.scale_weights = ScaleWeights(
-            self.mixing.initial_logits(num_scales), learned=self.mixing.weight_learning in ("scale_loss", "mixed_loss")
+            self.mixing.initial_logits(num_scales), learned=self.mixing.weight_learning != "uniform"
         )
         base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
         self.new_family = None if base is None else DartsFamily(base)
@@ -234,12 +234,18 @@ class MSFTModule(ValidatedModule):
     def forecast_samples(self, past_target: Float[Tensor, "B C V"], count: int) -> Float[Tensor, "M B H V"]:
         outputs = self.forecast_scales(past_target)
         if not _finite(outputs):
-            batch, _, variates = past_target.shape
-            return past_target.new_full((1, batch, self.output_chunk_length or 0, variates), torch.nan)
+            return self._broken(past_target).unsqueeze(0)
         return self._sample(self.mix(outputs), count)
 
     def forecast_medians(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V S"]:
-        return self._medians(self.forecast_scales(past_target))
+        outputs = self.forecast_scales(past_target)
+        if not _finite(outputs):
+            return self._broken(past_target).unsqueeze(-1).expand(-1, -1, -1, len(outputs.stats))
+        return self._medians(outputs)
+
+    def _broken(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V"]:
+        batch, _, variates = past_target.shape
+        return past_target.new_full((batch, self.plan.horizon - self.output_chunk_shift, variates), torch.nan)
 
     def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
         if isinstance(self.likelihood, ScaleMixture):
@@ -279,7 +285,7 @@ class MSFTModule(ValidatedModule):
         losses = scale_losses(outputs.family, self.plan, outputs.params, outputs.stats, target, sample_weight)
         weights = self.scale_weights()
         loss = combine(losses, weights, self.mixing.weight_learning)
-        if self.mixing.weight_learning == "mixed_loss" and len(losses) > 1:
+        if self.mixing.weight_learning in ("mixed_loss", "stacking") and len(losses) > 1:
             params = upsample_all(self.plan, [part.detach() for part in outputs.params], self.mixing.upsampling)
             loc = torch.stack([stats.loc for stats in outputs.stats], dim=-1)
             scale = torch.stack([stats.scale for stats in outputs.stats], dim=-1)

@@ -38,7 +38,7 @@ class ValidationScore(Metric):
     ) -> None:
         """Adds a batch; steps whose target is NaN are left out."""
         observed = ~torch.isnan(target)
-        weight = observed.double() if sample_weight is None else observed * sample_weight.double()
+        weight = observed.double() if sample_weight is None else torch.where(observed, sample_weight, 0).double()
         value = torch.where(observed, target, 0).double()
         self.crps += (torch.where(observed, crps, 0).double() * weight).sum(dim=(0, 1))
         self.weight += weight.sum(dim=(0, 1))

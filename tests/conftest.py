@@ -40,7 +40,7 @@ def ett_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_moirai(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A directory with a random MOIRAI checkpoint: width 64, one layer, patches of 4 and 8 steps, all four components."""
+    """A random MOIRAI checkpoint on disk: width 64, one layer, patches of 4 and 8 steps, all four components."""
     import torch
     from uni2ts import distribution
     from uni2ts.model.moirai.module import MoiraiModule

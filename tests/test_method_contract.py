@@ -67,7 +67,7 @@ def _declared(module: MSFTModule) -> set[str]:
         for name, _ in module.backbone.named_parameters()
         if module.method.group_of(name) in ("pretrained", "head")
     }
-    learned = module.mixing.weight_learning in ("mixed_loss", "scale_loss") and module.plan.num_scales
+    learned = module.mixing.weight_learning != "uniform" and module.plan.num_scales
     return own | pretrained | ({"scale_weights.omega"} if learned else set())
 
 
