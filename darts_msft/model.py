@@ -23,14 +23,16 @@ from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.pyramid import ScalePlan, largest_num_scales
+from darts_msft.selection import Candidate
 from darts_msft.weights import licence_notice, load_state
 
-logger = get_logger("darts_msft")  # like Darts' own: INFO lines are shown
+logger = get_logger("darts_msft")
 
 DEFAULT_MAX_SCALES = 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
 GRADIENT_CLIP = 1.0
+ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 
 
 class MSFTFoundationModel(FoundationModel):
@@ -42,11 +44,15 @@ class MSFTFoundationModel(FoundationModel):
     the pretrained model first (mean CRPS, each component in units of its standard deviation) and returns the best
     state seen, so it never ends worse on the validation data than zero-shot.
 
+    The score is in the series' units, pooled over all series: bring series of different size to one scale first.
+    A fit that goes on from a Darts checkpoint, or a second fit, is compared with the state that it starts from.
+
     All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
-    (`batch_size`, `n_epochs`, `random_state`, `pl_trainer_kwargs`, ...); an `lr` in `optimizer_kwargs` sets `lr_new`
-    and scales the other rates alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs` says otherwise
-    (a Trainer of your own brings its own clipping).
-    Covariates are not used yet.
+    (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...), with these defaults: `n_epochs=10`, AdamW with betas
+    (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True` (False: `fit` does not train; a dictionary names what
+    trains, as in Darts); Apple GPUs are not used. An `lr` in `optimizer_kwargs`, or a schedule's `max_lr`, is the
+    rate of the new modules and scales the others alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs`
+    says otherwise (a Trainer of your own brings its own clipping). Covariates are not used yet.
 
     Parameters
     ----------
@@ -87,7 +93,8 @@ class MSFTFoundationModel(FoundationModel):
     likelihood
         "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
         Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
-        the native distribution).
+        the native distribution). With a likelihood, `num_samples=1` (Darts' default) gives one random path: ask for
+        100 or more, or take None to score point forecasts.
 
     Raises
     ------
@@ -102,6 +109,7 @@ class MSFTFoundationModel(FoundationModel):
     enable_finetuning: bool | dict[str, list[str]] | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
+    _candidates: list[Candidate]
 
     def __init__(
         self,
@@ -141,6 +149,13 @@ class MSFTFoundationModel(FoundationModel):
         horizon = output_chunk_length + output_chunk_shift
         patch = _choose_patch_size(patch_size, cls.patch_sizes(config), longest)
         plan = ScalePlan(longest, horizon, patch, 0)
+        limit = cls.max_tokens(config)
+        if limit is not None and plan.token_counts[0] > limit:
+            raise ValueError(
+                f"input_chunk_length={longest} and a horizon of {horizon} steps are {plan.token_counts[0]} tokens of "
+                f"{patch} steps, more than the {limit} that backbone={backbone!r} was made for; shorten the context or "
+                f"take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))})"
+            )
         if num_scales is None:
             num_scales = default_num_scales(longest, horizon, patch)
         plan = ScalePlan(longest, horizon, patch, num_scales)
@@ -150,7 +165,7 @@ class MSFTFoundationModel(FoundationModel):
             self.model_params["enable_finetuning"] = True
         if "optimizer_cls" not in self.model_params:
             self.model_params["optimizer_cls"] = torch.optim.AdamW
-            self.model_params.setdefault("optimizer_kwargs", {"betas": (0.9, 0.98), "weight_decay": 0.01})
+            self.model_params["optimizer_kwargs"] = {**ADAMW, **(self.model_params.get("optimizer_kwargs") or {})}
         self.model_params.setdefault("n_epochs", 10)
         self._module_settings: dict[str, Any] = {
             "architecture": architecture,
@@ -166,6 +181,7 @@ class MSFTFoundationModel(FoundationModel):
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = resolved
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
+        self._candidates = []
         if self.pl_module_params.get("use_reversible_instance_norm"):
             logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
 
@@ -185,10 +201,22 @@ class MSFTFoundationModel(FoundationModel):
         DartsFamily(likelihood)  # refuses a likelihood that can't describe standardised values
         return ScaleMixture(architecture, config, scales, mixing, base=likelihood)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        add_safe_globals([cls])  # what is saved can be loaded
+
     @staticmethod
     def largest_num_scales(input_chunk_length: int, output_chunk_length: int, patch_size: int) -> int:
         """The largest K allowed for these lengths, in steps."""
         return largest_num_scales(input_chunk_length, output_chunk_length, patch_size)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The states that the last `fit` scored on the validation series, with label and score (lower is better).
+
+        The first is the one before the first step; the best is the one that `fit` returned.
+        """
+        return list(self._candidates)
 
     @property
     def scale_weights(self) -> np.ndarray:
@@ -202,8 +230,15 @@ class MSFTFoundationModel(FoundationModel):
         At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
         """
         self._prepare_zero_shot(series)
-        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
         context = series.values(copy=False)[-self.input_chunk_length :]
+        if len(context) < self.min_input_chunk_length or context.shape[1] != self._require_module().n_targets:
+            raise ValueError(
+                f"series has {len(context)} steps and {context.shape[1]} components; give at least "
+                f"{self.min_input_chunk_length} steps and {self._require_module().n_targets} components"
+            )
+        missing = self.input_chunk_length - len(context)
+        context = np.pad(context, ((missing, 0), (0, 0)), constant_values=np.nan)
+        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
         points = self._require_module().scale_points(torch.as_tensor(context)[None])
         return [
             TimeSeries.from_times_and_values(
@@ -241,8 +276,11 @@ class MSFTFoundationModel(FoundationModel):
         return model
 
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
-        # the module itself returns to the best state, the pretrained one included; Darts' checkpoints lack that one
-        super()._train(trainer, model, datamodule, load_best=False)
+        # with validation data the module itself returns to the best state, the pretrained one included, which Darts'
+        # checkpoints lack; without, Darts says that there is no best one to load
+        has_validation = len(datamodule.val_dataloader()) > 0
+        super()._train(trainer, model, datamodule, load_best=load_best and not has_validation)
+        self._candidates = list(self._require_module().selection.candidates) if self._requires_training else []
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if not self._zero_shot_only:
@@ -259,7 +297,10 @@ class MSFTFoundationModel(FoundationModel):
 
     @staticmethod
     def _init_trainer(trainer_params: dict[str, Any], max_epochs: int | None = None) -> Any:
-        return FoundationModel._init_trainer({"gradient_clip_val": GRADIENT_CLIP, **trainer_params}, max_epochs)
+        defaults: dict[str, Any] = {"gradient_clip_val": GRADIENT_CLIP}
+        if torch.backends.mps.is_available():  # lacks the double precision that statistics and scores need
+            defaults["accelerator"] = "cpu"
+        return FoundationModel._init_trainer({**defaults, **trainer_params}, max_epochs)
 
     def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Darts' `load_weights_from_checkpoint`."""
@@ -353,4 +394,4 @@ def _choose_patch_size(asked: int | str, available: tuple[int, ...], context: in
     return int(asked)
 
 
-add_safe_globals([MSFTFoundationModel, torch.optim.AdamW])
+add_safe_globals([MSFTFoundationModel, Candidate, torch.optim.AdamW])

@@ -129,6 +129,9 @@ class MSFTModule(ValidatedModule):
         defaults = {"monitor": "val_loss", "interval": "epoch", "frequency": 1, "strict": True, "name": None}
         schedule = {key: self.lr_scheduler_kwargs.get(key, value) for key, value in defaults.items()}
         options = {key: value for key, value in self.lr_scheduler_kwargs.items() if key not in defaults}
+        for key in ("max_lr", "base_lr"):  # of one-cycle and cyclic schedules: the groups keep their ratio there too
+            if isinstance(options.get(key), int | float):
+                options[key] = [options[key] * group["lr"] / rates.new for group in optimizer.param_groups]
         return [optimizer], {"scheduler": self.lr_scheduler_cls(optimizer, **options), **schedule}
 
     # ---------------------------------------------------------------- forecasting
@@ -197,8 +200,8 @@ class MSFTModule(ValidatedModule):
 
     def _quantiles(self, outputs: ScaleOutputs, scale: int, levels: Sequence[float]) -> Float[Tensor, "B V H Q"]:
         params, (loc, spread) = outputs.params[scale], outputs.stats[scale]
-        if outputs.family is self.new_family:
-            return params * spread.unsqueeze(-1) + loc.unsqueeze(-1)  # the columns are the quantiles
+        if isinstance(outputs.family, DartsFamily) and outputs.family.levels == levels:
+            return params * spread.unsqueeze(-1) + loc.unsqueeze(-1)  # the columns are the quantiles, with gradients
         quantiles = [outputs.family.quantile(params, level) * spread + loc for level in levels]
         return torch.stack(quantiles, dim=-1)
 
@@ -256,7 +259,7 @@ class MSFTModule(ValidatedModule):
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
         points = [self._quantiles(outputs, scale, [0.5]) for scale in range(len(outputs.stats))]
-        return self._at_original_rate([part[..., part.shape[-1] // 2, None] for part in points]).squeeze(-1)
+        return self._at_original_rate(points).squeeze(-1)
 
     # ---------------------------------------------------------------- training
 
@@ -268,7 +271,7 @@ class MSFTModule(ValidatedModule):
         outputs = self.forecast_scales(train_batch.past_target)
         if not _finite(outputs):  # a loss that moves nothing
             logger.warning("training stopped at step %d: forecasts are not finite; lower the rates", self.global_step)
-            self.trainer.should_stop = True
+            self.trainer.should_stop = self.diverged = True
             return torch.zeros((), device=self.device, requires_grad=True)
         loss = self.training_loss(train_batch, outputs)
         self.log("train_loss", loss, batch_size=len(train_batch.past_target), prog_bar=True, sync_dist=True)

@@ -36,15 +36,10 @@ class BestState:
             self._tensors = {name: state[name].detach().cpu().clone() for name in self.names}
 
     def restore(self, module: nn.Module) -> None:
-        """Puts the best state back and logs which one it is; without candidates the module stays as it is."""
+        """Puts the best state back and logs which one it is."""
         if self.best is None:
-            logger.info(
-                "no validation series: the last epoch's weights are kept, and nothing compares them to zero-shot"
-            )
-            return
+            raise ValueError("no state was scored yet; call consider() first")
         module.load_state_dict(self._tensors, strict=False)
         self._tensors = {}
-        first = self.candidates[0]
-        logger.info(
-            "validation CRPS: %s %.4f, best %.4f (%s)", first.label, first.score, self.best.score, self.best.label
-        )
+        first, best = self.candidates[0], self.best
+        logger.info("validation CRPS: %s %.4f, best %.4f (%s)", first.label, first.score, best.score, best.label)

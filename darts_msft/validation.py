@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from math import isfinite
@@ -16,6 +17,8 @@ from torch import Tensor
 from darts_msft.mixing import ScaleWeights, crps, stack_weights
 from darts_msft.score import ValidationScore
 from darts_msft.selection import BestState, Candidate
+
+logger = logging.getLogger("darts_msft")
 
 VALIDATION_SAMPLES = 32
 VALIDATION_SEED = 0
@@ -46,6 +49,7 @@ class ValidatedModule(PLForecastingModule):
         self.register_buffer("trained", torch.tensor(False))
         self.score = ValidationScore(self.n_targets, num_scales)
         self.selection, self.scored_step = BestState(frozenset()), 0
+        self.validated = self.diverged = False
 
     # ---------------------------------------------------------------- passes over the validation data
 
@@ -91,8 +95,11 @@ class ValidatedModule(PLForecastingModule):
 
     def _stack(self) -> None:
         """Solves for the weights that fit the present state's medians best."""
-        if self._each_batch(self._add_products) and bool(self.score.products.any()):
-            self.scale_weights.set(stack_weights(self.score.gram()).to(self.scale_weights.omega))
+        if self._each_batch(self._add_products):
+            with self.score.sync_context(should_sync=self.trainer.world_size > 1):
+                gram = self.score.gram().cpu()
+            if bool(gram.any()):
+                self.scale_weights.set(stack_weights(gram).to(self.scale_weights.omega))
         self.score.reset()
 
     def _consider(self, label: str) -> float:
@@ -111,7 +118,8 @@ class ValidatedModule(PLForecastingModule):
         learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         self.selection = BestState(frozenset(learned | {"trained", "scale_weights.omega"}))
         self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        if self._each_batch(self._add_score):
+        self.diverged, self.validated = False, self._each_batch(self._add_score)
+        if self.validated:
             self._consider("before this fit" if bool(self.trained) else "zero-shot")
         self.trained.fill_(True)
         self.train()  # Lightning leaves the mode of the last forecast
@@ -131,10 +139,23 @@ class ValidatedModule(PLForecastingModule):
         self.log("val_loss", self._consider(f"epoch {self.current_epoch}"), prog_bar=True)
 
     def on_train_end(self) -> None:
-        """Returns to the best state seen, which may be the pretrained one."""
+        """Returns to the best state seen, which may be the pretrained one.
+
+        Raises FloatingPointError if training diverged and there is no state to return to.
+        """
         if self.scored_step != self.global_step:  # no validation after the last step
             if self.stacking:
                 self._stack()
             if self._each_batch(self._add_score):
                 self._consider("end of training")
-        self.selection.restore(self)
+        if self.selection.best is not None:
+            self.selection.restore(self)
+        elif self.diverged:
+            raise FloatingPointError(
+                "training diverged: the forecasts are no longer finite, and without a finite validation score there is "
+                "no state to return to; lower the learning rates or pass a val_series"
+            )
+        elif self.validated:
+            logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
+        else:
+            logger.info("no validation series: the last weights are kept, uncompared with zero-shot")

@@ -20,7 +20,7 @@ def print_table(rows: Mapping[str, Sequence[float]]) -> None:
     best = [min(column) for column in zip(*rows.values(), strict=True)]
     print(f"\n{'model':<16}{'MSE':>9}{'MAE':>9}{'CRPS':>9}")
     for name, values in rows.items():
-        cells = "".join(f"{value:8.3f}{'*' if value == top else ' '}" for value, top in zip(values, best, strict=True))
+        cells = "".join(f"{value:8.4f}{'*' if value == top else ' '}" for value, top in zip(values, best, strict=True))
         print(f"{name:<16}{cells}")
 
 

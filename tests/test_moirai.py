@@ -197,11 +197,9 @@ def test_without_scaling(tmp_path: Path) -> None:
     assert (forecast.scale == 1).all()
 
 
-def test_more_tokens_than_the_rotary_table_holds(module: MoiraiModule, directory: Path) -> None:
-    """The table (64 positions) grows, for both sides alike."""
-    past = pasts(4 * 70)
-    expected = theirs(random_moirai(width=128, patch_sizes=PATCH_SIZES), past.transpose(1, 2).flatten(0, 1), 4, 8)
-    assert_equal(ours(directory, past, 4, 8), expected, 4)
+def test_more_tokens_than_the_checkpoint_was_made_for_are_refused(directory: Path) -> None:
+    with pytest.raises(ValueError, match=r"input_chunk_length=280 .* 72 tokens of 4 steps, more than the 64 .* larger"):
+        ours(directory, pasts(4 * 70), 4, 8)
 
 
 def test_log_prob_is_uni2ts_own(module: MoiraiModule, directory: Path) -> None:

@@ -63,6 +63,8 @@ def find_source(backbone: str, revision: str | None = None) -> Source:
     """
     if not isinstance(backbone, str):
         raise ValueError(f"backbone={backbone!r} is not a string; give {_choices()}")
+    if revision is not None and (backbone in BUNDLED or Path(backbone).is_dir()):
+        raise ValueError(f"revision={revision!r} is for hub checkpoints; backbone={backbone!r} is local: leave it out")
     if backbone in BUNDLED:
         source = bundled(backbone)
         if source is None:

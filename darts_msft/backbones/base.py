@@ -132,6 +132,11 @@ class Backbone(nn.Module, ABC):
         """Patch sizes, in steps, that a checkpoint with this configuration knows, ascending."""
 
     @classmethod
+    def max_tokens(cls, config: Mapping[str, Any]) -> int | None:
+        """The longest sequence that the checkpoint was made for, in tokens; None: no limit."""
+        return None
+
+    @classmethod
     @abstractmethod
     def family_of(cls, config: Mapping[str, Any]) -> Family:
         """The forecast distributions of a checkpoint with this configuration."""

@@ -4,7 +4,10 @@ Reference: Woo et al. 2024, "Unified Training of Universal Time Series Forecasti
 `uni2ts/model/moirai/module.py` and `forecast.py` (Apache-2.0). The module's own parameters and layers
 are used. What differs from its forward: shapes are fixed (no packing), only the chosen patch size is
 projected, the head sees horizon tokens only, and missing values enter as the window's location
-(0 after scaling) where uni2ts lets raw zeros through. Variates do not attend to one another, so the
+(0 after scaling) where uni2ts lets raw zeros through, and wholly missing patches are not attended to. As in
+uni2ts, 1e-5 is added to each window's variance: bring series with a deviation below about 0.03 to a larger unit.
+Statistics are in double precision throughout (uni2ts standardises in float32, which shows where a series' level is
+a thousand times its spread). Variates do not attend to one another, so the
 same-variate attention bias is a constant that cancels in the softmax.
 """
 
@@ -74,6 +77,10 @@ class MoiraiBackbone(Backbone):
     @classmethod
     def patch_sizes(cls, config: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(sorted(config["patch_sizes"]))
+
+    @classmethod
+    def max_tokens(cls, config: Mapping[str, Any]) -> int | None:
+        return int(config["max_seq_len"])
 
     @classmethod
     def family_of(cls, config: Mapping[str, Any]) -> MoiraiFamily:

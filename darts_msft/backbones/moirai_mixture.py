@@ -105,7 +105,7 @@ class MoiraiFamily(Family):
     @torch.no_grad()
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
         """Root of the mixture's distribution function minus `level`: Newton's steps inside a shrinking bracket."""
-        flat = params.detach().double().cpu().reshape(-1, params.shape[-1])
+        flat = params.detach().cpu().double().reshape(-1, params.shape[-1])
         brackets = [_bracket(distribution, level) for distribution in self._split(flat)[0]]
         low = np.minimum.reduce([low for low, _ in brackets])
         high = np.maximum.reduce([high for _, high in brackets])
