@@ -16,22 +16,11 @@ def quickstart(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_quickstart(tmp_path: Path) -> None:
     """One epoch: a table of positive scores, the candidates, and a picture."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        str(EXAMPLES / "01_quickstart.py"),
-        "--epochs",
-        "1",
-        "--out",
-        str(tmp_path),
-    ]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env={**os.environ})
+    answer = quickstart("--epochs", "1", "--out", str(tmp_path))
     assert answer.returncode == 0, answer.stderr[-2000:]
     table = {line[:16].strip(): line[16:].replace("*", "").split() for line in answer.stdout.splitlines()}
-    scores = {
-        name: [float(value) for value in table[name]] for name in ("seasonal naive", "DLinear", "zero-shot", "MSFT")
-    }
+    models = ("seasonal naive", "DLinear", "zero-shot", "MSFT")
+    scores = {name: [float(value) for value in table[name]] for name in models}
     assert all(len(values) == 3 and all(0 < value < 1 for value in values) for values in scores.values())
     assert "validation score: zero-shot" in answer.stdout
     assert (tmp_path / "quickstart_sea_temperature.png").stat().st_size > 20_000
