@@ -66,7 +66,7 @@ class MSFTFoundationModel(FoundationModel):
         "moirai-tiny" (bundled, offline), a registry name such as "moirai-1.1-R-small" (weights CC BY-NC 4.0), a
         Hugging Face repo id, or a directory with config.json and model.safetensors.
     revision
-        Commit or tag of a hub checkpoint; None takes the pinned one.
+        Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
     num_scales
         K, the number of new scales; None: as many as leave 4 context tokens and a whole step, at most 3.
     patch_size
