@@ -281,7 +281,7 @@ class MSFTModule(ValidatedModule):
         return loss
 
     def training_loss(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:
-        """Mean (or weighted, see `combine`) of the scales' losses, plus the mixed forecast's where omega learns from it."""
+        """The scales' losses joined by `combine`, plus the mixed forecast's own where omega learns from it."""
         target, sample_weight = self._labels(batch.future_target), None
         if batch.sample_weight is not None:
             sample_weight = self._labels(batch.sample_weight.expand_as(batch.future_target))
