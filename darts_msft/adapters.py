@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LORA_INIT_STD = 0.01
 
@@ -21,7 +24,7 @@ class InputAdapter(nn.Linear):
 
 
 class LoRA(nn.Module):
-    """x -> (alpha / rank) B A x, to be added to a frozen linear's output; B starts at zero (Hu et al. 2022).
+    """W x + (alpha / rank) B A x beside a frozen linear W; B starts at zero (Hu et al. 2022).
 
     `a` is (rank, in_features), normal with standard deviation 0.01; `b` is (out_features, rank).
     """
@@ -32,8 +35,32 @@ class LoRA(nn.Module):
         self.a = nn.Parameter(torch.randn(rank, in_features) * LORA_INIT_STD)
         self.b = nn.Parameter(torch.zeros(out_features, rank))
 
-    def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
-        return F.linear(F.linear(x, self.a), self.b * self.scaling)
+    def forward(self, linear: nn.Linear, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
+        b = self.b * self.scaling
+        if linear.weight.requires_grad or not torch.is_grad_enabled():
+            return linear(x) + F.linear(F.linear(x, self.a), b)
+        projected: Tensor = _LowRankUpdate.apply(x, linear.weight, self.a, b)
+        return projected if linear.bias is None else projected + linear.bias
+
+
+class _LowRankUpdate(torch.autograd.Function):
+    """x (W + B A)^T with a frozen W: one product each way for x, thin ones for A and B, and no sum of two outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        merged = torch.addmm(weight, b, a)
+        ctx.save_for_backward(x, merged, a, b)
+        return F.linear(x, merged)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, merged, a, b = ctx.saved_tensors
+        x_rows, rows = x.flatten(0, -2).to(gradient.dtype), gradient.flatten(0, -2)  # under autocast: half precision
+        inner = rows @ b.to(rows.dtype)
+        grad_x = (gradient @ merged.to(rows.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
+        grad_b = rows.T @ (x_rows @ a.to(rows.dtype).T)
+        return grad_x, None, (inner.T @ x_rows).to(a.dtype), grad_b.to(b.dtype)
 
 
 class StepHead(nn.Linear):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -26,39 +27,65 @@ class CrossScaleAggregator(nn.Module):
     def __init__(self, plan: ScalePlan, width: int, branches: str) -> None:
         super().__init__()
         self.plan = plan
+        self.share = 0.5 if branches == "both" else 1.0
         self.c2f = _zero_linears(plan.num_scales, width) if branches in ("both", "c2f") else None
         self.f2c = _zero_linears(plan.num_scales, width) if branches in ("both", "f2c") else None
+        for scale in range(plan.num_scales):
+            self.register_buffer(f"covers_{scale}", plan.cover(scale), persistent=False)
 
     def forward(
         self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
     ) -> list[Float[Tensor, "B V _ D"]]:
         """`tokens[i]` is (B, V, N_i, D); `masks[i]` (B, V, N_i) marks valid tokens, None means all."""
-        branches = []
+        fused = list(tokens)
         if self.c2f is not None:
-            branches.append(self._coarse_to_fine(self.c2f, tokens, masks))
+            for scale, update in self._coarse_to_fine(self.c2f, tokens, masks).items():
+                fused[scale] = torch.add(fused[scale], update, alpha=self.share)
         if self.f2c is not None:
-            branches.append(self._fine_to_coarse(self.f2c, tokens, masks))
-        if len(branches) == 1:
-            return branches[0]
-        return [(first + second) / 2 for first, second in zip(*branches, strict=True)]
+            for scale, update in self._fine_to_coarse(self.f2c, tokens, masks).items():
+                fused[scale] = torch.add(fused[scale], update, alpha=self.share)
+        return fused
 
     def _coarse_to_fine(
         self, linears: nn.ModuleList, tokens: Sequence[Tensor], masks: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        fused = list(tokens)
+    ) -> dict[int, Tensor]:
+        """What the branch adds to each scale's tokens."""
+        updates: dict[int, Tensor] = {}
         for scale in range(self.plan.num_scales, 0, -1):
-            message = _masked(linears[scale - 1](fused[scale]), masks[scale])
-            fused[scale - 1] = fused[scale - 1] + self.plan.repeat_tokens(message, scale)
-        return fused
+            source = tokens[scale] + updates[scale] if scale in updates else tokens[scale]
+            message = _masked(linears[scale - 1](source), masks[scale])
+            updates[scale - 1] = repeat_tokens(message, self.get_buffer(f"covers_{scale - 1}"))
+        return updates
 
     def _fine_to_coarse(
         self, linears: nn.ModuleList, tokens: Sequence[Tensor], masks: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        fused = list(tokens)
+    ) -> dict[int, Tensor]:
+        updates: dict[int, Tensor] = {}
         for scale in range(self.plan.num_scales):
-            pooled, present = self.plan.pool_tokens(fused[scale], masks[scale], scale)
-            fused[scale + 1] = fused[scale + 1] + _masked(linears[scale](pooled), present)
-        return fused
+            source = tokens[scale] + updates[scale] if scale in updates else tokens[scale]
+            pooled, present = pool_tokens(source, masks[scale], self.get_buffer(f"covers_{scale}"))
+            updates[scale + 1] = _masked(linears[scale](pooled), present)
+        return updates
+
+
+def repeat_tokens(coarse: Float[Tensor, "B V Nc D"], covers: Float[Tensor, "Nc Nf"]) -> Float[Tensor, "B V Nf D"]:
+    """Each coarse token, repeated over the fine tokens that it covers (`ScalePlan.cover`)."""
+    return covers.T.to(coarse.dtype) @ coarse
+
+
+def pool_tokens(
+    fine: Float[Tensor, "B V Nf D"], mask: Bool[Tensor, "B V Nf"] | None, covers: Float[Tensor, "Nc Nf"]
+) -> tuple[Float[Tensor, "B V Nc D"], Bool[Tensor, "B V Nc"] | None]:
+    """Averages of the fine tokens that each coarse one covers, and where there is one.
+
+    Only tokens that `mask` marks True count (None: all). The second result is None where `mask` is.
+    """
+    covers = covers.to(fine.dtype)
+    if mask is None:
+        return (covers / covers.sum(dim=-1, keepdim=True)) @ fine, None
+    count = covers @ mask.unsqueeze(-1).to(fine.dtype)
+    pooled = covers @ _masked(fine, mask) / count.clamp(min=1)
+    return pooled, count.squeeze(-1) > 0
 
 
 def _zero_linears(count: int, width: int) -> nn.ModuleList:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -31,17 +30,14 @@ def encode(
 ) -> list[Float[Tensor, "B V _ D"]]:
     """Runs all layers over the scales' tokens; `tokens[i]` is (B, V, N_i, D).
 
-    A token attends to valid tokens of its own scale and variate. The feed-forward acts on each token alone,
-    so it takes the scales joined.
+    A token attends to valid tokens of its own scale and variate.
     """
     current = list(tokens)
-    counts = [scale_tokens.shape[-2] for scale_tokens in current]
     for layer in range(backbone.spec.num_layers):
         attended = [
             backbone.attention(layer, scale_tokens, mask, hooks.adapters(layer, scale))
             for scale, (scale_tokens, mask) in enumerate(zip(current, masks, strict=True))
         ]
         fused = hooks.aggregate(layer, attended, masks)
-        joined = backbone.feed_forward(layer, torch.cat(fused, dim=-2))
-        current = list(joined.split(counts, dim=-2))
+        current = [backbone.feed_forward(layer, scale_tokens) for scale_tokens in fused]
     return current

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -150,33 +150,19 @@ class ScalePlan:
             share.append((time - centres[before]) / gap if gap else 0.0)
         return left, right, share
 
-    def repeat_tokens(self, coarse: Float[Tensor, "*batch Nc D"], scale: int) -> Float[Tensor, "*batch Nf D"]:
-        """Tokens of `scale`, each repeated over the two tokens of the next finer scale that it covers."""
-        context, horizon = coarse.split(self._split(scale), dim=-2)
-        context = repeat(context, "... n d -> ... (n s) d", s=FACTOR)
-        horizon = repeat(horizon, "... n d -> ... (n s) d", s=FACTOR)
-        fine_context, fine_horizon = self._split(scale - 1)
-        surplus = context.shape[-2] - fine_context  # the origin is on the context's right
-        return torch.cat([context[..., surplus:, :], horizon[..., :fine_horizon, :]], dim=-2)
+    def cover(self, scale: int) -> Float[Tensor, "Nc Nf"]:
+        """1 where a token of `scale + 1` covers the time of a token of `scale`, else 0.
 
-    def pool_tokens(
-        self, fine: Float[Tensor, "*batch Nf D"], mask: Bool[Tensor, "*batch Nf"] | None, scale: int
-    ) -> tuple[Float[Tensor, "*batch Nc D"], Bool[Tensor, "*batch Nc"] | None]:
-        """Averages of `scale`'s tokens over each token of the next coarser scale, and where there is one.
-
-        Only tokens that `mask` marks True count (None: all). The second result is None where `mask` is.
+        Context tokens are counted from the origin backwards, horizon tokens forwards; each covers two.
         """
         fine_context, fine_horizon = self._split(scale)
         coarse_context, coarse_horizon = self._split(scale + 1)
-        left, right = coarse_context * FACTOR - fine_context, coarse_horizon * FACTOR - fine_horizon
-        if mask is None and not left and not right:
-            return rearrange(fine, "... (n s) d -> ... n s d", s=FACTOR).mean(dim=-2), None
-        present = fine.new_ones((1,) * (fine.ndim - 2) + fine.shape[-2:-1]) if mask is None else mask.to(fine.dtype)
-        present = F.pad(present, (left, right)).unsqueeze(-1)
-        weighted = F.pad(fine, (0, 0, left, right)) * present
-        count = rearrange(present, "... (n s) 1 -> ... n s 1", s=FACTOR).sum(dim=-2)
-        pooled = rearrange(weighted, "... (n s) d -> ... n s d", s=FACTOR).sum(dim=-2) / count.clamp(min=1)
-        return pooled, None if mask is None else count.squeeze(-1) > 0
+        parts = []
+        for coarse, fine, from_right in ((coarse_context, fine_context, True), (coarse_horizon, fine_horizon, False)):
+            pairs = torch.eye(coarse).repeat_interleave(FACTOR, dim=-1)
+            surplus = coarse * FACTOR - fine  # a coarse token at the far end may cover one fine token only
+            parts.append(pairs[:, surplus:] if from_right else pairs[:, :fine])
+        return torch.block_diag(*parts)
 
     def _split(self, scale: int) -> list[int]:
         return [self.context_token_counts[scale], self.horizon_token_counts[scale]]

@@ -247,7 +247,12 @@ def _download(source: Source, filename: str) -> Path:
             f"{_hub_reason(error)}. Without the hub, give a local directory in place of the repository; "
             f"make one where there is network with `{_download_command(source)}`."
         ) from error
-    return Path(found)
+    path = Path(found)
+    if source.revision is None and filename == WEIGHTS_FILE and path.parent.parent.name == "snapshots":
+        _logger.info(
+            "%s: no commit is pinned, took %s; revision=%r keeps to it", source, path.parent.name, path.parent.name
+        )
+    return path
 
 
 def _hub_reason(error: Exception) -> str:

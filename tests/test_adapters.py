@@ -44,44 +44,81 @@ def test_input_adapter_learns_weight_and_bias_from_the_first_step() -> None:
 # --- LoRA -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_lora_gives_zero_and_draws_a_with_std_001() -> None:
+def frozen_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    linear = nn.Linear(in_features, out_features, bias=bias)
+    return linear.requires_grad_(False)
+
+
+def test_a_new_lora_changes_no_bit_and_draws_a_with_std_001() -> None:
     torch.manual_seed(0)
-    lora = LoRA(in_features=300, out_features=200, rank=16, alpha=16.0)
-    assert torch.equal(lora(torch.randn(7, 300)), torch.zeros(7, 200))
+    lora, linear, x = LoRA(300, 200, rank=16, alpha=16.0), frozen_linear(300, 200, bias=False), torch.randn(7, 300)
+    assert torch.equal(lora(linear, x), linear(x))
+    with torch.no_grad():
+        assert torch.equal(lora(linear, x), linear(x))
     assert (lora.a.shape, lora.b.shape) == ((16, 300), (200, 16))
     assert abs(lora.a.mean().item()) < 5e-4
     assert lora.a.std().item() == pytest.approx(0.01, rel=0.05)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("rank", "alpha"), [(2, 3.0), (4, 4.0), (1, 0.5)])
-def test_lora_is_alpha_over_rank_times_b_a_x(rank: int, alpha: float) -> None:
-    lora, x = LoRA(5, 3, rank, alpha), torch.randn(2, 4, 5)
+def test_lora_adds_alpha_over_rank_times_b_a_x(rank: int, alpha: float, training: bool) -> None:
+    lora, linear, x = LoRA(5, 3, rank, alpha), frozen_linear(5, 3), torch.randn(2, 4, 5)
     randomise(lora)
-    result = lora(x)
+    with torch.set_grad_enabled(training):
+        result = lora(linear, x)
     assert result.shape == (2, 4, 3)
     for token, found in zip(x.reshape(-1, 5), result.reshape(-1, 3), strict=True):
         inner = torch.tensor([dot(row, token) for row in lora.a])
-        expected = [alpha / rank * dot(row, inner) for row in lora.b]
-        torch.testing.assert_close(found, torch.tensor(expected))
+        expected = linear(token) + torch.tensor([alpha / rank * dot(row, inner) for row in lora.b])
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_lora_gradients_are_those_of_the_plain_formula(bias: bool) -> None:
+    lora, linear = LoRA(5, 3, rank=2, alpha=3.0).double(), frozen_linear(5, 3, bias).double()
+    randomise(lora)
+    if bias:
+        linear.bias.requires_grad_()
+    x, weight = torch.randn(2, 4, 5).double().requires_grad_(), torch.randn(2, 4, 3).double()
+    inputs = [x, lora.a, lora.b, *([linear.bias] if bias else [])]
+    found = torch.autograd.grad((lora(linear, x) * weight).sum(), inputs)
+    plain = linear(x) + 1.5 * torch.einsum("or,ri,bni->bno", lora.b, lora.a, x)
+    for ours, expected in zip(found, torch.autograd.grad((plain * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_lora_learns_under_autocast() -> None:
+    """Half precision is close to full, and gradients have their parameters' type."""
+    lora, linear, x = LoRA(16, 8, rank=4, alpha=4.0), frozen_linear(16, 8), torch.randn(6, 16, requires_grad=True)
+    randomise(lora)
+    lora(linear, x).sum().backward()
+    expected = [x.grad, lora.a.grad, lora.b.grad]
+    x.grad = lora.a.grad = lora.b.grad = None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lora(linear, x).sum().backward()
+    for found, full in zip([x.grad, lora.a.grad, lora.b.grad], expected, strict=True):
+        assert found is not None
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, full, rtol=0.1, atol=0.5)
 
 
 def test_lora_beside_a_frozen_linear_learns_alone() -> None:
     """At the first step only B has a gradient (B is zero); after it A has one too; the frozen linear never."""
-    frozen, lora = nn.Linear(6, 4), LoRA(6, 4, rank=2, alpha=2.0)
-    frozen.requires_grad_(False)
+    linear, lora = frozen_linear(6, 4), LoRA(6, 4, rank=2, alpha=2.0)
     x = torch.randn(9, 6)
-    optimizer = torch.optim.SGD([*frozen.parameters(), *lora.parameters()], lr=0.1)
-    before = frozen.weight.clone()
+    optimizer = torch.optim.SGD([*linear.parameters(), *lora.parameters()], lr=0.1)
+    before = linear.weight.clone()
     for step in range(2):
         optimizer.zero_grad()
-        (frozen(x) + lora(x)).square().sum().backward()
+        lora(linear, x).square().sum().backward()
         assert lora.a.grad is not None
         assert lora.b.grad is not None
         assert bool(lora.a.grad.abs().max() > 0) == (step > 0)
         assert lora.b.grad.abs().min() > 0
         optimizer.step()
-    assert frozen.weight.grad is None
-    assert torch.equal(frozen.weight, before)
+    assert linear.weight.grad is None
+    assert torch.equal(linear.weight, before)
 
 
 # --- head of a new likelihood -----------------------------------------------------------------------------------------

@@ -224,14 +224,25 @@ def test_feed_forward_acts_on_each_token_alone(backbone: Backbone, tokens: Tenso
         assert difference.abs().max() < 1e-6
 
 
+class Beside(torch.nn.Module):
+    """An adapter whose own linear joins the target's."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.own = torch.nn.Linear(inputs, outputs)
+
+    def forward(self, linear: torch.nn.Module, x: Tensor) -> Tensor:
+        joined: Tensor = linear(x) + self.own(x)
+        return joined
+
+
 def test_adapters_join_the_output_of_their_target(backbone: Backbone, tokens: Tensor) -> None:
     """A zero adapter changes nothing, any other is seen in every layer; shapes are as the Spec says."""
     assert backbone.spec.adapter_targets
     for target, (inputs, outputs) in backbone.spec.adapter_targets.items():
-        adapter = torch.nn.Linear(inputs, outputs)
-        zero = torch.nn.Linear(inputs, outputs)
-        torch.nn.init.zeros_(zero.weight)
-        torch.nn.init.zeros_(zero.bias)
+        adapter, zero = Beside(inputs, outputs), Beside(inputs, outputs)
+        torch.nn.init.zeros_(zero.own.weight)
+        torch.nn.init.zeros_(zero.own.bias)
         for layer in range(backbone.spec.num_layers):
             base = backbone.attention(layer, tokens, None, {})
             torch.testing.assert_close(backbone.attention(layer, tokens, None, {target: zero}), base, rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from darts_msft.backbones.base import Adapters, Backbone, Spec
+from darts_msft.backbones.base import Adapters, Backbone, Spec, adapted
 from darts_msft.config import MethodConfig
 from darts_msft.encoder import encode
 from darts_msft.methods.msft import MSFT
@@ -24,7 +24,9 @@ class FakeBackbone(Backbone):
         super().__init__()
         self.spec = Spec(WIDTH, LAYERS, (4,), True, TARGETS, tuned=("value.*",), head=())
         generator = torch.Generator().manual_seed(5)
-        self.value = nn.ParameterList(torch.randn(WIDTH, WIDTH, generator=generator).double() for _ in range(LAYERS))
+        self.value = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False, dtype=torch.float64) for _ in range(LAYERS))
+        for value in self.value:
+            value.weight.data = torch.randn(WIDTH, WIDTH, generator=generator).double()
         self.calls: list[str] = []
 
     def attention(self, layer: int, tokens: Tensor, mask: Tensor | None, adapters: Adapters) -> Tensor:
@@ -32,9 +34,7 @@ class FakeBackbone(Backbone):
         scores = tokens @ tokens.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask.unsqueeze(-2), -torch.inf)
-        value = tokens @ self.value[layer].T
-        if "value" in adapters:
-            value = value + adapters["value"](tokens)
+        value = adapted("value", self.value[layer], tokens, adapters)
         return tokens + scores.softmax(dim=-1) @ value
 
     def feed_forward(self, layer: int, tokens: Tensor) -> Tensor:
@@ -45,6 +45,18 @@ class FakeBackbone(Backbone):
         raise NotImplementedError
 
     patch_sizes = family_of = load_pretrained = normalise = embed = readout = head = from_config  # type: ignore[assignment]
+
+
+class Beside(nn.Module):
+    """An adapter whose own linear joins the target's."""
+
+    def __init__(self, own: nn.Linear) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        joined: Tensor = linear(x) + self.own(x)
+        return joined
 
 
 class Exchange:
@@ -62,7 +74,7 @@ class Exchange:
         self.masks: Sequence[Tensor | None] = ()
 
     def adapters(self, layer: int, scale: int) -> Adapters:
-        return {"value": self.linears[layer, scale]}
+        return {"value": Beside(self.linears[layer, scale])}
 
     def aggregate(self, layer: int, tokens: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
         self.calls.append(f"aggregate {layer}")
@@ -93,7 +105,7 @@ def attend(
         others = [index for index, other in enumerate(scale_of) if other == scale and valid[index]]
         weights = torch.stack([token @ sequence[index] for index in others]).softmax(dim=0)
         adapter = hooks.linears[layer, scale]
-        values = [backbone.value[layer] @ sequence[index] + adapter(sequence[index]) for index in others]
+        values = [backbone.value[layer](sequence[index]) + adapter(sequence[index]) for index in others]
         result.append(token + sum(weight * value for weight, value in zip(weights, values, strict=True)))
     return torch.stack(result)
 
@@ -127,7 +139,7 @@ def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_mas
     encode(backbone, hooks, make_tokens([6, 3, 2]), masks)
     expected = []
     for layer in range(LAYERS):
-        expected += [f"attention {layer}"] * 3 + [f"aggregate {layer}", f"feed_forward {layer}"]
+        expected += [f"attention {layer}"] * 3 + [f"aggregate {layer}"] + [f"feed_forward {layer}"] * 3
     assert backbone.calls == expected
     assert all(found is given for found, given in zip(hooks.masks, masks, strict=True))
 

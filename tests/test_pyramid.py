@@ -9,6 +9,7 @@ import torch
 from oracles import covered, covering, pool_loop, token_stretches
 from torch import Tensor
 
+from darts_msft.aggregator import pool_tokens, repeat_tokens
 from darts_msft.pyramid import ScalePlan, largest_num_scales
 
 SHAPES = [  # context, horizon, patch size, K
@@ -236,10 +237,10 @@ def test_repeated_tokens_are_those_that_cover_the_same_time(shape: tuple[int, ..
         coarse = token_stretches(context, horizon, patch_size, scale, horizon_tokens)
         fine = token_stretches(context, horizon, patch_size, scale - 1, horizon_tokens)
         tokens = series(2, 2, len(coarse), 3, seed=scale)
-        repeated = plan.repeat_tokens(tokens, scale)
+        repeated = repeat_tokens(tokens, plan.cover(scale - 1))
         assert repeated.shape == (2, 2, len(fine), 3)
         for index, stretch in enumerate(fine):
-            assert torch.equal(repeated[..., index, :], tokens[..., covering(stretch, coarse), :])
+            torch.testing.assert_close(repeated[..., index, :], tokens[..., covering(stretch, coarse), :])
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -255,7 +256,7 @@ def test_pooled_tokens_average_the_valid_ones_of_the_same_time(
         coarse = token_stretches(context, horizon, patch_size, scale + 1, horizon_tokens)
         tokens = series(3, 2, len(fine), 3, seed=scale)
         mask = torch.rand(3, 2, len(fine), generator=torch.Generator().manual_seed(scale)) < 0.5
-        pooled, present = plan.pool_tokens(tokens, mask if masked else None, scale)
+        pooled, present = pool_tokens(tokens, mask if masked else None, plan.cover(scale))
         assert pooled.shape == (3, 2, len(coarse), 3)
         assert (present is not None) == masked
         for index, stretch in enumerate(coarse):

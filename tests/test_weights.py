@@ -321,6 +321,20 @@ def test_hub_errors(
     assert f"`hf download {REPO} --local-dir DIR --revision {COMMIT}`" in message
 
 
+def test_an_unpinned_checkpoint_names_the_commit_that_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshot = tmp_path / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    directory_with(snapshot, "{}", {"w": torch.ones(2)})
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", FakeHub(snapshot))
+    with caplog.at_level("INFO", logger="darts_msft"):
+        load_state(Source("hub", REPO, COMMIT))
+        assert not caplog.messages
+        load_state(Source("hub", REPO))
+    assert [f"revision={COMMIT!r}" in message for message in caplog.messages] == [True]
+
+
 def test_hub_error_without_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", FakeHub(tmp_path, ConnectionError("no route")))
     message = error_of(lambda: load_config(Source("hub", REPO)), OSError)

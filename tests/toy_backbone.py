@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from darts_msft.backbones import ARCHITECTURES, Architecture
-from darts_msft.backbones.base import Adapters, Backbone, Family, Spec, Stats
+from darts_msft.backbones.base import Adapters, Backbone, Family, Spec, Stats, adapted
 from darts_msft.weights import load_strict
 
 TOY = Architecture("toy_backbone:ToyBackbone", ("toy_width", "toy_layers", "toy_patch_sizes"))
@@ -116,7 +116,7 @@ class ToyBackbone(Backbone):
         self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None, adapters: Adapters
     ) -> Float[Tensor, "B V N D"]:
         block, x = self.layers[layer], self.layers[layer].norm_attention(tokens)
-        projected = block.qkv(x) + (adapters["qkv"](x) if "qkv" in adapters else 0)
+        projected = adapted("qkv", block.qkv, x, adapters)
         query, key, value = rearrange(projected, "b v n (three head d) -> three b v head n d", three=3, head=2)
         time = torch.arange(tokens.shape[-2])
         bias = -block.slope[:, None, None] * (time[:, None] - time).abs()
@@ -124,7 +124,7 @@ class ToyBackbone(Backbone):
             bias = bias.masked_fill(~mask[:, :, None, None, :], -torch.inf)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         joined = rearrange(attended, "b v head n d -> b v n (head d)")
-        return tokens + block.out(joined) + (adapters["out"](joined) if "out" in adapters else 0)
+        return tokens + adapted("out", block.out, joined, adapters)
 
     def feed_forward(self, layer: int, tokens: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
         block = self.layers[layer]

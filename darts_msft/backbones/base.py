@@ -21,7 +21,15 @@ STAND_IN = 1.0
 """In the place of missing values, whose density counts nowhere: inside every family's support."""
 
 Adapters = Mapping[str, nn.Module]
-"""Additive modules by target name: the output of `adapters[target](x)` joins that of the target linear."""
+"""Modules by target name: `adapters[target](linear, x)` takes the place of the target's `linear(x)`."""
+
+
+def adapted(
+    name: str, linear: nn.Module, x: Float[Tensor, "*shape I"], adapters: Adapters
+) -> Float[Tensor, "*shape O"]:
+    """The output of the target linear `name`, through its adapter where it has one."""
+    output: Tensor = adapters[name](linear, x) if name in adapters else linear(x)
+    return output
 
 
 class Stats(NamedTuple):

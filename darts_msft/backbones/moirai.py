@@ -23,7 +23,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats
+from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, adapted
 from darts_msft.weights import load_strict
 
 try:
@@ -126,7 +126,7 @@ class MoiraiBackbone(Backbone):
         x = block.norm1(tokens)
         heads = "b v n (group hpg d) -> (b v) group hpg n d"
         query, key, value = (
-            rearrange(_adapted(attn, name, x, adapters), heads, hpg=1, d=attn.head_dim)
+            rearrange(adapted(name, getattr(attn, name), x, adapters), heads, hpg=1, d=attn.head_dim)
             for name in ("q_proj", "k_proj", "v_proj")
         )
         time = torch.arange(tokens.shape[-2], device=tokens.device).reshape(1, 1, 1, -1)
@@ -155,10 +155,3 @@ class MoiraiBackbone(Backbone):
         encoded = self.readout(tokens, horizon)
         params = self.family.project(self.module.param_proj, encoded, self.patch_index, self.patch_size)
         return rearrange(params, "b v n p r -> b v (n p) r")[..., :horizon, :]
-
-
-def _adapted(
-    attention: torch.nn.Module, name: str, x: Float[Tensor, "B V N D"], adapters: Adapters
-) -> Float[Tensor, "B V N D2"]:
-    projected = getattr(attention, name)(x)
-    return projected + adapters[name](x) if name in adapters else projected
