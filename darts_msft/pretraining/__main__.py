@@ -1,10 +1,11 @@
 """`python -m darts_msft.pretraining --out runs/tiny`: pretrains a small MoiraiModule on synthetic series.
 
-The run resumes when the directory holds one; the weights are in `<out>/export`.
+The run resumes when the directory holds one; the averaged weights are in `<out>/export`.
 """
 
 import argparse
 import logging
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -26,7 +27,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+    try:
+        settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+    except ValueError as error:
+        parser.error(str(error))
+    if settings.device.startswith("cuda"):  # same seed, same weights
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # for debugging; slow
     run = Pretraining(settings, arguments.out)
     run.resume()
     run.run(arguments.log_every, arguments.save_every)

@@ -8,20 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from darts_msft.backbones.base import Backbone
+from darts_msft.pretraining.synthetic import synthetic_series
 
 PATCH_SIZE_SHARES = {8: 0.2, 16: 0.4, 32: 0.4}
 HORIZON_SHARE = (0.15, 0.5)
-MIN_TOKENS, MAX_TOKENS = 12, 64  # tokens of one series, context and horizon together
+MIN_TOKENS, MAX_TOKENS = 3, 128  # tokens of one series, context and horizon together; the median is 32
+POOLING_SHARES = {1: 0.7, 2: 0.2, 4: 0.1}  # series are averaged over so many steps: the same process at several rates
+MIN_LENGTH, MAX_LENGTH = 512, 4096  # steps of a generated series
+PIECES = 4  # at most so many pieces of one generated series are used: they are not independent
 DAMAGED_SHARE = 0.25  # share of batches with left padding and missing values
-POOLING = (1, 1, 1, 2, 4)  # series are averaged over so many steps: the same process at several rates
+MIN_OBSERVED = 8  # a context that damage would leave with fewer values stays whole
+FARTHEST = 50.0  # targets are clipped at so many deviations of their context: some contexts are all but constant
+
+
+class Layout(NamedTuple):
+    """What the series of one batch have in common."""
+
+    patch_size: int
+    context_tokens: int
+    horizon_tokens: int
+    pooling: int
+    """Generated steps averaged into one."""
+    length: int
+    """Steps of the generated series that the pieces are cut from."""
+
+    @property
+    def tokens(self) -> int:
+        return self.context_tokens + self.horizon_tokens
+
+    @property
+    def pieces(self) -> int:
+        """Pieces cut from one generated series."""
+        return min(PIECES, self.length // (self.tokens * self.patch_size * self.pooling))
 
 
 @dataclass(frozen=True)
@@ -32,21 +60,59 @@ class Task:
     context: Float[Tensor, "B 1 C"]
     horizon: Float[Tensor, "B 1 H"]
 
+    @property
+    def tokens(self) -> int:
+        """Of all series together."""
+        return (self.context.numel() + self.horizon.numel()) // self.patch_size
 
-def draw_layout(rng: np.random.Generator, max_length: int) -> tuple[int, int, int, int]:
-    """Patch size, context tokens, horizon tokens and pooling factor, of series of at most `max_length` steps."""
+    def pin_memory(self) -> Task:
+        """Called by `DataLoader`."""
+        return Task(self.patch_size, self.context.pin_memory(), self.horizon.pin_memory())
+
+    def to(self, device: str) -> Task:
+        context, horizon = (x.to(device, non_blocking=True) for x in (self.context, self.horizon))
+        return Task(self.patch_size, context, horizon)
+
+
+class Tasks(Dataset[Task]):
+    """Training batches of about `tokens` tokens, each a pure function of (seed, index)."""
+
+    def __init__(self, seed: int, tokens: int) -> None:
+        self.seed, self.tokens = seed, tokens
+
+    def __getitem__(self, index: int) -> Task:
+        rng = np.random.default_rng([self.seed, index])
+        layout = draw_layout(rng)
+        size = max(1, round(self.tokens / layout.tokens))
+        series = synthetic_series(rng, -(-size // layout.pieces), layout.length)
+        return make_task(series, layout, rng, size)
+
+
+def draw_layout(rng: np.random.Generator) -> Layout:
+    """The only place where lengths are drawn.
+
+    Tokens are MIN_TOKENS (MAX_TOKENS / MIN_TOKENS)^(u^(2/3)) with u uniform: between log-uniform (exponent u, median
+    20) and uniform (median 66). Generated series are one, two or four times as long as a piece, within their bounds.
+    """
     patch_size = int(rng.choice(list(PATCH_SIZE_SHARES), p=list(PATCH_SIZE_SHARES.values())))
-    tokens = int(rng.integers(MIN_TOKENS, min(MAX_TOKENS, max_length // patch_size) + 1))
-    horizon_tokens = max(1, round(tokens * rng.uniform(*HORIZON_SHARE)))
-    pooling = int(rng.choice([factor for factor in POOLING if factor * tokens * patch_size <= max_length]))
-    return patch_size, tokens - horizon_tokens, horizon_tokens, pooling
+    tokens = round(MIN_TOKENS * (MAX_TOKENS / MIN_TOKENS) ** (rng.random() ** (2 / 3)))
+    horizon_tokens = min(max(1, round(tokens * rng.uniform(*HORIZON_SHARE))), tokens // 2)
+    pooling = int(rng.choice(list(POOLING_SHARES), p=list(POOLING_SHARES.values())))
+    while pooling * tokens * patch_size > MAX_LENGTH:
+        pooling //= 2
+    length = int(np.clip(pooling * tokens * patch_size * rng.choice([1, 2, 4]), MIN_LENGTH, MAX_LENGTH))
+    return Layout(patch_size, tokens - horizon_tokens, horizon_tokens, pooling, length)
 
 
-def cut(series: Float[np.ndarray, "rows length"], steps: int, pooling: int) -> Float[np.ndarray, "rows2 steps"]:
-    """Cuts each row into pieces of `steps * pooling` steps and averages `pooling` steps into one."""
-    pieces = series.shape[1] // (steps * pooling)
-    usable = series[:, series.shape[1] - pieces * steps * pooling :]
-    return reduce(usable, "row (piece step pool) -> (row piece) step", "mean", piece=pieces, pool=pooling)
+def cut(series: Float[np.ndarray, "rows length"], layout: Layout, rng: np.random.Generator) -> Float[np.ndarray, "n s"]:
+    """`layout.pieces` pieces of each row, at random places without overlap, pooled."""
+    span = layout.tokens * layout.patch_size * layout.pooling
+    slots = series.shape[1] // span
+    first = rng.integers(series.shape[1] - slots * span + 1)
+    pieces = rearrange(series[:, first : first + slots * span], "row (slot span) -> row slot span", slot=slots)
+    chosen = rng.permuted(np.tile(np.arange(slots), (len(series), 1)), axis=1)[:, : layout.pieces]
+    taken = np.take_along_axis(pieces, chosen[..., None], axis=1)
+    return reduce(taken, "row piece (step pool) -> (row piece) step", "mean", pool=layout.pooling)
 
 
 def damage(context: Float[np.ndarray, "rows C"], rng: np.random.Generator) -> None:
@@ -54,26 +120,23 @@ def damage(context: Float[np.ndarray, "rows C"], rng: np.random.Generator) -> No
     rows, steps = context.shape
     position = np.arange(steps)
     start = (rng.uniform(-0.5, 0.8, rows) * steps)[:, None]
-    context[position < start] = np.nan
-    context[rng.uniform(size=context.shape) < rng.choice([0, 0, 0.05, 0.3], (rows, 1))] = np.nan
+    missing = position < start
+    missing |= rng.uniform(size=context.shape) < rng.choice([0, 0, 0.05, 0.3], (rows, 1))
     left = rng.uniform(0, steps, (rows, 1))
     width = rng.choice([0, 0, 0.05, 0.2], (rows, 1)) * steps
-    context[(position >= left) & (position < left + width)] = np.nan
+    missing |= (position >= left) & (position < left + width)
+    missing[(~missing).sum(axis=1) < MIN_OBSERVED] = False
+    context[missing] = np.nan
 
 
-def make_task(
-    series: Float[np.ndarray, "rows length"], layout: tuple[int, int, int, int], rng: np.random.Generator, size: int
-) -> Task:
-    """Turns raw series into one batch of at most `size` rows."""
-    patch_size, context_tokens, horizon_tokens, pooling = layout
-    pieces = cut(series, (context_tokens + horizon_tokens) * patch_size, pooling)
+def make_task(series: Float[np.ndarray, "rows length"], layout: Layout, rng: np.random.Generator, size: int) -> Task:
+    """Turns generated series into one batch of at most `size` rows."""
+    pieces = cut(series, layout, rng)
     pieces = pieces[rng.permutation(len(pieces))[:size]]
-    context, horizon = np.split(pieces, [context_tokens * patch_size], axis=1)
+    context, horizon = (part.copy() for part in np.split(pieces, [layout.context_tokens * layout.patch_size], axis=1))
     if rng.uniform() < DAMAGED_SHARE:
-        context = context.copy()
         damage(context, rng)
-    to_tensor = torch.from_numpy
-    return Task(patch_size, to_tensor(np.ascontiguousarray(context))[:, None], to_tensor(horizon.copy())[:, None])
+    return Task(layout.patch_size, torch.from_numpy(context)[:, None], torch.from_numpy(horizon)[:, None])
 
 
 def horizon_loss(backbones: Mapping[int, Backbone], task: Task) -> Float[Tensor, ""]:
@@ -90,5 +153,5 @@ def horizon_loss(backbones: Mapping[int, Backbone], task: Task) -> Float[Tensor,
     for layer in range(backbone.spec.num_layers):
         tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, mask, {}))
     params = backbone.head(tokens, 0, horizon).float()
-    target = (task.horizon - stats.loc) / stats.scale
+    target = ((task.horizon - stats.loc) / stats.scale).clamp(-FARTHEST, FARTHEST)
     return -backbone.family.log_prob(params, target).mean()

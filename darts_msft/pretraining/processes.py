@@ -1,4 +1,4 @@
-"""Building blocks of the synthetic series: noises, cycle shapes, Gaussian processes, trends, breaks and transforms.
+"""Building blocks of the synthetic series: noises, cycle shapes, trends, breaks and transforms.
 
 Every function takes the generator first and treats rows independently. Time is in steps, phase in cycles, frequency in
 cycles a step; a "unit" process has mean 0 and variance about 1.
@@ -7,7 +7,6 @@ cycles a step; a "unit" process has mean 0 and variance about 1.
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.signal import lfilter
-from scipy.special import ive
 
 Rows = Float[np.ndarray, "n length"]
 PerRow = Float[np.ndarray, " n"]
@@ -15,10 +14,17 @@ Tables = Float[np.ndarray, "n bins"]
 Grid = Float[np.ndarray, "1 bins"]
 
 BINS = 512  # resolution of a cycle's shape
-GP_FEATURES = 32  # cosines a Gaussian-process draw
 SHAPES = {"harmonic": 0.36, "bumps": 0.16, "solar": 0.14, "working": 0.10, "rough": 0.16, "saw": 0.08}
 """Share of each cycle shape; see `cycle_shapes`."""
-NOISES = {"white": 0.12, "ar1": 0.24, "walk": 0.16, "oscillation": 0.14, "coloured": 0.20, "smooth_walk": 0.14}
+NOISES = {
+    "white": 0.10,
+    "ar1": 0.20,
+    "arma": 0.12,
+    "walk": 0.16,
+    "oscillation": 0.12,
+    "coloured": 0.16,
+    "smooth_walk": 0.14,
+}
 """Share of each stochastic process; see `stochastic`."""
 TRANSFORMS = {"none": 0.60, "exp": 0.15, "softplus": 0.06, "logistic": 0.05, "floor": 0.07, "cap": 0.03, "round": 0.04}
 """Share of each pointwise transform; see `transform`."""
@@ -108,8 +114,38 @@ def volatility(rng: np.random.Generator, n: int, length: int) -> Rows:
     return np.where(switch(rng, 0.5, n)[:, None] > 0, regimes, wandering).astype(np.float32)
 
 
+def arma(rng: np.random.Generator, e: Rows) -> Rows:
+    """ARMA(2, 2) driven by `e`, two real poles and a moving average of two taps; a fifth summed up (ARIMA)."""
+    n, length = e.shape
+    x = e
+    for longest in (length / 4, 20):
+        sign = rng.choice(np.array([-1, 1], np.float32), n, p=[0.2, 0.8])
+        x = autoregress(x, sign * np.exp(-1 / log_uniform(rng, 0.3, longest, n)))
+    taps = rng.uniform(-0.9, 0.9, (2, n, 1)).astype(np.float32)
+    y = x.copy()
+    y[:, 1:] += taps[0] * x[:, :-1]
+    y[:, 2:] += taps[1] * x[:, :-2]
+    summed = np.flatnonzero(rng.random(n) < 0.2)
+    y[summed] = np.cumsum(y[summed], axis=1)
+    return y
+
+
+def seasonal(rng: np.random.Generator, periods: PerRow, length: int, keep: PerRow) -> Rows:
+    """x[t] = k x[t - s] + sqrt(1 - k^2) e[t] for a whole period s (steps): a pattern that changes from cycle to cycle.
+
+    `keep` is k, near 1 for a pattern that lasts; e is an AR(1) with a memory of 0.3 to 12 steps; unit variance.
+    """
+    e = ar1(rng, log_uniform(rng, 0.3, 12, len(periods)), length)
+    for row, period in enumerate(np.maximum(np.round(periods).astype(int), 2)):
+        cycles = np.pad(e[row], (0, -length % period)).reshape(-1, period)
+        cycles[1:] *= np.sqrt(1 - keep[row] ** 2)
+        past = np.array([1, -keep[row]], np.float32)
+        e[row] = lfilter(np.ones(1, np.float32), past, cycles, axis=0).ravel()[:length]
+    return e
+
+
 def stochastic(rng: np.random.Generator, n: int, length: int, kind: str | None = None) -> Rows:
-    """Series without a cycle: white noise, AR(1), random walks, damped oscillations, coloured noise, smooth walks."""
+    """Series without a cycle: white noise, AR(1), ARMA, walks, damped oscillations, coloured noise, smooth walks."""
     kinds = choose(rng, NOISES if kind is None else {kind: 1.0}, n)
     e = innovations(rng, switch(rng, 0.3, n), length)
     uneven = np.flatnonzero(rng.random(n) < 0.25)
@@ -120,6 +156,8 @@ def stochastic(rng: np.random.Generator, n: int, length: int, kind: str | None =
         rows = np.flatnonzero(kinds == name)
         if name == "ar1":
             x[rows] = autoregress(e[rows], np.exp(-1 / memory[rows]))
+        elif name == "arma":
+            x[rows] = arma(rng, e[rows])
         elif name == "walk":
             x[rows] = np.cumsum(e[rows] + 0.1 * rng.standard_normal((len(rows), 1), dtype=np.float32), axis=1)
         elif name == "oscillation":
@@ -162,13 +200,14 @@ def _column(values: np.ndarray) -> np.ndarray:
 
 
 def _harmonic(rng: np.random.Generator, u: Grid, m: int) -> Tables:
-    order = np.arange(1, 11, dtype=np.float32)[None]
+    order = np.arange(1, 11, dtype=np.float32)[None]  # cycles a cycle
     power = order ** -_column(rng.uniform(0.7, 3, m))
     gauss = np.exp(-0.5 * (order / _column(rng.uniform(0.6, 5, m))) ** 2)
     envelope = np.where(_column(switch(rng, 0.5, m)) > 0, power, gauss)
     weights = envelope * rng.standard_normal((2, m, 10), dtype=np.float32)
-    angle = 2 * np.pi * order.T * u
-    return weights[0] @ np.cos(angle) + weights[1] @ np.sin(angle)
+    spectrum = np.zeros((m, u.shape[1] // 2 + 1), np.complex64)
+    spectrum[:, 1:11] = weights[0] - 1j * weights[1]
+    return np.fft.irfft(spectrum, u.shape[1]).astype(np.float32) * np.float32(u.shape[1] / 2)
 
 
 def _bumps(rng: np.random.Generator, u: Grid, m: int) -> Tables:
@@ -231,55 +270,6 @@ def per_cycle(table: Float[np.ndarray, "n cycles"], phase: Rows, blend: PerRow) 
     flat = table.ravel()
     low = flat[cycle]
     return low + share * (flat[cycle + 1] - low)
-
-
-# --- Gaussian processes -----------------------------------------------------------------------------------------------
-
-
-def gaussian_process(rng: np.random.Generator, n: int, length: int, periods: PerRow) -> Rows:
-    """Approximate draws from random sums and products of kernels, after KernelSynth (Ansari et al. 2024, Chronos, 4.2).
-
-    f(t) = sum_m a_m cos(2 pi (v_m t + phi_m)), a_m normal, phi_m uniform. v_m is drawn from the kernel's spectral
-    measure (random Fourier features, Rahimi and Recht 2007): a sum of kernels mixes the measures, a product adds their
-    frequencies. Kernels: RBF, rational quadratic, periodic (`periods`, in steps, two to choose from a row); a linear
-    kernel multiplies or adds a line, white noise is added.
-    """
-    slots, shape = 4, (n, GP_FEATURES)
-    used = rng.integers(1, slots + 1, n)
-    term = np.concatenate([np.zeros((n, 1), int), np.cumsum(rng.random((n, slots - 1)) < 0.5, axis=1)], axis=1)
-    term[np.arange(slots)[None] >= used[:, None]] = -1
-    picked = rng.integers(0, 1 << 30, shape) % (term.max(axis=1)[:, None] + 1)
-    frequency = np.zeros(shape)
-    for slot in range(slots):
-        draw = _kernel_frequency(rng, n, length, np.where(rng.random(n) < 0.6, periods, np.roll(periods, 1)))
-        frequency += draw * (term[:, slot : slot + 1] == picked)
-    amplitude = rng.standard_normal(shape, dtype=np.float32)
-    offset = rng.random(shape)
-    t = np.arange(length)[None]
-    total = np.zeros((n, length), np.float32)
-    for m in range(GP_FEATURES):
-        cycles = (frequency[:, m : m + 1] * t + offset[:, m : m + 1]).astype(np.float32)
-        total += amplitude[:, m : m + 1] * np.cos(np.float32(2 * np.pi) * cycles)
-    total = standardise(total)
-    slope, level = rng.normal(0, 1.5, (n, 1)), rng.normal(0, 1, (n, 1))
-    line = slope * np.linspace(-1, 1, length)[None] + level
-    role = rng.random((n, 1))
-    total = np.where(role < 0.12, total + line, np.where(role < 0.24, total * line, total))
-    noise = log_uniform(rng, 0.01, 0.7, n)[:, None] * rng.standard_normal((n, length), dtype=np.float32)
-    return standardise(total + noise)
-
-
-def _kernel_frequency(rng: np.random.Generator, n: int, length: int, period: PerRow) -> Float[np.ndarray, "n features"]:
-    shape = (n, GP_FEATURES)
-    kind = rng.random((n, 1))
-    scale = log_uniform(rng, 0.01, 1.0, n)[:, None] * length
-    bell = rng.standard_normal(shape) / (2 * np.pi * scale)
-    quadratic = bell * np.sqrt(rng.standard_gamma(np.broadcast_to(rng.uniform(0.5, 4, (n, 1)), shape)))
-    order = np.arange(9)[None]
-    weight = ive(order, 1 / log_uniform(rng, 0.3, 2.0, n)[:, None] ** 2)
-    level = np.cumsum(weight, axis=1) / weight.sum(axis=1, keepdims=True)
-    harmonic = (rng.random((*shape, 1)) > level[:, None, :]).sum(axis=2) * rng.choice([-1, 1], shape)
-    return np.where(kind < 0.5, harmonic / period[:, None], np.where(kind < 0.75, bell, quadratic))
 
 
 # --- trends, breaks, transforms ---------------------------------------------------------------------------------------

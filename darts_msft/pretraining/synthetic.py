@@ -3,15 +3,27 @@
 No measured data enters. Shares below are fractions of the rows of a batch unless said otherwise; lengths are in steps.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import ndtri
 
 from darts_msft.pretraining import processes as p
+from darts_msft.pretraining.gaussian import gaussian_process
 
-FAMILIES = {"calendar": 0.52, "arbitrary": 0.15, "gaussian": 0.13, "stochastic": 0.13, "count": 0.07}
-"""What a row starts as: cycles of the calendar, cycles of any period, a Gaussian process, noise, or counts."""
+FAMILIES = {
+    "calendar": 0.46,  # cycles of the calendar
+    "arbitrary": 0.13,  # cycles of any period
+    "gaussian": 0.14,  # compositions of kernels
+    "stochastic": 0.11,  # no cycle
+    "seasonal": 0.05,  # a pattern that changes from cycle to cycle
+    "daylight": 0.04,  # zero at night
+    "count": 0.04,  # whole numbers
+    "intermittent": 0.03,  # zero most of the time
+}
+"""What a row starts as."""
+SHORTEST = 128  # steps of a series
 RATES: dict[str, tuple[float, float, int, float]] = {
     "5min": (0.06, 288, 7, 105192),
     "10min": (0.15, 144, 7, 52596),
@@ -30,10 +42,12 @@ RESAMPLED = 0.24  # share of generated points spent on rows that are then averag
 MIXED = 0.12  # rows replaced by a convex combination of two or three (TSMixup, Ansari et al. 2024, Chronos, 4.1)
 ADDITIONS = ((0.35, p.trend, 0.3, 6.0), (0.06, p.level_shifts, 0.5, 3.0), (0.07, p.spikes, 0.5, 2.0))
 """Share of rows with it, what is added to the standardised row, and the range of its size (log-uniform)."""
+MULTIPLIED = 0.06  # rows lifted to a minimum of 0 and multiplied by noise
+QUIET = 0.3  # cyclic rows in which all that no past cycle tells is at most a twentieth of its usual size
 FLIPPED, REVERSED = 0.08, 0.05  # rows turned upside down or back to front
 WEEKDAYS, HOLIDAYS = 0.55, 0.15  # rows with weekday effects; of them, with odd days off
 HEAVY, UNEVEN = 0.2, 0.35  # cyclic rows whose noise has heavy tails; whose noise changes with phase or regime
-SMALL, LARGE = 1e-2, 1e4  # range of the final scale
+SMALL, LARGE = 0.1, 1e4  # range of the final scale (MOIRAI takes windows below 0.003 for constant)
 
 Rows = p.Rows
 PerRow = p.PerRow
@@ -52,60 +66,46 @@ class Cycles(NamedTuple):
     """1 where the periods are not the calendar's, so that phases may drift, else 0."""
 
 
-class SyntheticSeries:
-    """An endless, reproducible stream of synthetic series.
-
-    `batch(size)` gives `size` independent rows of `length` steps. The stream depends on the seed and on the sizes asked
-    for so far; `state()` and `load_state()` continue it exactly.
-    """
-
-    def __init__(self, seed: int, length: int) -> None:
-        if length < 128:
-            raise ValueError(f"length must be at least 128 steps, got {length}.")
-        self.length = length
-        self._rng = np.random.default_rng(seed)
-
-    def state(self) -> dict[str, Any]:
-        """Where the stream stands, as a JSON-able dictionary."""
-        return {"length": self.length, "generator": self._rng.bit_generator.state}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue a stream from its `state()`."""
-        if state["length"] != self.length:
-            raise ValueError(f"state is for series of length {state['length']}, not {self.length}.")
-        self._rng.bit_generator.state = state["generator"]
-
-    def batch(self, size: int) -> Float[np.ndarray, "size length"]:
-        """The next `size` series, float32 and finite."""
-        rng, length = self._rng, self.length
-        factor = int(rng.choice([2, 4, 8]))
-        slow = int(RESAMPLED / factor * size)
-        fast = base_rows(rng, size - slow, length)
-        slowed = resample(rng, base_rows(rng, slow, factor * length, factor), factor)
-        x = mix(rng, rng.permutation(p.standardise(np.concatenate([fast, slowed]))))
-        x *= 1 - 2 * p.switch(rng, FLIPPED, size)[:, None]
-        back = p.switch(rng, REVERSED, size) > 0
-        x[back] = x[back, ::-1]
-        return place(rng, x)
+def synthetic_series(rng: np.random.Generator, size: int, length: int) -> Float[np.ndarray, "size length"]:
+    """`size` series of `length` steps, float32 and finite; a pure function of the generator's state."""
+    if length < SHORTEST:
+        raise ValueError(f"length must be at least {SHORTEST} steps, got {length}.")
+    factor = int(rng.choice([2, 4, 8]))
+    slow = int(rng.binomial(size, RESAMPLED / factor))
+    fast = base_rows(rng, size - slow, length)
+    slowed = resample(rng, base_rows(rng, slow, factor * length, factor), factor)
+    x = mix(rng, rng.permutation(p.standardise(np.concatenate([fast, slowed]))))
+    x *= 1 - 2 * p.switch(rng, FLIPPED, size)[:, None]
+    back = p.switch(rng, REVERSED, size) > 0
+    x[back] = x[back, ::-1]
+    return place(rng, x)
 
 
 def base_rows(rng: np.random.Generator, n: int, length: int, factor: int = 1) -> Rows:
     """Rows of all families, ordered by family; `factor` says by how much they will be resampled afterwards."""
     shares = np.array(list(FAMILIES.values()))
     counts = dict(zip(FAMILIES, rng.multinomial(n, shares / shares.sum()).tolist(), strict=True))
-    periods = _arbitrary_periods(rng, counts["gaussian"], length, factor)
     x = np.concatenate(
         [
             cyclic(rng, cycles(rng, counts["calendar"], counts["arbitrary"], length, factor), length),
-            p.gaussian_process(rng, counts["gaussian"], length, periods),
+            gaussian_process(rng, length, _related_periods(rng, counts["gaussian"], length, factor)),
             p.stochastic(rng, counts["stochastic"], length),
+            seasonal_series(rng, counts["seasonal"], length, factor),
         ]
     )
     x = p.standardise(x)
     for share, make, low, high in ADDITIONS:
         rows = np.flatnonzero(rng.random(len(x)) < share)
         x[rows] += p.log_uniform(rng, low, high, len(rows))[:, None] * make(rng, len(rows), length)
-    return np.concatenate([p.transform(rng, p.standardise(x)), count_series(rng, counts["count"], length, factor)])
+    x = p.transform(rng, p.standardise(x))
+    rows = np.flatnonzero(rng.random(len(x)) < MULTIPLIED)
+    x[rows] = multiply(rng, x[rows])
+    bounded = (
+        daylight(rng, counts["daylight"], length, factor),
+        count_series(rng, counts["count"], length, factor),
+        intermittent(rng, counts["intermittent"], length),
+    )
+    return np.concatenate([x, *bounded])
 
 
 def cycles(rng: np.random.Generator, calendar: int, arbitrary: int, length: int, factor: int) -> Cycles:
@@ -138,12 +138,19 @@ def _arbitrary_periods(rng: np.random.Generator, n: int, length: int, factor: in
     return np.where(rng.random(n) < 1 / 3, rng.choice(known, n), free).astype(np.float32)
 
 
+def _related_periods(rng: np.random.Generator, n: int, length: int, factor: int) -> Float[np.ndarray, "n 2"]:
+    """Two periods a row, in steps: day and week, or day (any cycle) and year; two thirds are the calendar's."""
+    short, middle, long, _ = cycles(rng, n - n // 3, n // 3, length, factor)
+    return np.stack([short, np.where(middle > 1, short * middle, long)], axis=1)
+
+
 def cyclic(rng: np.random.Generator, periods: Cycles, length: int, clean: bool = False) -> Rows:
     """Cycles within cycles plus mean-reverting levels and noise.
 
     y = A(t) (G[c] s(u) + O[c]) + long cycle + level + noise, with u the phase and c the number of the short cycle, s
     its shape, G and O its gain and offset (weekday, holiday, AR(1) from cycle to cycle), A a slow modulation. Phases
-    drift where `free` is 1. With `clean`, no level and no noise.
+    drift where `free` is 1. With `clean`, no level and no noise; in a share `QUIET` of rows they, and the variation
+    from cycle to cycle, are scaled by 0.001 to 0.05.
     """
     short, middle, long, free = periods
     n = len(short)
@@ -154,7 +161,8 @@ def cyclic(rng: np.random.Generator, periods: Cycles, length: int, clean: bool =
     phase[moving] += p.log_uniform(rng, 0.01, 0.4, len(moving))[:, None] * np.clip(drift, -4, 4)
     phase = np.maximum(phase, 0)
 
-    gain, offset = cycle_effects(rng, middle, int(phase.max(initial=0)) + 2)
+    unrest = np.where(rng.random(n) < QUIET, p.log_uniform(rng, 0.001, 0.05, n), np.float32(1))
+    gain, offset = cycle_effects(rng, middle, int(phase.max(initial=0)) + 2, unrest)
     blend = p.switch(rng, 0.5, n)
     shape = p.look_up(p.cycle_shapes(rng, n), phase)
     y = p.per_cycle(gain, phase, blend) * shape + p.per_cycle(offset, phase, blend)
@@ -164,11 +172,14 @@ def cyclic(rng: np.random.Generator, periods: Cycles, length: int, clean: bool =
     y += p.switch(rng, 0.6, n)[:, None] * p.log_uniform(rng, 0.1, 2.0, n)[:, None] * slow
     if clean:
         return p.standardise(y)
-    return y + disturbances(rng, short, p.standardise(shape))
+    return y + unrest[:, None] * disturbances(rng, short, p.standardise(shape))
 
 
-def cycle_effects(rng: np.random.Generator, middle: PerRow, count: int) -> tuple[Rows, Rows]:
-    """Gain and offset of each short cycle (row, cycle): weekday pattern, odd holidays, AR(1) from cycle to cycle."""
+def cycle_effects(rng: np.random.Generator, middle: PerRow, count: int, unrest: PerRow) -> tuple[Rows, Rows]:
+    """Gain and offset of each short cycle (row, cycle): weekday pattern, odd holidays, AR(1) from cycle to cycle.
+
+    `unrest` scales the AR(1), which no calendar explains.
+    """
     n = len(middle)
     day = np.arange(count)[None] % np.maximum(middle, 1)[:, None].astype(int)
     on = p.switch(rng, WEEKDAYS, n)[:, None] * (middle > 1)[:, None]
@@ -179,9 +190,9 @@ def cycle_effects(rng: np.random.Generator, middle: PerRow, count: int) -> tuple
     jitter = on * rng.uniform(0, 0.25, (n, 1)) * np.take_along_axis(rng.standard_normal((n, 16)), day, 1)
     gain = (1 + rest * (off_gain - 1)) * (1 + 0.5 * jitter)
     memory = p.log_uniform(rng, 0.3, 20, n)
-    varying = p.switch(rng, 0.7, n) * p.log_uniform(rng, 0.02, 0.6, n)
+    varying = unrest * p.switch(rng, 0.7, n) * p.log_uniform(rng, 0.02, 0.6, n)
     gain = gain * np.exp(np.clip(varying[:, None] * p.ar1(rng, memory, count), -3, 1.5))
-    wander = p.switch(rng, 0.6, n) * p.log_uniform(rng, 0.03, 1.2, n)
+    wander = unrest * p.switch(rng, 0.6, n) * p.log_uniform(rng, 0.03, 1.2, n)
     offset = rest * off_level + jitter + wander[:, None] * p.ar1(rng, p.log_uniform(rng, 0.3, 20, n), count)
     return gain.astype(np.float32), offset.astype(np.float32)
 
@@ -230,6 +241,46 @@ def count_series(rng: np.random.Generator, n: int, length: int, factor: int = 1)
     uneven = np.flatnonzero(rng.random(n) < 0.5)
     rate[uneven] *= rng.standard_gamma(np.broadcast_to(spread[uneven], (len(uneven), length))) / spread[uneven]
     return rng.poisson(np.clip(rate, 0, 1e6)).astype(np.float32)
+
+
+def seasonal_series(rng: np.random.Generator, n: int, length: int, factor: int = 1) -> Rows:
+    """A pattern that lasts 2 to 100 cycles (`seasonal`), plus a process without a cycle of 2 to 70 % of its size."""
+    keep = np.exp(-1 / p.log_uniform(rng, 2, 100, n))
+    pattern = p.seasonal(rng, _arbitrary_periods(rng, n, length, factor), length, keep)
+    return pattern + p.log_uniform(rng, 0.02, 0.7, n)[:, None] * p.stochastic(rng, n, length)
+
+
+def daylight(rng: np.random.Generator, n: int, length: int, factor: int = 1) -> Rows:
+    """Solar power or radiation: y = max(cos(2 pi d) - h(year), 0)^k times a clearness in (0, 1]; exactly 0 at night.
+
+    d is the time of day in days, h moves with the year's cycle (day length and height); the clearness varies from day
+    to day and from step to step, in clear places hardly.
+    """
+    table = np.array([rate[1:] for rate in RATES.values() if rate[1] >= 24], np.float32)
+    short, _, long = table[rng.integers(len(table), size=n)].T[:, :, None]
+    t = np.arange(length, dtype=np.float32)[None]
+    day = t / short + rng.random((n, 1), np.float32)
+    season = np.cos(2 * np.pi * (t / long + rng.random((n, 1))))
+    height = np.cos(2 * np.pi * day) - rng.uniform(-0.2, 0.3, (n, 1)) - rng.uniform(0, 0.4, (n, 1)) * season
+    clouds = p.per_cycle(p.ar1(rng, p.log_uniform(rng, 0.3, 5, n), int(day.max(initial=0)) + 2), day, np.ones(n))
+    fast = p.ar1(rng, p.log_uniform(rng, 0.3, 20, n) * factor, length)
+    clouds = clouds + rng.uniform(0.1, 1.0, (n, 1)) * fast + rng.uniform(-2, 1, (n, 1))
+    cover = rng.random((n, 1)) / (1 + np.exp(-2 * clouds))
+    return (np.maximum(height, 0) ** rng.uniform(0.7, 1.6, (n, 1)) * (1 - cover)).astype(np.float32)
+
+
+def intermittent(rng: np.random.Generator, n: int, length: int) -> Rows:
+    """Rain or rare demand: max(z - q, 0)^k, with z a unit AR(1) of 0.2 to 50 steps; 50 to 97 % of the values are 0."""
+    z = p.ar1(rng, p.log_uniform(rng, 0.2, 50, n), length)
+    above = np.maximum(z - ndtri(rng.uniform(0.5, 0.97, (n, 1))), 0)
+    return (above ** rng.uniform(0.5, 2.5, (n, 1))).astype(np.float32)
+
+
+def multiply(rng: np.random.Generator, x: Rows) -> Rows:
+    """Rows lifted to a minimum of 0, times log-normal noise with a memory of up to 20 steps."""
+    noise = p.ar1(rng, p.log_uniform(rng, 0.1, 20, len(x)), x.shape[1])
+    size = p.log_uniform(rng, 0.03, 0.6, len(x))[:, None]
+    return (x - x.min(axis=1, keepdims=True)) * np.exp(size * np.clip(noise, -4, 4))
 
 
 def resample(rng: np.random.Generator, x: Float[np.ndarray, "n fine"], factor: int) -> Rows:

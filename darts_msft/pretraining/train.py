@@ -8,26 +8,26 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from uni2ts.distribution import MixtureOutput, StudentTOutput
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
-from darts_msft.pretraining.objective import PATCH_SIZE_SHARES, Task, draw_layout, horizon_loss, make_task
-from darts_msft.pretraining.synthetic import SyntheticSeries
+from darts_msft.pretraining.objective import PATCH_SIZE_SHARES, Task, Tasks, horizon_loss
 
 logger = logging.getLogger(__name__)
 
-SERIES_LENGTH = 2048
 VALIDATION_SEED = 1_000_003
 VALIDATION_BATCHES = 24
+FREE = ("steps", "decay", "device", "precision", "workers")  # settings that a resumed run may change
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,19 @@ class Settings:
     weight_decay: float = 0.05
     warmup: int = 400
     decay: float = 0.25  # share of the steps, at the end, in which the rate falls linearly to zero
+    ema: float = 0.999  # decay a step of the exponential moving average of the weights
     seed: int = 0
     device: str = "cpu"
     precision: str = "float32"  # or bfloat16 (autocast)
+    workers: int = 0  # processes that prepare batches; 0: the training process itself; the batches are the same
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be at least 0 and less than 1, got {self.ema}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+        if self.seed < 0 or self.seed == VALIDATION_SEED:
+            raise ValueError(f"seed must not be negative nor that of the validation series, got {self.seed}")
 
 
 def build_module(settings: Settings) -> MoiraiModule:
@@ -60,39 +70,33 @@ def build_module(settings: Settings) -> MoiraiModule:
     )
 
 
-class TaskStream:
-    """Endless training batches; its state resumes a run where it stopped."""
+def warmed_ema(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
+    """An exponential moving average, for `AveragedModel`, that is not ruled by its start.
 
-    def __init__(self, seed: int, tokens: int) -> None:
-        self.source = SyntheticSeries(seed=seed, length=SERIES_LENGTH)
-        self.rng = np.random.default_rng([seed, 1])
-        self.tokens = tokens
+    After n updates the decay is min(decay, (1 + n) / (10 + n)): the average reaches over the last tenth of the steps,
+    until that is as long as the decay asked for reaches.
+    """
 
-    def __iter__(self) -> Iterator[Task]:
-        while True:
-            layout = draw_layout(self.rng, SERIES_LENGTH)
-            patch_size, context_tokens, horizon_tokens, pooling = layout
-            size = max(1, round(self.tokens / (context_tokens + horizon_tokens)))
-            steps = (context_tokens + horizon_tokens) * patch_size * pooling
-            rows = -(-size // (SERIES_LENGTH // steps))
-            yield make_task(self.source.batch(rows), layout, self.rng, size)
+    def average(averaged: PARAM_LIST, current: PARAM_LIST, updates: Tensor | int) -> None:
+        n = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)
 
-    def state(self) -> dict[str, Any]:
-        return {"source": self.source.state(), "rng": self.rng.bit_generator.state}
+    return average
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.source.load_state(state["source"])
-        self.rng.bit_generator.state = state["rng"]
+
+def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
+    return {patch: MoiraiBackbone(module, patch) for patch in module.patch_sizes}
 
 
 class Pretraining:
-    """A run in `directory`: `state.pt` to resume from, `log.jsonl`, and `export/` with the newest weights."""
+    """A run in `directory`: `state.pt` to resume from, `log.jsonl`, and `export/` with averaged weights."""
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.directory = settings, directory
         self.module = build_module(settings).to(settings.device)
-        self.backbones = {patch: MoiraiBackbone(self.module, patch) for patch in self.module.patch_sizes}
+        self.averaged = AveragedModel(self.module, multi_avg_fn=warmed_ema(settings.ema))
+        self.backbones, self.averaged_backbones = backbones_of(self.module), backbones_of(self.averaged.module)
         decayed = [p for p in self.module.parameters() if p.ndim > 1]
         plain = [p for p in self.module.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -100,10 +104,10 @@ class Pretraining:
             lr=settings.learning_rate,
             betas=(0.9, 0.98),
         )
-        self.stream = TaskStream(settings.seed, settings.tokens)
+        self.tasks = Tasks(settings.seed, settings.tokens)
         self.step, self.seconds = 0, 0.0
-        held_back = iter(TaskStream(VALIDATION_SEED, settings.tokens))
-        self.validation = [next(held_back) for _ in range(VALIDATION_BATCHES)]
+        held_back = Tasks(VALIDATION_SEED, settings.tokens)
+        self.validation = [held_back[index] for index in range(VALIDATION_BATCHES)]
 
     @property
     def state_file(self) -> Path:
@@ -113,12 +117,11 @@ class Pretraining:
         """Goes on from `state.pt` if there is one; another run's settings are refused (more steps are not)."""
         if not self.state_file.exists():
             return
-        state = torch.load(self.state_file, map_location=self.settings.device, weights_only=False)
-        free = ("steps", "device", "precision", "decay")
+        state = torch.load(self.state_file, map_location=self.settings.device, weights_only=True)
         changed = {
-            name: (state["settings"][name], value)
+            name: (state["settings"].get(name), value)
             for name, value in asdict(self.settings).items()
-            if name not in free and state["settings"][name] != value
+            if name not in FREE and state["settings"].get(name) != value
         }
         if changed:
             raise ValueError(
@@ -126,8 +129,8 @@ class Pretraining:
                 "use the saved ones or another --out directory"
             )
         self.module.load_state_dict(state["module"])
+        self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.stream.load_state(state["stream"])
         self.step, self.seconds = state["step"], state["seconds"]
         logger.info("resumed at step %d", self.step)
 
@@ -137,42 +140,54 @@ class Pretraining:
         state = {
             "settings": asdict(self.settings),
             "module": self.module.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "stream": self.stream.state(),
             "step": self.step,
             "seconds": self.seconds,
         }
         part = self.state_file.with_suffix(".part")
         torch.save(state, part)
         os.replace(part, self.state_file)
-        export(self.module, self.directory / "export")
+        export(self.averaged.module, self.directory / "export")
 
     def learning_rate(self) -> float:
         settings = self.settings
         left = (settings.steps - self.step) / max(1, round(settings.steps * settings.decay))
-        return settings.learning_rate * min(1.0, (self.step + 1) / settings.warmup, left)
+        return settings.learning_rate * min(1.0, (self.step + 1) / max(1, settings.warmup), left)
 
-    def loss(self, task: Task) -> Tensor:
-        device = self.settings.device
-        task = Task(task.patch_size, task.context.to(device), task.horizon.to(device))
-        enabled = self.settings.precision == "bfloat16"
+    def batches(self) -> DataLoader[Task]:
+        """The training batches from the present step on; the index of a batch is its step."""
+        workers = self.settings.workers
+        return DataLoader(
+            self.tasks,
+            batch_size=None,
+            sampler=range(self.step, self.settings.steps),
+            num_workers=workers,  # DataLoader gives each one torch thread
+            multiprocessing_context="spawn" if workers else None,  # forking a process with threads may hang
+            pin_memory=self.settings.device.startswith("cuda"),
+        )
+
+    def loss(self, task: Task, backbones: Mapping[int, MoiraiBackbone]) -> Tensor:
+        device, enabled = self.settings.device, self.settings.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=enabled):
-            return horizon_loss(self.backbones, task)
+            return horizon_loss(backbones, task.to(device))
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        return float(np.mean([self.loss(task).item() for task in self.validation]))
+    def validation_loss(self, backbones: Mapping[int, MoiraiBackbone]) -> float:
+        """Mean over the held-back batches."""
+        return float(np.mean([self.loss(task, backbones).item() for task in self.validation]))
 
     def train_step(self, task: Task) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        loss = self.loss(task)
+        loss = self.loss(task, self.backbones)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; resume from {self.state_file}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
+        self.averaged.update_parameters(self.module)
         self.step += 1
         return loss.item()
 
@@ -186,18 +201,17 @@ class Pretraining:
         self.directory.mkdir(parents=True, exist_ok=True)
         losses: list[float] = []
         begin, tokens = time.perf_counter(), 0
-        tasks = iter(self.stream)
-        while self.step < self.settings.steps:
-            task = next(tasks)
+        for task in self.batches():
             losses.append(self.train_step(task))
-            tokens += (task.context.shape[-1] + task.horizon.shape[-1]) // task.patch_size * len(task.context)
+            tokens += task.tokens
             if self.step % log_every and self.step % save_every and self.step < self.settings.steps:
                 continue
             elapsed = time.perf_counter() - begin
             self.seconds += elapsed
             values = {"loss": float(np.mean(losses)), "tokens_per_second": tokens / elapsed, "seconds": self.seconds}
             if self.step % save_every == 0 or self.step == self.settings.steps:
-                values["validation_loss"] = self.validation_loss()
+                values["validation_loss"] = self.validation_loss(self.backbones)
+                values["averaged_validation_loss"] = self.validation_loss(self.averaged_backbones)
                 self.save()
             self.log(**values, learning_rate=self.learning_rate())
             losses, tokens, begin = [], 0, time.perf_counter()

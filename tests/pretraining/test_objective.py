@@ -11,10 +11,18 @@ from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
 from darts_msft.pretraining import objective
-from darts_msft.pretraining.objective import PATCH_SIZE_SHARES, Task, cut, damage, draw_layout, horizon_loss, make_task
+from darts_msft.pretraining.objective import (
+    PATCH_SIZE_SHARES,
+    Layout,
+    Task,
+    Tasks,
+    cut,
+    damage,
+    draw_layout,
+    horizon_loss,
+    make_task,
+)
 from darts_msft.pretraining.train import Settings, build_module
-
-Layout = tuple[int, int, int, int]
 
 
 def counting(rows: int, length: int) -> np.ndarray:
@@ -25,18 +33,29 @@ def counting(rows: int, length: int) -> np.ndarray:
 # --- pieces -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("length", "steps", "pooling"), [(48, 8, 2), (48, 8, 1), (50, 8, 2), (47, 12, 3), (30, 30, 1)])
-def test_cut_gives_averages_of_pieces_that_end_with_the_series(length: int, steps: int, pooling: int) -> None:
-    series = np.random.default_rng(0).normal(size=(3, length))
-    expected = []
-    for row in series:
-        pieces, stop = [], length
-        while stop - steps * pooling >= 0:
-            piece = row[stop - steps * pooling : stop]
-            pieces.insert(0, [sum(piece[first : first + pooling]) / pooling for first in range(0, len(piece), pooling)])
-            stop -= steps * pooling
-        expected += pieces
-    np.testing.assert_allclose(cut(series, steps, pooling), expected, rtol=1e-12)
+@pytest.mark.parametrize(
+    "layout", [Layout(4, 2, 1, 1, 48), Layout(4, 2, 1, 2, 60), Layout(2, 1, 1, 4, 47), Layout(10, 2, 1, 1, 30)]
+)
+def test_cut_gives_averages_of_separate_pieces_of_each_row(layout: Layout) -> None:
+    series = counting(5, layout.length)
+    pieces = cut(series, layout, np.random.default_rng(0))
+    steps, span = layout.tokens * layout.patch_size, layout.tokens * layout.patch_size * layout.pooling
+    assert pieces.shape == (5 * min(4, layout.length // span), steps)
+    assert (np.diff(pieces, axis=1) == layout.pooling).all()
+    rows, places = np.divmod(pieces[:, 0] - (layout.pooling - 1) / 2, 10_000)  # an average lies in its middle
+    np.testing.assert_array_equal(rows, np.repeat(np.arange(5), layout.pieces))
+    assert (places >= 0).all()
+    assert (places + span <= layout.length).all()
+    for row in range(5):
+        assert (np.diff(np.sort(places[rows == row])) >= span).all()
+
+
+def test_pieces_come_from_everywhere() -> None:
+    layout, places = Layout(8, 2, 1, 1, 512), []
+    for seed in range(60):
+        places += (cut(counting(4, 512), layout, np.random.default_rng(seed))[:, 0] % 10_000).tolist()
+    histogram, _ = np.histogram(places, bins=4, range=(0, 488))
+    assert min(histogram) > 0.18 * len(places)
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -71,51 +90,62 @@ def test_damage_shortens_scatters_and_blanks_but_leaves_most_rows_an_end() -> No
     assert missing[:, -1].mean() < 0.25
 
 
+def test_damage_leaves_every_context_something_to_see() -> None:
+    missing = np.isnan(damaged(3000, 16, seed=2))
+    assert (~missing).sum(axis=1).min() == 8
+    assert missing.any(axis=1).mean() > 0.3
+
+
 # --- layouts ----------------------------------------------------------------------------------------------------------
 
 
 def test_layouts_fit_and_have_the_documented_shares() -> None:
     rng = np.random.default_rng(0)
-    layouts = [draw_layout(rng, 2048) for _ in range(4000)]
-    patches = Counter(patch_size for patch_size, *_ in layouts)
+    layouts = [draw_layout(rng) for _ in range(4000)]
+    patches = Counter(layout.patch_size for layout in layouts)
     for patch_size, share in PATCH_SIZE_SHARES.items():
         assert patches[patch_size] / len(layouts) == pytest.approx(share, abs=0.03)
-    tokens = [context + horizon for _, context, horizon, _ in layouts]
-    assert (min(tokens), max(tokens)) == (12, 64)
-    for patch_size, context, horizon, pooling in layouts:
-        assert (context + horizon) * patch_size * pooling <= 2048
-        assert 0.15 * (context + horizon) - 0.5 <= horizon <= 0.5 * (context + horizon) + 0.5
+    tokens = np.array([layout.tokens for layout in layouts])
+    assert (tokens.min(), tokens.max()) == (3, 128)
+    assert np.median(tokens) == pytest.approx(32, abs=3)
+    assert (tokens < 8).mean() > 0.08
+    assert (tokens > 96).mean() > 0.08
+    for patch_size, context, horizon, pooling, length in layouts:
+        assert (context + horizon) * patch_size * pooling <= length
+        assert 512 <= length <= 4096
+        assert 0.15 * (context + horizon) - 0.5 <= horizon <= max(1, 0.5 * (context + horizon))
         assert context >= horizon >= 1
-    shares = [horizon / (context + horizon) for _, context, horizon, _ in layouts]
-    assert np.mean(shares) == pytest.approx(0.325, abs=0.01)
-    free = Counter(pooling for patch_size, *_, pooling in layouts if patch_size == 8)  # any pooling fits
-    assert [free[factor] / sum(free.values()) for factor in (1, 2, 4)] == pytest.approx([0.6, 0.2, 0.2], abs=0.06)
+    shares = [layout.horizon_tokens / layout.tokens for layout in layouts]
+    assert np.mean(shares) == pytest.approx(0.325, abs=0.02)
+    free = Counter(layout.pooling for layout in layouts if layout.patch_size == 8)  # any pooling fits
+    assert [free[factor] / sum(free.values()) for factor in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
 
 
-def test_layouts_of_short_series_fit_too() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        patch_size, context, horizon, pooling = draw_layout(rng, 400)
-        assert (context + horizon) * patch_size * pooling <= 400
+def test_few_generated_points_are_thrown_away() -> None:
+    rng, generated, used = np.random.default_rng(0), 0, 0
+    for _ in range(4000):
+        layout = draw_layout(rng)
+        generated += layout.length / layout.pieces / layout.tokens  # for one token
+        used += layout.patch_size * layout.pooling
+    assert generated < 1.6 * used
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", [(8, 4, 2, 1), (8, 4, 2, 2), (16, 2, 1, 1)])
+@pytest.mark.parametrize("layout", [Layout(8, 4, 2, 1, 200), Layout(8, 2, 1, 2, 200), Layout(16, 2, 1, 1, 200)])
 def test_the_horizon_follows_its_context_and_rows_are_shuffled(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "DAMAGED_SHARE", 0.0)
-    patch_size, context, horizon, pooling = layout
+    patch_size, context, horizon, pooling, _ = layout
     series = counting(6, 200)
     task = make_task(series, layout, np.random.default_rng(0), size=7)
+    assert task.tokens == 7 * layout.tokens
     assert task.patch_size == patch_size
     assert task.context.shape == (7, 1, context * patch_size)
     assert task.horizon.shape == (7, 1, horizon * patch_size)
     assert task.context.dtype == task.horizon.dtype == torch.float32
     joined = torch.cat([task.context, task.horizon], dim=-1)[:, 0]
     assert (joined.diff(dim=-1) == pooling).all()
-    pieces = cut(series, (context + horizon) * patch_size, pooling)
-    assert {tuple(row.tolist()) for row in joined} < {tuple(row) for row in pieces.tolist()}
     sources = (joined[:, 0] // 10_000).tolist()
     assert sources != sorted(sources)
     assert len(set(joined[:, 0].tolist())) == 7
@@ -123,10 +153,28 @@ def test_the_horizon_follows_its_context_and_rows_are_shuffled(layout: Layout, m
 
 def test_a_quarter_of_the_batches_is_damaged_and_only_in_the_context() -> None:
     rng, series = np.random.default_rng(0), counting(3, 200)
-    tasks = [make_task(series, (8, 6, 4, 1), rng, size=6) for _ in range(600)]
+    tasks = [make_task(series, Layout(8, 6, 4, 1, 200), rng, size=6) for _ in range(600)]
     assert np.mean([bool(task.context.isnan().any()) for task in tasks]) == pytest.approx(0.25, abs=0.06)
     assert not any(task.horizon.isnan().any() for task in tasks)
     np.testing.assert_array_equal(series, counting(3, 200))
+
+
+def test_a_batch_depends_on_seed_and_index_only() -> None:
+    tasks = Tasks(seed=3, tokens=100)
+    forward, backward = [tasks[index] for index in range(4)], [Tasks(3, 100)[index] for index in (3, 2, 1, 0)][::-1]
+    for task, again in zip(forward, backward, strict=True):
+        assert task.patch_size == again.patch_size
+        torch.testing.assert_close(task.context, again.context, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(task.horizon, again.horizon)
+    starts = {float(task.horizon[0, 0, 0]) for task in (*forward, Tasks(4, 100)[0])}
+    assert len(starts) == 5
+
+
+def test_batches_hold_about_the_asked_number_of_tokens() -> None:
+    tasks = Tasks(seed=0, tokens=300)
+    for index in range(12):
+        task = tasks[index]
+        assert abs(task.tokens - 300) <= task.tokens / len(task.context) / 2 + 1e-9
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -208,6 +256,17 @@ def test_the_loss_ignores_units(module: MoiraiModule) -> None:
     for factor, shift in ((10.0, 0.0), (1.0, -300.0), (50.0, 7.0)):
         other = Task(8, task.context * factor + shift, task.horizon * factor + shift)
         assert horizon_loss(backbones, other).item() == pytest.approx(plain, rel=1e-3)
+
+
+@torch.no_grad()
+def test_far_targets_count_as_fifty_deviations(module: MoiraiModule) -> None:
+    task, backbones = make_loss_task(8, missing=False), backbones_of(module)
+    deviation = task.context.std(dim=-1, keepdim=True)
+    near, far = (
+        Task(8, task.context, task.context.mean(dim=-1, keepdim=True) + size * deviation.expand(-1, -1, 16))
+        for size in (50.0, 1e6)
+    )
+    assert horizon_loss(backbones, far).item() == pytest.approx(horizon_loss(backbones, near).item(), rel=1e-5)
 
 
 def test_the_loss_teaches_every_parameter_but_the_other_patch_sizes(module: MoiraiModule) -> None:
