@@ -13,24 +13,27 @@ from darts.logging import get_logger
 from darts.models.forecasting.foundation_model import FoundationModel
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
-from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
+from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
 from darts.utils.utils import generate_index
 
 from darts_msft.backbones import describe, licence_of, load_class
 from darts_msft.config import LearningRates, MethodConfig, MixingConfig, check_number
-from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.pyramid import ScalePlan, largest_num_scales
 from darts_msft.selection import Candidate
+from darts_msft.settings import (
+    check_tokens,
+    choose_patch_size,
+    default_num_scales,
+    longest_context,
+    resolve_likelihood,
+)
 from darts_msft.weights import licence_notice, load_state
 
 logger = get_logger("darts_msft")
 
-DEFAULT_MAX_SCALES = 3
-DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
-DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
 GRADIENT_CLIP = 1.0
 ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 
@@ -136,7 +139,7 @@ class MSFTFoundationModel(FoundationModel):
         **kwargs: Any,
     ) -> None:
         find_method(method)
-        longest = _longest_context(input_chunk_length)
+        longest = longest_context(input_chunk_length)
         check_number("output_chunk_length", output_chunk_length, 1, integer=True)
         check_number("output_chunk_shift", output_chunk_shift, 0, integer=True)
         if kwargs.get("loss_fn") is not None:
@@ -147,15 +150,8 @@ class MSFTFoundationModel(FoundationModel):
         _, architecture, config = describe(backbone, revision)
         cls = load_class(architecture)
         horizon = output_chunk_length + output_chunk_shift
-        patch = _choose_patch_size(patch_size, cls.patch_sizes(config), longest)
-        plan = ScalePlan(longest, horizon, patch, 0)
-        limit = cls.max_tokens(config)
-        if limit is not None and plan.token_counts[0] > limit:
-            raise ValueError(
-                f"input_chunk_length={longest} and a horizon of {horizon} steps are {plan.token_counts[0]} tokens of "
-                f"{patch} steps, more than the {limit} that backbone={backbone!r} was made for; shorten the context or "
-                f"take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))})"
-            )
+        patch = choose_patch_size(patch_size, cls.patch_sizes(config), longest)
+        check_tokens(cls, config, ScalePlan(longest, horizon, patch, 0), backbone)
         if num_scales is None:
             num_scales = default_num_scales(longest, horizon, patch)
         plan = ScalePlan(longest, horizon, patch, num_scales)
@@ -177,29 +173,13 @@ class MSFTFoundationModel(FoundationModel):
             "mixing_config": mixing_config.to_dict(),
             "learning_rates": LearningRates(lr_pretrained, lr_new, lr_head, lr_omega).to_dict(),
         }
-        resolved = self._resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
+        resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = resolved
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
         self._candidates = []
         if self.pl_module_params.get("use_reversible_instance_norm"):
             logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
-
-    @staticmethod
-    def _resolve_likelihood(
-        likelihood: str | TorchLikelihood | None, architecture: str, config: dict[str, Any], scales: int, mixing: str
-    ) -> TorchLikelihood | None:
-        if likelihood == "native":
-            return ScaleMixture(architecture, config, scales, mixing)
-        if likelihood is None or isinstance(likelihood, QuantileRegression):
-            return likelihood
-        if not isinstance(likelihood, TorchLikelihood):
-            raise ValueError(
-                f"likelihood={likelihood!r} is not known; give 'native', a Darts likelihood such as "
-                "QuantileRegression(), or None for point forecasts"
-            )
-        DartsFamily(likelihood)  # refuses a likelihood that can't describe standardised values
-        return ScaleMixture(architecture, config, scales, mixing, base=likelihood)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -360,38 +340,6 @@ class MSFTFoundationModel(FoundationModel):
         finally:
             self.enable_finetuning = chosen
         self.training_series, self._zero_shot_only, self._zero_shot_kind = None, True, kind
-
-
-def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
-    """K where the user gives none: at most 3, with 4 context tokens left at the coarsest scale if there are any."""
-    scales = min(DEFAULT_MAX_SCALES, largest_num_scales(context, horizon, patch_size))
-    while scales and ScalePlan(context, horizon, patch_size, scales).context_token_counts[-1] < DEFAULT_COARSE_TOKENS:
-        scales -= 1
-    return scales
-
-
-def _longest_context(input_chunk_length: object) -> int:
-    """C from `input_chunk_length`: a number of steps, or (shortest, longest)."""
-    pair = input_chunk_length if isinstance(input_chunk_length, tuple | list) else (input_chunk_length,) * 2
-    whole = len(pair) == 2 and all(isinstance(steps, int) and not isinstance(steps, bool) for steps in pair)
-    if not whole or not 1 <= pair[0] <= pair[1]:
-        raise ValueError(
-            f"input_chunk_length={input_chunk_length!r} is not allowed; give an integer of at least 1, or a pair "
-            "(shortest, longest) of them"
-        )
-    return int(pair[1])
-
-
-def _choose_patch_size(asked: int | str, available: tuple[int, ...], context: int) -> int:
-    if asked == "auto":
-        fitting = [size for size in available if context >= size * DEFAULT_CONTEXT_PATCHES]
-        return max(fitting, default=min(available))
-    if asked not in available or isinstance(asked, bool | str):
-        raise ValueError(
-            f"patch_size={asked!r} is not one that the backbone's weights know; choose 'auto' or one of "
-            f"{', '.join(map(str, available))}"
-        )
-    return int(asked)
 
 
 add_safe_globals([MSFTFoundationModel, Candidate, torch.optim.AdamW])

@@ -38,7 +38,8 @@ class Settings:
     tokens: int = 4096  # tokens a step
     width: int = 128
     layers: int = 6
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # of AdamW: projections, head, norms
+    hidden_learning_rate: float = 3e-3  # of Muon: the encoder layers' matrices
     weight_decay: float = 0.05
     warmup: int = 400
     decay: float = 0.25  # share of the steps, at the end, in which the rate falls linearly to zero
@@ -88,6 +89,22 @@ def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
     return {patch: MoiraiBackbone(module, patch) for patch in module.patch_sizes}
 
 
+def make_optimizers(module: MoiraiModule, settings: Settings) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon (Jordan et al. 2024) for the encoder layers' matrices, AdamW for all else. Muon came with torch 2.9."""
+    hidden = [p for name, p in module.named_parameters() if p.ndim == 2 and name.startswith("encoder.layers.")]
+    known = {id(parameter) for parameter in hidden}
+    others = [p for p in module.parameters() if id(p) not in known]
+    decay = settings.weight_decay
+    muon = torch.optim.Muon(
+        hidden, lr=settings.hidden_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+    )
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return muon, torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+
+
 class Pretraining:
     """A run in `directory`: `state.pt` to resume from, `log.jsonl`, and `export/` with averaged weights."""
 
@@ -97,13 +114,7 @@ class Pretraining:
         self.module = build_module(settings).to(settings.device)
         self.averaged = AveragedModel(self.module, multi_avg_fn=warmed_ema(settings.ema))
         self.backbones, self.averaged_backbones = backbones_of(self.module), backbones_of(self.averaged.module)
-        decayed = [p for p in self.module.parameters() if p.ndim > 1]
-        plain = [p for p in self.module.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-        )
+        self.optimizers = make_optimizers(self.module, settings)
         self.tasks = Tasks(settings.seed, settings.tokens)
         self.step, self.seconds = 0, 0.0
         held_back = Tasks(VALIDATION_SEED, settings.tokens)
@@ -130,7 +141,8 @@ class Pretraining:
             )
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         logger.info("resumed at step %d", self.step)
 
@@ -141,7 +153,7 @@ class Pretraining:
             "settings": asdict(self.settings),
             "module": self.module.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -150,10 +162,11 @@ class Pretraining:
         os.replace(part, self.state_file)
         export(self.averaged.module, self.directory / "export")
 
-    def learning_rate(self) -> float:
+    def schedule(self) -> float:
+        """The share of their rates at which the optimisers make the present step."""
         settings = self.settings
         left = (settings.steps - self.step) / max(1, round(settings.steps * settings.decay))
-        return settings.learning_rate * min(1.0, (self.step + 1) / max(1, settings.warmup), left)
+        return min(1.0, (self.step + 1) / max(1, settings.warmup), left)
 
     def batches(self) -> DataLoader[Task]:
         """The training batches from the present step on; the index of a batch is its step."""
@@ -178,15 +191,18 @@ class Pretraining:
         return float(np.mean([self.loss(task, backbones).item() for task in self.validation]))
 
     def train_step(self, task: Task) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        rates = (self.settings.hidden_learning_rate, self.settings.learning_rate)
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.schedule()
         loss = self.loss(task, self.backbones)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; resume from {self.state_file}")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.averaged.update_parameters(self.module)
         self.step += 1
         return loss.item()
@@ -213,7 +229,7 @@ class Pretraining:
                 values["validation_loss"] = self.validation_loss(self.backbones)
                 values["averaged_validation_loss"] = self.validation_loss(self.averaged_backbones)
                 self.save()
-            self.log(**values, learning_rate=self.learning_rate())
+            self.log(**values, schedule=self.schedule())
             losses, tokens, begin = [], 0, time.perf_counter()
 
 
