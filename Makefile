@@ -63,7 +63,7 @@ $(DEMO_READY): pyproject.toml constraints.txt
 
 $(TEST_READY): $(DEMO_READY)
 	@rm -f $@ $(DEMO_READY); touch $(VENV)/.installing
-	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai,peft,dev]'
 	@rm $(VENV)/.installing; touch $(DEMO_READY); touch $@
 
 clean:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, TypeVar
 
 AGGREGATORS = ("both", "c2f", "f2c", None)
-MIXINGS = ("mixture", "quantile")
+ATTENTIONS = ("in_scale", "full")
+MIXINGS = ("mixture", "quantile", "samples", "first")
 UPSAMPLINGS = ("repeat", "linear")
 WEIGHT_LEARNINGS = ("scale_loss", "mixed_loss", "stacking", "uniform")
 FIRST_SCALE_LOGIT = 10.0  # the authors' scripts start the finest scale's logit here (hourly ETT sets)
@@ -25,6 +26,12 @@ def check_number(name: str, value: object, minimum: float, integer: bool = False
     if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < float("inf"):
         kind = "an integer" if integer else "a finite number"
         raise ValueError(f"{name}={value!r} is not allowed; give {kind} of at least {minimum:g}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is not allowed; give True or False")
 
 
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -46,26 +53,40 @@ class Config:
 
 @dataclass(frozen=True)
 class MethodConfig(Config):
-    """What MSFT adds to the backbone (arXiv 2506.14087, sections on activation and decoupled dependencies).
+    """What the methods add to the backbone.
+
+    Of MSFT (arXiv 2506.14087, sections on activation and decoupled dependencies):
 
     `lora_rank` and `lora_alpha` of the per-scale LoRA on q, k, v; `aggregator` names the branches of the
-    cross-scale aggregator, or None for none.
+    cross-scale aggregator, or None for none. For ablations, `shared_adapters` and `shared_lora` give all scales one
+    set, and `attention="full"` lets a token attend to the tokens of all scales.
+
+    The methods "lora" and "adalora" take `lora_rank` and `lora_alpha` too; `prompt_length` is of prompt tuning.
     """
 
     lora_rank: int = 16
     lora_alpha: float = 16.0
     aggregator: str | None = "both"
+    shared_adapters: bool = False
+    shared_lora: bool = False
+    attention: str = "in_scale"
+    prompt_length: int = 8
 
     def __post_init__(self) -> None:
         check_number("lora_rank", self.lora_rank, 1, integer=True)
         check_number("lora_alpha", self.lora_alpha, 0)
         check_choice("aggregator", self.aggregator, AGGREGATORS)
+        check_flag("shared_adapters", self.shared_adapters)
+        check_flag("shared_lora", self.shared_lora)
+        check_choice("attention", self.attention, ATTENTIONS)
+        check_number("prompt_length", self.prompt_length, 1, integer=True)
 
 
 @dataclass(frozen=True)
 class MixingConfig(Config):
     """How the scales' forecasts become one.
 
+    With `mixing="first"` that one is scale 0's: the weights are fixed, and `weight_learning` and `weight_init` unused.
     `weight_init` is "uniform", "first" (nearly all weight on scale 0) or the initial logits, one a scale.
     """
 
@@ -86,6 +107,16 @@ class MixingConfig(Config):
             object.__setattr__(self, "weight_init", tuple(float(logit) for logit in self.weight_init))
             if not all(map(isfinite, self.weight_init)):
                 raise ValueError(f"weight_init={list(self.weight_init)!r} is not allowed; give finite logits")
+
+    @property
+    def only_first(self) -> bool:
+        """Whether scale 0 alone makes the forecast."""
+        return self.mixing == "first"
+
+    @property
+    def learning(self) -> str:
+        """What the weights learn from in the end: with scale 0 alone there is nothing to learn ("uniform")."""
+        return "uniform" if self.only_first else self.weight_learning
 
     def initial_logits(self, num_scales: int) -> list[float]:
         """Logits of the K+1 scales' weights before the first step; `num_scales` is K."""
@@ -117,6 +148,10 @@ class LearningRates(Config):
     def __post_init__(self) -> None:
         for field in fields(self):
             check_number(f"lr_{field.name}", getattr(self, field.name), 0)
+
+    def replaced(self, **given: float | None) -> LearningRates:
+        """These rates but for those in `given` that are not None."""
+        return replace(self, **{name: rate for name, rate in given.items() if rate is not None})
 
     def scaled_to(self, new: float) -> LearningRates:
         """The same ratios with another rate for `new` (what Darts' `lr_find` or `optimizer_kwargs` ask for)."""

@@ -17,9 +17,14 @@ from torch.distributions import constraints
 
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Family
-from darts_msft.mixing import sample_mixture, sample_quantile_average, unpack
+from darts_msft.mixing import sample_mixture, sample_path_average, sample_quantile_average, unpack
 
-SAMPLERS = {"mixture": sample_mixture, "quantile": sample_quantile_average}
+SAMPLERS = {
+    "mixture": sample_mixture,
+    "quantile": sample_quantile_average,
+    "samples": sample_path_average,
+    "first": sample_mixture,  # all the weight is on scale 0
+}
 
 
 class ScaleMixtureType(Enum):
@@ -103,7 +108,7 @@ class ScaleMixture(TorchLikelihood):
         S = K + 1.
     mixing
         "mixture": each sample path comes from one scale, drawn with the weights; "quantile": the quantile
-        functions are averaged with the weights.
+        functions are averaged with the weights; "samples": independent paths are; "first": scale 0's alone.
     base
         A Darts likelihood that each scale has in place of the native distribution.
 

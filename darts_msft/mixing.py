@@ -98,17 +98,30 @@ def sample_quantile_average(draw: Sampler, forecast: MixedForecast, count: int) 
     size = max(count, QUANTILE_DRAWS)
     averaged = forecast.loc.new_zeros((size, *forecast.loc.shape[:-1]))
     for scale, weight in enumerate(forecast.weights.to(averaged.dtype)):
-        params = forecast.params[..., scale, :]
-        draws = torch.cat(
-            [
-                draw(params.expand(len(part), *params.shape))
-                for part in torch.arange(size).split(max(1, _CHUNK // params.numel()))
-            ]
-        )
-        values = draws * forecast.scale[..., scale] + forecast.loc[..., scale]
-        averaged += weight * values.sort(dim=0).values
+        averaged += weight * _draw_scale(draw, forecast, scale, size).sort(dim=0).values
     order = torch.rand_like(averaged).argsort(dim=0)[:count]
     return averaged.gather(0, order)
+
+
+@torch.no_grad()
+def sample_path_average(draw: Sampler, forecast: MixedForecast, count: int) -> Float[Tensor, "M B H V"]:
+    """Weighted averages of one path of every scale, drawn independently (the paper's mixing).
+
+    The mean is the weighted mean, but the variance is sum(w_i^2 var_i), less than any mixture's: intervals are narrow.
+    """
+    averaged = forecast.loc.new_zeros((count, *forecast.loc.shape[:-1]))
+    for scale, weight in enumerate(forecast.weights.to(averaged.dtype)):
+        if weight > 0:  # an unused scale's infinite draw would spoil the sum
+            averaged += weight * _draw_scale(draw, forecast, scale, count)
+    return averaged
+
+
+def _draw_scale(draw: Sampler, forecast: MixedForecast, scale: int, count: int) -> Float[Tensor, "M B H V"]:
+    """Draws from one scale's distribution, in the series' units."""
+    params = forecast.params[..., scale, :]
+    parts = torch.arange(count).split(max(1, _CHUNK // params.numel()))
+    draws = torch.cat([draw(params.expand(len(part), *params.shape)) for part in parts])
+    return draws * forecast.scale[..., scale] + forecast.loc[..., scale]
 
 
 def stack_weights(gram: Float[Tensor, "S S"]) -> Float[Tensor, "S"]:

@@ -17,16 +17,23 @@ from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
 from darts.utils.utils import generate_index
 
+from darts_msft.auto_scales import fit_every_scale
 from darts_msft.backbones import describe, licence_of, load_class
-from darts_msft.config import LearningRates, MethodConfig, MixingConfig, check_number
+from darts_msft.config import MethodConfig, MixingConfig, check_number
+from darts_msft.finetuned import Finetuned
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.order import OrderedData
 from darts_msft.pyramid import ScalePlan, largest_num_scales
+from darts_msft.report import FitReport
 from darts_msft.selection import Candidate
 from darts_msft.settings import (
+    AUTO,
+    check_joined_tokens,
     check_tokens,
+    check_training,
+    choose_num_scales,
     choose_patch_size,
-    default_num_scales,
     longest_context,
     resolve_likelihood,
 )
@@ -38,7 +45,7 @@ GRADIENT_CLIP = 1.0
 ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 
 
-class MSFTFoundationModel(FoundationModel):
+class MSFTFoundationModel(Finetuned, FoundationModel):
     """Multi-scale finetuning (MSFT) of a pretrained encoder (Qiao et al., NeurIPS 2025, arXiv 2506.14087).
 
     The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps). Each
@@ -71,17 +78,30 @@ class MSFTFoundationModel(FoundationModel):
     revision
         Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
     num_scales
-        K, the number of new scales; None: as many as leave 4 context tokens and a whole step, at most 3.
+        K, the number of new scales; None: as many as leave 4 context tokens and a whole step, at most 3. "auto": `fit`
+        trains with every K from 0 to that many and keeps, for good, the one that is best on the `val_series`.
     patch_size
         Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in the context.
     method
-        "msft".
+        "msft"; or, at the series' own rate alone (K = 0): "zero_shot" (`fit` trains nothing), "full" (every weight),
+        "linear_probe" (the head), "prompt" (learned tokens before the context of a frozen model), "lora", "adalora"
+        (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned steps: early stopping leaves them higher),
+        "scratch" (the architecture with random weights, as a control; it can't forecast before `fit`).
     lora_rank, lora_alpha
         Rank of the LoRA on q, k and v, and its scaling numerator (the output is multiplied by alpha / rank).
+    prompt_length
+        Tokens of the method "prompt".
     aggregator
         Branches of the cross-scale aggregator: "both", "c2f" (coarse to fine), "f2c", or None for none.
+    shared_adapters, shared_lora
+        Ablations: one input adapter, or one LoRA set, for all scales.
+    attention
+        "in_scale", or "full": all scales' tokens in one sequence, each attending to all (the paper's ablation without
+        decoupling is this with `aggregator=None`; training then doesn't start at the pretrained model).
     mixing
-        How distributions are mixed: "mixture" (each path from one scale) or "quantile" (averaged quantiles).
+        How distributions are mixed: "mixture" (each path from one scale), "quantile" (averaged quantiles), "samples"
+        (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
+        with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are unused).
     upsampling
         How a coarse forecast reaches the original rate: "repeat" (paper) or "linear".
     weight_learning
@@ -91,8 +111,8 @@ class MSFTFoundationModel(FoundationModel):
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     lr_pretrained, lr_new, lr_head, lr_omega
-        Learning rates of pretrained weights that stay trainable (output projections, norms), of adapters, LoRA and
-        aggregator, of the forecasting head, and of the weights' logits.
+        Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
+        (adapters, LoRA, aggregator, prompt), of the head, and of the scales' weights; None: the method's own.
     likelihood
         "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
         Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
@@ -112,7 +132,6 @@ class MSFTFoundationModel(FoundationModel):
     enable_finetuning: bool | dict[str, list[str]] | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
-    _candidates: list[Candidate]
 
     def __init__(
         self,
@@ -121,24 +140,28 @@ class MSFTFoundationModel(FoundationModel):
         output_chunk_shift: int = 0,
         backbone: str = "moirai-tiny",
         revision: str | None = None,
-        num_scales: int | None = None,
+        num_scales: int | str | None = None,
         patch_size: int | str = "auto",
         method: str = "msft",
         lora_rank: int = 16,
         lora_alpha: float = 16.0,
         aggregator: str | None = "both",
+        shared_adapters: bool = False,
+        shared_lora: bool = False,
+        attention: str = "in_scale",
+        prompt_length: int = 8,
         mixing: str = "mixture",
         upsampling: str = "repeat",
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
-        lr_pretrained: float = 3e-5,
-        lr_new: float = 3e-4,
-        lr_head: float = 3e-5,
-        lr_omega: float = 1e-2,
+        lr_pretrained: float | None = None,
+        lr_new: float | None = None,
+        lr_head: float | None = None,
+        lr_omega: float | None = None,
         likelihood: str | TorchLikelihood | None = "native",
         **kwargs: Any,
     ) -> None:
-        find_method(method)
+        method_cls = find_method(method)
         longest = longest_context(input_chunk_length)
         check_number("output_chunk_length", output_chunk_length, 1, integer=True)
         check_number("output_chunk_shift", output_chunk_shift, 0, integer=True)
@@ -151,14 +174,18 @@ class MSFTFoundationModel(FoundationModel):
         cls = load_class(architecture)
         horizon = output_chunk_length + output_chunk_shift
         patch = choose_patch_size(patch_size, cls.patch_sizes(config), longest)
-        check_tokens(cls, config, ScalePlan(longest, horizon, patch, 0), backbone)
-        if num_scales is None:
-            num_scales = default_num_scales(longest, horizon, patch)
-        plan = ScalePlan(longest, horizon, patch, num_scales)
+        method_config = MethodConfig(
+            lora_rank, lora_alpha, aggregator, shared_adapters, shared_lora, attention, prompt_length
+        )
+        added = method_cls.added_tokens(method_config)
+        check_tokens(cls, config, ScalePlan(longest, horizon, patch, 0), backbone, added)
+        plan = ScalePlan(longest, horizon, patch, choose_num_scales(num_scales, method, longest, horizon, patch))
+        if attention == "full":
+            check_joined_tokens(cls, config, plan, backbone)
         mixing_config = MixingConfig(mixing, upsampling, weight_learning, weight_init)  # type: ignore[arg-type]
-        mixing_config.initial_logits(num_scales)
+        mixing_config.initial_logits(plan.num_scales)
         if self.model_params.get("enable_finetuning") is None:
-            self.model_params["enable_finetuning"] = True
+            self.model_params["enable_finetuning"] = method_cls.trains
         if "optimizer_cls" not in self.model_params:
             self.model_params["optimizer_cls"] = torch.optim.AdamW
             self.model_params["optimizer_kwargs"] = {**ADAMW, **(self.model_params.get("optimizer_kwargs") or {})}
@@ -169,15 +196,18 @@ class MSFTFoundationModel(FoundationModel):
             "patch_size": patch,
             "num_scales": plan.num_scales,
             "method": method,
-            "method_config": MethodConfig(lora_rank, lora_alpha, aggregator).to_dict(),
+            "method_config": method_config.to_dict(),
             "mixing_config": mixing_config.to_dict(),
-            "learning_rates": LearningRates(lr_pretrained, lr_new, lr_head, lr_omega).to_dict(),
+            "learning_rates": method_cls.rates.replaced(
+                pretrained=lr_pretrained, new=lr_new, head=lr_head, omega=lr_omega
+            ).to_dict(),
         }
         resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
+        check_training(method, self.model_params["enable_finetuning"], resolved)
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = resolved
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
-        self._candidates = []
+        self._fit_report, self._search_scales = None, num_scales == AUTO
         if self.pl_module_params.get("use_reversible_instance_norm"):
             logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
 
@@ -189,14 +219,6 @@ class MSFTFoundationModel(FoundationModel):
     def largest_num_scales(input_chunk_length: int, output_chunk_length: int, patch_size: int) -> int:
         """The largest K allowed for these lengths, in steps."""
         return largest_num_scales(input_chunk_length, output_chunk_length, patch_size)
-
-    @property
-    def candidates(self) -> list[Candidate]:
-        """The states that the last `fit` scored on the validation series, with label and score (lower is better).
-
-        The first is the one before the first step; the best is the one that `fit` returned.
-        """
-        return list(self._candidates)
 
     @property
     def scale_weights(self) -> np.ndarray:
@@ -237,12 +259,15 @@ class MSFTFoundationModel(FoundationModel):
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
         module = MSFTModule(**copy.deepcopy(self._module_settings), **self.pl_module_params)
         if self._weights_at_hand is not None:
-            module.backbone.load_state_dict(self._weights_at_hand)
+            with module.bare_backbone() as backbone:
+                backbone.load_state_dict(self._weights_at_hand)
+            return module
+        if not module.method.pretrained:
             return module
         source, _, _ = describe(self.model_params["backbone"], self.model_params["revision"])
         if licence := licence_of(source):
             licence_notice(source.location, licence, f"https://huggingface.co/{source.location}")
-        module.backbone.load_pretrained(load_state(source), source.location)
+        module.load_pretrained(load_state(source), source.location)
         return module
 
     def _setup_finetuning(self, model: PLForecastingModule) -> None:
@@ -259,14 +284,24 @@ class MSFTFoundationModel(FoundationModel):
         # with validation data the module itself returns to the best state, the pretrained one included, which Darts'
         # checkpoints lack; without, Darts says that there is no best one to load
         has_validation = len(datamodule.val_dataloader()) > 0
-        super()._train(trainer, model, datamodule, load_best=load_best and not has_validation)
-        self._candidates = list(self._require_module().selection.candidates) if self._requires_training else []
+        if self.load_ckpt_path is None:
+            model.unfinished = None  # a new fit, not the rest of an interrupted one
+        ordered = OrderedData(datamodule, model.epoch_key)
+        super()._train(trainer, model, ordered, load_best=load_best and not has_validation)
+        self._fit_report = self._require_module().report if self._requires_training else None
+
+    def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K."""
+        if self._search_scales and self._requires_training:
+            return fit_every_scale(self, *args, **kwargs)
+        return super().fit_from_dataset(*args, **kwargs)
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if not self._zero_shot_only:
             return super()._setup_for_train(*args, **kwargs)
         # made for one series' width and precision: build anew for the training series, from the weights at hand
-        self._weights_at_hand = self._require_module().backbone.state_dict()
+        with self._require_module().bare_backbone() as backbone:
+            self._weights_at_hand = backbone.state_dict()
         self.model, self._zero_shot_only = None, False
         if "precision" not in (self.model_params.get("pl_trainer_kwargs") or {}):
             self.trainer_params.pop("precision", None)
@@ -285,7 +320,7 @@ class MSFTFoundationModel(FoundationModel):
     def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Darts' `load_weights_from_checkpoint`."""
         super().load_weights_from_checkpoint(*args, **kwargs)
-        self._zero_shot_only = False
+        self._zero_shot_only, self._fit_report = False, None
 
     def _check_ckpt_parameters(self, tfm_save: Any) -> None:
         super()._check_ckpt_parameters(tfm_save)
@@ -329,6 +364,9 @@ class MSFTFoundationModel(FoundationModel):
     def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
         if series is None or (self._fit_called and not self._zero_shot_only):
             return
+        method = self.model_params["method"]
+        if not find_method(method).pretrained:
+            raise ValueError(f"method={method!r} starts from random weights: it can't forecast before fit(), call that")
         first = series if isinstance(series, TimeSeries) else next(iter(series))
         kind = (first.n_components, first.dtype)
         if self._fit_called and self._zero_shot_kind == kind:
@@ -342,4 +380,4 @@ class MSFTFoundationModel(FoundationModel):
         self.training_series, self._zero_shot_only, self._zero_shot_kind = None, True, kind
 
 
-add_safe_globals([MSFTFoundationModel, Candidate, torch.optim.AdamW])
+add_safe_globals([MSFTFoundationModel, FitReport, Candidate, torch.optim.AdamW])

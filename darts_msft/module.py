@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from darts_msft.adapters import StepHead
 from darts_msft.backbones import load_class
-from darts_msft.backbones.base import Family, Stats
+from darts_msft.backbones.base import Backbone, Family, Stats
 from darts_msft.config import LearningRates, MethodConfig, MixingConfig
 from darts_msft.encoder import encode
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
@@ -31,6 +32,8 @@ from darts_msft.pyramid import ScalePlan
 from darts_msft.validation import ValidatedModule
 
 logger = logging.getLogger("darts_msft")
+
+METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
 
 class ScaleOutputs(NamedTuple):
@@ -71,16 +74,32 @@ class MSFTModule(ValidatedModule):
         self.mixing = MixingConfig.from_dict(mixing_config)
         self.rates = LearningRates.from_dict(learning_rates)
         self.scale_weights = ScaleWeights(
-            self.mixing.initial_logits(num_scales), learned=self.mixing.weight_learning != "uniform"
+            self.mixing.initial_logits(num_scales), learned=self.mixing.learning != "uniform"
         )
         base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
         self.new_family = None if base is None else DartsFamily(base)
         self.step_head = (
             StepHead(self.backbone.spec.width, patch_size, len(self.new_family.names)) if self.new_family else None
         )
-        self.stacking = self.mixing.weight_learning == "stacking"
+        self.stacking = self.mixing.learning == "stacking" and num_scales > 0
+        self.untrained_label = "zero-shot" if self.method.pretrained else "untrained"
         self.prepare_validation(num_scales + 1)
+        self.method.attach(self.backbone)
         self.apply_trainable()
+
+    @contextmanager
+    def bare_backbone(self) -> Iterator[Backbone]:
+        """The backbone without what the method put into it, under its own parameter names."""
+        self.method.detach(self.backbone)
+        try:
+            yield self.backbone
+        finally:
+            self.method.attach(self.backbone)
+
+    def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Copies a checkpoint's tensors into the backbone, strictly; `origin` names it in errors."""
+        with self.bare_backbone() as backbone:
+            backbone.load_pretrained(state, origin)
 
     # ---------------------------------------------------------------- what trains
 
@@ -152,7 +171,9 @@ class MSFTModule(ValidatedModule):
             mask = plan.token_mask(observed, scale)
             masks.append(None if bool(mask.all()) else mask)
             stats.append(scale_stats)
-        encoded = encode(self.backbone, self.method, tokens, masks)
+        seen = self.method.add_tokens(tokens, masks) if trained else (tokens, masks)
+        encoded = encode(self.backbone, self.method, *seen)
+        encoded = self.method.drop_tokens(encoded, masks) if trained else encoded
         dtype = past_target.dtype
         if self.step_head is not None and trained:
             read = [self.backbone.readout(part, steps) for part, steps in zip(encoded, plan.horizons, strict=True)]
@@ -165,8 +186,8 @@ class MSFTModule(ValidatedModule):
         return ScaleOutputs(params, stats, family)
 
     def mixing_weights(self) -> Float[Tensor, "S"]:
-        """The scales' weights; before training all of it lies on scale 0."""
-        if bool(self.trained):
+        """The scales' weights; before training, and with mixing="first", all of it lies on scale 0."""
+        if bool(self.trained) and not self.mixing.only_first:
             weights: Tensor = self.scale_weights()
             return weights
         return nn.functional.one_hot(torch.tensor(0), self.plan.num_scales + 1).to(self.scale_weights.omega)
@@ -264,8 +285,30 @@ class MSFTModule(ValidatedModule):
     # ---------------------------------------------------------------- training
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if not self._forecasts_zero_shot():
             self.trained.fill_(True)
+
+    def on_train_start(self) -> None:
+        self.method.begin(self.trainer.estimated_stepping_batches)
+        self.steps_seen = self.global_step
+        super().on_train_start()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Tells the method of a step: Lightning has stepped by now, and clears gradients with the next batch only."""
+        stepped, self.steps_seen = self.global_step > self.steps_seen, self.global_step
+        if stepped and not self.diverged:
+            self.method.after_step(self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.fitting:
+            checkpoint[METHOD_KEY] = self.method.training_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if METHOD_KEY in checkpoint:
+            self.method.load_training_state(checkpoint[METHOD_KEY])
 
     def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         outputs = self.forecast_scales(train_batch.past_target)
@@ -281,20 +324,23 @@ class MSFTModule(ValidatedModule):
         return loss
 
     def training_loss(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:
-        """The scales' losses joined by `combine`, plus the mixed forecast's own where omega learns from it."""
+        """The scales' losses joined by `combine`, the mixed forecast's own where omega learns from it, and a penalty.
+
+        The penalty is the method's.
+        """
         target, sample_weight = self._labels(batch.future_target), None
         if batch.sample_weight is not None:
             sample_weight = self._labels(batch.sample_weight.expand_as(batch.future_target))
         losses = scale_losses(outputs.family, self.plan, outputs.params, outputs.stats, target, sample_weight)
         weights = self.scale_weights()
-        loss = combine(losses, weights, self.mixing.weight_learning)
-        if self.mixing.weight_learning in ("mixed_loss", "stacking") and len(losses) > 1:
+        loss = combine(losses, weights, self.mixing.learning)
+        if self.mixing.learning in ("mixed_loss", "stacking") and len(losses) > 1:
             params = upsample_all(self.plan, [part.detach() for part in outputs.params], self.mixing.upsampling)
             loc = torch.stack([stats.loc for stats in outputs.stats], dim=-1)
             scale = torch.stack([stats.scale for stats in outputs.stats], dim=-1)
             own = outputs.family.mixed_loss(params.transpose(1, 2), loc, scale, weights, target, sample_weight)
             loss = loss + own
-        return loss
+        return loss + self.method.penalty()
 
     def _labels(self, target: Float[Tensor, "B H V"]) -> Float[Tensor, "B V H2"]:
         """(B, V, H) over the whole horizon; the gap of `output_chunk_shift` is unknown."""

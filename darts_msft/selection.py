@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor, nn
-
-logger = logging.getLogger("darts_msft")
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,21 @@ class BestState:
             self._tensors = {name: state[name].detach().cpu().clone() for name in self.names}
 
     def restore(self, module: nn.Module) -> None:
-        """Puts the best state back and logs which one it is."""
+        """Puts the best state back."""
         if self.best is None:
             raise ValueError("no state was scored yet; call consider() first")
         module.load_state_dict(self._tensors, strict=False)
         self._tensors = {}
-        first, best = self.candidates[0], self.best
-        logger.info("validation CRPS: %s %.4f, best %.4f (%s)", first.label, first.score, best.score, best.label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Candidates and the best state's tensors, as plain data for a checkpoint."""
+        return {"candidates": [asdict(one) for one in self.candidates], "tensors": dict(self._tensors)}
+
+    @classmethod
+    def from_dict(cls, names: frozenset[str], saved: dict[str, Any]) -> BestState:
+        """The selection that `to_dict` described."""
+        state = cls(names)
+        state.candidates = [Candidate(**one) for one in saved["candidates"]]
+        state.best = min(state.candidates, key=lambda one: one.score, default=None)
+        state._tensors = {name: tensor.cpu() for name, tensor in saved["tensors"].items()}
+        return state

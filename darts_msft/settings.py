@@ -9,8 +9,10 @@ from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelih
 
 from darts_msft.backbones.base import Backbone
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
+from darts_msft.methods import find_method
 from darts_msft.pyramid import ScalePlan, largest_num_scales
 
+AUTO = "auto"
 DEFAULT_MAX_SCALES = 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
@@ -22,6 +24,43 @@ def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
     while scales and ScalePlan(context, horizon, patch_size, scales).context_token_counts[-1] < DEFAULT_COARSE_TOKENS:
         scales -= 1
     return scales
+
+
+def choose_num_scales(asked: int | str | None, method: str, context: int, horizon: int, patch_size: int) -> int:
+    """K from `num_scales`; a method that works at the data's own rate alone takes None or 0."""
+    multi_scale = find_method(method).multi_scale
+    if not multi_scale and asked not in (None, 0):
+        raise ValueError(
+            f"num_scales={asked!r} is not allowed with method={method!r}, which works at the series' own rate alone; "
+            "give None or 0, or take method='msft'"
+        )
+    if asked is None or asked == AUTO:  # before a fit "auto" is as None
+        return default_num_scales(context, horizon, patch_size) if multi_scale else 0
+    if isinstance(asked, str):
+        raise ValueError(f"num_scales={asked!r} is not known; give an integer of at least 0, None or {AUTO!r}")
+    return asked
+
+
+def check_training(
+    method: str, enable_finetuning: bool | dict[str, list[str]], likelihood: TorchLikelihood | None
+) -> None:
+    """Refuses what contradicts a method that trains nothing, or one whose weights are random before training."""
+    found = find_method(method)
+    if not found.trains and enable_finetuning:
+        raise ValueError(
+            f"enable_finetuning={enable_finetuning!r} is not allowed with method={method!r}, which trains nothing; "
+            "leave it out, or take another method"
+        )
+    if not found.trains and isinstance(likelihood, ScaleMixture) and likelihood.base is not None:
+        raise ValueError(
+            f"likelihood={likelihood.base!r} needs a new head, which method={method!r} doesn't train; take "
+            "likelihood='native', QuantileRegression or None, or another method"
+        )
+    if not found.pretrained and enable_finetuning is False:
+        raise ValueError(
+            f"enable_finetuning=False is not allowed with method={method!r}, whose weights are random before training; "
+            "leave it out, or take method='zero_shot'"
+        )
 
 
 def longest_context(input_chunk_length: object) -> int:
@@ -38,7 +77,7 @@ def longest_context(input_chunk_length: object) -> int:
 
 def choose_patch_size(asked: int | str, available: tuple[int, ...], context: int) -> int:
     """P from `patch_size`: one of `available`, or by "auto" the largest with enough patches in the context."""
-    if asked == "auto":
+    if asked == AUTO:
         fitting = [size for size in available if context >= size * DEFAULT_CONTEXT_PATCHES]
         return max(fitting, default=min(available))
     if asked not in available or isinstance(asked, bool | str):
@@ -49,14 +88,29 @@ def choose_patch_size(asked: int | str, available: tuple[int, ...], context: int
     return int(asked)
 
 
-def check_tokens(cls: type[Backbone], config: Mapping[str, Any], plan: ScalePlan, backbone: str) -> None:
-    """Refuses a sequence that is longer than the checkpoint was made for."""
-    limit = cls.max_tokens(config)
-    if limit is not None and plan.token_counts[0] > limit:
+def check_tokens(
+    cls: type[Backbone], config: Mapping[str, Any], plan: ScalePlan, backbone: str, added: int = 0
+) -> None:
+    """Refuses a sequence that is longer than the checkpoint was made for; `added` tokens are the method's own."""
+    limit, count = cls.max_tokens(config), plan.token_counts[0] + added
+    if limit is not None and count > limit:
+        own = f" and {added} of the method's own" if added else ""
         raise ValueError(
             f"input_chunk_length={plan.context} and a horizon of {plan.horizon} steps are {plan.token_counts[0]} "
-            f"tokens of {plan.patch_size} steps, more than the {limit} of backbone={backbone!r}; shorten "
+            f"tokens of {plan.patch_size} steps{own}, more than the {limit} of backbone={backbone!r}; shorten "
             f"the context or take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))})"
+        )
+
+
+def check_joined_tokens(cls: type[Backbone], config: Mapping[str, Any], plan: ScalePlan, backbone: str) -> None:
+    """Refuses attention="full" where the scales' joined sequence is longer than the checkpoint was made for."""
+    limit, count = cls.max_tokens(config), sum(plan.token_counts)
+    if limit is not None and count > limit:
+        raise ValueError(
+            f"attention='full' joins {plan.num_scales + 1} scales to a sequence of {count} tokens of "
+            f"{plan.patch_size} steps, more than the {limit} of backbone={backbone!r}; lower num_scales, shorten the "
+            f"context, take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))}), or "
+            "attention='in_scale'"
         )
 
 
@@ -67,6 +121,11 @@ def resolve_likelihood(
     if likelihood == "native":
         return ScaleMixture(architecture, config, scales, mixing)
     if likelihood is None or isinstance(likelihood, QuantileRegression):
+        if mixing == "samples":
+            raise ValueError(
+                f"mixing='samples' averages sample paths, which likelihood={likelihood!r} has none of; take "
+                "mixing='mixture', 'quantile' or 'first', or likelihood='native'"
+            )
         return likelihood
     if not isinstance(likelihood, TorchLikelihood):
         raise ValueError(

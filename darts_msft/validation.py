@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import abstractmethod
 from collections.abc import Callable
 from math import isfinite
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from darts_msft.mixing import ScaleWeights, crps, stack_weights
+from darts_msft.report import FitReport
 from darts_msft.score import ValidationScore
 from darts_msft.selection import BestState, Candidate
 
@@ -22,6 +24,7 @@ logger = logging.getLogger("darts_msft")
 
 VALIDATION_SAMPLES = 32
 VALIDATION_SEED = 0
+PROGRESS_KEY = "darts_msft_fit"  # in Lightning's checkpoints: what an interrupted fit goes on from, besides its weights
 
 
 class ValidatedModule(PLForecastingModule):
@@ -29,12 +32,15 @@ class ValidatedModule(PLForecastingModule):
 
     The state before the first step is the first candidate. The score is the CRPS of the mixed forecast (see
     `ValidationScore`), from samples drawn with the same noise every time; Lightning sees it as `val_loss`.
+    `fit_seed` and the epoch alone decide the order of the training windows and every random draw in an epoch, and a
+    checkpoint within a fit holds all that was compared so far, so that a fit killed in between ends as if it was not.
     A subclass says how to forecast, and sets `stacking` where its weights are solved for on the validation data.
     """
 
     trained: Tensor
     scale_weights: ScaleWeights
     stacking: bool = False
+    untrained_label: str = "zero-shot"
 
     @abstractmethod
     def forecast_samples(self, past_target: Float[Tensor, "B C V"], count: int) -> Float[Tensor, "M B H V"]:
@@ -49,7 +55,15 @@ class ValidatedModule(PLForecastingModule):
         self.register_buffer("trained", torch.tensor(False))
         self.score = ValidationScore(self.n_targets, num_scales)
         self.selection, self.scored_step = BestState(frozenset()), 0
-        self.validated = self.diverged = False
+        self.validated = self.diverged = self.fitting = False
+        self.fit_seed, self.epoch_seconds, self.seconds_before = 0, list[float](), 0.0
+        self.unfinished: dict[str, Any] | None = None
+        self.report: FitReport | None = None
+
+    def own_names(self) -> frozenset[str]:
+        """Names in `state_dict` of what the pretrained model lacks: what trains, and all outside the backbone."""
+        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return frozenset(learned | {name for name in self.state_dict() if not name.startswith("backbone.")})
 
     # ---------------------------------------------------------------- passes over the validation data
 
@@ -113,16 +127,56 @@ class ValidatedModule(PLForecastingModule):
 
     # ---------------------------------------------------------------- Lightning's hooks
 
+    def on_fit_start(self) -> None:
+        """Starts the record of this fit, or takes up that of the checkpoint that it resumes."""
+        super().on_fit_start()
+        self.fitting, self.diverged, self.report = True, False, None
+        self.started = self.epoch_started = time.perf_counter()  # a resumed epoch may have begun in another process
+        saved = self.unfinished
+        if saved is None:
+            self.selection, self.validated = BestState(self.own_names()), False
+            self.fit_seed, self.epoch_seconds, self.seconds_before = int(torch.randint(2**31, ())), [], 0.0
+            return
+        self.selection = BestState.from_dict(self.own_names(), saved["selection"])
+        self.validated, self.scored_step, self.fit_seed = saved["validated"], saved["scored_step"], saved["fit_seed"]
+        self.epoch_seconds, self.seconds_before = list(saved["epoch_seconds"]), saved["seconds"]
+
     def on_train_start(self) -> None:
         """Scores the state before the first step: the zero-shot forecast, if nothing was trained yet."""
-        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        self.selection = BestState(frozenset(learned | {"trained", "scale_weights.omega"}))
         self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        self.diverged, self.validated = False, self._each_batch(self._add_score)
-        if self.validated:
-            self._consider("before this fit" if bool(self.trained) else "zero-shot")
+        if self.unfinished is None:
+            self.validated = self._each_batch(self._add_score)
+            if self.validated:
+                self._consider("before this fit" if bool(self.trained) else self.untrained_label)
         self.trained.fill_(True)
         self.train()  # Lightning leaves the mode of the last forecast
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_started = time.perf_counter()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:  # by then the loader has drawn its own numbers, more or fewer after an interruption
+            torch.manual_seed(self.fit_seed + self.current_epoch + 1_000_003 * self.global_rank)
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.epoch_seconds.append(time.perf_counter() - self.epoch_started)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.fitting:
+            checkpoint[PROGRESS_KEY] = {
+                "selection": self.selection.to_dict(),
+                "validated": self.validated,
+                "scored_step": self.scored_step,
+                "fit_seed": self.fit_seed,
+                "epoch_seconds": list(self.epoch_seconds),
+                "seconds": self._seconds(),
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.unfinished = checkpoint.get(PROGRESS_KEY)
 
     def on_validation_epoch_start(self) -> None:
         if self.stacking and not self.trainer.sanity_checking:
@@ -148,7 +202,9 @@ class ValidatedModule(PLForecastingModule):
                 self._stack()
             if self._each_batch(self._add_score):
                 self._consider("end of training")
-        if self.selection.best is not None:
+        self.fitting, self.unfinished = False, None
+        best = self.selection.best
+        if best is not None:
             self.selection.restore(self)
         elif self.diverged:
             raise FloatingPointError(
@@ -157,5 +213,27 @@ class ValidatedModule(PLForecastingModule):
             )
         elif self.validated:
             logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
-        else:
-            logger.info("no validation series: the last weights are kept, uncompared with zero-shot")
+        self.report = FitReport(
+            kept="last weights (without a validation score)" if best is None else best.label,
+            candidates=tuple(self.selection.candidates),
+            trained_parameters=sum(value.numel() for value in self.parameters() if value.requires_grad),
+            all_parameters=sum(value.numel() for value in self.parameters()),
+            epoch_seconds=tuple(self.epoch_seconds),
+            seconds=self._seconds(),
+        )
+        logger.info("fit: %s", str(self.report).replace("\n", "; "))
+
+    def on_fit_end(self) -> None:
+        super().on_fit_end()
+        if self.fitting:  # resumed after the last epoch: Lightning had nothing left to do
+            self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            self.to(self.trainer.strategy.root_device)
+            self.on_train_end()
+            self.cpu()
+
+    def epoch_key(self) -> tuple[int, int]:
+        """(seed, epoch): what the order of the training windows depends on."""
+        return self.fit_seed, self.current_epoch
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started

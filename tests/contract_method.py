@@ -15,10 +15,16 @@ from darts.utils.data.torch_datasets.utils import PLModuleInput, TorchTrainingBa
 from torch import Tensor
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 
 CONTEXT, HORIZON, PATCH, SCALES = 22, 6, 4, 2  # at scale 2: 6 context steps in 2 patches, the first half empty
 VARIATES = 2
+
+
+def scales_of(method: str) -> int:
+    """K of the method's tests."""
+    return SCALES if find_method(method).multi_scale else 0
 
 
 def make_model(directory: Path, method: str, context: int = CONTEXT, **settings: Any) -> MSFTFoundationModel:
@@ -32,9 +38,10 @@ def make_model(directory: Path, method: str, context: int = CONTEXT, **settings:
         **settings.pop("pl_trainer_kwargs", {}),
     }
     arguments = {
-        "num_scales": SCALES,
+        "num_scales": scales_of(method),
         "patch_size": PATCH,
         "lora_rank": 2,
+        "prompt_length": 3,
         "batch_size": 16,
         "n_epochs": 1,
         "random_state": 0,
@@ -64,11 +71,12 @@ def attached(module: MSFTModule) -> MSFTModule:
 
 
 @torch.no_grad()
-def perturbed(module: MSFTModule, owners: tuple[str, ...] = ("method", "backbone", "scale_weights")) -> MSFTModule:
+def perturbed(module: MSFTModule, groups: tuple[str, ...] = ("pretrained", "new", "head", "omega")) -> MSFTModule:
     """Moves what trains away from its start, as training does."""
     generator = torch.Generator().manual_seed(8)
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad and name.partition(".")[0] in owners:
+    trained = module.parameter_groups()
+    for group in groups:
+        for _, parameter in trained[group]:
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return attached(module)
 

@@ -9,6 +9,7 @@ import pytest
 
 from darts_msft.config import (
     AGGREGATORS,
+    ATTENTIONS,
     MIXINGS,
     UPSAMPLINGS,
     WEIGHT_LEARNINGS,
@@ -30,6 +31,7 @@ RATES = {"pretrained": 1e-4, "new": 1e-3, "head": 2e-4, "omega": 1e-2}
     ("kind", "name", "choices"),
     [
         (MethodConfig, "aggregator", AGGREGATORS),
+        (MethodConfig, "attention", ATTENTIONS),
         (MixingConfig, "mixing", MIXINGS),
         (MixingConfig, "upsampling", UPSAMPLINGS),
         (MixingConfig, "weight_learning", WEIGHT_LEARNINGS),
@@ -60,6 +62,14 @@ def test_method_numbers_out_of_range_are_refused(name: str, value: float, bound:
     kind = "an integer" if name == "lora_rank" else "a finite number"
     with pytest.raises(ValueError, match=f"^{name}={value!r} .*{kind} of at least {bound}$"):
         MethodConfig(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1, 0, None, "no", "True"])
+@pytest.mark.parametrize("name", ["shared_adapters", "shared_lora"])
+def test_switches_are_true_or_false(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name}={value!r} is not allowed; give True or False$"):
+        MethodConfig(**{name: value})
+    assert getattr(MethodConfig(**{name: True}), name)
 
 
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf])
@@ -93,7 +103,7 @@ def test_check_choice_names_value_and_choices() -> None:
 
 def test_unknown_fields_are_refused_beside_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"MethodConfig has no field \['rank'\]; .*'aggregator', 'lora_alpha', 'lora_rank'"
+        ValueError, match=r"MethodConfig has no field \['rank'\]; .*'aggregator', .*'lora_alpha', .*'lora_rank'"
     ):
         MethodConfig.from_dict({"rank": 3, "lora_alpha": 1.0})
 
@@ -132,6 +142,13 @@ def test_logits_that_are_not_finite_are_refused(logit: float) -> None:
         MixingConfig(weight_init=(0.0, logit))
 
 
+@pytest.mark.parametrize("rule", WEIGHT_LEARNINGS)
+def test_nothing_is_learned_of_the_weights_where_scale_0_alone_forecasts(rule: str) -> None:
+    assert MixingConfig("first", weight_learning=rule).learning == "uniform"
+    for mixing in set(MIXINGS) - {"first"}:
+        assert MixingConfig(mixing, weight_learning=rule).learning == rule
+
+
 # --- the way to JSON and back -----------------------------------------------------------------------------------------
 
 
@@ -140,7 +157,10 @@ def test_logits_that_are_not_finite_are_refused(logit: float) -> None:
     [
         MethodConfig(),
         MethodConfig(lora_rank=3, lora_alpha=1.5, aggregator=None),
+        MethodConfig(shared_adapters=True, shared_lora=True, attention="full"),
         MixingConfig(),
+        MixingConfig("first", weight_learning="scale_loss"),
+        MixingConfig("samples"),
         MixingConfig("quantile", "linear", "stacking", "first"),
         MixingConfig(weight_init=(0.1, -1e-7, 3.0)),
         LearningRates(**RATES),

@@ -1,4 +1,4 @@
-"""The layer loop against one long sequence with a block mask, on a fake backbone with a softmax attention."""
+"""The layer loop against one long sequence, on a fake backbone with a softmax attention."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,8 +62,8 @@ class Beside(nn.Module):
 class Exchange:
     """Hooks with a different adapter for every layer and scale, and a sum over the scales as the exchange."""
 
-    def __init__(self, calls: list[str]) -> None:
-        self.calls = calls
+    def __init__(self, calls: list[str], joined: bool = False) -> None:
+        self.calls, self.joined = calls, joined
         generator = torch.Generator().manual_seed(6)
         self.linears = {}
         for layer in range(LAYERS):
@@ -99,30 +99,35 @@ def make_masks(counts: Sequence[int]) -> list[Tensor]:
 def attend(
     backbone: FakeBackbone, hooks: Exchange, layer: int, sequence: Tensor, scale_of: list[int], valid: Tensor
 ) -> Tensor:
-    """One long sequence of all scales' tokens (N, D): a token sees the valid tokens of its own scale."""
+    """One long sequence of all scales' tokens (N, D): a token sees the valid tokens of its own scale, or of all."""
     result = []
     for token, scale in zip(sequence, scale_of, strict=True):
-        others = [index for index, other in enumerate(scale_of) if other == scale and valid[index]]
+        others = [index for index, other in enumerate(scale_of) if (hooks.joined or other == scale) and valid[index]]
         weights = torch.stack([token @ sequence[index] for index in others]).softmax(dim=0)
-        adapter = hooks.linears[layer, scale]
-        values = [backbone.value[layer](sequence[index]) + adapter(sequence[index]) for index in others]
+        adapters = [hooks.linears[layer, scale_of[index]] for index in others]
+        values = [
+            backbone.value[layer](sequence[index]) + adapter(sequence[index])
+            for index, adapter in zip(others, adapters, strict=True)
+        ]
         result.append(token + sum(weight * value for weight, value in zip(weights, values, strict=True)))
     return torch.stack(result)
 
 
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("masked", [(0, 1, 2), (1,), ()])
 @torch.no_grad()
-def test_the_loop_is_one_sequence_with_a_block_mask(masked: bool) -> None:
+def test_the_loop_is_one_sequence(masked: tuple[int, ...], joined: bool) -> None:
+    """With a block mask; or, where the scales are joined, with full attention and each scale's own adapter."""
     counts = [6, 3, 2]
     backbone = FakeBackbone()
-    hooks = Exchange(backbone.calls)
+    hooks = Exchange(backbone.calls, joined)
     tokens, masks = make_tokens(counts), make_masks(counts)
-    found = encode(backbone, hooks, tokens, masks if masked else [None] * 3)
+    found = encode(backbone, hooks, tokens, [mask if scale in masked else None for scale, mask in enumerate(masks)])
     scale_of = [scale for scale, count in enumerate(counts) for _ in range(count)]
     for batch in range(2):
         for variate in range(2):
             current = torch.cat([part[batch, variate] for part in tokens])
-            valid = torch.cat([mask[batch, variate] for mask in masks]) | (not masked)
+            valid = torch.cat([mask[batch, variate] | (scale not in masked) for scale, mask in enumerate(masks)])
             for layer in range(LAYERS):
                 current = attend(backbone, hooks, layer, current, scale_of, valid)
                 fused = hooks.aggregate(layer, list(current.split(counts)), [])
@@ -145,6 +150,34 @@ def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_mas
 
 
 @torch.no_grad()
+def test_joined_scales_share_one_attention_and_stay_apart_elsewhere() -> None:
+    backbone = FakeBackbone()
+    encode(backbone, Exchange(backbone.calls, joined=True), make_tokens([6, 3, 2]), [None] * 3)
+    expected = []
+    for layer in range(LAYERS):
+        expected += [f"attention {layer}", f"aggregate {layer}"] + [f"feed_forward {layer}"] * 3
+    assert backbone.calls == expected
+
+
+@torch.no_grad()
+def test_a_scale_without_an_adapter_keeps_the_plain_linear_in_the_joined_sequence() -> None:
+    class OnlySecond(Exchange):
+        def adapters(self, layer: int, scale: int) -> Adapters:
+            return super().adapters(layer, scale) if scale == 1 else {}
+
+    backbone, hooks = FakeBackbone(), OnlySecond([], joined=True)
+    found = encode(backbone, hooks, make_tokens([6, 3, 2]), [None] * 3)
+    silent = Exchange([], joined=True)
+    silent.linears = hooks.linears
+    for (_, scale), linear in silent.linears.items():
+        if scale != 1:
+            for parameter in linear.parameters():
+                parameter.zero_()
+    for part, expected in zip(found, encode(backbone, silent, make_tokens([6, 3, 2]), [None] * 3), strict=True):
+        torch.testing.assert_close(part, expected)
+
+
+@torch.no_grad()
 def test_without_an_exchange_scales_and_masked_tokens_do_not_touch_one_another() -> None:
     class Alone(Exchange):
         def aggregate(self, layer: int, tokens: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
@@ -163,11 +196,13 @@ def test_without_an_exchange_scales_and_masked_tokens_do_not_touch_one_another()
         torch.testing.assert_close(first[mask], second[mask])
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @torch.no_grad()
-def test_a_new_msft_leaves_every_scale_as_the_backbone_alone_has_it() -> None:
+def test_a_new_msft_leaves_every_scale_as_the_backbone_alone_has_it(shared: bool) -> None:
     """The laws of zero initialisation, through the real method's hooks; after training its parts all matter."""
     backbone, plan = FakeBackbone(), ScalePlan(28, 12, 4, 2)
-    method = MSFT(backbone.spec, plan, MethodConfig(lora_rank=2, lora_alpha=2.0)).double()
+    config = MethodConfig(lora_rank=2, lora_alpha=2.0, shared_adapters=shared, shared_lora=shared)
+    method = MSFT(backbone.spec, plan, config).double()
     tokens, masks = make_tokens(plan.token_counts), make_masks(plan.token_counts)
     adapted = [method.adapt_input(part, scale) for scale, part in enumerate(tokens)]
     together = encode(backbone, method, adapted, masks)

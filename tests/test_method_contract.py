@@ -15,7 +15,6 @@ from contract_method import (
     CONTEXT,
     HORIZON,
     PATCH,
-    SCALES,
     VARIATES,
     Snapshot,
     attached,
@@ -24,6 +23,7 @@ from contract_method import (
     perturbed,
     pool,
     predict,
+    scales_of,
     series,
     training_batch,
     windows,
@@ -36,6 +36,10 @@ from darts_msft.methods.base import Method
 from darts_msft.module import MSFTModule
 
 CASES = list(itertools.product(METHODS, MAKERS))
+PRETRAINED = [case for case in CASES if find_method(case[0]).pretrained]
+UNCHANGED = [case for case in PRETRAINED if case[0] != "prompt"]  # training starts at the pretrained model's forecast
+TRAINED = [case for case in CASES if find_method(case[0]).trains]
+MULTI_SCALE = [case for case in CASES if find_method(case[0]).multi_scale]
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "one scale": {"num_scales": 0},
@@ -44,9 +48,28 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fine to coarse": {"aggregator": "f2c"},
     "scale loss": {"weight_learning": "scale_loss"},
     "uniform": {"weight_learning": "uniform"},
+    "scale 0 only": {"mixing": "first"},
+    "shared between scales": {"shared_adapters": True, "shared_lora": True},
     "shifted": {"output_chunk_shift": 3},
 }
+FOR_ALL = ("default", "shifted")  # the other settings say nothing to a method of one scale
+JOINED = {"full attention": {"attention": "full"}}  # does not start at the pretrained model
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def _each(cases: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, indirect=True, ids="-".join)
+
+
+def _each_with(cases: list[tuple[str, str]], settings: dict[str, dict[str, Any]]) -> pytest.MarkDecorator:
+    """All settings that mean something to a case's method."""
+    pairs = [
+        pytest.param(case, values, id="-".join((*case, name)))
+        for case in cases
+        for name, values in settings.items()
+        if case in MULTI_SCALE or name in FOR_ALL
+    ]
+    return pytest.mark.parametrize(("case", "settings"), pairs, indirect=["case"])
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
@@ -65,9 +88,9 @@ def _declared(module: MSFTModule) -> set[str]:
     pretrained = {
         f"backbone.{name}"
         for name, _ in module.backbone.named_parameters()
-        if module.method.group_of(name) in ("pretrained", "head")
+        if module.method.group_of(name) in ("pretrained", "new", "head")
     }
-    learned = module.mixing.weight_learning != "uniform" and module.plan.num_scales
+    learned = module.mixing.learning != "uniform" and module.plan.num_scales
     return own | pretrained | ({"scale_weights.omega"} if learned else set())
 
 
@@ -83,13 +106,13 @@ def _gradients(module: MSFTModule) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------------------------------------- the start
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@_each_with(UNCHANGED, SETTINGS)
 def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str], settings: dict[str, Any]) -> None:
     module, past = attached(make_module(*case, **settings)), windows()
     backbone = load_backbone(case[0], PATCH)
     with torch.no_grad():
         outputs = module.forecast_scales(past)
-        assert len(outputs.params) == settings.get("num_scales", SCALES) + 1
+        assert len(outputs.params) == settings.get("num_scales", scales_of(case[1])) + 1
         for scale, (params, stats) in enumerate(zip(outputs.params, outputs.stats, strict=True)):
             ahead = -(-(HORIZON + settings.get("output_chunk_shift", 0)) // 2**scale)
             bare = forecast(backbone, pool(past, 2**scale), ahead, PATCH, scale)
@@ -98,37 +121,41 @@ def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str]
             torch.testing.assert_close(stats.scale, bare.stats.scale, **CLOSE)
 
 
+@_each(PRETRAINED)
 def test_before_training_the_forecast_is_scale_0_alone(case: tuple[Path, str]) -> None:
     module, past = make_module(*case), windows()
     backbone = load_backbone(case[0], PATCH)
     with torch.no_grad():
         params, stats = forecast(backbone, past.transpose(1, 2), HORIZON, PATCH)
         expected = backbone.denormalise(params, stats).transpose(1, 2)
-    steps = predict(module, past).unflatten(-1, (SCALES + 1, -1))
+    scales = scales_of(case[1]) + 1
+    steps = predict(module, past).unflatten(-1, (scales, -1))
     torch.testing.assert_close(steps[..., 0, :-1], expected, **CLOSE)
-    assert torch.equal(steps[..., -1], torch.tensor([1.0, 0.0, 0.0]).expand(3, HORIZON, VARIATES, 3))
+    assert torch.equal(steps[..., -1], torch.eye(scales)[0].expand(3, HORIZON, VARIATES, scales))
 
 
+@_each(PRETRAINED)
 def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters off equals the base: whatever the method trained, the backbone itself is as it was."""
-    module, past = perturbed(make_module(*case), owners=("method",)), windows()
-    backbone = load_backbone(case[0], PATCH)
+    module, past = perturbed(make_module(*case), groups=("new",)), windows()
+    backbone, scales = load_backbone(case[0], PATCH), range(scales_of(case[1]) + 1)
     with torch.no_grad():
-        bare = [forecast(backbone, pool(past, 2**i), -(-HORIZON // 2**i), PATCH, i).params for i in range(SCALES + 1)]
+        bare = [forecast(backbone, pool(past, 2**i), -(-HORIZON // 2**i), PATCH, i).params for i in scales]
         with_hooks = module.forecast_scales(past).params
-        for hook in ("adapt_input", "adapters", "aggregate"):
+        for hook in ("adapt_input", "adapters", "aggregate", "add_tokens", "drop_tokens"):
             monkeypatch.setattr(module.method, hook, getattr(Method, hook).__get__(module.method))
-        without = module.forecast_scales(past).params
+        with module.bare_backbone():
+            without = module.forecast_scales(past).params
     for base, on, off in zip(bare, with_hooks, without, strict=True):
         torch.testing.assert_close(off, base, **CLOSE)
-        if list(module.method.parameters()):
+        if module.parameter_groups()["new"]:
             assert (on - base).abs().max() > 1e-3
 
 
 # ------------------------------------------------------------------------------------------------------- what trains
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@_each_with(TRAINED, SETTINGS | JOINED)
 def test_exactly_the_declared_parameters_get_gradients(case: tuple[Path, str], settings: dict[str, Any]) -> None:
     module = attached(make_module(*case, **settings))
     gradients = _gradients(module)
@@ -137,15 +164,18 @@ def test_exactly_the_declared_parameters_get_gradients(case: tuple[Path, str], s
     idle = {name for name, gradient in gradients.items() if not gradient.any()}
     head = {name for name in gradients if module.method.group_of(name.removeprefix("backbone.")) == "head"}
     # at the start LoRA's a waits for b; one component of a mixture may be too far from the labels to be moved
-    assert {name for name in idle if not name.endswith(".a")} < head
+    assert {name for name in idle if not name.endswith(".a") and ".lora_A." not in name} <= head
+    assert idle < set(gradients)
 
 
+@_each(TRAINED)
 def test_no_part_of_the_method_is_dead(case: tuple[Path, str]) -> None:
-    gradients = _gradients(perturbed(make_module(*case)))
-    assert not [name for name, gradient in gradients.items() if name.startswith("method.") and not gradient.any()]
+    module = perturbed(make_module(*case))
+    gradients, new = _gradients(module), module.parameter_groups()["new"]
+    assert not [name for name, _ in new if not gradients[name].any()]
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@_each_with(TRAINED, SETTINGS | JOINED)
 def test_the_optimiser_has_exactly_the_declared_parameters(case: tuple[Path, str], settings: dict[str, Any]) -> None:
     module = make_module(*case, **settings)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -171,21 +201,21 @@ def fitted(case: tuple[Path, str]) -> tuple[MSFTModule, dict[str, Tensor]]:
     return model.model, snapshot.state
 
 
+@_each(TRAINED)
 def test_fit_changes_the_declared_parameters_and_nothing_else(
     case: tuple[Path, str], fitted: tuple[MSFTModule, dict[str, Tensor]]
 ) -> None:
     module, before = fitted
     declared = _declared(module)
-    pretrained = dict(load_backbone(case[0], PATCH).named_parameters())
+    names = {name.replace(".base_layer.", "."): name for name in before}  # peft keeps the linear that it wraps there
     changed = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
     assert changed == declared
     assert all(torch.isfinite(value).all() for value in module.parameters())
-    for name, value in pretrained.items():
-        assert torch.equal(before[f"backbone.{name}"], value), name
-        if f"backbone.{name}" not in declared:
-            assert torch.equal(module.get_parameter(f"backbone.{name}"), value), name
+    for name, value in load_backbone(case[0], PATCH).named_parameters():
+        assert torch.equal(before[names[f"backbone.{name}"]], value) == module.method.pretrained, name
 
 
+@_each(TRAINED)
 def test_the_same_seed_gives_the_same_bits(
     case: tuple[Path, str], fitted: tuple[MSFTModule, dict[str, Tensor]]
 ) -> None:
@@ -207,9 +237,11 @@ def test_input_adapters_get_the_context_s_tokens_alone(case: tuple[Path, str], m
 
     monkeypatch.setattr(module.method, "adapt_input", record)
     predict(module, windows())
-    assert seen == {0: 6, 1: 3, 2: 2}  # 22, 11 and 6 steps in patches of 4
+    counts = [6, 3, 2]  # 22, 11 and 6 steps in patches of 4
+    assert seen == dict(enumerate(counts[: scales_of(case[1]) + 1]))
 
 
+@_each(MULTI_SCALE)
 @pytest.mark.parametrize(
     ("aggregator", "reached"),
     [(None, [{0}, {1}, {2}]), ("c2f", [{0}, {0, 1}, {0, 1, 2}]), ("f2c", [{0, 1, 2}, {1, 2}, {2}])],
@@ -219,10 +251,8 @@ def test_scales_hear_of_one_another_through_the_aggregator_alone(
 ) -> None:
     """`reached[i]`: the scales whose forecasts change with what scale i sees."""
     module, past = perturbed(make_module(*case, aggregator=aggregator)), windows(gaps=False)
-    if not list(module.method.parameters()):
-        pytest.skip("a method without a part of its own")
     plain, adapt_input = _scale_params(module, past), module.method.adapt_input
-    for scale in range(SCALES + 1):
+    for scale in range(scales_of(case[1]) + 1):
         module.method.adapt_input = lambda tokens, i, s=scale: adapt_input(tokens, i) + (tokens.cos() if i == s else 0)
         changed = _scale_params(module, past)
         assert {i for i, (a, b) in enumerate(zip(plain, changed, strict=True)) if not torch.equal(a, b)} == reached[
@@ -274,6 +304,7 @@ def test_state_dict_round_trip(case: tuple[Path, str]) -> None:
     assert torch.equal(predict(other, past), predict(module, past))
 
 
+@_each(TRAINED)
 def test_a_step_lowers_the_loss(case: tuple[Path, str]) -> None:
     """Gradients point downhill: a small step along them."""
     module = attached(make_module(*case))

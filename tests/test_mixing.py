@@ -19,6 +19,7 @@ from darts_msft.mixing import (
     mix_points,
     pack,
     sample_mixture,
+    sample_path_average,
     sample_quantile_average,
     stack_weights,
     unpack,
@@ -146,7 +147,7 @@ def test_the_mixtures_mean_and_spread_are_those_of_the_weighted_scales() -> None
     torch.testing.assert_close(paths.var(dim=0), variance, rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize("sampler", [sample_mixture, sample_quantile_average])
+@pytest.mark.parametrize("sampler", [sample_mixture, sample_quantile_average, sample_path_average])
 def test_small_pieces_give_the_same_samples(sampler: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     forecast, drawn = normal_forecast(), []
     for chunk in (10**9, 1, 150):
@@ -157,13 +158,61 @@ def test_small_pieces_give_the_same_samples(sampler: Sampling, monkeypatch: pyte
     assert torch.equal(drawn[0], drawn[2])
 
 
-@pytest.mark.parametrize("sampler", [sample_mixture, sample_quantile_average])
+@pytest.mark.parametrize("sampler", [sample_mixture, sample_quantile_average, sample_path_average])
 def test_all_weight_on_one_scale_gives_its_forecast(sampler: Sampling) -> None:
     forecast = normal_forecast()
     for kept in range(SCALES):
         torch.manual_seed(0)
         paths = sampler(draw_location, forecast._replace(weights=torch.eye(SCALES)[kept]), 5)
         torch.testing.assert_close(paths, moments(forecast)[0][..., kept].expand(5, -1, -1, -1))
+
+
+# --- averaged samples -------------------------------------------------------------------------------------------------
+
+
+def test_averaged_samples_have_the_weighted_mean_and_too_small_a_spread() -> None:
+    """Independent draws: the variance is sum(w^2 var), less than within the average scale."""
+    count = 20_000
+    torch.manual_seed(1)
+    forecast = normal_forecast()
+    paths = sample_path_average(draw_normal, forecast, count)
+    assert paths.shape == (count, BATCH, HORIZON, VARIATES)
+    means, deviations = moments(forecast)
+    mean, variance = torch.zeros_like(means[..., 0]), torch.zeros_like(means[..., 0])
+    for index in np.ndindex(BATCH, HORIZON, VARIATES):
+        for scale, weight in enumerate(WEIGHTS.tolist()):
+            mean[index] += weight * means[index][scale]
+            variance[index] += weight**2 * deviations[index][scale] ** 2
+    assert ((paths.mean(dim=0) - mean).abs() < 5 * (variance / count).sqrt()).all()
+    torch.testing.assert_close(paths.var(dim=0), variance, rtol=0.06, atol=0)
+
+
+def test_averaged_samples_draw_the_scales_and_samples_independently() -> None:
+    torch.manual_seed(2)
+    drawn: list[Tensor] = []
+
+    def record(params: Tensor) -> Tensor:
+        drawn.append(draw_normal(params))
+        return drawn[-1]
+
+    forecast = normal_forecast()
+    paths = sample_path_average(record, forecast, 2000)
+    expected = sum(
+        weight * (draws * forecast.scale[..., scale] + forecast.loc[..., scale])
+        for scale, (weight, draws) in enumerate(zip(WEIGHTS.tolist(), drawn, strict=True))
+    )
+    torch.testing.assert_close(paths, expected)
+    noise = torch.stack([(draws - draws.mean(dim=0)).flatten(1) for draws in drawn])
+    for first, second in itertools.combinations(noise, 2):
+        correlation = (first * second).mean(dim=0) / (first.std(dim=0) * second.std(dim=0))
+        assert correlation.abs().max() < 5 / math.sqrt(2000)
+
+
+def test_a_scale_without_weight_cannot_spoil_averaged_samples() -> None:
+    forecast = normal_forecast()
+    forecast.params[..., 2, :] = torch.inf
+    paths = sample_path_average(draw_location, forecast._replace(weights=torch.tensor([0.5, 0.5, 0.0])), 3)
+    torch.testing.assert_close(paths[0], moments(forecast)[0][..., :2].mean(dim=-1))
 
 
 # --- quantile averaging -----------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ class ToyBackbone(Backbone):
             adapter_targets={"qkv": (width, 3 * width), "out": (width, width)},
             tuned=("layers.*.norm_*", "layers.*.slope", "last_norm.*"),
             head=(f"outputs.{patch_size}.*",),
+            unused=tuple(f"*puts.{size}.*" for size in patch_sizes if size != patch_size),
         )
 
     @classmethod

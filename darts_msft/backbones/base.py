@@ -52,12 +52,15 @@ class Spec:
     horizon_tokens
         Whether the horizon has tokens of its own (a masked encoder) or is read off the context's tokens.
     adapter_targets
-        The linears of a layer's attention that can be adapted, as name -> (input, output) features.
+        The linears of a layer's attention that can be adapted, as name -> (input, output) features; the name is the
+        last part of the module's own, and no module outside the layers' attention has it.
     tuned
         Patterns (`fnmatch`, on the backbone's parameter names) of pretrained weights that MSFT keeps
         training beside the head: output projections and norms.
     head
         Patterns of the head's parameter names.
+    unused
+        Patterns of the names of parameters that no forecast depends on, such as other patch sizes' layers.
     """
 
     width: int
@@ -67,6 +70,7 @@ class Spec:
     adapter_targets: Mapping[str, tuple[int, int]]
     tuned: tuple[str, ...]
     head: tuple[str, ...]
+    unused: tuple[str, ...] = ()
 
 
 class Family(ABC):

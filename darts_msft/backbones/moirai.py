@@ -62,6 +62,7 @@ class MoiraiBackbone(Backbone):
             },
             tuned=("module.encoder.*norm*.weight", "module.encoder.layers.*.self_attn.out_proj.weight"),
             head=("module.param_proj.*",),
+            unused=("module.encoder.layers.*.self_attn.var_attn_bias.*",),
         )
 
     @classmethod

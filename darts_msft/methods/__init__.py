@@ -6,7 +6,16 @@ import importlib
 
 from darts_msft.methods.base import Method
 
-METHODS = {"msft": "darts_msft.methods.msft:MSFT"}
+METHODS = {
+    "msft": "darts_msft.methods.msft:MSFT",
+    "zero_shot": "darts_msft.methods.zero_shot:ZeroShot",
+    "full": "darts_msft.methods.full:Full",
+    "linear_probe": "darts_msft.methods.linear_probe:LinearProbe",
+    "prompt": "darts_msft.methods.prompt:Prompt",
+    "lora": "darts_msft.methods.lora:LoRAFinetuning",
+    "adalora": "darts_msft.methods.adalora:AdaLoRA",
+    "scratch": "darts_msft.methods.scratch:Scratch",
+}
 
 
 def find_method(name: str) -> type[Method]:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from darts_msft.backbones.base import Adapters, Spec
-from darts_msft.config import MethodConfig
+from darts_msft.backbones.base import Adapters, Backbone, Spec
+from darts_msft.config import LearningRates, MethodConfig
 from darts_msft.pyramid import ScalePlan
 
 
 class Method(nn.Module, ABC):
-    """Hooks into the encoder loop, with neutral defaults; a subclass adds modules and says what it trains.
+    """Hooks into the encoder loop and the training, with neutral defaults; a subclass says what it trains.
 
     Its own parameters are always trained, in the group "new".
     """
+
+    multi_scale: ClassVar[bool] = False
+    """Whether it works at coarser scales than the data's own."""
+    pretrained: ClassVar[bool] = True
+    """Whether it starts from the pretrained weights; False: from random ones."""
+    trains: ClassVar[bool] = True
+    """Whether `fit` trains anything."""
+    rates: ClassVar[LearningRates]
+    """The learning rates where the user gives none."""
+
+    joined: bool = False
+    """Whether the attention sees the tokens of all scales as one sequence, scale after scale."""
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__()
@@ -26,7 +40,32 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        """For the groups "pretrained" and "head": patterns of the backbone's parameter names to train."""
+        """For the groups "pretrained", "new" and "head": patterns of the backbone's parameter names to train.
+
+        "new" are parameters that `attach` put there. The first group that matches a name has it.
+        """
+
+    @classmethod
+    def added_tokens(cls, config: MethodConfig) -> int:
+        """How many tokens `add_tokens` adds to each scale's sequence."""
+        return 0
+
+    # ---------------------------------------------------------------- modules inside the backbone
+
+    def attach(self, backbone: Backbone) -> None:
+        """Puts modules of the method into the backbone; called once by the constructor, and after each `detach`."""
+
+    def detach(self, backbone: Backbone) -> None:
+        """Takes them out again, so that its parameters have their own names and it forecasts as if pretrained."""
+
+    def merge(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The bare backbone's state with what the method added folded in, where that is exact; changes nothing."""
+        raise ValueError(
+            f"{type(self).__name__} adds nothing to the pretrained weights that folds into them exactly (MSFT, for "
+            "one, has other adapters for every scale on the same weights); merge() is for method='lora' and 'adalora'"
+        )
+
+    # ---------------------------------------------------------------- the encoder loop
 
     def adapt_input(self, tokens: Float[Tensor, "B V N D"], scale: int) -> Float[Tensor, "B V N D"]:
         """What follows the input projection of a scale's context tokens."""
@@ -42,9 +81,44 @@ class Method(nn.Module, ABC):
         """Exchange between the scales after a layer's attention."""
         return tokens
 
+    def add_tokens(
+        self, tokens: list[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
+    ) -> tuple[list[Float[Tensor, "B V _ D"]], list[Bool[Tensor, "B V _"] | None]]:
+        """Each scale's tokens and mask with the method's own tokens among them, as the encoder sees them."""
+        return tokens, list(masks)
+
+    def drop_tokens(
+        self, tokens: list[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
+    ) -> list[Float[Tensor, "B V _ D"]]:
+        """The encoder's output without them; `masks` are those before `add_tokens`."""
+        return tokens
+
+    # ---------------------------------------------------------------- training
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """What the method adds to the training loss."""
+        return torch.zeros(())
+
+    def begin(self, steps: float) -> None:
+        """Called before the first step with the number of the optimiser's steps planned, which may be infinite."""
+
+    def after_step(self, step: int) -> None:
+        """Called after each step of the optimiser, from 1 on, with the gradients still there."""
+
+    def training_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold, besides the parameters, to go on with the training."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `training_state` gave."""
+
+    # ---------------------------------------------------------------- what trains
+
     def group_of(self, name: str) -> str | None:
-        """The group ("pretrained", "head") that trains the backbone's parameter `name`; None: frozen."""
-        for group, patterns in self.backbone_patterns().items():
-            if any(fnmatchcase(name, pattern) for pattern in patterns):
-                return group
-        return None
+        """The group ("pretrained", "new", "head") that trains the backbone's parameter `name`; None: frozen."""
+        groups = self.backbone_patterns().items()
+        return next((group for group, patterns in groups if self.matches(name, patterns)), None)
+
+    @staticmethod
+    def matches(name: str, patterns: Iterable[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from darts_msft.adapters import InputAdapter, LoRA
 from darts_msft.aggregator import CrossScaleAggregator
 from darts_msft.backbones.base import Adapters, Spec
-from darts_msft.config import MethodConfig
+from darts_msft.config import LearningRates, MethodConfig
 from darts_msft.methods.base import Method
 from darts_msft.pyramid import ScalePlan
 
@@ -18,12 +18,19 @@ from darts_msft.pyramid import ScalePlan
 class MSFT(Method):
     """Every scale, scale 0 too, has an input adapter and a LoRA pair on each of q, k and v in every layer.
 
-    Input projection, q, k, v and feed-forward stay frozen; output projections, norms and the head train.
+    Input projection, q, k, v and feed-forward stay frozen; output projections, norms and the head train. The paper's
+    ablations share one adapter, or one LoRA set, between the scales, or join their tokens in one attention.
     """
+
+    multi_scale = True
+    rates = LearningRates(pretrained=3e-5, new=3e-4, head=3e-5, omega=1e-2)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
-        self.input_adapters = nn.ModuleList(InputAdapter(spec.width) for _ in plan.scales)
+        self.joined = config.attention == "full"
+        adapter_sets = 1 if config.shared_adapters else len(plan.scales)
+        lora_sets = 1 if config.shared_lora else len(plan.scales)
+        self.input_adapters = nn.ModuleList(InputAdapter(spec.width) for _ in range(adapter_sets))
         self.lora = nn.ModuleList(
             nn.ModuleList(
                 nn.ModuleDict(
@@ -32,7 +39,7 @@ class MSFT(Method):
                         for target, features in spec.adapter_targets.items()
                     }
                 )
-                for _ in plan.scales
+                for _ in range(lora_sets)
             )
             for _ in range(spec.num_layers)
         )
@@ -47,11 +54,12 @@ class MSFT(Method):
         return {"pretrained": self.spec.tuned, "head": self.spec.head}
 
     def adapt_input(self, tokens: Float[Tensor, "B V N D"], scale: int) -> Float[Tensor, "B V N D"]:
-        adapted: Tensor = self.input_adapters[scale](tokens)
+        adapted: Tensor = self.input_adapters[0 if self.config.shared_adapters else scale](tokens)
         return adapted
 
     def adapters(self, layer: int, scale: int) -> Adapters:
-        return dict(self.lora[layer][scale].items())  # type: ignore[index]
+        own = 0 if self.config.shared_lora else scale
+        return dict(self.lora[layer][own].items())  # type: ignore[index]
 
     def aggregate(
         self, layer: int, tokens: list[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]

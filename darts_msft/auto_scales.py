@@ -1,0 +1,61 @@
+"""`num_scales="auto"`: a fit for every K, and the one that is best on the validation series."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+logger = logging.getLogger("darts_msft")
+
+# what a fit from a data set leaves on a Darts model; the rest (series, encoders) is there before
+_FITTED = (
+    *("model", "trainer", "trainer_params", "train_sample", "output_dim", "pl_module_params", "model_name"),
+    *("_module_settings", "_module_name", "_module_path", "_fit_called", "_fit_report"),
+)
+
+
+def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, trainer: Any = None, **kwargs: Any) -> Any:
+    """Fits models with K = 0, 1, ... up to that of `model` alike, and turns `model` into the best of them.
+
+    The K with the lowest validation score wins, the smaller one on a tie; from then on the model has this K.
+    """
+    if val_dataset is None:
+        raise ValueError(
+            "num_scales='auto' picks K by the validation score, but there is no validation series: pass "
+            "fit(series, val_series=...), or give num_scales as a number or None"
+        )
+    if trainer is not None:
+        raise ValueError(
+            "num_scales='auto' fits several times, each with a Trainer of its own, but trainer=... was given: pass its "
+            "settings as pl_trainer_kwargs of the model, or give num_scales as a number or None"
+        )
+    trials = [_trial(model, scales) for scales in range(model._module_settings["num_scales"] + 1)]
+    state = model._random_instance.get_state()
+    scores: dict[int, float] = {}
+    best = None
+    for scales, trial in enumerate(trials):
+        trial._random_instance.set_state(state)
+        trial.fit_from_dataset(train_dataset, val_dataset, **copy.deepcopy(kwargs))  # Darts takes some out
+        score = trial.fit_report.best
+        scores[scales] = inf if score is None else score
+        if score is not None and (best is None or score < best.fit_report.best):
+            best = trial
+        trials[scales] = None  # only the best one stays in memory
+    if best is None:
+        raise ValueError(
+            f"num_scales='auto' found no finite validation score for any K of {list(scores)}: give a validation series "
+            "with values in its horizons, or num_scales as a number"
+        )
+    report = replace(best.fit_report, num_scales_scores=scores)
+    model.__dict__.update({name: best.__dict__[name] for name in _FITTED}, _fit_report=report, _search_scales=False)
+    model._model_params["num_scales"] = model._module_settings["num_scales"]
+    logger.info("num_scales='auto': %s", str(report).replace("\n", "; "))
+    return model
+
+
+def _trial(model: Any, num_scales: int) -> Any:
+    changes = {"num_scales": num_scales, "model_name": f"{model.model_name}_K{num_scales}"}
+    return type(model)(**{**copy.deepcopy(model.model_params), **changes})

@@ -1,0 +1,18 @@
+"""Full finetuning: every weight of the backbone trains."""
+
+from __future__ import annotations
+
+from darts_msft.config import LearningRates
+from darts_msft.methods.base import Method
+
+
+class Full(Method):
+    """All pretrained weights that take part in the forecast; the Spec names those that don't (other patch sizes)."""
+
+    rates = LearningRates(pretrained=1e-4, new=1e-4, head=1e-4, omega=1e-2)
+
+    def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
+        return {"head": self.spec.head, "pretrained": ("*",)}
+
+    def group_of(self, name: str) -> str | None:
+        return None if self.matches(name, self.spec.unused) else super().group_of(name)

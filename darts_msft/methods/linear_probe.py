@@ -1,0 +1,15 @@
+"""Linear probing: the forecasting head alone trains, on the frozen encoder's output."""
+
+from __future__ import annotations
+
+from darts_msft.config import LearningRates
+from darts_msft.methods.base import Method
+
+
+class LinearProbe(Method):
+    """The head of the backbone, or the new one that a Darts likelihood brings."""
+
+    rates = LearningRates(pretrained=1e-3, new=1e-3, head=1e-3, omega=1e-2)
+
+    def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
+        return {"head": self.spec.head}

@@ -1,0 +1,22 @@
+"""LoRA through the `peft` library (Hu et al. 2022, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+from darts_msft.backbones.base import Backbone
+from darts_msft.config import LearningRates
+from darts_msft.methods.low_rank import ADAPTER, LowRank, peft
+
+
+class LoRAFinetuning(LowRank):
+    """W x + (alpha / rank) B A x with W frozen and B zero at the start."""
+
+    rates = LearningRates(pretrained=1e-3, new=1e-3, head=1e-3, omega=1e-2)
+
+    def make_tuner(self, backbone: Backbone) -> peft.LoraModel:
+        config = peft.LoraConfig(
+            r=self.config.lora_rank,
+            lora_alpha=self.config.lora_alpha,  # type: ignore[arg-type]
+            target_modules=list(self.spec.adapter_targets),
+            lora_dropout=0.0,
+        )
+        return peft.LoraModel(backbone, config, ADAPTER)

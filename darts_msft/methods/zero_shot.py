@@ -1,0 +1,16 @@
+"""No finetuning: the pretrained model forecasts, and `fit` trains nothing."""
+
+from __future__ import annotations
+
+from darts_msft.config import LearningRates
+from darts_msft.methods.base import Method
+
+
+class ZeroShot(Method):
+    """The reference that every other method is compared with."""
+
+    trains = False
+    rates = LearningRates(pretrained=0.0, new=0.0, head=0.0, omega=0.0)
+
+    def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
+        return {}

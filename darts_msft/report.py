@@ -1,0 +1,64 @@
+"""What a fit did: the states it compared, the one it kept, what it trained, and how long that took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from darts_msft.selection import Candidate
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """The last `fit` in numbers; `str` gives them in a few lines.
+
+    `kept` labels the state that the model now has; `candidates` are all that were scored on the validation series
+    (lower is better), the one before the first step first; none without a validation series. `epoch_seconds` has
+    every epoch's wall time, its validation included; `seconds` is the whole fit's. `num_scales_scores` has each K's
+    best score where `num_scales="auto"` compared them.
+    """
+
+    kept: str
+    candidates: tuple[Candidate, ...]
+    trained_parameters: int
+    all_parameters: int
+    epoch_seconds: tuple[float, ...]
+    seconds: float
+    num_scales_scores: Mapping[int, float] | None = None
+
+    @property
+    def before(self) -> float | None:
+        """The validation score before the first step; None without validation data."""
+        return self.candidates[0].score if self.candidates else None
+
+    @property
+    def best(self) -> float | None:
+        """The validation score of the state that was kept; None without validation data."""
+        return min(state.score for state in self.candidates) if self.candidates else None
+
+    @property
+    def trained_share(self) -> float:
+        """Trained parameters over all parameters."""
+        return self.trained_parameters / self.all_parameters
+
+    @property
+    def epochs(self) -> int:
+        """Epochs run, those before an interruption included."""
+        return len(self.epoch_seconds)
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Mean wall time of an epoch; 0 where none was run."""
+        return sum(self.epoch_seconds) / max(self.epochs, 1)
+
+    def __str__(self) -> str:
+        lines = [f"kept: {self.kept}"]
+        if self.before is not None and self.best is not None:
+            first = self.candidates[0].label
+            lines[0] += f", validation CRPS {self.best:.4f} ({first} {self.before:.4f})"
+        if self.num_scales_scores is not None:
+            scores = ", ".join(f"{scales}: {score:.4f}" for scales, score in self.num_scales_scores.items())
+            lines.append(f"validation CRPS by num_scales: {scores}")
+        share = f"{self.trained_parameters:,} of {self.all_parameters:,} parameters ({self.trained_share:.1%})"
+        times = f"{self.seconds_per_epoch:.2f} s each, {self.seconds:.1f} s in all"
+        return "\n".join([*lines, f"trained: {share}", f"epochs: {self.epochs}, {times}"])

@@ -1,0 +1,138 @@
+"""`num_scales="auto"`: every K is fitted alike, and the best on the validation series stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from darts.metrics import mae
+from model_fixtures import CONTEXT, HORIZON, TRAINER, changed, make_model, parameters_snapshot, values_of, wave
+
+from darts_msft import MSFTFoundationModel
+
+LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2}
+
+
+def auto(checkpoint: str, **changes: Any) -> MSFTFoundationModel:
+    """The default K is 1 here: 4 tokens at scale 1."""
+    return make_model(checkpoint, **{"num_scales": "auto", **LEARNS, **changes})
+
+
+def test_before_fit_auto_is_the_default(tiny_moirai: str) -> None:
+    searching, default = auto(tiny_moirai), make_model(tiny_moirai, num_scales=None)
+    samples = {"num_samples": 5, "random_state": 0}
+    forecast, expected = (values_of(one.predict(HORIZON, wave(), **samples)) for one in (searching, default))
+    assert np.array_equal(forecast, expected)
+
+
+@pytest.mark.parametrize("forecast_first", [False, True])
+def test_the_best_of_all_k_is_kept(tiny_moirai: str, forecast_first: bool) -> None:
+    val = wave(60, seed=1)
+    model = auto(tiny_moirai)
+    if forecast_first:
+        model.predict(HORIZON, wave())
+    model.fit(wave(), val_series=val)
+    report = model.fit_report
+    assert report is not None
+    assert report.num_scales_scores is not None
+    singles = {scales: make_model(tiny_moirai, num_scales=scales, **LEARNS) for scales in (0, 1)}
+    if forecast_first:
+        for single in singles.values():
+            single.predict(HORIZON, wave())
+    scores = {scales: single.fit(wave(), val_series=val).fit_report.best for scales, single in singles.items()}
+    assert report.num_scales_scores == scores
+    best = min(scores, key=lambda scales: scores[scales])
+    assert len(model.scale_weights) == best + 1
+    assert report.best == scores[best]
+    assert changed(parameters_snapshot(model), parameters_snapshot(singles[best])) == set()
+    assert f"0: {scores[0]:.4f}, 1: {scores[1]:.4f}" in str(report)
+    forecast, expected = (
+        values_of(one.predict(HORIZON, num_samples=5, random_state=0)) for one in (model, singles[best])
+    )
+    assert np.array_equal(forecast, expected)  # the training series is known too
+
+
+def test_a_useless_k_loses(tiny_moirai: str) -> None:
+    """With absurd rates every K returns to zero-shot: the smallest wins the tie."""
+    model = auto(tiny_moirai, lr_new=1.0, lr_head=1.0, lr_pretrained=1.0)
+    model.fit(wave(), val_series=wave(60, seed=1))
+    assert model.fit_report is not None
+    assert model.fit_report.kept == "zero-shot"
+    assert len(model.scale_weights) == 1
+
+
+def test_chosen_k_stays(tiny_moirai: str, tmp_path: Path) -> None:
+    model = auto(tiny_moirai).fit(wave(), val_series=wave(60, seed=1))
+    weights, before = model.scale_weights, model.fit_report
+    model.save(str(tmp_path / "model.pt"))
+    loaded = MSFTFoundationModel.load(str(tmp_path / "model.pt"))
+    assert loaded.fit_report == before
+    samples = {"num_samples": 5, "random_state": 0}
+    assert np.array_equal(*(values_of(one.predict(HORIZON, wave(), **samples)) for one in (model, loaded)))
+    loaded.fit(wave(), val_series=wave(60, seed=1))
+    assert len(loaded.scale_weights) == len(weights)
+    assert loaded.fit_report is not None
+    assert before is not None
+    assert loaded.fit_report.before == before.best
+    same = make_model(tiny_moirai, num_scales=len(weights) - 1, **LEARNS)
+    same.load_weights(str(tmp_path / "model.pt"))
+    model.historical_forecasts(wave(90), start=80, forecast_horizon=2, stride=20, retrain=True)  # no second search
+
+
+def test_without_validation_series_nothing_is_trained(tiny_moirai: str) -> None:
+    model = auto(tiny_moirai)
+    with pytest.raises(ValueError, match=r"num_scales='auto' picks K by the validation score.*val_series"):
+        model.fit(wave())
+    assert model.model is None
+
+
+def test_validation_series_without_values(tiny_moirai: str) -> None:
+    val = wave(60).with_values(np.full((60, 1), np.nan, dtype=np.float32))
+    with pytest.raises(ValueError, match="no finite validation score"):
+        auto(tiny_moirai).fit(wave(), val_series=val)
+
+
+def test_unknown_word_is_refused(tiny_moirai: str) -> None:
+    with pytest.raises(ValueError, match=r"num_scales='best' is not known.*None or 'auto'"):
+        make_model(tiny_moirai, num_scales="best")
+
+
+def test_options_reach_every_k(tiny_moirai: str) -> None:
+    options = {"batch_size": 8, "shuffle": False}
+    model = auto(tiny_moirai).fit(wave(60), val_series=wave(60, seed=1), dataloader_kwargs=options, epochs=2)
+    single = make_model(tiny_moirai, num_scales=len(model.scale_weights) - 1, **LEARNS)
+    single.fit(wave(60), val_series=wave(60, seed=1), dataloader_kwargs={"batch_size": 8, "shuffle": False}, epochs=2)
+    assert changed(parameters_snapshot(model), parameters_snapshot(single)) == set()
+    assert model.epochs_trained == 2
+
+
+@pytest.mark.parametrize("scales", [[0, 1], ["auto"]])
+def test_gridsearch(tiny_moirai: str, scales: list[Any]) -> None:
+    series, val = wave(), wave(60, seed=1)
+    grid = {
+        "input_chunk_length": [CONTEXT],
+        "output_chunk_length": [HORIZON],
+        "backbone": [tiny_moirai],
+        "patch_size": [4],
+        "n_epochs": [1],
+        "likelihood": [None],
+        "num_scales": scales,
+        "lr_new": [1e-3, 1e-2],
+        "random_state": [0],
+        "pl_trainer_kwargs": [TRAINER],
+    }
+    best, found, score = MSFTFoundationModel.gridsearch(
+        grid, series[:-HORIZON], val_series=series[-HORIZON:], metric=mae, fit_kwargs={"val_series": val}
+    )
+    assert found["num_scales"] in scales
+    expected = {}
+    for rate in grid["lr_new"]:
+        for scale in scales:
+            model = MSFTFoundationModel(**{k: v[0] for k, v in grid.items()} | {"num_scales": scale, "lr_new": rate})
+            model.fit(series[:-HORIZON], val_series=val)
+            expected[rate, scale] = mae(series[-HORIZON:], model.predict(HORIZON))
+    assert score == pytest.approx(min(expected.values()))
+    assert expected[found["lr_new"], found["num_scales"]] == pytest.approx(score)
+    assert best.fit(series[:-HORIZON], val_series=val).predict(HORIZON).n_timesteps == HORIZON
