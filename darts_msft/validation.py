@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from abc import abstractmethod
@@ -98,6 +99,8 @@ class ValidatedModule(PLForecastingModule):
         was_training = self.training
         self.eval()
         self.score.reset()
+        batches = copy.copy(batches)
+        batches._iterator = None  # with persistent workers a loader serves one pass at a time: Lightning has one open
         for index, batch in enumerate(batches):
             if index >= loop.max_batches[0]:
                 break
@@ -233,7 +236,8 @@ class ValidatedModule(PLForecastingModule):
 
     def epoch_key(self) -> tuple[int, int]:
         """(seed, epoch): what the order of the training windows depends on."""
-        return self.fit_seed, self.current_epoch
+        # unlike `current_epoch` this is right before the first epoch after an interruption too, when loaders start
+        return self.fit_seed, self.trainer.fit_loop.epoch_progress.current.processed
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -23,6 +24,10 @@ from darts_msft import MSFTFoundationModel
 from darts_msft.module import MSFTModule
 
 EPOCHS = 3
+PLATEAU = {
+    "lr_scheduler_cls": lr_scheduler.ReduceLROnPlateau,
+    "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5, "strict": False},
+}
 
 
 def kill_at(how: str) -> None:
@@ -40,7 +45,8 @@ def kill_at(how: str) -> None:
     MSFTModule.training_step = dies
 
 
-def build(checkpoint: str, work_dir: str, method: str, rate: float) -> MSFTFoundationModel:
+def build(checkpoint: str, work_dir: str, method: str, rate: float, **changes: Any) -> MSFTFoundationModel:
+    settings = {**PLATEAU, **changes}
     return make_model(
         checkpoint,
         method=method,
@@ -51,9 +57,8 @@ def build(checkpoint: str, work_dir: str, method: str, rate: float) -> MSFTFound
         model_name="run",
         work_dir=work_dir,
         save_checkpoints=True,
-        lr_scheduler_cls=lr_scheduler.ReduceLROnPlateau,
-        lr_scheduler_kwargs={"patience": 0, "factor": 0.5},
         pl_trainer_kwargs={name: value for name, value in TRAINER.items() if name != "enable_checkpointing"},
+        **settings,
     )
 
 
@@ -115,6 +120,59 @@ def test_a_killed_fit_ends_as_if_it_was_not(
     samples = {"num_samples": 10, "random_state": 0}
     forecasts = [values_of(one.predict(HORIZON, wave(), **samples)) for one in (expected, resumed)]
     assert np.array_equal(*forecasts)
+
+
+SCHEDULE = {"lr_scheduler_cls": lr_scheduler.ExponentialLR, "lr_scheduler_kwargs": {"gamma": 0.5}}
+WORKER = {"num_workers": 1, "persistent_workers": True}
+
+
+@pytest.mark.filterwarnings("ignore:`ModelCheckpoint:UserWarning")  # Lightning: no score to name the best checkpoint by
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (SCHEDULE, {}),
+        ({"nr_epochs_val_period": 2, "lr_scheduler_cls": None}, {}),  # the checkpoint is written before its epoch ends
+        ({"weight_learning": "mixed_loss"}, {"dataloader_kwargs": WORKER}),
+        ({"lr_scheduler_cls": None}, {"val_series": None}),
+    ],
+)
+def test_what_a_resumed_fit_keeps(
+    tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Interrupted by an exception in place of a kill, within this process."""
+    train, val = data()
+    options = {"val_series": val, **options}
+    models = {name: build(tiny_moirai, str(tmp_path / name), "msft", 1e-2, **settings) for name in ("whole", "broken")}
+    models["whole"].fit(train, **copy.deepcopy(options))
+    step = MSFTModule.training_step
+    monkeypatch.setattr(MSFTModule, "training_step", breaking_step(step))
+    with pytest.raises(InterruptedError):
+        models["broken"].fit(train, **copy.deepcopy(options))
+    monkeypatch.setattr(MSFTModule, "training_step", step)
+    resumed = MSFTFoundationModel.load_from_checkpoint("run", work_dir=str(tmp_path / "broken"), best=False)
+    resumed.fit(train, **copy.deepcopy(options))
+    assert resumed.candidates == models["whole"].candidates
+    assert resumed.fit_report is not None
+    assert resumed.fit_report.epochs == EPOCHS
+    assert changed(parameters_snapshot(models["whole"]), parameters_snapshot(resumed)) == set()
+
+
+def breaking_step(step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def breaks(self: MSFTModule, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == EPOCHS - 1 and index == 2:
+            raise InterruptedError
+        return step(self, batch, index)
+
+    return breaks
+
+
+def test_persistent_workers_validate_every_epoch(tiny_moirai: str) -> None:
+    """Stacking passes over the validation data while Lightning's own pass is open."""
+    train, val = data()
+    with_workers, without = (make_model(tiny_moirai, n_epochs=2, lr_new=1e-2) for _ in range(2))
+    with_workers.fit(train, val_series=val, dataloader_kwargs=dict(WORKER))
+    assert with_workers.candidates == without.fit(train, val_series=val).candidates
+    assert len(without.candidates) == 3
 
 
 class Order(pl.Callback):
