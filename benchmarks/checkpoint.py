@@ -15,13 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import statistics
-import subprocess
 import time
 import warnings
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,7 @@ from darts.utils.likelihood_models.torch import QuantileRegression
 
 from benchmarks import dlinear
 from benchmarks.parts import QUANTILES, STEPS_PER_DAY, VALIDATION_STRIDE, Data, load, naive_score, score
+from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe, load_class
 from darts_msft.methods import METHODS
@@ -40,7 +37,6 @@ from darts_msft.weights import WEIGHTS_FILE, load_state, state_hash
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint.json"
 MODELS = ("zero-shot", "seasonal naive", "DLinear")
-PACKAGES = ("darts", "darts-msft", "numpy", "timecopilot-uni2ts", "torch")
 SPEED = {"forecasts": 256, "context": 512, "horizon": 96, "samples": 100, "rounds": 3}
 
 
@@ -189,23 +185,13 @@ def append_result(path: Path, entry: dict[str, Any]) -> None:
     path.write_text(json.dumps([*read_results(path), entry], indent=1) + "\n")
 
 
-def provenance(arguments: argparse.Namespace, data: Data | None = None) -> dict[str, Any]:
-    """What an entry says beside its figures. The results themselves don't make the tree dirty."""
-    root = Path(__file__).parent.parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
+def entry_of(arguments: argparse.Namespace, data: Data | None = None) -> dict[str, Any]:
+    """What an entry says beside its figures."""
     entry: dict[str, Any] = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
         "command": arguments.command,
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
         "weights": weights_hash(arguments.checkpoint),
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
     }
     return entry if data is None else {**entry, "dataset": data.name, "data_hash": data.hash}
 
@@ -229,14 +215,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures what the command asks for, and keeps each data set's and horizon's figures as soon as they are there."""
     if arguments.command == "speed":
         found = speed(arguments.checkpoint, arguments.threads)
-        append_result(arguments.results, {**provenance(arguments), **found})
+        append_result(arguments.results, {**entry_of(arguments), **found})
         print(f"weights {found['weight_file_bytes'] / 1e6:.2f} MB; seconds by patch size:", end=" ")
         print(", ".join(f"{patch}: {value:.2f}" for patch, value in found["seconds_by_patch_size"].items()))
         return
     for name in arguments.datasets:
         data = load(name, arguments.data)
         for horizon in arguments.horizons:
-            entry = {**provenance(arguments, data), "horizon": horizon}
+            entry = {**entry_of(arguments, data), "horizon": horizon}
             if arguments.command == "choose":
                 stride = arguments.stride or VALIDATION_STRIDE[name]
                 found = choose(data, arguments.checkpoint, arguments.contexts, horizon, stride, arguments.accelerator)

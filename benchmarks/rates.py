@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from darts import TimeSeries
 from darts.dataprocessing.transformers import Scaler
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
 from darts_msft.datasets import load_dataset
@@ -84,7 +83,7 @@ def plan(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every run, as the settings that tell it from others."""
     source, _, _ = describe(arguments.backbone)
     shared = {"backbone": arguments.backbone, "weights": state_hash(load_state(source))}
-    shared |= {"epochs": arguments.epochs, "stride": arguments.stride}
+    shared |= {"context": CONTEXT, "horizon": HORIZON, "epochs": arguments.epochs, "stride": arguments.stride}
     return [
         {**shared, "dataset": dataset, "method": method, "rate": rate, "seed": seed}
         for dataset in arguments.datasets
@@ -95,17 +94,24 @@ def plan(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(results: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
-    """Prints the best validation score of each method and rate, mean over data sets relative to zero-shot."""
-    print(f"\n{'method':<14}{'rate':>9}{'best validation CRPS / that before training (1: no gain)':>60}")
+    """Prints the best validation score of each method and rate, and its ratio to that before training (zero-shot).
+
+    For "scratch" the untrained state is no measure: there the score alone counts.
+    """
+    print(f"\n{'method':<14}{'rate':>9}   best validation CRPS (over that before training), mean over seeds")
     for method, grid in GRID.items():
         for rate in grid:
             chosen = [
                 r for r in results if r["run"] in runs and (r["run"]["method"], r["run"]["rate"]) == (method, rate)
             ]
-            if chosen:
-                ratios = {r["run"]["dataset"]: r["best"] / next(iter(r["scores"].values())) for r in chosen}
-                cells = "  ".join(f"{name} {ratio:.4f}" for name, ratio in ratios.items())
-                print(f"{method:<14}{rate:>9.0e}   {cells}")
+            cells = ""
+            for name in dict.fromkeys(r["run"]["dataset"] for r in chosen):
+                own = [r for r in chosen if r["run"]["dataset"] == name]
+                cells += f"  {name} {np.mean([r['best'] for r in own]):.4f}"
+                if method != "scratch":
+                    cells += f" ({np.mean([r['best'] / next(iter(r['scores'].values())) for r in own]):.4f})"
+            if cells:
+                print(f"{method:<14}{rate:>9.0e} {cells}")
 
 
 def main() -> None:
@@ -118,14 +124,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--stride", type=int, default=32, help="steps between training (and validation) windows")
     arguments = parser.parse_args()
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     runs = plan(arguments)
     for run in runs:
         if any(result["run"] == run for result in results):
             continue
-        made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git.stdout.strip()}
-        results.append({"run": run, **made, **fit(run, arguments)})
+        results.append({"run": run, **provenance(), **fit(run, arguments)})
         part = RESULTS.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1) + "\n")
         part.replace(RESULTS)

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 from darts import TimeSeries
 
+from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.pretraining.train import Pretraining, Settings
 
@@ -81,10 +80,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["96x4", "128x6", "192x6"], help="width x layers")
     parser.add_argument("--minutes", type=float, default=8.0, help="processor time for each size")
     arguments = parser.parse_args()
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     for size in arguments.sizes:
-        made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git.stdout.strip()}
-        result = {**made, "minutes": arguments.minutes, **measure(size, arguments.minutes)}
+        result = {**provenance(), "minutes": arguments.minutes, **measure(size, arguments.minutes)}
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
         RESULTS.write_text(json.dumps([*results, result], indent=1) + "\n")
         print(json.dumps(result), flush=True)

@@ -104,7 +104,7 @@ def check_identity(path: str | Path, saved: Mapping[str, Any], here: Mapping[str
         raise ValueError(
             f"the adapter {str(path)!r} is for another model; {'; '.join(differing)}. Nothing was loaded: create the "
             "model with the saved settings, on the weights that the adapter was trained on "
-            f"({saved.get('backbone')!r}, revision {saved.get('revision')!r})"
+            f"({saved.get('backbone')!r}, revision {saved.get('revision')!r}, or what load_weights() put in its place)"
         )
 
 

@@ -37,14 +37,18 @@ class LoRA(nn.Module):
 
     def forward(self, linear: nn.Linear, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         b = self.b * self.scaling
-        if linear.weight.requires_grad or not torch.is_grad_enabled():
+        rounds = linear.weight.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type)
+        if rounds or linear.weight.requires_grad or not torch.is_grad_enabled():
             return linear(x) + F.linear(F.linear(x, self.a), b)
         projected: Tensor = _LowRankUpdate.apply(x, linear.weight, self.a, b)
         return projected if linear.bias is None else projected + linear.bias
 
 
 class _LowRankUpdate(torch.autograd.Function):
-    """x (W + B A)^T with a frozen W: one product each way for x, thin ones for A and B, and no sum of two outputs."""
+    """x (W + B A)^T with a frozen W: one product each way for x, thin ones for A and B, and no sum of two outputs.
+
+    Not for half precision, where the sum with W rounds small updates away.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -56,11 +60,9 @@ class _LowRankUpdate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, merged, a, b = ctx.saved_tensors
-        x_rows, rows = x.flatten(0, -2).to(gradient.dtype), gradient.flatten(0, -2)  # under autocast: half precision
-        inner = rows @ b.to(rows.dtype)
-        grad_x = (gradient @ merged.to(rows.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
-        grad_b = rows.T @ (x_rows @ a.to(rows.dtype).T)
-        return grad_x, None, (inner.T @ x_rows).to(a.dtype), grad_b.to(b.dtype)
+        x_rows, rows = x.flatten(0, -2), gradient.flatten(0, -2)
+        grad_x = gradient @ merged if ctx.needs_input_grad[0] else None
+        return grad_x, None, (rows @ b).T @ x_rows, rows.T @ (x_rows @ a.T)
 
 
 class StepHead(nn.Linear):

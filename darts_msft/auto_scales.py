@@ -14,6 +14,7 @@ logger = logging.getLogger("darts_msft")
 _FITTED = (
     *("model", "trainer", "trainer_params", "train_sample", "output_dim", "pl_module_params", "model_name"),
     *("_module_settings", "_module_name", "_module_path", "_fit_called", "_fit_report"),
+    *("_zero_shot_only", "_zero_shot_kind"),
 )
 
 

@@ -34,7 +34,8 @@ def encode(
 ) -> list[Float[Tensor, "B V _ D"]]:
     """Runs all layers over the scales' tokens; `tokens[i]` is (B, V, N_i, D).
 
-    A token attends to valid tokens of its own variate: of its own scale, or, where the method asks for it, of all.
+    A token attends to valid tokens of its own variate: of its own scale, or, where the method asks for it, of all. The
+    joined sequence has positions 0, 1, ... that run on from scale to scale: the paper's ablation leaves them open.
     """
     current = list(tokens)
     for layer in range(backbone.spec.num_layers):
@@ -62,7 +63,7 @@ def _attend_jointly(
     masks: Sequence[Bool[Tensor, "B V _"] | None],
     adapters: Sequence[Adapters],
 ) -> list[Float[Tensor, "B V _ D"]]:
-    """One sequence with full attention; each scale's adapters act on its own tokens."""
+    """One sequence with full attention and positions that run on; each scale's adapters act on its own tokens."""
     counts = [part.shape[-2] for part in tokens]
     mask = None
     if any(part is not None for part in masks):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from darts import TimeSeries
+from darts.utils.likelihood_models.torch import TorchLikelihood
+from torch import Tensor
 
 from darts_msft.adapter_files import (
     check_identity,
@@ -18,11 +20,14 @@ from darts_msft.adapter_files import (
     tensors_of,
     write_adapter,
 )
-from darts_msft.backbones import describe
+from darts_msft.likelihoods import ScaleMixture
+from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.report import FitReport
 from darts_msft.selection import Candidate
-from darts_msft.weights import load_state, state_hash
+from darts_msft.weights import state_hash
+
+_OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
 
 
 class Finetuned:
@@ -30,6 +35,7 @@ class Finetuned:
 
     model: Any
     trainer: Any
+    trainer_params: dict[str, Any]
     model_params: dict[str, Any]
     pl_module_params: Any
     output_chunk_shift: Any
@@ -38,8 +44,10 @@ class Finetuned:
     _fit_report: FitReport | None
     _fit_called: bool
     _zero_shot_only: bool
+    _search_scales: bool
+    load_ckpt_path: str | None
     _random_instance: Any
-    untrained_model: Any
+    _init_trainer: Any
 
     @property
     def fit_report(self) -> FitReport | None:
@@ -57,8 +65,9 @@ class Finetuned:
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.
 
-        The pretrained weights are not in it: adapter.json has their name and hash, and the settings that a model must
-        share to load it. With `overwrite` an adapter directory may be replaced, nothing else.
+        The frozen weights are not in it: adapter.json has the backbone's name, the hash of what is frozen in this
+        model, and the settings that a model must share to load it. With `overwrite` an adapter directory may be
+        replaced, nothing else.
 
         Raises
         ------
@@ -71,11 +80,13 @@ class Finetuned:
         if module.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"adapters are float32 or float64, but this model is {module.dtype}: fit float32 series")
         origin = {name: self.model_params[name] for name in ("backbone", "revision")}
-        tensors = tensors_of(module, module.own_names())
-        write_adapter(path, tensors, {**self._identity(), **_kind_of(module)}, origin, overwrite)
+        write_adapter(path, _adapter_of(module), {**self._identity(), **_kind_of(module)}, origin, overwrite)
 
     def load_adapter(self, path: str | Path) -> None:
         """Loads what `save_adapter` wrote; the model, fitted or not, then forecasts exactly as the one that saved.
+
+        A fit that was to be resumed (`load_from_checkpoint`) is given up; the next `fit` starts from the adapter. A
+        model with `num_scales="auto"` that was not fitted takes the adapter's K.
 
         Raises
         ------
@@ -85,27 +96,42 @@ class Finetuned:
             If the adapter is for other weights or settings, which are named, or not whole; the model stays as it was.
         """
         saved = read_description(path)
-        here = {**self._identity(), "n_components": saved.get("n_components"), "dtype": saved.get("dtype")}
-        if self._fit_called and not self._zero_shot_only:
-            here.update(_kind_of(self._fitted_module("load_adapter")))
-        check_identity(path, saved, here)
+        target: Any = self
+        if self._fresh:
+            # the file says what an unfitted model leaves open; the pretrained weights are read only if all else fits
+            left_open = (*_OF_A_MODULE, "num_scales") if self._search_scales else _OF_A_MODULE
+            check_identity(path, saved, {**self._identity(), **{name: saved.get(name) for name in left_open}})
+            target = self._built_for(saved["n_components"], saved["dtype"], saved["num_scales"])
+        check_identity(path, saved, {**target._identity(), **_kind_of(target.model)})
         tensors = read_tensors(path, saved)
-        fresh = not self._fit_called or self._zero_shot_only
-        target = self._built_for(saved["n_components"], saved["dtype"]) if fresh else self
-        check_tensors(path, tensors, tensors_of(target.model, target.model.own_names()))
+        check_tensors(path, tensors, _adapter_of(target.model))
         target.model.load_state_dict(tensors, strict=False)
-        target._fit_report = None
+        target._fit_report, target._search_scales = None, False
+        target._replace_module(target.model)
         self.__dict__.update({**target.__dict__, "_random_instance": self._random_instance})
 
-    def _built_for(self, n_components: int, dtype: str) -> Any:
+    @property
+    def _fresh(self) -> bool:
+        """Whether there are no weights but the pretrained ones."""
+        return not self._fit_called or self.model is None or self._zero_shot_only
+
+    def _built_for(self, n_components: int, dtype: str, num_scales: int) -> Any:
         """A model of the same arguments with the pretrained weights, as after a fit that trained nothing."""
-        built = self.untrained_model()
+        chosen_scales = {"num_scales": num_scales} if self._search_scales else {}
+        built: Any = type(self)(**{**copy.deepcopy(self.model_params), **chosen_scales})
         chosen, built.enable_finetuning = built.enable_finetuning, False
         built.fit(TimeSeries.from_values(np.zeros((built.input_chunk_length, n_components), dtype=dtype)))
         built.enable_finetuning, built.training_series = chosen, None
         built._setup_finetuning(built.model)
         built.model.to_dtype(getattr(torch, dtype))
         return built
+
+    def _replace_module(self, module: MSFTModule) -> None:
+        """Makes `module` the one that forecasts and that `save` writes; ends a fit that was to be resumed."""
+        if self.trainer is None:
+            self.trainer = self._init_trainer(self.trainer_params)
+        self.trainer.strategy.connect(module)
+        self.model, self.load_ckpt_path, module.unfinished = module, None, None
 
     def merge(self) -> Any:
         """Folds adapters into the backbone's weights where that is exact, and returns the model.
@@ -121,32 +147,55 @@ class Finetuned:
         merged.to_dtype(module.dtype)
         rest = {k: v for k, v in module.state_dict().items() if not k.startswith(("backbone.", "method."))}
         merged.load_state_dict({**rest, **{f"backbone.{name}": value for name, value in folded.items()}}, strict=True)
-        self.model, self._module_settings, self._model_params = merged.to(module.device), settings, arguments
-        if self.trainer is not None:
-            self.trainer.strategy.connect(merged)  # what save() writes
+        self._module_settings, self._model_params = settings, arguments
+        self._replace_module(merged.to(module.device))
         return self
 
     def _fitted_module(self, what: str) -> MSFTModule:
-        if not isinstance(self.model, MSFTModule) or not self._fit_called or self._zero_shot_only:
+        if self._fresh or not isinstance(self.model, MSFTModule):
             raise ValueError(f"{what}() needs a model that was finetuned: call fit(), load() or load_adapter() first")
         return self.model
 
     def _identity(self) -> dict[str, Any]:
-        """What another model must share to forecast the same with the same adapter."""
-        source, _, _ = describe(self.model_params["backbone"], self.model_params["revision"])
+        """The settings that another model must share to forecast the same with the same adapter."""
         settings = {name: value for name, value in self._module_settings.items() if name != "learning_rates"}
+        options = find_method(settings["method"]).options
         mixing = {name: value for name, value in settings["mixing_config"].items() if name != "weight_init"}
         length = self.model_params["input_chunk_length"]
         return {
             **settings,
+            "method_config": {name: settings["method_config"][name] for name in options},
             "mixing_config": mixing,
             "input_chunk_length": length if isinstance(length, int) else list(length),
             "output_chunk_length": self.model_params["output_chunk_length"],
             "output_chunk_shift": self.output_chunk_shift,
-            "likelihood": repr(self.pl_module_params["likelihood"]),
-            "backbone_sha256": state_hash(load_state(source)),
+            "likelihood": _likelihood_name(self.pl_module_params["likelihood"]),
         }
 
 
 def _kind_of(module: MSFTModule) -> dict[str, Any]:
-    return {"n_components": module.n_targets, "dtype": str(module.dtype).removeprefix("torch.")}
+    dtype = str(module.dtype).removeprefix("torch.")
+    return dict(zip(_OF_A_MODULE, (module.n_targets, dtype, state_hash(_frozen(module))), strict=True))
+
+
+def _adapter_of(module: MSFTModule) -> dict[str, Tensor]:
+    """What an adapter holds: all that the pretrained weights lack. Random weights are nowhere else: they all are in."""
+    return tensors_of(module, module.own_names() if module.method.pretrained else frozenset(module.state_dict()))
+
+
+def _frozen(module: MSFTModule) -> dict[str, Tensor]:
+    """The weights that an adapter lacks and that its forecast rests on, under the bare backbone's names."""
+    if not module.method.pretrained:
+        return {}
+    with module.bare_backbone() as backbone:
+        trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+        unused = module.method.spec.unused
+        state = backbone.state_dict().items()
+        return {name: v for name, v in state if name not in trained and not module.method.matches(name, unused)}
+
+
+def _likelihood_name(likelihood: TorchLikelihood | None) -> str:
+    """Without what the other settings say."""
+    if isinstance(likelihood, ScaleMixture):
+        return "native" if likelihood.base is None else repr(likelihood.base)
+    return repr(likelihood)

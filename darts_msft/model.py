@@ -19,22 +19,21 @@ from darts.utils.utils import generate_index
 
 from darts_msft.auto_scales import fit_every_scale
 from darts_msft.backbones import describe, licence_of, load_class
-from darts_msft.config import MethodConfig, MixingConfig, check_number
+from darts_msft.config import MethodConfig, MixingConfig
 from darts_msft.finetuned import Finetuned
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.order import OrderedData
-from darts_msft.pyramid import ScalePlan, largest_num_scales
+from darts_msft.pyramid import largest_num_scales
 from darts_msft.report import FitReport
 from darts_msft.selection import Candidate
 from darts_msft.settings import (
     AUTO,
-    check_joined_tokens,
-    check_tokens,
+    Checkpoint,
+    check_lengths,
+    check_search,
     check_training,
-    choose_num_scales,
-    choose_patch_size,
-    longest_context,
+    choose_plan,
     resolve_likelihood,
 )
 from darts_msft.weights import licence_notice, load_state
@@ -79,7 +78,8 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
     num_scales
         K, the number of new scales; None: as many as leave 4 context tokens and a whole step, at most 3. "auto": `fit`
-        trains with every K from 0 to that many and keeps, for good, the one that is best on the `val_series`.
+        trains with every K from 0 to that many and keeps, for good, the one that is best on the `val_series`
+        (not with `save_checkpoints`). Weights that were loaded keep their K: nothing is searched for then.
     patch_size
         Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in the context.
     method
@@ -96,8 +96,9 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     shared_adapters, shared_lora
         Ablations: one input adapter, or one LoRA set, for all scales.
     attention
-        "in_scale", or "full": all scales' tokens in one sequence, each attending to all (the paper's ablation without
-        decoupling is this with `aggregator=None`; training then doesn't start at the pretrained model).
+        "in_scale", or "full": all scales' tokens in one sequence, each attending to all, with positions that run on
+        (our reading of the paper's ablation without decoupling is this with `aggregator=None`; training then doesn't
+        start at the pretrained model).
     mixing
         How distributions are mixed: "mixture" (each path from one scale), "quantile" (averaged quantiles), "samples"
         (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
@@ -162,54 +163,51 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         **kwargs: Any,
     ) -> None:
         method_cls = find_method(method)
-        longest = longest_context(input_chunk_length)
-        check_number("output_chunk_length", output_chunk_length, 1, integer=True)
-        check_number("output_chunk_shift", output_chunk_shift, 0, integer=True)
-        if kwargs.get("loss_fn") is not None:
-            raise ValueError(
-                f"loss_fn={kwargs['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or "
-                "pass a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
-            )
+        self._settle_darts_arguments(method_cls.trains)
+        context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
+        check_search(num_scales, weight_init, bool(self.model_params.get("save_checkpoints")))
         _, architecture, config = describe(backbone, revision)
-        cls = load_class(architecture)
-        horizon = output_chunk_length + output_chunk_shift
-        patch = choose_patch_size(patch_size, cls.patch_sizes(config), longest)
         method_config = MethodConfig(
             lora_rank, lora_alpha, aggregator, shared_adapters, shared_lora, attention, prompt_length
         )
-        added = method_cls.added_tokens(method_config)
-        check_tokens(cls, config, ScalePlan(longest, horizon, patch, 0), backbone, added)
-        plan = ScalePlan(longest, horizon, patch, choose_num_scales(num_scales, method, longest, horizon, patch))
-        if attention == "full":
-            check_joined_tokens(cls, config, plan, backbone)
         mixing_config = MixingConfig(mixing, upsampling, weight_learning, weight_init)  # type: ignore[arg-type]
-        mixing_config.initial_logits(plan.num_scales)
-        if self.model_params.get("enable_finetuning") is None:
-            self.model_params["enable_finetuning"] = method_cls.trains
-        if "optimizer_cls" not in self.model_params:
-            self.model_params["optimizer_cls"] = torch.optim.AdamW
-            self.model_params["optimizer_kwargs"] = {**ADAMW, **(self.model_params.get("optimizer_kwargs") or {})}
-        self.model_params.setdefault("n_epochs", 10)
+        checkpoint = Checkpoint(backbone, load_class(architecture), config)
+        plan = choose_plan(checkpoint, method, method_config, context, horizon, patch_size, num_scales)
+        mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
+        rates = method_cls.rates.replaced(pretrained=lr_pretrained, new=lr_new, head=lr_head, omega=lr_omega)
+        resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
+        check_training(method, self.model_params["enable_finetuning"], resolved)
         self._module_settings: dict[str, Any] = {
             "architecture": architecture,
             "backbone_config": config,
-            "patch_size": patch,
+            "patch_size": plan.patch_size,
             "num_scales": plan.num_scales,
             "method": method,
             "method_config": method_config.to_dict(),
             "mixing_config": mixing_config.to_dict(),
-            "learning_rates": method_cls.rates.replaced(
-                pretrained=lr_pretrained, new=lr_new, head=lr_head, omega=lr_omega
-            ).to_dict(),
+            "learning_rates": rates.to_dict(),
         }
-        resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
-        check_training(method, self.model_params["enable_finetuning"], resolved)
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = resolved
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
         self._fit_report, self._search_scales = None, num_scales == AUTO
-        if self.pl_module_params.get("use_reversible_instance_norm"):
+
+    def _settle_darts_arguments(self, trains: bool) -> None:
+        """Our defaults for Darts' own arguments, before Darts reads them; refuses those that have no effect here."""
+        given = self.model_params
+        if given.get("loss_fn") is not None:
+            raise ValueError(
+                f"loss_fn={given['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or "
+                "pass a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
+            )
+        if given.get("use_reversible_instance_norm"):
             logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
+        if given.get("enable_finetuning") is None:
+            given["enable_finetuning"] = trains
+        if "optimizer_cls" not in given:
+            given["optimizer_cls"] = torch.optim.AdamW
+            given["optimizer_kwargs"] = {**ADAMW, **(given.get("optimizer_kwargs") or {})}
+        given.setdefault("n_epochs", 10)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -320,7 +318,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Darts' `load_weights_from_checkpoint`."""
         super().load_weights_from_checkpoint(*args, **kwargs)
-        self._zero_shot_only, self._fit_report = False, None
+        self._zero_shot_only, self._fit_report, self._search_scales = False, None, False
 
     def _check_ckpt_parameters(self, tfm_save: Any) -> None:
         super()._check_ckpt_parameters(tfm_save)

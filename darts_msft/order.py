@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from typing import Any
 
 import torch
 from darts.models.forecasting.torch_forecasting_model import TorchDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
-class EpochShuffle(Sampler[int]):
-    """A random order of `length` windows; `key` gives (seed, epoch) whenever an epoch's iteration starts."""
+class EpochShuffle(DistributedSampler[int]):
+    """A random order of the windows; `key` gives (seed, epoch) whenever an epoch's iteration starts.
 
-    def __init__(self, length: int, key: Callable[[], tuple[int, int]]) -> None:
-        self.length, self.key = length, key
+    Processes take turns, so that together they train on the batches of one process; the first windows come again
+    where the last turn lacks some. (Lightning would shuffle once more if it had to deal them out.)
+    """
 
-    def __len__(self) -> int:
-        return self.length
+    def __init__(self, data: Dataset, key: Callable[[], tuple[int, int]], processes: int, rank: int) -> None:
+        super().__init__(data, num_replicas=processes, rank=rank)
+        self.length, self.key = len(data), key  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
         seed, epoch = self.key()
         generator = torch.Generator().manual_seed((seed << 20) + epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()
+        order = torch.randperm(self.length, generator=generator).tolist()
+        yield from islice(cycle(order), self.rank, self.total_size, self.num_replicas)
 
 
 class OrderedData(TorchDataModule):
@@ -36,4 +40,6 @@ class OrderedData(TorchDataModule):
     def train_dataloader(self) -> list[Any] | DataLoader:
         if not self.shuffle or {"sampler", "batch_sampler"} & set(self.dataloader_kwargs):
             return super().train_dataloader()
-        return self._create_dataloader(self.train_dataset, sampler=EpochShuffle(len(self.train_dataset), self.key))
+        trainer = self.trainer
+        order = EpochShuffle(self.train_dataset, self.key, trainer.world_size, trainer.global_rank)
+        return self._create_dataloader(self.train_dataset, sampler=order)

@@ -12,10 +12,10 @@ from darts_msft.selection import Candidate
 class FitReport:
     """The last `fit` in numbers; `str` gives them in a few lines.
 
-    `kept` labels the state that the model now has; `candidates` are all that were scored on the validation series
-    (lower is better), the one before the first step first; none without a validation series. `epoch_seconds` has
-    every epoch's wall time, its validation included; `seconds` is the whole fit's. `num_scales_scores` has each K's
-    best score where `num_scales="auto"` compared them.
+    `kept` labels the state that the model now has; `candidates` are all with a finite score on the validation series
+    (lower is better), the one before the first step first. `epoch_seconds` has every epoch's wall time, its validation
+    included; `seconds` is the whole fit's. `num_scales_scores` has each K's best score where `num_scales="auto"`
+    compared them.
     """
 
     kept: str
@@ -28,8 +28,8 @@ class FitReport:
 
     @property
     def before(self) -> float | None:
-        """The validation score before the first step; None without validation data."""
-        return self.candidates[0].score if self.candidates else None
+        """The validation score before the first step; None without validation data, or where it was not finite."""
+        return next((state.score for state in self.candidates if state.step == 0), None)
 
     @property
     def best(self) -> float | None:
@@ -53,9 +53,11 @@ class FitReport:
 
     def __str__(self) -> str:
         lines = [f"kept: {self.kept}"]
-        if self.before is not None and self.best is not None:
-            first = self.candidates[0].label
-            lines[0] += f", validation CRPS {self.best:.4f} ({first} {self.before:.4f})"
+        if self.best is not None:
+            before = (
+                "no finite score before" if self.before is None else f"{self.candidates[0].label} {self.before:.4f}"
+            )
+            lines[0] += f", validation CRPS {self.best:.4f} ({before})"
         if self.num_scales_scores is not None:
             scores = ", ".join(f"{scales}: {score:.4f}" for scales, score in self.num_scales_scores.items())
             lines.append(f"validation CRPS by num_scales: {scores}")

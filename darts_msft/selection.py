@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Candidate:
-    """A state that was scored: its label ("zero-shot", "epoch 3") and validation score (lower is better)."""
+    """A state that was scored: its label ("zero-shot", "epoch 3"), validation score (lower is better), and steps.
+
+    `step` counts the fit's optimiser steps before it.
+    """
 
     label: str
     score: float
+    step: int
 
 
 class BestState:

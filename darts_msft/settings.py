@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
 
 from darts_msft.backbones.base import Backbone
+from darts_msft.config import MethodConfig, check_number
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.pyramid import ScalePlan, largest_num_scales
@@ -41,6 +42,22 @@ def choose_num_scales(asked: int | str | None, method: str, context: int, horizo
     return asked
 
 
+def check_search(num_scales: int | str | None, weight_init: object, save_checkpoints: bool) -> None:
+    """Refuses what the fits of num_scales="auto", one for every K, can't share."""
+    if num_scales != AUTO:
+        return
+    if not isinstance(weight_init, str):
+        raise ValueError(
+            f"weight_init={weight_init!r} is not allowed with num_scales='auto', which fits with other numbers of "
+            "scales; give 'uniform' or 'first', or num_scales as a number"
+        )
+    if save_checkpoints:
+        raise ValueError(
+            "save_checkpoints=True is not allowed with num_scales='auto', whose fits would need a folder each; let "
+            "'auto' pick K first, then create the model with this num_scales and fit it with save_checkpoints=True"
+        )
+
+
 def check_training(
     method: str, enable_finetuning: bool | dict[str, list[str]], likelihood: TorchLikelihood | None
 ) -> None:
@@ -61,6 +78,41 @@ def check_training(
             f"enable_finetuning=False is not allowed with method={method!r}, whose weights are random before training; "
             "leave it out, or take method='zero_shot'"
         )
+
+
+class Checkpoint(NamedTuple):
+    """A pretrained model before its weights are read: the user's name for it, its class and its config.json."""
+
+    name: str
+    cls: type[Backbone]
+    config: Mapping[str, Any]
+
+
+def choose_plan(
+    checkpoint: Checkpoint,
+    method: str,
+    method_config: MethodConfig,
+    context: int,
+    horizon: int,
+    patch_size: int | str,
+    num_scales: int | str | None,
+) -> ScalePlan:
+    """The scales for these lengths, in steps; refuses sequences that are longer than the checkpoint was made for."""
+    patch = choose_patch_size(patch_size, checkpoint.cls.patch_sizes(checkpoint.config), context)
+    added = find_method(method).added_tokens(method_config)
+    check_tokens(checkpoint, ScalePlan(context, horizon, patch, 0), added)
+    plan = ScalePlan(context, horizon, patch, choose_num_scales(num_scales, method, context, horizon, patch))
+    if method_config.attention == "full":
+        check_joined_tokens(checkpoint, plan)
+    return plan
+
+
+def check_lengths(input_chunk_length: object, output_chunk_length: int, shift: int) -> tuple[int, int]:
+    """Longest context and whole horizon, the gap before it included, in steps."""
+    context = longest_context(input_chunk_length)
+    check_number("output_chunk_length", output_chunk_length, 1, integer=True)
+    check_number("output_chunk_shift", shift, 0, integer=True)
+    return context, output_chunk_length + shift
 
 
 def longest_context(input_chunk_length: object) -> int:
@@ -88,27 +140,27 @@ def choose_patch_size(asked: int | str, available: tuple[int, ...], context: int
     return int(asked)
 
 
-def check_tokens(
-    cls: type[Backbone], config: Mapping[str, Any], plan: ScalePlan, backbone: str, added: int = 0
-) -> None:
+def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> None:
     """Refuses a sequence that is longer than the checkpoint was made for; `added` tokens are the method's own."""
+    name, cls, config = checkpoint
     limit, count = cls.max_tokens(config), plan.token_counts[0] + added
     if limit is not None and count > limit:
         own = f" and {added} of the method's own" if added else ""
         raise ValueError(
             f"input_chunk_length={plan.context} and a horizon of {plan.horizon} steps are {plan.token_counts[0]} "
-            f"tokens of {plan.patch_size} steps{own}, more than the {limit} of backbone={backbone!r}; shorten "
+            f"tokens of {plan.patch_size} steps{own}, more than the {limit} of backbone={name!r}; shorten "
             f"the context or take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))})"
         )
 
 
-def check_joined_tokens(cls: type[Backbone], config: Mapping[str, Any], plan: ScalePlan, backbone: str) -> None:
+def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan) -> None:
     """Refuses attention="full" where the scales' joined sequence is longer than the checkpoint was made for."""
+    name, cls, config = checkpoint
     limit, count = cls.max_tokens(config), sum(plan.token_counts)
     if limit is not None and count > limit:
         raise ValueError(
             f"attention='full' joins {plan.num_scales + 1} scales to a sequence of {count} tokens of "
-            f"{plan.patch_size} steps, more than the {limit} of backbone={backbone!r}; lower num_scales, shorten the "
+            f"{plan.patch_size} steps, more than the {limit} of backbone={name!r}; lower num_scales, shorten the "
             f"context, take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))}), or "
             "attention='in_scale'"
         )

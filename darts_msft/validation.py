@@ -125,7 +125,7 @@ class ValidatedModule(PLForecastingModule):
         self.score.reset()
         self.scored_step = self.global_step
         if isfinite(score):
-            self.selection.consider(self, Candidate(label, score))
+            self.selection.consider(self, Candidate(label, score, self.global_step))
         return score
 
     # ---------------------------------------------------------------- Lightning's hooks
@@ -138,7 +138,8 @@ class ValidatedModule(PLForecastingModule):
         saved = self.unfinished
         if saved is None:
             self.selection, self.validated = BestState(self.own_names()), False
-            self.fit_seed, self.epoch_seconds, self.seconds_before = int(torch.randint(2**31, ())), [], 0.0
+            self.fit_seed = self.trainer.strategy.broadcast(int(torch.randint(2**31, ())))  # each process draws its own
+            self.epoch_seconds, self.seconds_before = [], 0.0
             return
         self.selection = BestState.from_dict(self.own_names(), saved["selection"])
         self.validated, self.scored_step, self.fit_seed = saved["validated"], saved["scored_step"], saved["fit_seed"]

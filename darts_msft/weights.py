@@ -179,7 +179,7 @@ def licence_notice(name: str, licence: str, source_url: str) -> None:
 
 
 def clear_cache() -> None:
-    """Forget configurations read from the hub and licences already shown."""
+    """Forget configurations read from the hub and licences already shown (the package never does; tests must)."""
     _hub_config.cache_clear()
     _licences_shown.clear()
 

@@ -57,8 +57,9 @@ for method in args.methods:
         begin = time.perf_counter()
         model.fit(train, val_series=validation, stride=args.stride)
         row = {"method": method, "seed": seed, "seconds": time.perf_counter() - begin}
-        row["trained"] = model.fit_report.trained_parameters
-        row["validation"] = model.fit_report.best_score
+        report = model.fit_report  # None: there was nothing to train
+        row["trained"] = 0 if report is None else report.trained_parameters
+        row["validation"] = None if report is None else report.best
 
         # 3. The test part, through Darts: 100 sample paths a forecast; MSE and MAE are those of the median.
         found = model.historical_forecasts(

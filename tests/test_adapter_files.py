@@ -1,4 +1,4 @@
-"""Adapters on disk, for every method: a round trip without the pretrained weights, and every refusal."""
+"""Adapters on disk, for every method: a round trip without the pretrained weights, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import HORIZON, changed, make_model, parameters_snapshot, values_of, wave
+from model_fixtures import HORIZON, TRAINER, changed, make_model, parameters_snapshot, values_of, wave
 from safetensors.torch import load_file, save_file
 
 from darts_msft import MSFTFoundationModel
@@ -99,7 +99,8 @@ def test_what_is_in_it(adapter: tuple[Path, np.ndarray], tiny_moirai: str) -> No
     assert description["method"] == "msft"
     assert description["backbone"] == tiny_moirai
     assert description["n_components"] == 1
-    assert len(description["backbone_sha256"]) == 64
+    assert description["likelihood"] == "native"
+    assert len(description["frozen_sha256"]) == 64
     assert sorted(file.name for file in path.iterdir()) == ["adapter.json", "adapter.safetensors"]
     assert sorted(file.name for file in path.parent.iterdir()) == ["msft"]
 
@@ -209,16 +210,27 @@ def test_other_settings_are_named(
         assert model.model is None
 
 
-def test_other_weights_are_refused(adapter: tuple[Path, np.ndarray], tiny_moirai: str, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.json").write_bytes((Path(tiny_moirai) / "config.json").read_bytes())
-    weights = load_file(Path(tiny_moirai) / "model.safetensors")
-    name = next(iter(weights))
-    weights[name] = weights[name] + 1e-3
-    save_file(weights, other / "model.safetensors")
-    with pytest.raises(ValueError, match=r"backbone_sha256: saved '[0-9a-f]{64}', here '[0-9a-f]{64}'"):
-        make_model(str(other), **LEARNS).load_adapter(adapter[0])
+@pytest.mark.parametrize("forecast_first", [False, True])
+def test_loading_ends_a_resume(tiny_moirai: str, tmp_path: Path, forecast_first: bool) -> None:
+    """The next fit starts from the adapter, and a save writes it, not the checkpoint that was to be resumed."""
+    tuned(tiny_moirai, method="linear_probe").save_adapter(tmp_path / "adapter")
+    run = {"work_dir": str(tmp_path), "model_name": "run"}
+    trainer = {name: value for name, value in TRAINER.items() if name != "enable_checkpointing"}
+    settings = {"method": "linear_probe", "num_scales": None, "lr_head": 1e-2, "pl_trainer_kwargs": trainer}
+    make_model(tiny_moirai, **run, **settings, save_checkpoints=True).fit(wave(), val_series=wave(60, seed=1))
+    model = MSFTFoundationModel.load_from_checkpoint(**run, best=False)
+    if forecast_first:
+        model.predict(HORIZON, wave())
+    model.load_adapter(tmp_path / "adapter")
+    model.save(str(tmp_path / "model.pt"))
+    expected = make_model(tiny_moirai, method="linear_probe", num_scales=None)
+    expected.load_adapter(tmp_path / "adapter")
+    assert np.array_equal(forecast_of(MSFTFoundationModel.load(str(tmp_path / "model.pt"))), forecast_of(expected))
+    model.fit(wave(), val_series=wave(60, seed=1))
+    expected.fit(wave(), val_series=wave(60, seed=1))
+    assert model.candidates[0].label == "before this fit"
+    assert model.candidates[0] == expected.candidates[0]
+    assert len(model.candidates) == 2
 
 
 def test_same_weights_elsewhere_are_welcome(adapter: tuple[Path, np.ndarray], tiny_moirai: str, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from model_fixtures import HORIZON, make_model, validation_scores, wave
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.module import MSFTModule
 
 LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2, "n_epochs": 2}
 
@@ -57,6 +59,22 @@ def test_forecasting_zero_shot_reports_nothing(tiny_moirai: str) -> None:
     assert model.candidates == []
     frozen = make_model(tiny_moirai, enable_finetuning=False).fit(wave(), val_series=wave(60, seed=1))
     assert frozen.fit_report is None
+
+
+def test_an_epoch_is_never_the_state_before(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score before the first step is not finite here, that of the epoch is."""
+    forecast = MSFTModule.forecast_samples
+
+    def broken_at_first(self: MSFTModule, past_target: torch.Tensor, count: int) -> torch.Tensor:
+        return forecast(self, past_target, count) * (1 if self.global_step else torch.nan)
+
+    monkeypatch.setattr(MSFTModule, "forecast_samples", broken_at_first)
+    report = make_model(tiny_moirai).fit(wave(), val_series=wave(60, seed=1)).fit_report
+    assert report is not None
+    assert [state.label for state in report.candidates] == ["epoch 0"]
+    assert report.before is None
+    assert report.best == report.candidates[0].score
+    assert str(report).startswith(f"kept: epoch 0, validation CRPS {report.best:.4f} (no finite score before)")
 
 
 @pytest.mark.parametrize("clean", [False, True])

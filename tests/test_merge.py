@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_fixtures import HORIZON, changed, make_model, parameters_snapshot, values_of, wave
+from model_fixtures import HORIZON, TRAINER, changed, make_model, parameters_snapshot, values_of, wave
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS
@@ -52,6 +52,20 @@ def test_merged_model_trains_on_as_full(tiny_moirai: str) -> None:
     assert any("q_proj" in name for name in trainable)
     with pytest.raises(ValueError, match="Full adds nothing"):
         model.merge()
+
+
+def test_merging_ends_a_resume(tiny_moirai: str, tmp_path: Path) -> None:
+    """The checkpoint that was to be resumed has weights that the merged model lacks."""
+    run = {"work_dir": str(tmp_path), "model_name": "run"}
+    trainer = {name: value for name, value in TRAINER.items() if name != "enable_checkpointing"}
+    arguments = {**LEARNS, **run, "save_checkpoints": True, "pl_trainer_kwargs": trainer, "likelihood": None}
+    make_model(tiny_moirai, method="lora", **arguments).fit(wave(), val_series=wave(60, seed=1))
+    model = MSFTFoundationModel.load_from_checkpoint(**run, best=False).merge()
+    model.save(str(tmp_path / "model.pt"))
+    loaded = MSFTFoundationModel.load(str(tmp_path / "model.pt"))
+    assert np.array_equal(forecast_of(loaded), forecast_of(model))
+    model.fit(wave(), val_series=wave(60, seed=1))
+    assert model.candidates[0].label == "before this fit"
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - set(FOLDS)))

@@ -108,6 +108,67 @@ def test_options_reach_every_k(tiny_moirai: str) -> None:
     assert model.epochs_trained == 2
 
 
+def test_a_forecast_before_fit_leaves_nothing(tiny_moirai: str, tmp_path: Path) -> None:
+    """What was found is not taken for a zero-shot model, which is built anew for a series of another kind."""
+    model = auto(tiny_moirai)
+    model.predict(HORIZON, wave())
+    model.fit(wave(), val_series=wave(60, seed=1))
+    before = parameters_snapshot(model)
+    with pytest.raises(ValueError, match="components"):
+        model.predict(HORIZON, wave(components=2))
+    assert changed(before, parameters_snapshot(model)) == set()
+    assert model.fit_report is not None
+    model.save_adapter(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("forecast_first", [False, True])
+@pytest.mark.parametrize("scales", [0, 1])
+def test_a_loaded_adapter_keeps_its_k(tiny_moirai: str, tmp_path: Path, scales: int, forecast_first: bool) -> None:
+    source = make_model(tiny_moirai, num_scales=scales, **LEARNS).fit(wave())
+    source.save_adapter(tmp_path / "adapter")
+    model = auto(tiny_moirai)
+    if forecast_first:
+        model.predict(HORIZON, wave())
+    model.load_adapter(tmp_path / "adapter")
+    samples = {"num_samples": 5, "random_state": 0}
+    assert np.array_equal(*(values_of(one.predict(HORIZON, wave(), **samples)) for one in (model, source)))
+    model.fit(wave(), val_series=wave(60, seed=1))
+    assert model.candidates[0].label == "before this fit"
+    assert model.fit_report is not None
+    assert model.fit_report.num_scales_scores is None
+    assert len(model.scale_weights) == scales + 1
+    assert model.model_params["num_scales"] == scales
+
+
+def test_an_adapter_for_other_settings_is_refused(tiny_moirai: str, tmp_path: Path) -> None:
+    make_model(tiny_moirai, num_scales=0, **LEARNS).fit(wave()).save_adapter(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"another model; method_config\.lora_rank: saved 16, here 4\. Nothing"):
+        auto(tiny_moirai, lora_rank=4).load_adapter(tmp_path / "adapter")
+
+
+def test_loaded_weights_keep_their_k(tiny_moirai: str, tmp_path: Path) -> None:
+    make_model(tiny_moirai, num_scales=1, **LEARNS).fit(wave()).save(str(tmp_path / "model.pt"))
+    model = auto(tiny_moirai)
+    model.load_weights(str(tmp_path / "model.pt"), load_encoders=False, skip_checks=True)
+    model.fit(wave(), val_series=wave(60, seed=1))
+    assert model.candidates[0].label == "before this fit"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_init": [0.0, 0.0]}, r"weight_init=\[0.0, 0.0\] is not allowed with num_scales='auto'.*'uniform'"),
+        ({"save_checkpoints": True}, "save_checkpoints=True is not allowed with num_scales='auto'.*pick K first"),
+    ],
+)
+def test_what_the_fits_cannot_share_is_refused(
+    tiny_moirai: str, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        auto(tiny_moirai, work_dir=str(tmp_path / "run"), pl_trainer_kwargs={}, **changes)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("scales", [[0, 1], ["auto"]])
 def test_gridsearch(tiny_moirai: str, scales: list[Any]) -> None:
     series, val = wave(), wave(60, seed=1)

@@ -19,7 +19,7 @@ METHODS = {
 
 
 def find_method(name: str) -> type[Method]:
-    """The class registered under `name`; KeyError-free: an unknown name is a ValueError with the choices."""
+    """The class registered under `name`; ValueError with the choices if there is none."""
     if name not in METHODS:
         raise ValueError(f"method={name!r} is not known; choose one of {', '.join(map(repr, METHODS))}")
     module, _, attribute = METHODS[name].partition(":")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_msft.backbones.base import Backbone, Spec
 from darts_msft.config import LearningRates, MethodConfig
@@ -17,6 +17,22 @@ from darts_msft.pyramid import ScalePlan
 WARM_UP, FINAL = 0.1, 0.3  # shares of the steps before ranks fall, and after they have fallen
 ALLOCATIONS = 100  # about so many times a fit, the least important directions are masked
 ORTHOGONALITY = 0.1  # the paper's gamma, of its 0.1, 0.3 and 0.5
+
+
+class FiniteAllocator(peft.tuners.adalora.RankAllocator):
+    """peft's, but a step whose gradients overflowed (mixed precision skips it) leaves the importance as it was."""
+
+    def update_ipt(self, model: nn.Module) -> None:
+        gradients = [value.grad for name, value in model.named_parameters() if ".lora_" in name]
+        if all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
+            super().update_ipt(model)
+
+    def mask_to_budget(self, model: nn.Module, budget: int) -> dict[str, list[bool]]:
+        """Which directions stay: all of them while nothing is known of their importance."""
+        if self.exp_avg_ipt:
+            pattern: dict[str, list[bool]] = super().mask_to_budget(model, budget)
+            return pattern
+        return {name: [True] * len(value) for name, value in model.named_parameters() if ".lora_E." in name}
 
 
 class AdaLoRA(LowRank):
@@ -44,7 +60,9 @@ class AdaLoRA(LowRank):
             lora_dropout=0.0,
             total_step=1,  # until `begin` knows
         )
-        return peft.AdaLoraModel(backbone, config, ADAPTER)
+        tuner = peft.AdaLoraModel(backbone, config, ADAPTER)
+        tuner.rankallocator = FiniteAllocator(tuner.model, config, ADAPTER)
+        return tuner
 
     @property
     def _schedule(self) -> peft.AdaLoraConfig:
@@ -60,6 +78,9 @@ class AdaLoRA(LowRank):
         self._schedule.total_step = total
         self._schedule.tinit, self._schedule.tfinal = int(WARM_UP * total), int(FINAL * total)
         self._schedule.deltaT = max(1, total // ALLOCATIONS)
+        devices = {name: value.device for name, value in self.tuner.model.named_parameters()}
+        for averages in self._importance().values():  # a checkpoint's are on the CPU
+            averages.update({name: value.to(devices[name]) for name, value in averages.items()})
 
     def after_step(self, step: int) -> None:
         if step == 1:  # nothing is left of an earlier fit
@@ -75,9 +96,11 @@ class AdaLoRA(LowRank):
         distances = [torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows)).to(rows)) for rows in factors]
         return ORTHOGONALITY * torch.stack(distances).mean()
 
+    def _importance(self) -> dict[str, dict[str, Tensor]]:
+        return {name: getattr(self.tuner.rankallocator, name) for name in self._IMPORTANCE}
+
     def training_state(self) -> dict[str, Any]:
-        allocator = self.tuner.rankallocator
-        importance = {name: dict(getattr(allocator, name)) for name in self._IMPORTANCE}
+        importance = {name: dict(averages) for name, averages in self._importance().items()}
         return {**importance, "rank_pattern": self._schedule.rank_pattern}
 
     def load_training_state(self, state: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ class Method(nn.Module, ABC):
     """Whether it starts from the pretrained weights; False: from random ones."""
     trains: ClassVar[bool] = True
     """Whether `fit` trains anything."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """The fields of `MethodConfig` that it uses."""
     rates: ClassVar[LearningRates]
     """The learning rates where the user gives none."""
 

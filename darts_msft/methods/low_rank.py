@@ -33,6 +33,8 @@ class LowRank(Method):
     that no parameter has two names.
     """
 
+    options = ("lora_rank", "lora_alpha")
+
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
         self._tuners: list[BaseTuner] = []  # in a list, nn.Module doesn't register it

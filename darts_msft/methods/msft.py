@@ -23,6 +23,7 @@ class MSFT(Method):
     """
 
     multi_scale = True
+    options = ("lora_rank", "lora_alpha", "aggregator", "shared_adapters", "shared_lora", "attention")
     rates = LearningRates(pretrained=3e-5, new=3e-4, head=3e-5, omega=1e-2)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:

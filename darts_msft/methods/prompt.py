@@ -25,6 +25,7 @@ class Prompt(Method):
     takes a share of the attention: training doesn't start at the pretrained model's forecast, but near it.
     """
 
+    options = ("prompt_length",)
     rates = LearningRates(pretrained=3e-3, new=3e-3, head=1e-3, omega=1e-2)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:

@@ -1,0 +1,31 @@
+"""What every entry says beside its figures: when, from which commit, with which versions, on what."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("darts", "darts-msft", "numpy", "timecopilot-uni2ts", "torch")
+
+
+def provenance() -> dict[str, Any]:
+    """Date, commit, versions and machine. The results themselves don't make the tree dirty."""
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
