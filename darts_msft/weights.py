@@ -100,6 +100,20 @@ def load_config(source: Source) -> dict[str, Any]:
     return _read_config(_locate(source, CONFIG_FILE), source)
 
 
+def pinned(source: Source) -> Source:
+    """The source at the commit that its ``config.json`` came from, where a hub source names none.
+
+    So configuration and weights are of one commit, which goes to the log for `revision=`.
+    """
+    if source.kind != "hub" or source.revision is not None:
+        return source
+    folder = _download(source, CONFIG_FILE).parent
+    if folder.parent.name != "snapshots":  # not the hub's cache, which names the folder after the commit
+        return source
+    _logger.info("%s: no commit is pinned, taking %s; revision=%r keeps to it", source, folder.name, folder.name)
+    return Source("hub", source.location, folder.name)
+
+
 def load_state(source: Source) -> dict[str, Tensor]:
     """Tensors of ``model.safetensors`` on the CPU; floating-point ones as float32, others as stored.
 
@@ -247,12 +261,7 @@ def _download(source: Source, filename: str) -> Path:
             f"{_hub_reason(error)}. Without the hub, give a local directory in place of the repository; "
             f"make one where there is network with `{_download_command(source)}`."
         ) from error
-    path = Path(found)
-    if source.revision is None and filename == WEIGHTS_FILE and path.parent.parent.name == "snapshots":
-        _logger.info(
-            "%s: no commit is pinned, took %s; revision=%r keeps to it", source, path.parent.name, path.parent.name
-        )
-    return path
+    return Path(found)
 
 
 def _hub_reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from darts_msft import weights
-from darts_msft.weights import Source, bundled, load_config, load_state, load_strict, state_hash
+from darts_msft.weights import Source, bundled, load_config, load_state, load_strict, pinned, state_hash
 
 REPO = "someone/some-model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -321,7 +321,7 @@ def test_hub_errors(
     assert f"`hf download {REPO} --local-dir DIR --revision {COMMIT}`" in message
 
 
-def test_an_unpinned_checkpoint_names_the_commit_that_it_took(
+def test_an_unpinned_checkpoint_is_pinned_to_the_commit_of_its_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     snapshot = tmp_path / "snapshots" / COMMIT
@@ -329,9 +329,9 @@ def test_an_unpinned_checkpoint_names_the_commit_that_it_took(
     directory_with(snapshot, "{}", {"w": torch.ones(2)})
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", FakeHub(snapshot))
     with caplog.at_level("INFO", logger="darts_msft"):
-        load_state(Source("hub", REPO, COMMIT))
+        assert pinned(Source("hub", REPO, "v1")) == Source("hub", REPO, "v1")
         assert not caplog.messages
-        load_state(Source("hub", REPO))
+        assert pinned(Source("hub", REPO)) == Source("hub", REPO, COMMIT)
     assert [f"revision={COMMIT!r}" in message for message in caplog.messages] == [True]
 
 

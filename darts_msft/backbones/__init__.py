@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darts_msft.backbones.base import Backbone
-from darts_msft.weights import Source, bundled, load_config
+from darts_msft.weights import Source, bundled, load_config, pinned
 
 MOIRAI_LICENCE = "CC BY-NC 4.0 (non-commercial)"
 
@@ -108,8 +108,8 @@ def load_class(architecture: str) -> type[Backbone]:
 
 
 def describe(backbone: str, revision: str | None = None) -> tuple[Source, str, dict[str, Any]]:
-    """Source, architecture and configuration of `backbone`."""
-    source = find_source(backbone, revision)
+    """Source (a hub checkpoint at a commit), architecture and configuration of `backbone`."""
+    source = pinned(find_source(backbone, revision))
     config = load_config(source)
     return source, find_architecture(config, source.location), config
 
