@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,23 +33,12 @@ from uni2ts.distribution import (
 from uni2ts.loss.packed import PackedNLLLoss
 from uni2ts.model.moirai.module import MoiraiModule, encode_distr_output
 
+from benchmarks.provenance import provenance
 from darts_msft.config import LearningRates, MethodConfig, MixingConfig
 from darts_msft.likelihoods import ScaleMixture
-from darts_msft.methods import METHODS
-from darts_msft.methods.base import Method
 from darts_msft.module import MSFTModule
 
 RESULTS = Path(__file__).parent / "results" / "step_cost.json"
-
-
-class FullFinetuning(Method):
-    """Every pretrained weight trains; nothing is added."""
-
-    def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        return {"pretrained": ("*",), "head": ()}
-
-
-METHODS["full"] = "benchmarks.step_cost:FullFinetuning"
 
 
 def build(arguments: argparse.Namespace, method: str, num_scales: int) -> MSFTModule:
@@ -132,7 +118,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     optimizers = {name: module.configure_optimizers() for name, module in modules.items()}
     packed = build(arguments, "full", 0).backbone
     losses["full_uni2ts"] = PackedStep(packed.module, arguments, series)
-    optimizers["full_uni2ts"] = torch.optim.AdamW(packed.parameters(), lr=1e-5)
+    optimizers["full_uni2ts"] = torch.optim.AdamW([p for p in packed.parameters() if p.requires_grad], lr=1e-5)
     seconds: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(arguments.rounds + 2):  # the first two rounds warm up
         for name, loss in losses.items():
@@ -161,16 +147,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    result = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip(),
-        "settings": vars(arguments),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.processor() or platform.machine(),
-        **measure(arguments),
-    }
+    result = {**provenance(), "settings": vars(arguments), **measure(arguments)}
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     RESULTS.write_text(json.dumps([*results, result], indent=1) + "\n")
     for name, ratio in result["ratio_to_full"].items():
