@@ -3,7 +3,7 @@
 python examples/03_tune_with_optuna.py                 # bundled series and checkpoint, offline, a few minutes
 python examples/03_tune_with_optuna.py --trials 30
 
-It needs Optuna, which the extra "baselines" brings: pip install 'darts-msft[baselines]'
+It needs Optuna: pip install optuna
 """
 
 import argparse
