@@ -86,7 +86,7 @@ def read_tensors(path: str | Path, description: Mapping[str, Any]) -> dict[str, 
         tensors = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file ({error}); save the adapter anew") from error
-    if state_hash(tensors) != description["tensors_sha256"]:
+    if state_hash(tensors) != description.get("tensors_sha256"):
         raise ValueError(f"{file} does not belong to its {DESCRIPTION_FILE}: its hash differs; save the adapter anew")
     return tensors
 

@@ -20,7 +20,7 @@ class Hooks(Protocol):
     """Whether the attention sees the tokens of all scales as one sequence, scale after scale."""
 
     def adapters(self, layer: int, scale: int) -> Adapters:
-        """Additive modules for the attention's linears."""
+        """What takes the place of the attention's linears, by name."""
 
     def aggregate(self, layer: int, tokens: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
         """Exchange between scales after the attention."""
@@ -35,7 +35,7 @@ def encode(
     """Runs all layers over the scales' tokens; `tokens[i]` is (B, V, N_i, D).
 
     A token attends to valid tokens of its own variate: of its own scale, or, where the method asks for it, of all. The
-    joined sequence has positions 0, 1, ... that run on from scale to scale: the paper's ablation leaves them open.
+    joined sequence has positions 0, 1, ... that run on from scale to scale (our reading of the paper's ablation).
     """
     current = list(tokens)
     for layer in range(backbone.spec.num_layers):

@@ -45,6 +45,7 @@ class Finetuned:
     _fit_called: bool
     _zero_shot_only: bool
     _search_scales: bool
+    _revision: str | None
     load_ckpt_path: str | None
     _random_instance: Any
     _init_trainer: Any
@@ -79,7 +80,7 @@ class Finetuned:
         module = self._fitted_module("save_adapter")
         if module.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"adapters are float32 or float64, but this model is {module.dtype}: fit float32 series")
-        origin = {name: self.model_params[name] for name in ("backbone", "revision")}
+        origin = {"backbone": self.model_params["backbone"], "revision": self._revision}
         write_adapter(path, _adapter_of(module), {**self._identity(), **_kind_of(module)}, origin, overwrite)
 
     def load_adapter(self, path: str | Path) -> None:

@@ -166,7 +166,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         self._settle_darts_arguments(method_cls.trains)
         context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
         check_search(num_scales, weight_init, bool(self.model_params.get("save_checkpoints")))
-        _, architecture, config = describe(backbone, revision)
+        source, architecture, config = describe(backbone, revision)
         method_config = MethodConfig(
             lora_rank, lora_alpha, aggregator, shared_adapters, shared_lora, attention, prompt_length
         )
@@ -177,6 +177,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         rates = method_cls.rates.replaced(pretrained=lr_pretrained, new=lr_new, head=lr_head, omega=lr_omega)
         resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
         check_training(method, self.model_params["enable_finetuning"], resolved)
+        self._revision = source.revision  # the commit, so that the weights are of the configuration's
         self._module_settings: dict[str, Any] = {
             "architecture": architecture,
             "backbone_config": config,
@@ -262,7 +263,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
             return module
         if not module.method.pretrained:
             return module
-        source, _, _ = describe(self.model_params["backbone"], self.model_params["revision"])
+        source, _, _ = describe(self.model_params["backbone"], self._revision)
         if licence := licence_of(source):
             licence_notice(source.location, licence, f"https://huggingface.co/{source.location}")
         module.load_pretrained(load_state(source), source.location)

@@ -14,6 +14,8 @@ import pytest
 import torch
 from contract_backbone import save_moirai
 from contract_method import make_model, make_module, series
+from model_fixtures import HORIZON, wave
+from model_fixtures import make_model as make_tiny
 from toy_backbone import ToyBackbone, registered_toy, save_toy
 
 from darts_msft import weights
@@ -237,6 +239,26 @@ def test_a_model_by_name_comes_from_the_hub(
     assert set(hub) == {(SMALL_REPO, "config.json", pin), (SMALL_REPO, "model.safetensors", pin)}
     for name, tensor in load_state(Source("directory", str(directory))).items():
         assert torch.equal(module.backbone.get_parameter(f"module.{name}"), tensor)
+
+
+def test_weights_are_of_the_commit_that_the_model_was_made_from(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no commit is pinned, the newest one may have moved on between construction and the first forecast."""
+    commits, asked = ["a" * 40, "b" * 40], []
+
+    def download(repo_id: str, filename: str, revision: str | None = None) -> str:
+        asked.append((filename, revision))
+        folder = tmp_path / "snapshots" / (revision or commits[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / filename).write_bytes((directory / filename).read_bytes())
+        return str(folder / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    model = make_tiny("moirai-1.1-R-small")
+    commits.reverse()
+    model.predict(HORIZON, wave())
+    assert {revision for filename, revision in asked if filename == "model.safetensors"} == {"a" * 40}
 
 
 def test_the_revision_reaches_the_hub(hub: list[tuple[str, str, str | None]]) -> None:

@@ -74,7 +74,7 @@ class Method(nn.Module, ABC):
         return tokens
 
     def adapters(self, layer: int, scale: int) -> Adapters:
-        """Additive modules for the attention's linears at a layer and scale."""
+        """What takes the place of the attention's linears, by name, at a layer and scale."""
         return {}
 
     def aggregate(

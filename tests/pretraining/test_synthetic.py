@@ -2,20 +2,10 @@
 
 import numpy as np
 import pytest
+from series_statistics import autocorrelation
 
 from darts_msft.pretraining import processes, synthetic
 from darts_msft.pretraining.synthetic import Cycles, synthetic_series
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(7)
-
-
-def autocorrelation(x: np.ndarray, lag: int) -> np.ndarray:
-    """Of each row, at a lag in steps."""
-    x = x - x.mean(axis=1, keepdims=True)
-    return (x[:, lag:] * x[:, :-lag]).mean(axis=1) / (x**2).mean(axis=1)
 
 
 def rows_at(n: int, short: float, middle: float = 1, long: float = 8766) -> Cycles:
