@@ -106,10 +106,12 @@ class MoiraiFamily(Family):
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
         """Root of the mixture's distribution function minus `level`: Newton's steps inside a shrinking bracket."""
         flat = params.detach().cpu().double().reshape(-1, params.shape[-1])
-        brackets = [_bracket(distribution, level) for distribution in self._split(flat)[0]]
-        low = np.minimum.reduce([low for low, _ in brackets])
-        high = np.maximum.reduce([high for _, high in brackets])
-        value, active = (low + high) / 2, np.arange(len(low))
+        distributions, log_weights = self._split(flat)
+        lows, highs = zip(*(_bracket(distribution, level) for distribution in distributions), strict=True)
+        low, high = np.minimum.reduce(lows), np.maximum.reduce(highs)
+        middles = np.add(lows, highs) / 2
+        value = np.einsum("kn,nk->n", middles, log_weights.exp().numpy())  # near, where components differ little
+        active = np.arange(len(low))
         for step in range(_MAX_STEPS):
             active = active[high[active] - low[active] > _TOLERANCE * (1 + np.abs(high[active]))]
             if not active.size:

@@ -43,7 +43,7 @@ MIXED = 0.12  # rows replaced by a convex combination of two or three (TSMixup, 
 ADDITIONS = ((0.35, p.trend, 0.3, 6.0), (0.06, p.level_shifts, 0.5, 3.0), (0.07, p.spikes, 0.5, 2.0))
 """Share of rows with it, what is added to the standardised row, and the range of its size (log-uniform)."""
 MULTIPLIED = 0.06  # rows lifted to a minimum of 0 and multiplied by noise
-QUIET = 0.3  # cyclic rows in which all that no past cycle tells is at most a twentieth of its usual size
+QUIET = 0.05  # cyclic rows in which all that no past cycle tells is at most a twentieth of its usual size
 FLIPPED, REVERSED = 0.08, 0.05  # rows turned upside down or back to front
 WEEKDAYS, HOLIDAYS = 0.55, 0.15  # rows with weekday effects; of them, with odd days off
 HEAVY, UNEVEN = 0.2, 0.35  # cyclic rows whose noise has heavy tails; whose noise changes with phase or regime
@@ -66,14 +66,16 @@ class Cycles(NamedTuple):
     """1 where the periods are not the calendar's, so that phases may drift, else 0."""
 
 
-def synthetic_series(rng: np.random.Generator, size: int, length: int) -> Float[np.ndarray, "size length"]:
-    """`size` series of `length` steps, float32 and finite; a pure function of the generator's state."""
+def synthetic_series(
+    rng: np.random.Generator, size: int, length: int, quiet: float = QUIET
+) -> Float[np.ndarray, "size length"]:
+    """`size` series of `length` steps, float32 and finite; a pure function of the generator's state and `quiet`."""
     if length < SHORTEST:
         raise ValueError(f"length must be at least {SHORTEST} steps, got {length}.")
     factor = int(rng.choice([2, 4, 8]))
     slow = int(rng.binomial(size, RESAMPLED / factor))
-    fast = base_rows(rng, size - slow, length)
-    slowed = resample(rng, base_rows(rng, slow, factor * length, factor), factor)
+    fast = base_rows(rng, size - slow, length, 1, quiet)
+    slowed = resample(rng, base_rows(rng, slow, factor * length, factor, quiet), factor)
     x = mix(rng, rng.permutation(p.standardise(np.concatenate([fast, slowed]))))
     x *= 1 - 2 * p.switch(rng, FLIPPED, size)[:, None]
     back = p.switch(rng, REVERSED, size) > 0
@@ -81,13 +83,13 @@ def synthetic_series(rng: np.random.Generator, size: int, length: int) -> Float[
     return place(rng, x)
 
 
-def base_rows(rng: np.random.Generator, n: int, length: int, factor: int = 1) -> Rows:
+def base_rows(rng: np.random.Generator, n: int, length: int, factor: int = 1, quiet: float = QUIET) -> Rows:
     """Rows of all families, ordered by family; `factor` says by how much they will be resampled afterwards."""
     shares = np.array(list(FAMILIES.values()))
     counts = dict(zip(FAMILIES, rng.multinomial(n, shares / shares.sum()).tolist(), strict=True))
     x = np.concatenate(
         [
-            cyclic(rng, cycles(rng, counts["calendar"], counts["arbitrary"], length, factor), length),
+            cyclic(rng, cycles(rng, counts["calendar"], counts["arbitrary"], length, factor), length, quiet),
             gaussian_process(rng, length, _related_periods(rng, counts["gaussian"], length, factor)),
             p.stochastic(rng, counts["stochastic"], length),
             seasonal_series(rng, counts["seasonal"], length, factor),
@@ -144,12 +146,12 @@ def _related_periods(rng: np.random.Generator, n: int, length: int, factor: int)
     return np.stack([short, np.where(middle > 1, short * middle, long)], axis=1)
 
 
-def cyclic(rng: np.random.Generator, periods: Cycles, length: int, clean: bool = False) -> Rows:
+def cyclic(rng: np.random.Generator, periods: Cycles, length: int, quiet: float = QUIET, clean: bool = False) -> Rows:
     """Cycles within cycles plus mean-reverting levels and noise.
 
     y = A(t) (G[c] s(u) + O[c]) + long cycle + level + noise, with u the phase and c the number of the short cycle, s
     its shape, G and O its gain and offset (weekday, holiday, AR(1) from cycle to cycle), A a slow modulation. Phases
-    drift where `free` is 1. With `clean`, no level and no noise; in a share `QUIET` of rows they, and the variation
+    drift where `free` is 1. With `clean`, no level and no noise; in a share `quiet` of rows they, and the variation
     from cycle to cycle, are scaled by 0.001 to 0.05.
     """
     short, middle, long, free = periods
@@ -161,7 +163,7 @@ def cyclic(rng: np.random.Generator, periods: Cycles, length: int, clean: bool =
     phase[moving] += p.log_uniform(rng, 0.01, 0.4, len(moving))[:, None] * np.clip(drift, -4, 4)
     phase = np.maximum(phase, 0)
 
-    unrest = np.where(rng.random(n) < QUIET, p.log_uniform(rng, 0.001, 0.05, n), np.float32(1))
+    unrest = np.where(rng.random(n) < quiet, p.log_uniform(rng, 0.001, 0.05, n), np.float32(1))
     gain, offset = cycle_effects(rng, middle, int(phase.max(initial=0)) + 2, unrest)
     blend = p.switch(rng, 0.5, n)
     shape = p.look_up(p.cycle_shapes(rng, n), phase)

@@ -21,7 +21,7 @@ from uni2ts.distribution import MixtureOutput, StudentTOutput
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
-from darts_msft.pretraining.objective import PATCH_SIZE_SHARES, Task, Tasks, horizon_loss
+from darts_msft.pretraining.objective import CLEAR_BATCHES, PATCH_SIZE_SHARES, Task, Tasks, horizon_loss
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ FREE = ("steps", "decay", "device", "precision", "workers")  # settings that a r
 class Settings:
     """One pretraining run; every field is a command-line flag of the same name."""
 
-    steps: int = 15_000
+    steps: int = 12_000
     tokens: int = 4096  # tokens a step
     width: int = 128
     layers: int = 6
@@ -42,7 +42,7 @@ class Settings:
     hidden_learning_rate: float = 3e-3  # of Muon: the encoder layers' matrices
     weight_decay: float = 0.05
     warmup: int = 400
-    decay: float = 0.25  # share of the steps, at the end, in which the rate falls linearly to zero
+    decay: float = 0.3  # share of the steps, at the end, in which the rate falls linearly to zero
     ema: float = 0.999  # decay a step of the exponential moving average of the weights
     seed: int = 0
     device: str = "cpu"
@@ -118,7 +118,7 @@ class Pretraining:
         self.tasks = Tasks(settings.seed, settings.tokens)
         self.step, self.seconds = 0, 0.0
         held_back = Tasks(VALIDATION_SEED, settings.tokens)
-        self.validation = [held_back[index] for index in range(VALIDATION_BATCHES)]
+        self.validation = [held_back[CLEAR_BATCHES + index] for index in range(VALIDATION_BATCHES)]
 
     @property
     def state_file(self) -> Path:

@@ -12,6 +12,8 @@ from uni2ts.model.moirai.module import MoiraiModule
 from darts_msft.backbones.moirai import MoiraiBackbone
 from darts_msft.pretraining import objective
 from darts_msft.pretraining.objective import (
+    CLEAR_BATCHES,
+    CLEAR_QUIET,
     PATCH_SIZE_SHARES,
     Layout,
     Task,
@@ -22,6 +24,7 @@ from darts_msft.pretraining.objective import (
     horizon_loss,
     make_task,
 )
+from darts_msft.pretraining.synthetic import QUIET
 from darts_msft.pretraining.train import Settings, build_module
 
 
@@ -168,6 +171,20 @@ def test_a_batch_depends_on_seed_and_index_only() -> None:
         assert torch.equal(task.horizon, again.horizon)
     starts = {float(task.horizon[0, 0, 0]) for task in (*forward, Tasks(4, 100)[0])}
     assert len(starts) == 5
+
+
+def test_only_the_first_batches_hold_many_quiet_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def record(rng: np.random.Generator, size: int, length: int, quiet: float) -> np.ndarray:
+        asked.append(quiet)
+        return rng.standard_normal((size, length), dtype=np.float32)
+
+    monkeypatch.setattr(objective, "synthetic_series", record)
+    for index in (0, CLEAR_BATCHES - 1, CLEAR_BATCHES, CLEAR_BATCHES + 1):
+        Tasks(seed=0, tokens=100)[index]
+    assert asked == [CLEAR_QUIET, CLEAR_QUIET, QUIET, QUIET]
+    assert QUIET < CLEAR_QUIET
 
 
 def test_batches_hold_about_the_asked_number_of_tokens() -> None:
