@@ -1,10 +1,11 @@
 # make demo   set up .venv and run the main example
 # make test   set up .venv and run lint, types and tests
+# make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke
 # make clean  remove .venv, caches and build outputs
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types setup-demo setup-test clean
+.PHONY: demo test smoke lint types setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -17,6 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 TEST_READY := $(VENV)/.ready-test
+SMOKE := build/smoke
 SOURCES := $(wildcard darts_msft tests examples benchmarks)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -29,6 +31,11 @@ test: setup-test
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory types
 	$(BIN)/python -m pytest
+
+smoke: setup-test
+	rm -rf $(SMOKE)
+	$(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
+	$(BIN)/python -m benchmarks report --results $(SMOKE)
 
 lint: setup-test
 	$(BIN)/ruff check $(SOURCES)
@@ -63,7 +70,7 @@ $(DEMO_READY): pyproject.toml constraints.txt
 
 $(TEST_READY): $(DEMO_READY)
 	@rm -f $@ $(DEMO_READY); touch $(VENV)/.installing
-	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai,peft,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai,peft,baselines,dev]'
 	@rm $(VENV)/.installing; touch $(DEMO_READY); touch $@
 
 clean:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("darts", "darts-msft", "numpy", "timecopilot-uni2ts", "torch")
+PACKAGES = ("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "timecopilot-uni2ts", "torch")
 
 
 def provenance() -> dict[str, Any]:
@@ -21,10 +21,18 @@ def provenance() -> dict[str, Any]:
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it isn't installed: the baselines are an extra."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _git(*words: str) -> str:

@@ -28,6 +28,7 @@ from darts_msft.weights import load_state, state_hash
 
 RESULTS = Path(__file__).parent / "results" / "rates.json"
 PARTS = {"ETTh1": (8640, 11520), "ETTm1": (34560, 46080)}  # ends of the training and the validation part
+STRIDES = {"ETTh1": 16, "ETTm1": 64}  # steps between training (and validation) windows: 16 hours, some 500 windows
 CONTEXT, HORIZON = 512, 96
 GRID: dict[str, tuple[float, ...]] = {
     "msft": (1e-4, 3e-4, 1e-3),
@@ -83,9 +84,9 @@ def plan(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every run, as the settings that tell it from others."""
     source, _, _ = describe(arguments.backbone)
     shared = {"backbone": arguments.backbone, "weights": state_hash(load_state(source))}
-    shared |= {"context": CONTEXT, "horizon": HORIZON, "epochs": arguments.epochs, "stride": arguments.stride}
+    shared |= {"context": CONTEXT, "horizon": HORIZON, "epochs": arguments.epochs}
     return [
-        {**shared, "dataset": dataset, "method": method, "rate": rate, "seed": seed}
+        {**shared, "dataset": dataset, "stride": STRIDES[dataset], "method": method, "rate": rate, "seed": seed}
         for dataset in arguments.datasets
         for method in arguments.methods
         for rate in GRID[method]
@@ -122,7 +123,6 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--stride", type=int, default=32, help="steps between training (and validation) windows")
     arguments = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     runs = plan(arguments)

@@ -10,9 +10,7 @@ import pytest
 from benchmarks import rates
 from benchmarks.provenance import provenance
 
-ASKED = argparse.Namespace(
-    backbone="moirai-tiny", epochs=1, stride=32, datasets=["ETTh1"], methods=["msft", "scratch"], seeds=[0]
-)
+ASKED = argparse.Namespace(backbone="moirai-tiny", epochs=1, datasets=["ETTh1"], methods=["msft", "scratch"], seeds=[0])
 
 
 def test_runs_of_another_window_are_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:

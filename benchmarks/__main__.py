@@ -1,0 +1,48 @@
+"""The benchmarks' command line.
+
+    python -m benchmarks run --suite smoke      # measures, adds to benchmarks/results
+    python -m benchmarks table                  # Markdown and CSV of what was measured
+    python -m benchmarks plot                   # pictures of it
+    python -m benchmarks report                 # one HTML page with both
+
+`python -m benchmarks COMMAND --help` says what a command takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+MISUSED = 2  # exit code, as argparse's
+COMMANDS = {
+    "run": ("benchmarks.runner", "measure what has no result yet"),
+    "table": ("benchmarks.tables", "write tables of the results, as Markdown and CSV"),
+    "plot": ("benchmarks.plots", "draw the results"),
+    "report": ("benchmarks.report", "write one HTML page with tables and pictures"),
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; only that command's module is imported."""
+    words = list(sys.argv[1:] if words is None else words)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {name: subparsers.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+    if not words or words[0] not in COMMANDS:
+        parser.parse_args(words[:1])  # ends with the help, or with what is wrong
+    module = importlib.import_module(COMMANDS[words[0]][0])
+    module.add_arguments(parsers[words[0]])
+    arguments = parser.parse_args(words)
+    try:
+        return module.main(arguments) or 0
+    except ValueError as error:  # what was asked for, or a result file, is wrong
+        print(f"python -m benchmarks {arguments.command}: {error}", file=sys.stderr)
+        return MISUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

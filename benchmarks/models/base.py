@@ -1,0 +1,194 @@
+"""How a row of the results table is built, fitted and described, whatever model is behind it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import ceil, inf, isfinite
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from darts import TimeSeries
+from darts.utils.data import SequentialTorchTrainingDataset
+from darts.utils.likelihood_models.torch import QuantileRegression
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import EarlyStopping
+
+from benchmarks.datasets import Dataset
+from benchmarks.experiments import Budget
+from benchmarks.models.views import View, inner_of
+
+LOOK_BACKS = (96, 336, 512)  # of models trained from scratch, in steps
+CONTEXTS = (512, 1024, 2048)  # of pretrained models, in steps
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Forecaster(ABC):
+    """One row of the results table: how a model is built, fitted and described.
+
+    `defaults` has every option and its default value; `options` are the diff against it. An option named in `chosen`
+    may be a list: its entries are compared on validation data.
+
+    Raises
+    ------
+    ValueError
+        If an option is not known.
+    """
+
+    trains: ClassVar[bool] = True  # False: zero-shot or naive
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    chosen: ClassVar[tuple[str, ...]] = ("look_back",)
+
+    def __init__(self, options: Mapping[str, Any], budget: Budget) -> None:
+        if unknown := sorted(set(options) - set(self.defaults)):
+            raise ValueError(
+                f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; "
+                f"choose from {', '.join(self.defaults) or 'none'}"
+            )
+        self.given, self.options, self.budget = dict(options), {**self.defaults, **options}, budget
+
+    # ---------------------------------------------------------------- what the runner asks for
+
+    def candidates(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
+        """Settings to choose from on validation data, "look_back" in steps among them; `horizon` in steps."""
+        choices = {name: self._choices(name) for name in self.chosen}
+        choices["look_back"] = self._fitting_look_backs(dataset, horizon)
+        return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+    @abstractmethod
+    def build(
+        self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
+    ) -> Any:
+        """The model, or a view of it, with `input_chunk_length` and Darts' `historical_forecasts`.
+
+        `settings` is one of `candidates`. `levels` None: point forecasts (the median), else quantiles of these levels.
+        A model that trains nothing can forecast as it is.
+        """
+
+    def fit(self, model: Any, dataset: Dataset, settings: Mapping[str, Any]) -> None:
+        """Trains on the training part; the validation part finds the best epoch, which is kept, and ends the fit.
+
+        A model with `trains = False` is left as it is.
+        """
+        if not self.trains:
+            return
+        inner, look_back = inner_of(model), settings["look_back"]
+        parts = [
+            (dataset.series("train"), self.budget.train_windows),
+            (dataset.series("validation", look_back), self.budget.validation_windows),
+        ]
+        prepare = model.prepare if isinstance(model, View) else _unchanged
+        inner.fit_from_dataset(
+            *(self._windows(prepare(series), look_back, inner.output_chunk_length, limit) for series, limit in parts)
+        )
+
+    def describe(self, model: Any) -> dict[str, Any]:
+        """Parameters (trained, all), the weights' hash, what the fit did, and the scales' weights where there are."""
+        module = inner_of(model).model
+        count = sum(parameter.numel() for parameter in module.parameters())
+        trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        return {
+            "trained_parameters": trained if self.trains else 0,
+            "parameters": count,
+            "weights": self.weights(),
+            "fit_report": BestEpoch.report_of(inner_of(model)) if self.trains else None,
+            "scale_weights": None,
+        }
+
+    def weights(self) -> str | None:
+        """sha256 of the pretrained weights; None where there are none."""
+        return None
+
+    # ---------------------------------------------------------------- for subclasses
+
+    def trainer(self) -> dict[str, Any]:
+        """Lightning's settings: quiet, nothing written to disk, stopped early. BestEpoch keeps the best epoch."""
+        return {**QUIET, "callbacks": [EarlyStopping("val_loss", patience=self.budget.patience), BestEpoch()]}
+
+    def steps(self, dataset: Dataset, look_back: int, horizon: int) -> int:
+        """Optimiser steps of a fit that uses all of its epochs."""
+        begin, end = dataset.bounds["train"]
+        windows = end - begin - look_back - horizon + 1
+        windows = ceil(windows / self.budget.stride(windows, self.budget.train_windows))
+        return self.budget.epochs * ceil(windows / self.budget.batch_size)
+
+    def _choices(self, name: str) -> list[Any]:
+        value = self.options[name]
+        return list(value) if isinstance(value, list | tuple) else [value]
+
+    def _fitting_look_backs(self, dataset: Dataset, horizon: int) -> list[int]:
+        """The look-backs that leave a window in the training part; one that was asked for by name must."""
+        begin, end = dataset.bounds["train"]
+        longest, asked = end - begin - horizon, self._choices("look_back")
+        fitting = [steps for steps in asked if steps <= longest]
+        if not fitting or ("look_back" in self.given and len(fitting) < len(asked)):
+            raise ValueError(
+                f"look_back={asked} and a horizon of {horizon} steps don't fit into the {end - begin} training steps "
+                f"of {dataset.name}; give the option look_back with at most {longest} steps"
+            )
+        return fitting
+
+    def _windows(
+        self, series: TimeSeries, look_back: int, horizon: int, limit: int | None
+    ) -> SequentialTorchTrainingDataset:
+        """The series' windows, at most `limit` of them, evenly spaced and counted from its end."""
+        windows = len(series) - look_back - horizon + 1
+        return SequentialTorchTrainingDataset(
+            series,
+            input_chunk_length=look_back,
+            output_chunk_length=horizon,
+            stride=self.budget.stride(windows, limit),
+            use_static_covariates=False,
+        )
+
+
+class BestEpoch(Callback):
+    """Keeps the state with the lowest validation loss in memory, and returns to it when training ends."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.state: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        self.losses.append(float(trainer.callback_metrics["val_loss"]))
+        if self.best == len(self.losses) - 1:
+            self.state = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.best is None:
+            raise ValueError(f"no epoch had a finite validation loss ({self.losses}): lower the learning rate")
+        pl_module.load_state_dict(self.state)
+        self.state = {}
+
+    @property
+    def best(self) -> int | None:
+        """The first epoch with the lowest finite loss."""
+        finite = [loss if isfinite(loss) else inf for loss in self.losses]
+        return finite.index(min(finite)) if min(finite, default=inf) < inf else None
+
+    @classmethod
+    def report_of(cls, model: Any) -> dict[str, Any] | None:
+        """What the Darts model's fit compared and kept; None before a fit."""
+        found = [callback for callback in getattr(model.trainer, "callbacks", []) if isinstance(callback, cls)]
+        if not found or not found[0].losses:
+            return None
+        return {"kept": f"epoch {found[0].best}", "losses": found[0].losses, "epochs": len(found[0].losses)}
+
+
+def training_values(dataset: Dataset) -> np.ndarray:
+    """The training part, (T, V)."""
+    begin, end = dataset.bounds["train"]
+    return dataset.values[begin:end]
+
+
+def quantile_likelihood(levels: Sequence[float] | None) -> QuantileRegression | None:
+    """Darts' likelihood for `levels`; None for point forecasts."""
+    return None if levels is None else QuantileRegression(list(levels))
+
+
+def _unchanged(series: TimeSeries) -> TimeSeries:
+    return series

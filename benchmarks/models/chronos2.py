@@ -1,0 +1,74 @@
+"""Chronos-2, zero-shot, through Darts' `Chronos2Model` (Ansari et al. 2025, Apache-2.0)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from darts.models import Chronos2Model
+from huggingface_hub import hf_hub_download
+
+from benchmarks.datasets import Dataset
+from benchmarks.models.base import CONTEXTS, QUIET, Forecaster, quantile_likelihood
+from benchmarks.models.views import AtLevels
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Chronos2(Forecaster):
+    """Zero-shot, with all variables as one group; quantiles at levels that it lacks are read off by `at_levels`.
+
+    Options: `hub_model_name` and `revision` of the weights on the Hugging Face hub, or `local_dir`, a directory with
+    config.json and model.safetensors.
+    """
+
+    trains = False
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "look_back": CONTEXTS,
+        "hub_model_name": "amazon/chronos-2",
+        "revision": None,
+        "local_dir": None,
+    }
+
+    def build(
+        self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
+    ) -> Chronos2Model | AtLevels:
+        self._file(WEIGHTS)
+        known = json.loads(self._file(CONFIG).read_text())["chronos_config"]["quantiles"]
+        model = Chronos2Model(
+            settings["look_back"],
+            horizon,
+            likelihood=quantile_likelihood(None if levels is None else known),
+            hub_model_name=self.options["hub_model_name"],
+            hub_model_revision=self.options["revision"],
+            local_dir=self.options["local_dir"],
+            batch_size=self.budget.batch_size,
+            random_state=seed,
+            pl_trainer_kwargs=dict(QUIET),
+        )
+        model.fit(dataset.series("train"))  # reads the weights, trains nothing
+        return model if levels is None else AtLevels(model, known, levels)
+
+    def weights(self) -> str:
+        return hashlib.sha256(self._file(WEIGHTS).read_bytes()).hexdigest()
+
+    def _file(self, name: str) -> Path:
+        """One of the two files, from the directory, or the hub's cache; downloaded where that lacks it."""
+        repo, revision, folder = (self.options[option] for option in ("hub_model_name", "revision", "local_dir"))
+        if folder is not None:
+            path = Path(folder).expanduser() / name
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} does not exist; give local_dir a directory with {CONFIG} and {WEIGHTS}"
+                )
+            return path
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision))
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{name} of {repo} can't be had ({type(error).__name__}); where the hub can't be reached, give the "
+                f"option local_dir a directory with {CONFIG} and {WEIGHTS}"
+            ) from error

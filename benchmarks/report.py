@@ -1,0 +1,137 @@
+"""`python -m benchmarks report`: one HTML page with all tables and pictures, and where each figure came from.
+
+It needs nothing but itself: pictures are inside, there is no script, and the browser is told to load nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks import origin
+from benchmarks.picture import Picture
+from benchmarks.plots import file_name, pictures
+from benchmarks.results import KINDS
+from benchmarks.summary import METRIC_NAMES, Column, Row, Run, Table, options_text
+from benchmarks.tables import add_selection, command, mean_ranks, notes, output, select, write
+
+TEMPLATE = Path(__file__).parent / "report.html.jinja"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_selection(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Writes the page to `report.html`."""
+    path = output(arguments) / "report.html"
+    write(path, page(select(arguments), path.parent, command("report", arguments), command("plot", arguments)))
+    print(f"written: {path}")
+
+
+def page(found: list[Table], folder: Path, own_command: str, plot_command: str) -> str:
+    """The whole page, for a file in `folder`: links to results are relative to it."""
+    runs = list({run.path: run for table in found for run in table.runs()}.values())
+    made = sorted(run.result["provenance"]["made"] for run in runs)
+    # autoescape: a data set's, a variable's or a model's name is never mark-up
+    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(TEMPLATE.name).render(
+        count=len(runs),
+        first=made[0],
+        last=made[-1],
+        command=own_command,
+        sections=[_section(table, plot_command) for table in found],
+        sources=[_source(run, folder) for run in runs],
+    )
+
+
+def _section(table: Table, plot_command: str) -> dict[str, Any]:
+    marks = {(column, metric): table.marks(column, metric) for column in table.columns for metric in table.metrics}
+    ranks = mean_ranks(table)
+    rows = [
+        {
+            "name": table.row_names[row],
+            "cells": [_cell(table, row, *place, marks[place].get(row)) for place in marks],
+            "rank": ranks.get(row, ""),
+        }
+        for row in table.rows
+    ]
+    return {
+        "name": file_name(table),
+        "title": table.title,
+        "columns": [table.column_names[column] for column in table.columns],
+        "metrics": [METRIC_NAMES[metric] for metric in table.metrics],
+        "rows": rows,
+        "notes": notes(table),
+        "pictures": [_picture(picture, plot_command) for picture in pictures(table)],
+    }
+
+
+def _cell(table: Table, row: Row, column: Column, metric: str, place: int | None) -> dict[str, Any]:
+    """The figure, its mark, and the line of its first seed among the sources; other seeds follow there."""
+    runs = table.runs(row, column)
+    return {
+        "text": table.text(row, column, metric),
+        "place": place,
+        "source": _anchor(runs[0]) if runs else "",
+        "files": ", ".join(run.path.name for run in runs),
+    }
+
+
+def _picture(picture: Picture, plot_command: str) -> dict[str, Any]:
+    image = ""
+    if picture.figure is not None:
+        image = f"data:image/svg+xml;base64,{base64.b64encode(picture.data('svg')).decode()}"
+    return {
+        "name": picture.name,
+        "caption": picture.caption,
+        "image": image,
+        "command": plot_command,
+        "sources": [{"name": _anchor(run), "file": run.path.name} for run in picture.runs],
+    }
+
+
+def _source(run: Run, folder: Path) -> dict[str, Any]:
+    result, provenance = run.result, run.result["provenance"]
+    choice = _choice(run)
+    return {
+        "name": _anchor(run),
+        "file": run.path.name,
+        "link": _link(run.path, folder),
+        "settings": options_text(result["settings"]),
+        "choice": "" if choice is None else choice.name,
+        "choice_link": "" if choice is None else _link(choice, folder),
+        "fit": f"{result['seconds']['fit']:.1f} s",
+        "forecast": f"{result['seconds']['forecast']:.1f} s",
+        "memory": f"{result['peak_memory_mb']:.0f} MB",
+        "trained": f"{result['trained_parameters']:,}",
+        "commit": provenance["commit"][:7] + (" and changes" if provenance["dirty"] else ""),
+        "data": result["data_hash"][:8],
+        "weights": (result["weights"] or "none")[:8],
+        "command": origin.command(run),
+    }
+
+
+def _choice(run: Run) -> Path | None:
+    """The file of the choice that the run's settings came from; None where it isn't in the store."""
+    folder = run.path.parent.parent / KINDS["choice"]
+    wanted = {"key": run.result["choice_key"], **{name: run.result[name] for name in ("data_hash", "weights")}}
+    for path in sorted(folder.glob(f"*-{run.result['choice_key'][:10]}*.json")):
+        if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items():
+            return path
+    return None
+
+
+def _link(path: Path, folder: Path) -> str:
+    return quote(os.path.relpath(path, folder))
+
+
+def _anchor(run: Run) -> str:
+    return f"result-{run.path.stem}"

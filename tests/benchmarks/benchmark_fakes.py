@@ -1,0 +1,129 @@
+"""A data set of two waves, and a model without training, for tests of the benchmarks' own machinery.
+
+As a script it is `python -m benchmarks` with these registered, in the processes that it starts too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from benchmarks import datasets, models, suites
+from benchmarks.datasets import Dataset
+from benchmarks.experiments import Budget, Experiment
+from benchmarks.models.base import Forecaster
+from benchmarks.models.views import WindowModel
+
+SEASON, HORIZON = 12, 6
+BUDGET = Budget(epochs=1, validation_windows=20)
+
+
+def waves(name: str = "waves", family: str = "lsf", folder: Any = None) -> Dataset:
+    """300, 100 and 100 steps; stands in for `datasets.load`. The folder may hold a text that shifts the values."""
+    steps = np.arange(500)[:, None]
+    noise = np.random.default_rng(0).standard_normal((500, 2))
+    values = np.sin(2 * np.pi * steps / SEASON + np.arange(2)) * [1, 3] + [2, 5] + 0.3 * noise
+    shift = Path(folder, "shift") if folder else None
+    if shift is not None and shift.exists():
+        values = values + float(shift.read_text())
+    return Dataset(
+        name=name,
+        family=family,
+        frequency="h",
+        season=SEASON,
+        values=values.astype(np.float32),
+        columns=("first", "second"),
+        times=pd.date_range("2020-01-01", periods=500, freq="h"),
+        bounds={"train": (0, 300), "validation": (300, 400), "test": (400, 500)},
+    )
+
+
+class Back(WindowModel):
+    """Forecasts what was `look_back` steps before, and normal quantiles around it."""
+
+    def __init__(self, look_back: int, levels: Sequence[float] | None, spread: float) -> None:
+        super().__init__(look_back, levels)
+        self.spread = spread
+
+    def forecast(self, contexts: np.ndarray, begins: pd.DatetimeIndex, horizon: int) -> np.ndarray:
+        points = contexts[:, np.arange(horizon) % contexts.shape[1], :, None]
+        return points if self.levels is None else points + self.spread * norm.ppf(self.levels)
+
+
+class Fake(Forecaster):
+    """Writes what it does to the file `log`; `weights` is a file whose text stands for weights."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "look_back": [SEASON - 1, SEASON],
+        "spread": 0.5,
+        "log": None,
+        "weights": None,
+        "trouble": None,
+    }
+    chosen = ("look_back", "spread")
+
+    def weights(self) -> str | None:
+        path = self.options["weights"]
+        return Path(path).read_text() if path else None
+
+    def build(
+        self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
+    ) -> Back:
+        self.note(f"build {settings['look_back']} {settings['spread']} seed {seed}")
+        return Back(settings["look_back"], levels, settings["spread"])
+
+    def fit(self, model: Any, dataset: Dataset, settings: Mapping[str, Any]) -> None:
+        self.note("fit")
+        trouble = self.options["trouble"]
+        if trouble == "raise":
+            raise RuntimeError("the fake fails")
+        if trouble == "interrupt":
+            raise KeyboardInterrupt
+        if trouble == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trouble and trouble.startswith("wait for "):
+            while not Path(trouble.removeprefix("wait for ")).exists():
+                time.sleep(0.02)
+
+    def describe(self, model: Any) -> dict[str, Any]:
+        nothing = dict.fromkeys(("fit_report", "scale_weights"))
+        return {"trained_parameters": 1, "parameters": 2, "weights": self.weights(), **nothing}
+
+    def note(self, what: str) -> None:
+        if self.options["log"]:
+            with Path(self.options["log"]).open("a") as file:
+                file.write(f"{os.getpid()} {what}\n")
+
+
+def fake_suite() -> list[Experiment]:
+    """One experiment for each word of the environment variable FAKE_TROUBLES ("none": it works)."""
+    troubles = os.environ["FAKE_TROUBLES"].split(",")
+    options = {"log": os.environ["FAKE_LOG"], "look_back": SEASON}
+    return [
+        Experiment("lsf", "waves", HORIZON, "fake", seed, {**options, "trouble": trouble, "spread": float(seed)})
+        for seed, trouble in enumerate(troubles)
+    ]
+
+
+def register() -> None:
+    datasets.load = waves  # type: ignore[assignment]
+    models.MODELS["fake"] = "benchmark_fakes:Fake"
+    suites.SUITES["fake"] = fake_suite
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    register()
+
+if __name__ == "__main__":
+    from benchmarks.__main__ import main
+
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Experiments: what tells them apart, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks.experiments import Budget, Experiment
+
+
+@pytest.mark.parametrize(
+    ("windows", "limit", "stride"),
+    [(10, None, 1), (10, 10, 1), (10, 20, 1), (10, 9, 2), (10, 5, 2), (10, 4, 3), (10, 1, 10), (1, 1, 1)],
+)
+def test_a_stride_keeps_at_most_the_limit_and_is_the_least_that_does(windows: int, limit: Any, stride: int) -> None:
+    assert Budget().stride(windows, limit) == stride
+    if limit is not None:
+        assert len(range(0, windows, stride)) <= limit
+        assert stride == 1 or len(range(0, windows, stride - 1)) > limit
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 .* at least 1"),
+        ({"patience": 1.5}, "patience=1.5"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"train_windows": 0}, "train_windows=0"),
+        ({"validation_windows": "all"}, "validation_windows='all'"),
+    ],
+)
+def test_unusable_budgets_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Budget(**changes)
+
+
+BASE = Experiment("lsf", "ETTh1", 96, "msft", 1, {"aggregator": None, "look_back": [96, 512]}, Budget(epochs=2), 4)
+CHANGES: list[dict[str, Any]] = [
+    {"family": "pf", "test_stride": 1},
+    {"dataset": "ETTh2"},
+    {"horizon": 192},
+    {"model": "full"},
+    {"seed": 2},
+    {"options": {"aggregator": None}},
+    {"options": {"aggregator": "c2f", "look_back": [96, 512]}},
+    {"budget": Budget(epochs=3)},
+    {"budget": Budget(epochs=2, train_windows=1000)},
+    {"test_stride": 1},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_every_change_changes_the_key_and_seed_and_stride_not_the_choice(changes: dict[str, Any]) -> None:
+    changed = replace(BASE, **changes)
+    assert changed.key != BASE.key
+    assert (changed.choice_key == BASE.choice_key) == (set(changes) <= {"seed", "test_stride"})
+
+
+def test_keys_are_the_hash_of_canonical_json() -> None:
+    """Stored results are found by them: a change of their definition would orphan all results."""
+    text = (
+        '{"budget":{"batch_size":32,"epochs":2,"patience":3,"train_windows":null,"validation_windows":null},'
+        '"dataset":"ETTh1","family":"lsf","horizon":96,"model":"msft",'
+        '"options":{"aggregator":null,"look_back":[96,512]}'
+    )
+    assert BASE.key == hashlib.sha256((text + ',"seed":1,"test_stride":4}').encode()).hexdigest()
+    assert BASE.choice_key == hashlib.sha256((text + "}").encode()).hexdigest()
+    reordered = replace(BASE, options={"look_back": (96, 512), "aggregator": None})
+    assert reordered.key == BASE.key
+
+
+@pytest.mark.parametrize("changes", [{}, *CHANGES], ids=str)
+def test_round_trip_through_json(changes: dict[str, Any]) -> None:
+    experiment = replace(BASE, **changes)
+    back = Experiment.from_dict(json.loads(json.dumps(experiment.to_dict())))
+    assert back == experiment
+    assert back.key == experiment.key
+
+
+def test_probabilistic_windows_never_overlap() -> None:
+    assert Experiment("pf", "Solar", 24, "msft").test_stride == 24
+    assert Experiment("pf", "Solar", 24, "msft", test_stride=24) == Experiment("pf", "Solar", 24, "msft")
+    with pytest.raises(ValueError, match=r"test_stride=2 is not allowed in the family 'pf'.*24"):
+        Experiment("pf", "Solar", 24, "msft", test_stride=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "LSF"}, "family='LSF' is not known; choose one of lsf, pf"),
+        ({"dataset": ""}, "dataset=''"),
+        ({"model": None}, "model=None"),
+        ({"horizon": 0}, "horizon=0 .* at least 1"),
+        ({"seed": -1}, "seed=-1 .* at least 0"),
+        ({"test_stride": 0}, "test_stride=0"),
+        ({"options": {"levels": {0.1}}}, "can't be written as JSON"),
+        ({"options": {"lr": float("nan")}}, "can't be written as JSON"),
+    ],
+)
+def test_unusable_experiments_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(BASE, **changes)
+
+
+def test_unknown_names_in_a_file_are_refused() -> None:
+    with pytest.raises(ValueError, match="an experiment has no 'stride'; it has family, dataset"):
+        Experiment.from_dict({**BASE.to_dict(), "stride": 1})
+    with pytest.raises(ValueError, match="a budget has no 'steps'"):
+        Experiment.from_dict({**BASE.to_dict(), "budget": {"steps": 1}})
+
+
+def test_for_people() -> None:
+    assert str(replace(BASE, options={"lora_rank": 4})) == "lsf ETTh1-96 msft(lora_rank=4) seed 1"
+    assert str(replace(BASE, options={})) == "lsf ETTh1-96 msft seed 1"

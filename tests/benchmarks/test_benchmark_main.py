@@ -1,0 +1,62 @@
+"""The command line: one module a command, imported when it is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import benchmarks
+from benchmarks import __main__
+
+ROOT = Path(benchmarks.__file__).parents[1]
+
+
+def test_a_command_is_its_module_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    fake = ModuleType("fake_command")
+    fake.add_arguments = lambda parser: parser.add_argument("--results")  # type: ignore[attr-defined]
+    fake.main = called.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_command", fake)
+    monkeypatch.setitem(__main__.COMMANDS, "table", ("fake_command", ""))
+    assert __main__.main(["table", "--results", "here"]) == 0
+    assert called[0].results == "here"
+    fake.main = lambda arguments: 3  # type: ignore[attr-defined]
+    assert __main__.main(["table"]) == 3
+
+
+def test_what_is_wrong_is_said_in_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert __main__.main(["table", "--results", str(tmp_path / "nowhere")]) == __main__.MISUSED
+    message = capsys.readouterr().err
+    assert message.startswith("python -m benchmarks table: ")
+    assert "nowhere" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["tables"], 2), (["--suite", "run"], 2), (["--help"], 0)])
+def test_without_a_command_the_choices_are_shown(
+    words: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        __main__.main(words)
+    assert ended.value.code == code
+    printed = capsys.readouterr()
+    assert "COMMAND" in printed.out + printed.err
+
+
+def test_every_command_has_help() -> None:
+    for command in __main__.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            __main__.main([command, "--help"])
+        assert ended.value.code == 0
+
+
+def test_the_command_line_starts_without_torch_and_darts() -> None:
+    script = "import sys\nfrom benchmarks import __main__\n"
+    script += "try: __main__.main(['run', '--help'])\nexcept SystemExit: pass\n"
+    script += "assert not {'torch', 'darts', 'pandas'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,122 @@
+"""The suites: names that exist, and what each is for."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks import datasets, suites
+from benchmarks.models import MODELS, load_forecaster
+from darts_msft import MSFTFoundationModel
+from darts_msft.methods import METHODS
+from darts_msft.pyramid import largest_num_scales
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_names_are_registered_and_nothing_is_there_twice(name: str) -> None:
+    experiments = suites.load(name)
+    for experiment in experiments:
+        assert experiment.dataset in datasets.known(experiment.family)
+        assert experiment.model in MODELS
+    assert max(Counter(experiment.key for experiment in experiments).values()) == 1
+    seeds = [experiment.seed for experiment in experiments]
+    assert seeds == sorted(seeds)
+
+
+def test_unknown_suite() -> None:
+    with pytest.raises(ValueError, match="suite 'fast' is not known; choose one of smoke, harness, first"):
+        suites.load("fast")
+
+
+def test_the_lists_are_the_registry_s() -> None:
+    assert {*suites.OURS, *suites.BASELINES} == set(MODELS)
+    assert set(suites.OURS) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_not_trained_has_one_seed(name: str) -> None:
+    try:
+        trains = load_forecaster(name, {}, suites.SMALL_BUDGET).trains
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    assert trains == (name not in suites.UNSEEDED)
+    for suite in ("lsf", "pf", "first"):
+        places = Counter((e.family, e.dataset, e.horizon) for e in suites.load(suite) if e.model == name)
+        assert set(places.values()) <= {3 if trains else 1}
+
+
+def test_lsf_is_the_paper_s_grid() -> None:
+    found = {(e.dataset, e.horizon, e.model) for e in suites.load("lsf")}
+    sets = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity")
+    assert found == {(s, h, m) for s in sets for h in (96, 192, 336, 720) for m in MODELS}
+    assert {(e.family, e.test_stride) for e in suites.load("lsf")} == {("lsf", 1)}
+    assert all(e.budget.train_windows is None and e.options == {} for e in suites.load("lsf"))
+
+
+def test_pf_is_the_paper_s_grid() -> None:
+    assert {e.dataset for e in suites.load("pf")} == set(suites.PF)
+    for experiment in suites.load("pf"):
+        assert experiment.horizon == datasets.prediction_length(experiment.dataset) == experiment.test_stride
+        assert experiment.family == "pf"
+
+
+def test_first_is_what_the_issue_asks_for() -> None:
+    lsf = [e for e in suites.load("first") if e.family == "lsf"]
+    assert {(e.dataset, e.horizon) for e in lsf} == {(s, h) for s in ("ETTh1", "ETTm1", "Weather") for h in (96, 336)}
+    assert {e.test_stride for e in lsf} == {1}
+    assert len({e.model for e in lsf}) == 10
+    assert len({e.budget for e in suites.load("first")}) == 1
+    pf = [e for e in suites.load("first") if e.family == "pf"]
+    assert {(e.dataset, e.horizon) for e in pf} == {("JenaWeather", 144), ("ETTm1", 96)}
+
+
+def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
+    experiments = suites.load("ablations")
+    arguments = inspect.signature(MSFTFoundationModel.__init__).parameters
+    base = suites.ABLATION_BASE
+    horizon = {e.horizon for e in experiments}.pop()
+    assert {(e.dataset, e.horizon, e.model, e.seed) for e in experiments} == {("ETTm1", horizon, "msft", 0)}
+    assert len({e.budget for e in experiments}) == 1
+    switched = set()
+    for experiment in experiments:
+        assert base.items() <= experiment.options.items()
+        for name, value in experiment.options.items() - base.items():
+            assert arguments[name].default != value
+            switched.add(name)
+        load_forecaster("msft", experiment.options, experiment.budget)  # knows the options
+        MSFTFoundationModel(
+            base["look_back"], horizon, **{k: v for k, v in experiment.options.items() if k in arguments}
+        )
+    assert {e.family for e in experiments if e.options == base} == {"lsf", "pf"}
+    expected = {"shared_adapters", "shared_lora", "aggregator", "attention", "mixing", "upsampling"}
+    assert switched == expected | {"weight_learning", "weight_init", "num_scales"}
+
+
+def test_ablations_have_every_number_of_scales() -> None:
+    context, patch = suites.ABLATION_BASE["look_back"], suites.ABLATION_BASE["patch_size"]
+    largest = largest_num_scales(context, 96, patch)
+    default = MSFTFoundationModel(context, 96, patch_size=patch)._module_settings["num_scales"]
+    asked = [e.options["num_scales"] for e in suites.load("ablations") if "num_scales" in e.options]
+    assert sorted([*asked, default]) == list(range(largest + 1))
+
+
+def test_the_harness_check_is_at_the_papers_look_back() -> None:
+    experiments = suites.load("harness")
+    assert {(e.model, e.dataset) for e in experiments} == {
+        (model, name) for model in ("dlinear", "patchtst") for name in ("ETTh1", "ETTm1", "Weather")
+    }
+    for experiment in experiments:
+        assert (experiment.horizon, experiment.test_stride, experiment.options) == (96, 1, {"look_back": 336})
+        assert experiment.budget.train_windows is None
+
+
+def test_smoke_needs_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for experiment in suites.load("smoke"):
+        data = datasets.load(experiment.dataset, experiment.family, None)
+        assert len(data.starts("test", experiment.horizon, experiment.test_stride)) > 50
+    assert {e.family for e in suites.load("smoke")} == {"lsf", "pf"}

@@ -1,0 +1,322 @@
+"""Tables of results: what may stand side by side, figures, marks, ranks, notes, and the files they are written to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_results import arguments_of, result, store, tables_of
+
+from benchmarks import suites, tables
+from benchmarks.summary import Row, Table, read
+from benchmarks.tables import BEGIN, END
+
+
+def lsf(model: str, mse: float, dataset: str = "ETTh1", horizon: int = 96, **changes: Any) -> dict[str, Any]:
+    return result(model, dataset, horizon, metrics={"mse": mse, "mae": mse + 0.1}, **changes)
+
+
+def named(table: Table, name: str) -> Row:
+    return next(row for row, own in table.row_names.items() if own == name)
+
+
+def rows_of(markdown: str) -> list[list[str]]:
+    """The cells of a Markdown table's lines."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+# ----------------------------------------------------------------------------------------- what may stand side by side
+
+
+def test_a_quick_look_is_not_in_the_full_table() -> None:
+    found = tables_of(lsf("msft", 0.4), lsf("dlinear", 0.3, test_stride=32), lsf("dlinear", 0.35, test_stride=16))
+    assert [table.stride for table in found] == [None, 16, 32]
+    assert [list(table.row_names.values()) for table in found] == [["MSFT"], ["DLinear"], ["DLinear"]]
+    assert found[2].title == "Long-sequence forecasting: quick look, test windows 32 steps apart"
+    assert "A quick look: test windows are 32 steps apart" in " ".join(tables.notes(found[2]))
+    assert "quick look" not in found[0].title + " ".join(tables.notes(found[0]))
+
+
+def test_windows_of_pf_are_always_apart_and_no_quick_look() -> None:
+    found = tables_of(result("msft", family="pf"), result("full", horizon=48, family="pf"))
+    assert [(table.stride, len(table.columns)) for table in found] == [(None, 2)]
+
+
+def test_budgets_and_families_have_tables_of_their_own_which_name_them() -> None:
+    small = {"epochs": 2, "train_windows": 1000, "validation_windows": 200}
+    found = tables_of(lsf("msft", 0.4), lsf("full", 0.3, budget=small), result("full", family="pf"))
+    assert [table.family for table in found] == ["lsf", "lsf", "pf"]
+    texts = {next(iter(table.row_names.values())): " ".join(tables.notes(table)) for table in found[:2]}
+    assert "at most 10 epochs, " in texts["MSFT"]
+    assert "all training windows an epoch; all validation windows." in texts["MSFT"]
+    assert "at most 2 epochs, " in texts["full finetuning"]
+    assert "at most 1000 training windows an epoch; at most 200 validation windows." in texts["full finetuning"]
+
+
+def test_variants_stand_beside_their_model_and_not_among_the_others() -> None:
+    entries = [
+        lsf("msft", 0.4),
+        lsf("msft", 0.5, "ETTm1"),
+        lsf("full", 0.3),
+        lsf("msft", 0.7, options={"mixing": "first"}),
+    ]
+    entries.append(lsf("full", 0.2, options={"backbone": "moirai-1.1-R-small"}))
+    main, variants = tables_of(*entries)
+    assert list(main.row_names.values()) == ["MSFT", "full finetuning", "full finetuning (backbone=moirai-1.1-R-small)"]
+    assert list(variants.row_names.values()) == ["MSFT", "MSFT (mixing=first)"]
+    assert [column.dataset for column in variants.columns] == ["ETTh1"]
+    assert variants.title == "Long-sequence forecasting: variants of MSFT"
+
+
+def test_settings_that_were_given_are_in_the_title_and_keep_runs_apart() -> None:
+    """As in the ablations, whose base is MSFT with a look-back: its table of its own would say nothing new."""
+    base = {"look_back": 336}
+    entries = [lsf("msft", 0.1), lsf("dlinear", 0.3, options=base), lsf("patchtst", 0.2, options=base)]
+    main, given = tables_of(*entries)
+    assert list(main.row_names.values()) == ["MSFT"]
+    assert list(given.row_names.values()) == ["DLinear", "PatchTST"]
+    assert given.title == "Long-sequence forecasting, with look_back=336"
+    assert "Look-back as given: " in " ".join(tables.notes(given))
+    (only,) = tables_of(lsf("msft", 0.3, options=base), lsf("msft", 0.4, options={**base, "aggregator": None}))
+    assert only.title == "Long-sequence forecasting: variants of MSFT, with look_back=336"
+    assert list(only.row_names.values()) == ["MSFT", "MSFT (aggregator=None)"]
+
+
+def test_other_data_or_windows_are_another_column_and_other_weights_another_row() -> None:
+    entries = [lsf("msft", 0.4), lsf("full", 0.3, data_hash="f" * 64), lsf("dlinear", 0.3, windows=9)]
+    (table,) = tables_of(*entries, lsf("msft", 0.2, weights="b" * 64))
+    assert len(set(table.column_names.values())) == 3
+    assert any(name.endswith("[data ffffffff, 2785 windows]") for name in table.column_names.values())
+    assert list(table.row_names.values())[:2] == ["MSFT [weights aaaaaaaa]", "MSFT [weights bbbbbbbb]"]
+    assert tables.mean_ranks(table) == {}  # nothing here can be compared but the two MSFT, which share one column of 3
+
+
+def test_two_results_of_one_experiment_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"0\.json and 1\.json are results of the same experiment"):
+        tables_of(lsf("msft", 0.4), lsf("msft", 0.5))
+
+
+# ------------------------------------------------------------------------------------------------------ figures, marks
+
+
+def test_mean_and_spread_over_seeds_by_hand() -> None:
+    (table,) = tables_of(*(lsf("msft", mse, seed=seed) for seed, mse in enumerate((0.3, 0.4, 0.8))), lsf("full", 0.45))
+    assert rows_of(tables.markdown([table]))[2:] == [
+        ["MSFT", "<u>0.500 ± 0.265</u>", "<u>0.600 ± 0.265</u>", "2.00"],  # sqrt((0.04 + 0.01 + 0.09) / 2)
+        ["full finetuning", "**0.450**", "**0.550**", "1.00"],
+    ]
+    assert "Seeds: 3 for MSFT; 1 for full finetuning. ±" in " ".join(tables.notes(table))
+
+
+def test_figures_that_look_equal_share_a_mark_and_the_next_is_second() -> None:
+    errors = {"msft": 0.3001, "full": 0.3004, "lora": 0.31, "dlinear": 0.32}
+    (table,) = tables_of(*(lsf(model, mse) for model, mse in errors.items()))
+    marks = table.marks(table.columns[0], "mse")
+    assert {row.model: place for row, place in marks.items()} == {"msft": 1, "full": 1, "lora": 2}
+    assert table.ranking(["mse"]).means == dict(zip(table.rows, (1.0, 2.0, 3.0, 4.0), strict=True))
+
+
+def test_small_figures_have_digits_enough_all_alike_in_a_column() -> None:
+    (table,) = tables_of(
+        lsf("msft", 0.00341), lsf("full", 0.02846), lsf("msft", 12.0, "ETTm1"), lsf("full", 0.1, "ETTm1")
+    )
+    cells = [line[1::2] for line in rows_of(tables.markdown([table]))[2:]]
+    assert cells == [["**0.00341**", "<u>12.000</u>", "1.50"], ["<u>0.02846</u>", "**0.100**", "1.50"]]
+
+
+def test_one_figure_alone_is_neither_best_nor_ranked() -> None:
+    (table,) = tables_of(lsf("msft", 0.3))
+    assert rows_of(tables.markdown([table]))[2] == ["MSFT", "0.300", "0.400", ""]
+
+
+def test_coverage_is_best_where_it_is_nearest_to_its_nominal_value() -> None:
+    metrics = [{"crps": 1.0, "msis": 1.0, "coverage": coverage} for coverage in (0.5, 0.83, 0.99)]
+    (table,) = tables_of(
+        *(result(m, family="pf", metrics=own) for m, own in zip(("msft", "full", "lora"), metrics, strict=True))
+    )
+    assert list(table.marks(table.columns[0], "coverage").values()) == [1, 2]
+    assert [row.model for row in table.marks(table.columns[0], "coverage")] == ["full", "lora"]
+    assert table.ranking().metrics == ("crps", "msis")
+
+
+def test_a_missing_result_or_metric_is_an_empty_cell() -> None:
+    entries = [lsf("msft", 0.4), lsf("full", 0.5), lsf("full", 0.6, "ETTm1")]
+    entries[1]["metrics"].pop("mae")
+    (table,) = tables_of(*entries)
+    assert rows_of(tables.markdown([table]))[2:] == [
+        ["MSFT", "**0.400**", "0.500", "", "", ""],
+        ["full finetuning", "<u>0.500</u>", "", "0.600", "0.700", ""],
+    ]
+    assert "No mean rank" in " ".join(tables.notes(table))
+
+
+# --------------------------------------------------------------------------------------------------------------- ranks
+
+
+def test_mean_ranks_against_a_loop() -> None:
+    """Two columns lack a model and don't count; one model is in too few columns to count itself; one pair is equal."""
+    random = np.random.default_rng(3)
+    places = [(dataset, horizon) for dataset in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)]
+    errors = {(m, p): random.random() for m in ("msft", "full", "lora", "dlinear") for p in places}
+    errors["msft", places[0]] = errors["full", places[0]]
+    del errors["lora", places[1]], errors["full", places[2]]
+    errors["fracast", places[3]] = errors["fracast", places[1]] = 0.0
+    (table,) = tables_of(*(lsf(model, error, *place) for (model, place), error in errors.items()))
+
+    ranks: dict[str, list[float]] = {model: [] for model in ("msft", "full", "lora", "dlinear")}
+    for place in (places[0], *places[3:]):
+        for model, own in ranks.items():
+            others = [errors[other, place] for other in ranks]
+            below = sum(error < errors[model, place] for error in others)
+            own.append(below + (1 + sum(error == errors[model, place] for error in others)) / 2)
+    expected = {model: np.mean(own) for model, own in ranks.items()}
+    assert {row.model: mean for row, mean in table.ranking().means.items()} == pytest.approx(expected)
+    note = " ".join(tables.notes(table))
+    assert "Mean rank: of 4 models over the MSE and MAE of 4 of 6 data sets and horizons" in note
+    assert "not ranked, in fewer than half of the columns: Fracast-0." in note
+
+
+# --------------------------------------------------------------------------------------------------------------- notes
+
+
+def test_notes_say_look_back_windows_and_what_was_kept() -> None:
+    entries = [
+        lsf("msft", 0.4, settings={"look_back": 1024}, fit_report={"kept": "zero-shot"}, seed=2),
+        lsf("msft", 0.4, horizon=336, settings={"look_back": 512}, fit_report={"kept": "epoch 3"}),
+        lsf("dlinear", 0.4, settings={"look_back": 336, "lr": 0.001}, fit_report={"kept": "epoch 0"}),
+    ]
+    entries[2]["provenance"]["dirty"] = True
+    (table,) = tables_of(*entries)
+    lines = tables.notes(table)
+    assert "Test windows: 2785 for ETTh1 96; 2545 for ETTh1 336." in lines
+    chosen = "1024 (ETTh1 96), 512 (ETTh1 336) for MSFT; 336 for DLinear"
+    assert f"Look-back chosen on validation data: {chosen}." in lines
+    kept = "Finetuning was no better on validation data, so the pretrained model was kept: MSFT on ETTh1 96 (seed 2)."
+    assert [line for line in lines if line.startswith("Finetuning")] == [kept]
+    assert lines[-1] == "Code: commit c67c8c5, c67c8c5 with uncommitted changes."
+
+
+def test_variables_without_msis_are_named() -> None:
+    (table,) = tables_of(result("msft", family="pf", without_msis=["rain", "snow"]), result("full", family="pf"))
+    assert any(line.endswith("from season to season: rain, snow of ETTh1 96.") for line in tables.notes(table))
+    (table,) = tables_of(result("msft", family="pf", without_msis=[]))
+    assert not any("season to season" in line for line in tables.notes(table))
+
+
+def test_names_are_text_in_markdown() -> None:
+    name = "a|b <img src=x> *c* `d` [e](f) _g_"
+    text = tables.markdown(tables_of(lsf("msft", 0.4, name)))
+    assert "a\\|b &lt;img src=x&gt; \\*c\\* \\`d\\` \\[e\\](f) \\_g\\_ 96<br>MSE" in text
+    assert tables.markdown(tables_of(lsf("msft", 0.4, "folder/mine.toml"))).count("| mine 96<br>MSE |") == 1
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_csv_has_every_figure_unrounded_with_its_files(tmp_path: Path) -> None:
+    store(tmp_path, lsf("msft", 1 / 3), lsf("msft", 1 / 7, seed=1), lsf("full", 0.25, options={"backbone": "a,b"}))
+    tables.main(arguments_of(tables, "--results", str(tmp_path)))
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "tables.csv").read_text())))
+    assert len(lines) == 4
+    first = next(line for line in lines if (line["model"], line["metric"]) == ("msft", "mse"))
+    assert float(first["mean"]) == pytest.approx((1 / 3 + 1 / 7) / 2, abs=1e-15)
+    assert float(first["spread"]) == pytest.approx((1 / 3 - 1 / 7) / 2**0.5, abs=1e-15)
+    files = [json.loads((tmp_path / "runs" / name).read_text()) for name in first["files"].split()]
+    assert [entry["metrics"]["mse"] for entry in files] == [1 / 3, 1 / 7]
+    assert (first["seeds"], first["place"], first["look_back"], first["windows"]) == ("0 1", "1", "512", "2785")
+    assert {line["options"] for line in lines} == {"{}", '{"backbone": "a,b"}'}
+
+
+def test_only_what_was_asked_for(tmp_path: Path) -> None:
+    small = asdict(suites.SMALL_BUDGET)  # that of the suite "first"
+    entries = [lsf("msft", 0.4, budget=small), lsf("msft", 0.4), lsf("dlinear", 0.3, "ETTm1", budget=small)]
+    store(tmp_path, *entries, lsf("dlinear", 0.3, "ETTm1", budget=small, test_stride=5))
+
+    def models(*words: str) -> list[tuple[str, str]]:
+        found = tables.select(arguments_of(tables, "--results", str(tmp_path), *words))
+        return [(run.experiment["model"], run.experiment["dataset"]) for table in found for run in table.runs()]
+
+    assert models("--suite", "first") == [("msft", "ETTh1"), ("dlinear", "ETTm1")]
+    assert models("--suite", "first", "--datasets", "ETTm1") == [("dlinear", "ETTm1")]
+    assert models("--only", "msft", "--horizons", "96") == [("msft", "ETTh1")] * 2
+    with pytest.raises(ValueError, match=r"no result has dataset \['Weather'\]; there are ETTh1, ETTm1"):
+        models("--datasets", "Weather", "ETTh1")
+    with pytest.raises(ValueError, match=r"none of the 4 results in .* fits all"):
+        models("--datasets", "ETTm1", "--only", "msft")
+    with pytest.raises(ValueError, match="is of the suite 'ablations'; run it first"):
+        models("--suite", "ablations")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"wrong\.json is not a result \(.*; restore it"),
+        ('{"kind": "run", "metrics": {"mse": NaN}}', r"wrong\.json is not a result \(it holds NaN"),
+        ('{"kind": "choice"}', r"wrong\.json is not a result: it needs kind='run'"),
+        ("[]", r"wrong\.json is not a result: it needs kind='run'"),
+    ],
+)
+def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str, message: str) -> None:
+    store(tmp_path, lsf("msft", 0.4))
+    (tmp_path / "runs" / "wrong.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+
+
+def test_no_results_say_how_to_make_some(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no results in .*runs; make some first: python -m benchmarks run --suite smoke"
+    ):
+        read(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- README
+
+
+def test_only_the_text_between_the_markers_changes(tmp_path: Path) -> None:
+    folder = store(tmp_path / "my results", lsf("msft", 0.4), lsf("full", 0.5))
+    readme = tmp_path / "README.md"
+    before, after = b"# Title\r\n\r\n\xc3\xa4\n" + BEGIN.encode(), END.encode() + b"\r\nthe rest, no newline"
+    readme.write_bytes(before + b" old " + after)
+    readme.chmod(0o600)
+    words = ("--results", str(folder), "--readme", str(readme))
+    tables.main(arguments_of(tables, *words))
+    once = readme.read_bytes()
+    assert once.startswith(before)
+    assert once.endswith(after)
+    assert b" old " not in once
+    assert "| MSFT | **0.400** |" in once.decode()
+    assert f"`python -m benchmarks table --results '{folder}' --readme {readme}`" in once.decode()
+    assert readme.stat().st_mode & 0o777 == 0o600
+    tables.main(arguments_of(tables, *words))
+    assert readme.read_bytes() == once
+
+
+@pytest.mark.parametrize("text", ["none", BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"])
+def test_a_readme_without_its_markers_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md needs the line <!-- results:begin --> once"):
+        tables.put_into(readme, "new")
+    assert readme.read_text() == text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        tables.write(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

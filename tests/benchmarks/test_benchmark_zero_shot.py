@@ -1,0 +1,113 @@
+"""Fracast and Chronos-2 as rows of the results table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from darts.models import Chronos2Model
+from darts.models.forecasting.chronos2_model import _Chronos2Module
+from darts.utils.likelihood_models.torch import QuantileRegression
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import save_file
+from three_waves import BUDGET, HORIZON, LEVELS, backtest, waves
+
+from benchmarks.measures import forecast
+from benchmarks.models import chronos2, load_forecaster
+
+STARTS = range(490, 520, 9)
+
+# ------------------------------------------------------------------------------------------------------------- Fracast
+
+
+@pytest.mark.parametrize("levels", [None, LEVELS])
+def test_fracast_forecasts_each_window_and_variable_alone(levels: tuple[float, ...] | None) -> None:
+    """As its own class does it, one series after the other; the horizon takes a second block of 48 steps."""
+    fracast = pytest.importorskip("fracast")
+    data, horizon, starts = waves(), 50, range(500, 540, 29)
+    forecaster = load_forecaster("fracast", {"look_back": 60}, BUDGET)
+    model = forecaster.build({"look_back": 60}, data, horizon, 0, levels)
+    found = forecast(model, data, starts, horizon, 60, levels)
+    own = fracast.FracastModel.from_pretrained(weights="fp32")
+    for index, start in enumerate(starts):
+        for variable in range(3):
+            quantiles = own.forecast(data.values[start - 60 : start, variable], horizon=horizon)
+            places = [0] if levels is None else [1, 2, 3]  # of 0.1, 0.5 and 0.9
+            expected = quantiles[:, [4] if levels is None else [0, 4, 8]]
+            np.testing.assert_allclose(found[index, :, variable, places].T, expected, rtol=1e-4, atol=1e-3)
+    if levels is not None:
+        assert (np.diff(found[..., [0, 1, 3, 4]], axis=-1) > 0).all()
+
+
+def test_fracast_is_described_and_refuses_what_it_lacks() -> None:
+    pytest.importorskip("fracast")
+    forecaster = load_forecaster("fracast", {}, BUDGET)
+    model = forecaster.build({"look_back": 512}, waves(), HORIZON, 0, None)
+    described = forecaster.describe(model)
+    assert (described["parameters"], described["trained_parameters"]) == (85001, 0)
+    other = load_forecaster("fracast", {"weights": "w8"}, BUDGET)
+    assert described["weights"] == forecaster.weights() != other.weights()
+    with pytest.raises(ValueError, match=r"look_back=4096 .* at most 2048"):
+        forecaster.build({"look_back": 4096}, waves(), HORIZON, 0, None)
+    with pytest.raises(ValueError, match="weights='int4' is not known"):
+        load_forecaster("fracast", {"weights": "int4"}, BUDGET).weights()
+
+
+# ----------------------------------------------------------------------------------------------------------- Chronos-2
+
+KNOWN = [0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99]
+
+
+@pytest.fixture(scope="module")
+def tiny_chronos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Chronos-2 checkpoint: width 16, one layer, patches of 4 steps."""
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+    patches = {"input_patch_size": 4, "input_patch_stride": 4, "output_patch_size": 4, "max_output_patches": 16}
+    sizes["chronos_config"] = {
+        **patches, "context_length": 512, "quantiles": KNOWN, "use_reg_token": True, "use_arcsinh": True,
+        "time_encoding_scale": 512,
+    }  # fmt: skip
+    lengths = {"input_chunk_length": 8, "output_chunk_length": 4, "train_sample_shape": [(8, 1)]}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = _Chronos2Module(**sizes, **lengths)
+    folder = tmp_path_factory.mktemp("tiny-chronos")
+    (folder / "config.json").write_text(json.dumps(sizes))
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / "model.safetensors")
+    return str(folder)
+
+
+def test_chronos2_is_darts_own(tiny_chronos: str) -> None:
+    options = {"look_back": 48, "local_dir": tiny_chronos}
+    data, (_, points, described) = waves(), backtest("chronos2", options, STARTS)
+    _, found, _ = backtest("chronos2", options, STARTS, LEVELS)
+    own = Chronos2Model(48, HORIZON, likelihood=QuantileRegression(KNOWN), local_dir=tiny_chronos)
+    own.fit(data.series("train"))
+    for index, start in enumerate(STARTS):
+        context = data.series("test", 100)[: start - 380]
+        quantiles = own.predict(HORIZON, context, predict_likelihood_parameters=True).values().reshape(HORIZON, 3, 7)
+        np.testing.assert_allclose(
+            found[index, ..., [1, 2, 3]], quantiles[..., [2, 3, 4]].transpose(2, 0, 1), rtol=1e-4
+        )
+        np.testing.assert_allclose(points[index, ..., 0], quantiles[..., 3], rtol=1e-4)
+        middle = np.sort(quantiles[..., :2], axis=-1)  # 0.025 lies between 0.01 and 0.05
+        assert ((found[index, ..., 0] > middle[..., 0]) & (found[index, ..., 0] < middle[..., 1])).all()
+    count = sum(parameter.numel() for parameter in own.model.parameters())
+    assert (described["parameters"], described["trained_parameters"]) == (count, 0)
+    assert len(described["weights"]) == 64
+
+
+def test_chronos2_says_where_weights_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors does not exist; give local_dir"):
+        backtest("chronos2", {"look_back": 48, "local_dir": str(tmp_path)}, STARTS)
+
+    def unreachable(*args: Any, **kwargs: Any) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(chronos2, "hf_hub_download", unreachable)
+    with pytest.raises(FileNotFoundError, match=r"amazon/chronos-2 can't be had .* option local_dir"):
+        load_forecaster("chronos2", {}, BUDGET).weights()
