@@ -1,0 +1,179 @@
+"""Which defaults: learning rates of every method, and MSFT's weights, mixing and scales, on validation data alone.
+
+    python -m benchmarks.defaults --data ../shared/data [--groups msft lora weights --datasets ETTh1 ETTm1 --seeds 0]
+
+A group is a list of settings that are compared with each other; what they leave out is today's default. For each
+method the rate of the parameters that it is about is varied; MSFT's pretrained and head rates are a tenth of that of
+its new modules. The test parts are not read. Runs that have an entry in `results/defaults/<data set>.json` for the same
+weights and settings are skipped, so an interrupted command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from darts import TimeSeries
+from darts.dataprocessing.transformers import Scaler
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.provenance import provenance
+from darts_msft import MSFTFoundationModel
+from darts_msft.backbones import describe
+from darts_msft.datasets import load_dataset
+from darts_msft.methods import find_method
+from darts_msft.weights import load_state, state_hash
+
+RESULTS = Path(__file__).parent / "results" / "defaults"
+PARTS = {"ETTh1": (8640, 11520), "ETTm1": (34560, 46080)}  # ends of the training and the validation part
+STRIDES = {"ETTh1": 24, "ETTm1": 96}  # steps between training (and validation) windows: a day
+CONTEXT, HORIZON = 512, 96
+Settings = dict[str, Any]
+
+
+def _rates(method: str, *rates: float) -> list[Settings]:
+    """The method's settings where its main rate is each of `rates`."""
+    names = {"full": ("pretrained", "head"), "scratch": ("pretrained", "head"), "linear_probe": ("head",)}
+    main = names.get(method, ("new",))
+    found = [{"method": method, **{f"lr_{name}": rate for name in main}} for rate in rates]
+    if method == "msft":
+        return [{**one, **dict.fromkeys(("lr_pretrained", "lr_head"), round(one["lr_new"] / 10, 9))} for one in found]
+    return found
+
+
+GROUPS: dict[str, list[Settings]] = {
+    "msft": _rates("msft", 1e-4, 3e-4, 1e-3),
+    "full": _rates("full", 3e-5, 1e-4, 3e-4),
+    "linear_probe": _rates("linear_probe", 3e-4, 1e-3, 3e-3),
+    "prompt": _rates("prompt", 1e-3, 3e-3, 1e-2),
+    "lora": _rates("lora", 3e-4, 1e-3, 3e-3),
+    "adalora": _rates("adalora", 1e-3, 3e-3, 1e-2),
+    "scratch": _rates("scratch", 3e-4, 1e-3, 3e-3),
+    "weights": [
+        {"method": "msft", "weight_learning": way} for way in ("stacking", "mixed_loss", "scale_loss", "uniform")
+    ],
+    "mixing": [{"method": "msft", "mixing": way} for way in ("mixture", "quantile", "samples", "first")],
+    "scales": [{"method": "msft", "num_scales": scales} for scales in (0, 1, 2, 3)],
+}
+
+
+def parts(name: str, folder: str | None) -> tuple[TimeSeries, TimeSeries]:
+    """Training and validation series, standardised with training statistics; the latter looks back CONTEXT steps."""
+    first, second = PARTS[name]
+    series = load_dataset(name, folder)
+    scaler = Scaler(StandardScaler())
+    train = scaler.fit_transform(series[:first])
+    return train.astype(np.float32), scaler.transform(series[first - CONTEXT : second]).astype(np.float32)
+
+
+def fit(run: dict[str, Any], folder: str | None) -> dict[str, Any]:
+    """Validation scores (CRPS) of every state that the fit compared, the one before training first."""
+    train, validation = parts(run["dataset"], folder)
+    model = MSFTFoundationModel(
+        CONTEXT,
+        HORIZON,
+        backbone=run["backbone"],
+        n_epochs=run["epochs"],
+        random_state=run["seed"],
+        pl_trainer_kwargs={"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+        **run["settings"],
+    )
+    begin = time.perf_counter()
+    model.fit(train, val_series=validation, stride=run["stride"])
+    scores = {candidate.label: candidate.score for candidate in model.candidates}
+    weights = model.scale_weights.tolist()
+    return {
+        "scores": scores,
+        "best": min(scores.values()),
+        "scale_weights": weights,
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+def plan(arguments: argparse.Namespace, dataset: str) -> list[dict[str, Any]]:
+    """Every run on a data set, as what tells it from others: settings that two groups share are one run."""
+    shared = {"backbone": arguments.backbone, "weights": state_hash(load_state(describe(arguments.backbone)[0]))}
+    shared |= {"context": CONTEXT, "horizon": HORIZON, "epochs": arguments.epochs}
+    shared |= {"dataset": dataset, "stride": STRIDES[dataset]}
+    runs = [
+        {**shared, "settings": resolved(settings), "seed": seed}
+        for group in arguments.groups
+        for settings in GROUPS[group]
+        for seed in arguments.seeds
+    ]
+    return [run for index, run in enumerate(runs) if run not in runs[:index]]
+
+
+def resolved(settings: Settings) -> Settings:
+    """The settings with the rates that the method has by default today, and MSFT's compared switches likewise."""
+    rates = find_method(settings["method"]).rates.to_dict()
+    found = {f"lr_{name}": rate for name, rate in rates.items()}
+    if settings["method"] == "msft":
+        found |= {"weight_learning": "stacking", "mixing": "mixture", "num_scales": None}
+    return {**found, **settings}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
+    path = arguments.results / f"{dataset}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for run in plan(arguments, dataset):
+        entries = read(path)
+        if any(entry["run"] == run for entry in entries):
+            continue
+        entry = {"run": run, **provenance(), **fit(run, arguments.data)}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps([*entries, entry], indent=1) + "\n")
+        os.replace(part, path)
+        print(dataset, run["settings"], f"{entry['best']:.4f}", f"{entry['seconds']:.0f} s", flush=True)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Prints each setting's best validation score and its ratio to that before training (zero-shot).
+
+    For "scratch" the untrained state is no measure: there the score alone counts.
+    """
+    print("\nbest validation CRPS (over that before training), mean over seeds")
+    entries = {name: read(arguments.results / f"{name}.json") for name in arguments.datasets}
+    for group in arguments.groups:
+        for settings in GROUPS[group]:
+            cells = ""
+            for name in arguments.datasets:
+                wanted = [run for run in plan(arguments, name) if run["settings"] == resolved(settings)]
+                own = [entry for entry in entries[name] if entry["run"] in wanted]
+                if own:
+                    cells += f"  {name} {np.mean([entry['best'] for entry in own]):.4f}"
+                if own and group != "scratch":
+                    ratio = np.mean([entry["best"] / next(iter(entry["scores"].values())) for entry in own])
+                    cells += f" ({ratio:.4f})"
+            changes = " ".join(f"{key}={value}" for key, value in settings.items() if key != "method")
+            print(f"{group:<14}{changes:<60}{cells}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.defaults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", help="folder with the ETT files")
+    parser.add_argument("--backbone", default="moirai-tiny")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    parser.add_argument("--datasets", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the entries")
+    arguments = parser.parse_args()
+    for dataset in arguments.datasets:
+        run_missing(arguments, dataset)
+    table(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The benchmark of default settings: what tells runs apart, where entries come from, and the table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import defaults
+from benchmarks.provenance import provenance
+
+ASKED = argparse.Namespace(
+    backbone="moirai-tiny", epochs=1, datasets=["ETTh1"], groups=["msft", "scratch", "weights"], seeds=[0], data=None
+)
+
+
+def test_runs_of_another_window_are_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = defaults.plan(ASKED, "ETTh1")
+    for name in ("CONTEXT", "HORIZON"):
+        with monkeypatch.context() as patch:
+            patch.setattr(defaults, name, 64)
+            assert not [run for run in defaults.plan(ASKED, "ETTh1") if run in runs]
+
+
+def test_settings_that_are_the_default_are_one_run() -> None:
+    """MSFT's default rate is in its grid, and stacking is its default."""
+    runs = defaults.plan(ASKED, "ETTh1")
+    assert len(runs) == 3 + 3 + 4 - 1
+
+
+def test_the_commit_is_the_repository_s_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = provenance()
+    monkeypatch.chdir(tmp_path)
+    there = provenance()
+    assert here["commit"] == there["commit"]
+    assert len(here["commit"]) == 40
+
+
+def test_what_has_an_entry_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[dict] = []
+
+    def fit(run: dict, folder: str | None) -> dict:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(run)
+        return {"scores": {"start": 0.5, "epoch 0": 0.25}, "best": 0.25, "seconds": 1.0}
+
+    monkeypatch.setattr(defaults, "fit", fit)
+    arguments = argparse.Namespace(**vars(ASKED), results=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        defaults.run_missing(arguments, "ETTh1")
+    assert [entry["run"] for entry in json.loads((tmp_path / "ETTh1.json").read_text())] == done
+    first = list(done)
+    done.clear()
+    defaults.run_missing(arguments, "ETTh1")
+    assert first + done == defaults.plan(ASKED, "ETTh1")
+
+
+def test_table_has_scores_and_no_ratio_for_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = defaults.plan(ASKED, "ETTh1")
+    results = [{"run": run, "scores": {"start": 0.5, "epoch 0": 0.25}, "best": 0.25} for run in runs]
+    (tmp_path / "ETTh1.json").write_text(json.dumps(results))
+    defaults.table(argparse.Namespace(**vars(ASKED), results=tmp_path))
+    lines = {tuple(line.split()[:2]): line.split()[-3:] for line in capsys.readouterr().out.splitlines()[2:]}
+    assert lines["msft", "lr_new=0.0001"] == ["ETTh1", "0.2500", "(0.5000)"]
+    assert lines["weights", "weight_learning=uniform"] == ["ETTh1", "0.2500", "(0.5000)"]
+    assert lines["scratch", "lr_pretrained=0.001"][1:] == ["ETTh1", "0.2500"]
