@@ -21,7 +21,7 @@ from uni2ts.distribution import MixtureOutput, StudentTOutput
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
-from darts_msft.pretraining.objective import CLEAR_BATCHES, PATCH_SIZE_SHARES, Task, Tasks, horizon_loss
+from darts_msft.pretraining.objective import CLEAR_BATCHES, MAX_TOKENS, PATCH_SIZE_SHARES, Task, Tasks, horizon_loss
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def build_module(settings: Settings) -> MoiraiModule:
         d_model=settings.width,
         num_layers=settings.layers,
         patch_sizes=tuple(PATCH_SIZE_SHARES),
-        max_seq_len=512,
+        max_seq_len=MAX_TOKENS,  # longer sequences are refused: forecasts from them are poor
         attn_dropout_p=0.0,
         dropout_p=0.0,
     )
