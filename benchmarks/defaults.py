@@ -47,13 +47,13 @@ def _rates(method: str, *rates: float) -> list[Settings]:
 
 
 GROUPS: dict[str, list[Settings]] = {
-    "msft": _rates("msft", 1e-4, 3e-4, 1e-3),
-    "full": _rates("full", 3e-5, 1e-4, 3e-4),
-    "linear_probe": _rates("linear_probe", 3e-4, 1e-3, 3e-3),
-    "prompt": _rates("prompt", 1e-3, 3e-3, 1e-2),
-    "lora": _rates("lora", 3e-4, 1e-3, 3e-3),
-    "adalora": _rates("adalora", 1e-3, 3e-3, 1e-2),
-    "scratch": _rates("scratch", 3e-4, 1e-3, 3e-3),
+    "msft": _rates("msft", 1e-4, 3e-4, 1e-3, 3e-3),
+    "full": _rates("full", 3e-5, 1e-4, 3e-4, 1e-3),
+    "linear_probe": _rates("linear_probe", 3e-4, 1e-3, 3e-3, 1e-2),
+    "prompt": _rates("prompt", 1e-3, 3e-3, 1e-2, 3e-2),
+    "lora": _rates("lora", 3e-4, 1e-3, 3e-3, 1e-2),
+    "adalora": _rates("adalora", 1e-3, 3e-3, 1e-2, 3e-2),
+    "scratch": _rates("scratch", 3e-4, 1e-3, 3e-3, 1e-2),
     "weights": [
         {"method": "msft", "weight_learning": way} for way in ("stacking", "mixed_loss", "scale_loss", "uniform")
     ],

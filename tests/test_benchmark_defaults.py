@@ -27,7 +27,7 @@ def test_runs_of_another_window_are_other_runs(monkeypatch: pytest.MonkeyPatch) 
 def test_settings_that_are_the_default_are_one_run() -> None:
     """MSFT's default rate is in its grid, and stacking is its default."""
     runs = defaults.plan(ASKED, "ETTh1")
-    assert len(runs) == 3 + 3 + 4 - 1
+    assert len(runs) == 4 + 4 + 4 - 1
 
 
 def test_the_commit_is_the_repository_s_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_what_has_an_entry_is_not_run_again(tmp_path: Path, monkeypatch: pytest.
     done: list[dict] = []
 
     def fit(run: dict, folder: str | None) -> dict:
-        if len(done) == 5:
+        if len(done) == 6:
             raise KeyboardInterrupt
         done.append(run)
         return {"scores": {"start": 0.5, "epoch 0": 0.25}, "best": 0.25, "seconds": 1.0}
