@@ -10,7 +10,7 @@ from darts_msft.methods.low_rank import ADAPTER, LowRank, peft
 class LoRAFinetuning(LowRank):
     """W x + (alpha / rank) B A x with W frozen and B zero at the start."""
 
-    rates = LearningRates(pretrained=1e-3, new=1e-3, head=1e-3, omega=1e-2)
+    rates = LearningRates(pretrained=3e-3, new=3e-3, head=1e-3, omega=1e-2)
 
     def make_tuner(self, backbone: Backbone) -> peft.LoraModel:
         config = peft.LoraConfig(

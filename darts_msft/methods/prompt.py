@@ -26,7 +26,7 @@ class Prompt(Method):
     """
 
     options = ("prompt_length",)
-    rates = LearningRates(pretrained=3e-3, new=3e-3, head=1e-3, omega=1e-2)
+    rates = LearningRates(pretrained=1e-2, new=1e-2, head=1e-3, omega=1e-2)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
