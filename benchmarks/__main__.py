@@ -4,6 +4,7 @@
     python -m benchmarks table                  # Markdown and CSV of what was measured
     python -m benchmarks plot                   # pictures of it
     python -m benchmarks report                 # one HTML page with both
+    python -m benchmarks check                  # compares the suite "harness" with published figures
 
 `python -m benchmarks COMMAND --help` says what a command takes.
 """
@@ -15,17 +16,23 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from benchmarks.errors import Misuse
+
 MISUSED = 2  # exit code, as argparse's
 COMMANDS = {
     "run": ("benchmarks.runner", "measure what has no result yet"),
     "table": ("benchmarks.tables", "write tables of the results, as Markdown and CSV"),
     "plot": ("benchmarks.plots", "draw the results"),
     "report": ("benchmarks.report", "write one HTML page with tables and pictures"),
+    "check": ("benchmarks.harness", "compare the suite 'harness' with published figures"),
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code; only that command's module is imported."""
+    """Runs a command and returns its exit code; only that command's module is imported.
+
+    `Misuse` alone becomes a line: any other error is a fault of the benchmarks and keeps its traceback.
+    """
     words = list(sys.argv[1:] if words is None else words)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         return module.main(arguments) or 0
-    except ValueError as error:  # what was asked for, or a result file, is wrong
+    except Misuse as error:
         print(f"python -m benchmarks {arguments.command}: {error}", file=sys.stderr)
         return MISUSED
 

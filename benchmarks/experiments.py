@@ -1,4 +1,8 @@
-"""What is measured: one experiment a result, as a diff against defaults, with a key made of everything that matters."""
+"""What is measured: one experiment a result, as a diff against defaults, with a key made of everything that matters.
+
+Two experiments of the same key may still differ in where their data and weights lie. The hashes of both stand beside
+the key in a result and tell these apart (`results.find`).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,27 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import Misuse
+
+# Raised by hand when measures, splits, recipes or defaults change so that figures before and after can't stand side by
+# side: results of another protocol count as not there. Options and budgets don't need it (they are in the key).
+PROTOCOL = 1
 FAMILIES = ("lsf", "pf")
+LOCATIONS = ("backbone", "local_dir")  # options that say where weights are: not in the key, their hash tells them apart
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} is not allowed; give an integer of at least {least}")
+        raise Misuse(f"{name}={value!r} is not allowed; give an integer of at least {least}")
 
 
 def _only_known(what: str, given: Mapping[str, Any], cls: type) -> dict[str, Any]:
     known = [entry.name for entry in fields(cls)]
     if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"{what} has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+        raise Misuse(f"{what} has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
     return dict(given)
 
 
@@ -29,7 +40,9 @@ class Budget:
 
     epochs: passes over the training windows; patience: epochs without a better validation score before the fit stops;
     batch_size: windows a step; train_windows: at most so many training windows an epoch, evenly spaced (None: all);
-    validation_windows: the same for choosing settings and for the best epoch.
+    validation_windows: the same for choosing settings and for the best epoch; look_backs: the contexts, in steps, that
+    every model chooses from on validation data; zero_shot_choice: the methods that train a pretrained model take
+    context and patch size from the choice of the same model untrained.
     """
 
     epochs: int = 10
@@ -37,6 +50,8 @@ class Budget:
     batch_size: int = 32
     train_windows: int | None = None
     validation_windows: int | None = None
+    look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)
+    zero_shot_choice: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size"):
@@ -44,6 +59,15 @@ class Budget:
         for name in ("train_windows", "validation_windows"):
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), 1)
+        if not isinstance(self.look_backs, list | tuple) or not self.look_backs:
+            raise Misuse(f"look_backs={self.look_backs!r} is not allowed; give a list of steps")
+        for steps in self.look_backs:
+            _check_whole("look_backs", steps, 1)
+        if list(self.look_backs) != sorted(set(self.look_backs)):
+            raise Misuse(f"look_backs={self.look_backs!r} is not allowed; give each once, in ascending order")
+        object.__setattr__(self, "look_backs", tuple(self.look_backs))
+        if not isinstance(self.zero_shot_choice, bool):
+            raise Misuse(f"zero_shot_choice={self.zero_shot_choice!r} is not allowed; give True or False")
 
     def stride(self, windows: int, limit: int | None) -> int:
         """Steps between windows so that of `windows` at stride 1 at most `limit` are left (None: all, stride 1)."""
@@ -71,16 +95,16 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ValueError(f"family={self.family!r} is not known; choose one of {', '.join(FAMILIES)}")
+            raise Misuse(f"family={self.family!r} is not known; choose one of {', '.join(FAMILIES)}")
         for name in ("dataset", "model"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed; give a name")
+                raise Misuse(f"{name}={getattr(self, name)!r} is not allowed; give a name")
         _check_whole("horizon", self.horizon, 1)
         _check_whole("seed", self.seed, 0)
         _check_whole("test_stride", self.test_stride, 1)
         if self.family == "pf":
             if self.test_stride not in (1, self.horizon):
-                raise ValueError(
+                raise Misuse(
                     f"test_stride={self.test_stride} is not allowed in the family 'pf', whose windows follow one "
                     f"another without overlap; leave it out, or give the horizon, {self.horizon}"
                 )
@@ -88,27 +112,38 @@ class Experiment:
         try:  # as they come back from a file: lists for tuples, strings for keys
             object.__setattr__(self, "options", json.loads(_canonical(dict(self.options))))
         except (TypeError, ValueError) as error:
-            raise ValueError(
+            raise Misuse(
                 f"options={self.options!r} can't be written as JSON ({error}); give finite numbers, strings, booleans, "
                 "None, lists and dictionaries of them"
             ) from error
 
     @property
     def key(self) -> str:
-        """sha256 of everything above: what tells one result from another."""
-        return _sha256(self.to_dict())
+        """sha256 of everything above but places: what tells one result from another of the same data and weights."""
+        return digest(self._without_places())
 
     @property
     def choice_key(self) -> str:
         """As `key` without seed and test stride: runs that share it share the settings chosen on validation data."""
-        return _sha256({name: value for name, value in self.to_dict().items() if name not in ("seed", "test_stride")})
+        found = self._without_places()
+        return digest({name: value for name, value in found.items() if name not in ("seed", "test_stride")})
+
+    def _without_places(self) -> dict[str, Any]:
+        """As `to_dict`, of a .toml's path the file's name alone, and without the options in `LOCATIONS`."""
+        found = self.to_dict()
+        if self.dataset.endswith(".toml"):
+            found["dataset"] = Path(self.dataset).name
+        found["options"] = {name: value for name, value in found["options"].items() if name not in LOCATIONS}
+        return found
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """In JSON's types: lists for tuples."""
+        found: dict[str, Any] = json.loads(_canonical(asdict(self)))
+        return found
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Experiment:
-        """What `to_dict` gave, also after a way through JSON; unknown names are a ValueError."""
+        """What `to_dict` gave, also after a way through JSON; unknown names are a Misuse."""
         values = _only_known("an experiment", given, cls)
         if "budget" in values:
             values["budget"] = Budget(**_only_known("a budget", values["budget"], Budget))
@@ -125,5 +160,6 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _sha256(value: Any) -> str:
+def digest(value: Any) -> str:
+    """sha256 of a value as JSON, whatever the order of its names."""
     return hashlib.sha256(_canonical(value).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """What a forecast is worth: backtests in chunks of bounded memory, and Darts' metrics summed over them.
 
-Axes: N windows, H horizon steps, V variables, Q quantile levels, T time. The point forecast is the median.
+Axes: N windows, H horizon steps, V variables, Q quantile levels, T time. Quantiles that cross are sorted first, for
+every model alike (Chernozhukov et al. 2010: no further from the truth). The point forecast is the median.
 
 LSF: MSE and MAE over windows, steps and variables. PF, over the same, in the data's units:
 - crps: the mean weighted quantile loss, for each level 0.1, ..., 0.9 twice the summed pinball loss over the summed
@@ -23,6 +24,7 @@ from darts.metrics import mae, mic, miws, mql, mse
 from darts.utils.likelihood_models.base import likelihood_component_names, quantile_names
 
 from benchmarks.datasets import Dataset
+from benchmarks.errors import Diverged
 
 POINT = (0.5,)
 CRPS_LEVELS = tuple(tenths / 10 for tenths in range(1, 10))
@@ -60,9 +62,13 @@ def measure(
     Raises
     ------
     ValueError
-        If a window has less than `look_back` steps before it, the model leaves out a window, a step, a variable or a
-        level, or a forecast or target is not finite.
+        If the levels don't ascend, a window has less than `look_back` steps before it, the model leaves out a window, a
+        step, a variable or a level, or a target is not finite.
+    Diverged
+        If a forecast is not finite.
     """
+    if levels is not None and list(levels) != sorted(levels):
+        raise ValueError(f"levels={tuple(levels)} are not allowed; give them in ascending order")
     starts = dataset.starts(part, horizon, stride)
     if starts[0] < look_back:
         raise ValueError(
@@ -78,6 +84,7 @@ def measure(
         seconds += time.perf_counter() - begin
         targets = dataset.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
         _check_finite(dataset, chunk, targets, forecasts)
+        forecasts = np.sort(forecasts, axis=-1)
         sums.add(targets, forecasts)
         for start in sorted(shown & set(chunk)):
             index = chunk.index(start)
@@ -203,11 +210,13 @@ def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSe
 
 def _check_finite(dataset: Dataset, starts: range, targets: np.ndarray, forecasts: np.ndarray) -> None:
     """Darts' metrics leave out what is not a number; here that is an error."""
-    remedies = {"targets": "fill the data's gaps", "forecasts": "the model diverged, or had such values in its context"}
-    for (what, remedy), values in zip(remedies.items(), (targets, forecasts), strict=True):
+    for what, values, error, remedy in (
+        ("targets", targets, ValueError, "fill the data's gaps"),
+        ("forecasts", forecasts, Diverged, "the model diverged, or had such values in its context"),
+    ):
         bad = ~np.isfinite(values).reshape(len(starts), -1).all(axis=1)
         if bad.any():
-            raise ValueError(
+            raise error(
                 f"{what} of {int(bad.sum())} of {len(starts)} windows of {dataset.name} are not finite numbers, the "
                 f"first window at step {starts[int(bad.argmax())]}: {remedy}"
             )

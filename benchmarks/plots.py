@@ -17,8 +17,9 @@ import matplotlib
 from benchmarks.charts import accuracy, critical_difference, scale_weights
 from benchmarks.gallery import gallery
 from benchmarks.picture import STYLE, Picture
+from benchmarks.results import write
+from benchmarks.selection import add_selection, output, select
 from benchmarks.summary import Table
-from benchmarks.tables import add_selection, output, select, write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

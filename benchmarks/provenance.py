@@ -9,22 +9,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "timecopilot-uni2ts", "torch")
 
 
 def provenance() -> dict[str, Any]:
-    """Date, commit, versions and machine. The results themselves don't make the tree dirty."""
+    """Date, commit, versions and machine."""
+    import torch  # here, for `is_dirty` is asked before anything needs it
+
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
+        "dirty": is_dirty(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+def is_dirty() -> bool:
+    """Whether there are uncommitted changes; the results themselves don't count."""
+    return bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results"))
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,7 @@
 """Raw data files: where they lie, whether they are the published ones, and their steps in time order.
 
-Nothing is guessed or filled: what cannot be read as regular, complete numbers is a ValueError.
+Nothing is guessed, and only what the publisher marks as missing is filled (`RawFile.missing`): what cannot be read as
+regular, complete numbers is a ValueError.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def read(file: RawFile, path: Path, targets: Sequence[str] | None = None) -> pd.
     if not columns or not len(raw):
         raise ValueError(f"{path} has {len(raw)} rows of {len(columns)} variables; at least one of each is needed")
     numbers = pd.DataFrame({str(name): _numbers(path, raw[name]) for name in columns})
+    if file.missing is not None:
+        numbers = numbers.mask(numbers == file.missing).ffill()
     numbers.index = _counted(file, len(raw)) if file.start else _stamps(file, path, raw[file.time])
     if file.gather:
         numbers = numbers.resample(file.frequency).agg(file.gather)

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import origin
+from benchmarks import results
+from benchmarks.notes import notes
 from benchmarks.picture import Picture
 from benchmarks.plots import file_name, pictures
-from benchmarks.results import KINDS
+from benchmarks.results import write
+from benchmarks.selection import add_selection, command, output, select
 from benchmarks.summary import METRIC_NAMES, Column, Row, Run, Table, options_text
-from benchmarks.tables import add_selection, command, mean_ranks, notes, output, select, write
+from benchmarks.tables import mean_ranks
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
+SAME = ("data_hash", "weights", "protocol", "defaults")  # what a result shares with the choice that it came from
+Choices = Mapping[tuple[Any, ...], Path]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Writes the page to `report.html`."""
     path = output(arguments) / "report.html"
-    write(path, page(select(arguments), path.parent, command("report", arguments), command("plot", arguments)))
+    choices = choice_files(arguments.results)
+    commands = command("report", arguments), command("plot", arguments)
+    write(path, page(select(arguments), choices, path.parent, *commands))
     print(f"written: {path}")
 
 
-def page(found: list[Table], folder: Path, own_command: str, plot_command: str) -> str:
+def choice_files(store: Path) -> Choices:
+    """The file of every choice, by its key, data, weights and defaults."""
+    return {tuple(found[name] for name in ("key", *SAME)): path for path, found in results.entries(store, "choice")}
+
+
+def page(found: list[Table], choices: Choices, folder: Path, own_command: str, plot_command: str) -> str:
     """The whole page, for a file in `folder`: links to results are relative to it."""
     runs = list({run.path: run for table in found for run in table.runs()}.values())
     made = sorted(run.result["provenance"]["made"] for run in runs)
@@ -48,7 +59,7 @@ def page(found: list[Table], folder: Path, own_command: str, plot_command: str) 
         last=made[-1],
         command=own_command,
         sections=[_section(table, plot_command) for table in found],
-        sources=[_source(run, folder) for run in runs],
+        sources=[_source(run, choices, folder) for run in runs],
     )
 
 
@@ -98,14 +109,14 @@ def _picture(picture: Picture, plot_command: str) -> dict[str, Any]:
     }
 
 
-def _source(run: Run, folder: Path) -> dict[str, Any]:
+def _source(run: Run, choices: Choices, folder: Path) -> dict[str, Any]:
     result, provenance = run.result, run.result["provenance"]
-    choice = _choice(run)
+    choice = choices.get(tuple(result[name] for name in ("choice_key", *SAME)))
     return {
         "name": _anchor(run),
         "file": run.path.name,
         "link": _link(run.path, folder),
-        "settings": options_text(result["settings"]),
+        "settings": options_text({**result["settings"], **result["resolved"]}),
         "choice": "" if choice is None else choice.name,
         "choice_link": "" if choice is None else _link(choice, folder),
         "fit": f"{result['seconds']['fit']:.1f} s",
@@ -115,18 +126,8 @@ def _source(run: Run, folder: Path) -> dict[str, Any]:
         "commit": provenance["commit"][:7] + (" and changes" if provenance["dirty"] else ""),
         "data": result["data_hash"][:8],
         "weights": (result["weights"] or "none")[:8],
-        "command": origin.command(run),
+        "command": result["command"],
     }
-
-
-def _choice(run: Run) -> Path | None:
-    """The file of the choice that the run's settings came from; None where it isn't in the store."""
-    folder = run.path.parent.parent / KINDS["choice"]
-    wanted = {"key": run.result["choice_key"], **{name: run.result[name] for name in ("data_hash", "weights")}}
-    for path in sorted(folder.glob(f"*-{run.result['choice_key'][:10]}*.json")):
-        if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items():
-            return path
-    return None
 
 
 def _link(path: Path, folder: Path) -> str:

@@ -1,54 +1,150 @@
 """The append-only store: one JSON file a result, whole or not there, never changed afterwards.
 
-`FOLDER/runs/` holds what was measured on test parts, `FOLDER/choices/` the settings chosen on validation parts. A file
-is `<family>-<dataset>-<horizon>-<model>-<first ten digits of its key>.json`; a further one of the same key, from other
-data or weights, ends in `-2`, `-3`, ... Files are written under a hidden name that ends in `.part` and renamed when
-they are on disk.
+`FOLDER/runs/` holds what was measured on test parts, `FOLDER/choices/` the settings chosen on validation parts, and
+`FOLDER/candidates/` what was tried for them. A file is
+`<family>-<dataset>-<horizon>-<model>-<first ten digits of its key>.json`; a further one of the same key, from other
+data, weights or defaults, ends in `-2`, `-3`, ... Files are written under a hidden name that ends in `.part` and get
+their own when they are on disk.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import Misuse
+
 FOLDER = Path(__file__).parent / "results"
-KINDS = {"run": "runs", "choice": "choices"}
+KINDS = {"run": "runs", "choice": "choices", "candidate": "candidates"}
+_ALWAYS = ("key", "experiment", "data_hash", "weights", "protocol", "defaults", "provenance")
+NEEDED = {
+    "run": (
+        *_ALWAYS,
+        *("settings", "choice_key", "metrics", "windows", "validation_windows", "resolved", "examples", "seconds"),
+        *("trained_parameters", "parameters", "fit_report", "scale_weights", "peak_memory_mb", "suite", "command"),
+    ),
+    "choice": (*_ALWAYS, "rows", "chosen", "dropped", "followed"),
+    "candidate": (*_ALWAYS, "settings", "validation", "reason", "seconds"),
+}
 
 
-def read(folder: str | Path, kind: str) -> list[dict[str, Any]]:
-    """Every result of a kind ("run" or "choice"), in the order of the files' names."""
-    return [_load(path) for path in sorted(_place(folder, kind).glob("*.json"))]
+def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Every entry of a kind ("run", "choice", "candidate") and its file, in the order of the files' names.
+
+    Raises
+    ------
+    Misuse
+        If a file is not JSON, holds NaN or Infinity, or lacks what an entry of its kind needs.
+    """
+    return [(path, _load(path, kind)) for path in sorted(_place(folder, kind).glob("*.json"))]
 
 
 def find(folder: str | Path, kind: str, key: str, **same: Any) -> dict[str, Any] | None:
-    """A result of that key whose further entries are `same` (data_hash, weights); None where there is none."""
+    """The entry of that key whose further entries are `same` (data_hash, weights, ...); None where there is none."""
     for path in sorted(_place(folder, kind).glob(f"*-{key[:10]}*.json")):
-        found = _load(path)
+        found = _load(path, kind)
         if found["key"] == key and all(found[name] == value for name, value in same.items()):
             return found
     return None
 
 
-def add(folder: str | Path, result: Mapping[str, Any]) -> Path:
-    """Writes a result to a new file, at once or not at all, and returns its path."""
+def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> Path:
+    """Writes an entry to a new file, at once or not at all, and returns its path.
+
+    Raises
+    ------
+    Misuse
+        If it was made with uncommitted changes and would go into the repository's own folder; `dirty` allows it.
+    """
+    if result["provenance"]["dirty"] and not dirty and is_own(folder):
+        raise Misuse(
+            f"the tree has uncommitted changes, so this is no result for {FOLDER}; commit them, or give another folder "
+            "by --results, or --dirty"
+        )
     place = _place(folder, result["kind"])
     place.mkdir(parents=True, exist_ok=True)
+    stem = place / _stem(result)
     text = "{\n" + ",\n".join(f" {json.dumps(name)}: {_compact(value)}" for name, value in result.items()) + "\n}\n"
-    handle, part = tempfile.mkstemp(dir=place, prefix=".", suffix=".part")
+    with _part(stem, text.encode()) as part:
+        return _publish(part, stem)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Any other file, whole or not at all; one that is there is replaced and keeps its permissions."""
+    with _part(path, content.encode() if isinstance(content, str) else content) as part:
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+
+
+def is_own(folder: str | Path) -> bool:
+    """Whether this is the repository's own folder."""
+    return Path(folder).resolve() == FOLDER.resolve()
+
+
+@contextmanager
+def claim(folder: str | Path, kind: str, key: str, wait: bool) -> Iterator[bool]:
+    """Whether the key is this block's alone, among all processes. `wait`: until it is; else False where it is not.
+
+    The operating system ends a claim with the process that has it, whatever ends that.
+    """
+    path = Path(folder) / ".claims" / f"{kind}-{key}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _lock(path, wait)
+    if handle is None:
+        yield False
+        return
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        yield True
+    finally:
+        path.unlink()
+        os.close(handle)
+
+
+def _lock(path: Path, wait: bool) -> int | None:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_at(path, handle):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the one before took the file away: its lock is worth nothing
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _part(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path` with the content, on disk; gone after the block unless it was renamed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(part, 0o644)
-        return _publish(Path(part), place / _stem(result))
+        os.chmod(name, 0o644)
+        yield Path(name)
     finally:
-        os.unlink(part)
+        Path(name).unlink(missing_ok=True)
 
 
 def _publish(part: Path, stem: Path) -> Path:
@@ -77,14 +173,21 @@ def _place(folder: str | Path, kind: str) -> Path:
     return Path(folder) / KINDS[kind]
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, kind: str) -> dict[str, Any]:
+    remedy = "restore it, or delete it to have it measured again"
     try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        loaded = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except ValueError as error:
-        raise ValueError(
-            f"{path} is not a result ({error}); restore it, or delete it to have it measured again"
-        ) from error
+        raise Misuse(f"{path} is not a result ({error}); {remedy}") from error
+    if not isinstance(loaded, dict) or loaded.get("kind") != kind:
+        raise Misuse(f"{path} is not a result of the kind {kind!r}; {remedy}")
+    if missing := [name for name in NEEDED[kind] if name not in loaded]:
+        raise Misuse(f"{path} is not a whole result: it lacks {', '.join(missing)}; {remedy}")
     return loaded
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no figure")
 
 
 def _compact(value: Any) -> str:

@@ -1,8 +1,9 @@
 """`python -m benchmarks run`: every experiment of a suite that has no result yet, each in a process of its own.
 
 Settings are chosen on the validation part first, once for all seeds and test strides. What is finished is in the
-results folder, whole; the same command goes on where a stopped one ended. An experiment that fails doesn't stop the
-others. Seconds are wall time; the peak memory is that of the process which fits and forecasts, imports included.
+results folder, whole; the same command goes on where a stopped one ended, and several at once share the work. An
+experiment that fails doesn't stop the others. Seconds are wall time; the peak memory is that of the process which fits
+and forecasts, imports included.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import results, suites
-from benchmarks.experiments import Budget, Experiment
+from benchmarks.errors import Misuse
+from benchmarks.experiments import Experiment
 from benchmarks.processes import ProcessFailed, isolated
+from benchmarks.provenance import is_dirty
 
-FAILED, MISUSED, STOPPED = 1, 2, 130  # exit codes
+FAILED, STOPPED = 1, 130  # exit codes
 SELECTORS = {"only": "model", "datasets": "dataset", "horizons": "horizon", "seeds": "seed"}  # option -> of what
 Failures = list[tuple[Experiment, str]]
 
@@ -36,16 +40,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--horizons", nargs="+", type=int, metavar="STEPS", help="these horizons of the suite alone")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds of the suite alone")
     parser.add_argument("--stride", type=int, help="steps between LSF's test windows, for a quick look (see `table`)")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of all methods of darts-msft, as JSON or as it stands, say backbone=my/checkpoint; repeatable",
+    )
+    parser.add_argument("--dirty", action="store_true", help="keep results of uncommitted code beside the others")
     parser.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Runs what is missing; the exit code is 0 where every experiment of the selection has its result then."""
-    try:
-        chosen = select(suites.load(arguments.suite), arguments)
-    except ValueError as error:
-        print(f"python -m benchmarks run: {error}", file=sys.stderr)
-        return MISUSED
+    chosen = select(with_options(suites.load(arguments.suite), arguments.option), arguments)
+    if results.is_own(arguments.results) and is_dirty() and not (arguments.dirty or arguments.dry_run):
+        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
     pending, failures = split(chosen, arguments)
     if arguments.dry_run:
         for experiment in pending:
@@ -56,14 +66,40 @@ def main(arguments: argparse.Namespace) -> int:
     return run_all(pending, arguments, failures)
 
 
+# ------------------------------------------------------------------------------------------------- what is asked for
+
+
+def with_options(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
+    """The suite with these options ("name=value") given to the methods of darts-msft; what that makes equal, once."""
+    given = dict(option_of(word) for word in words)
+    if given and not any(experiment.model in suites.OURS for experiment in experiments):
+        raise Misuse(f"--option {' '.join(words)}: the suite has no method of darts-msft, which alone take them")
+    return _once(
+        replace(each, options={**each.options, **given}) if given and each.model in suites.OURS else each
+        for each in experiments
+    )
+
+
+def option_of(word: str) -> tuple[str, Any]:
+    """`rank=4` as ("rank", 4): a value is JSON; one that doesn't look like it is a string."""
+    name, equals, value = word.partition("=")
+    if not name or not equals:
+        raise Misuse(f"--option {word} is not allowed; give NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError as error:
+        if not value or value[0] in '[{"':
+            raise Misuse(f"--option {word}: {value!r} is no JSON ({error}); give a list as [1,2] in quotes") from error
+        return name, value
+
+
 def select(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> list[Experiment]:
-    """The part of a suite that was asked for; a name that selects nothing is a ValueError.
+    """The part of a suite that was asked for; a name that selects nothing is a Misuse.
 
     The path of a TOML takes the place of the suite's data sets: its experiments with those of the user.
     """
     own = [name for name in arguments.datasets or () if name.endswith(".toml")]
-    on_own = [replace(experiment, dataset=name) for name in own for experiment in experiments]
-    everything = [*experiments, *{experiment.key: experiment for experiment in on_own}.values()]
+    everything = [*experiments, *_once(replace(each, dataset=name) for name in own for each in experiments)]
     chosen = everything
     for option, name in SELECTORS.items():
         wanted = getattr(arguments, option)
@@ -71,16 +107,34 @@ def select(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> 
             continue
         present = {getattr(experiment, name) for experiment in everything}
         if missing := [value for value in wanted if value not in present]:
-            raise ValueError(
+            raise Misuse(
                 f"--{option} {' '.join(map(str, missing))}: the suite {arguments.suite!r} has "
                 f"{', '.join(map(str, sorted(present)))} alone"
             )
         chosen = [experiment for experiment in chosen if getattr(experiment, name) in wanted]
     if not chosen:
-        raise ValueError(f"no experiment of the suite fits all of --{', --'.join(SELECTORS)}; ask for fewer of them")
+        raise Misuse(f"no experiment of the suite fits all of --{', --'.join(SELECTORS)}; ask for fewer of them")
     if arguments.stride is None:
         return chosen
     return [replace(each, test_stride=arguments.stride) if each.family == "lsf" else each for each in chosen]
+
+
+def command(experiment: Experiment, arguments: argparse.Namespace) -> str:
+    """The command line that measures it again, into a folder of its own.
+
+    It may measure more than this experiment: the selectors don't tell families and a suite's own options apart.
+    """
+    words = ["--results", "again", "--suite", arguments.suite, "--only", experiment.model]
+    words += ["--datasets", experiment.dataset, "--horizons", experiment.horizon, "--seeds", experiment.seed]
+    words += [] if arguments.stride is None else ["--stride", arguments.stride]
+    for word in arguments.option:
+        words += ["--option", word]
+    return shlex.join(["python", "-m", "benchmarks", "run", *map(str, words)])
+
+
+def _once(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Keys don't tell places apart, so they are no help here."""
+    return list({json.dumps(each.to_dict(), sort_keys=True): each for each in experiments}.values())
 
 
 def split(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> tuple[list[Experiment], Failures]:
@@ -95,19 +149,36 @@ def split(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> t
     return pending, failures
 
 
+# ------------------------------------------------------------------------------------------------------- what is done
+
+
 def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, failures: Failures) -> int:
-    """Runs one after the other; reports what failed, here or before, at the end, and returns the exit code."""
-    failures, stopped = list(failures), False
+    """Runs one after the other; reports what failed, here or before, at the end, and returns the exit code.
+
+    What another process is at comes last: then there is nothing else to do but wait for it.
+    """
+    failures, stopped, elsewhere = list(failures), False, list[Experiment]()
     with tqdm(total=len(experiments), unit="experiment", smoothing=0, file=sys.stderr) as bar:
+
+        def attempt(experiment: Experiment, wait: bool) -> None:
+            bar.set_description(str(experiment))
+            try:
+                result = run_one(experiment, arguments, wait)
+            except Exception as error:
+                failures.append((experiment, reason_of(error)))
+                bar.write(f"FAILED {experiment}")
+            else:
+                if result is None:
+                    elsewhere.append(experiment)
+                    return
+                bar.write(line_of(result))
+            bar.update()
+
         try:
             for experiment in experiments:
-                bar.set_description(str(experiment))
-                try:
-                    bar.write(line_of(run_one(experiment, arguments)))
-                except Exception as error:
-                    failures.append((experiment, reason_of(error)))
-                    bar.write(f"FAILED {experiment}")
-                bar.update()
+                attempt(experiment, wait=False)
+            for experiment in list(elsewhere):
+                attempt(experiment, wait=True)
         except KeyboardInterrupt:
             stopped = True
     code = report(failures)
@@ -129,19 +200,40 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, ProcessFailed) else f"{type(error).__name__}: {error}"
 
 
-def run_one(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Chooses where nothing is chosen yet, measures, and stores both."""
+def run_one(experiment: Experiment, arguments: argparse.Namespace, wait: bool) -> dict[str, Any] | None:
+    """Chooses where nothing is chosen yet, measures, and stores both; a result that has come meanwhile is taken.
+
+    None where another process is at it; with `wait` that one's end is waited for.
+    """
     from benchmarks import jobs
 
-    choice = find_choice(arguments, experiment)
-    if choice is None:
-        choice = jobs.only_choice(experiment, arguments.data)
+    with results.claim(arguments.results, "run", experiment.key, wait) as ours:
+        if not ours:
+            return None
+        result = find_result(arguments, experiment)
+        if result is None:
+            choice = choice_of(experiment, arguments)
+            result = isolated(jobs.test, experiment, choice, arguments.data)
+            result |= {"suite": arguments.suite, "command": command(experiment, arguments)}
+            results.add(arguments.results, result, arguments.dirty)
+        return result
+
+
+def choice_of(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The experiment's choice, and first the one that it follows; made where it isn't in the store."""
+    from benchmarks import jobs
+
+    leader = jobs.leader_of(experiment)
+    led_by = None if leader is None else choice_of(leader, arguments)
+    with results.claim(arguments.results, "choice", experiment.choice_key, wait=True):
+        choice = find_choice(arguments, experiment, led_by)
         if choice is None:
-            choice = isolated(jobs.choose, experiment, arguments.data)
-        results.add(arguments.results, choice)
-    result: dict[str, Any] = isolated(jobs.test, experiment, choice["chosen"], arguments.data)
-    results.add(arguments.results, result)
-    return result
+            choice = jobs.only_choice(experiment, arguments.data, led_by)
+            if choice is None:
+                place = (arguments.results, arguments.dirty)
+                choice = isolated(jobs.choose, experiment, arguments.data, led_by, *place)
+            results.add(arguments.results, choice, arguments.dirty)
+    return choice
 
 
 def line_of(result: Mapping[str, Any]) -> str:
@@ -157,17 +249,25 @@ def find_result(arguments: argparse.Namespace, experiment: Experiment) -> dict[s
     return _find("run", experiment.key, arguments, experiment)
 
 
-def find_choice(arguments: argparse.Namespace, experiment: Experiment) -> dict[str, Any] | None:
-    return _find("choice", experiment.choice_key, arguments, experiment)
+def find_choice(
+    arguments: argparse.Namespace, experiment: Experiment, leader: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    from benchmarks import jobs
+
+    return _find("choice", experiment.choice_key, arguments, experiment, followed=jobs.followed(leader))
 
 
-def _find(kind: str, key: str, arguments: argparse.Namespace, experiment: Experiment) -> dict[str, Any] | None:
-    """The result of the key from the data and weights at hand; these are read only where the key has a result."""
+def _find(
+    kind: str, key: str, arguments: argparse.Namespace, experiment: Experiment, **same: Any
+) -> dict[str, Any] | None:
+    """The entry of the key from what is at hand: data, weights, protocol, defaults; read only where the key has one."""
     if results.find(arguments.results, kind, key) is None:
         return None
+    from benchmarks import jobs
+
     data = _data_hash(experiment.dataset, experiment.family, arguments.data)
-    weights = _weights_hash(experiment.model, json.dumps(dict(experiment.options)))
-    return results.find(arguments.results, kind, key, data_hash=data, weights=weights)
+    same |= {"data_hash": data, **jobs.standing(jobs.forecaster_of(experiment))}
+    return results.find(arguments.results, kind, key, **same)
 
 
 @functools.cache
@@ -175,10 +275,3 @@ def _data_hash(name: str, family: str, folder: str | None) -> str:
     from benchmarks import datasets
 
     return datasets.load(name, family, folder).hash
-
-
-@functools.cache
-def _weights_hash(model: str, options: str) -> str | None:
-    from benchmarks.models import load_forecaster
-
-    return load_forecaster(model, json.loads(options), Budget()).weights()

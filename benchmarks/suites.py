@@ -1,8 +1,10 @@
 """The suites: lists of experiments by name.
 
 - smoke: everything once, in minutes, on the bundled series; its figures mean nothing.
-- harness: DLinear and PatchTST at the look-back of their papers, whose figures a right harness gives again.
+- harness: DLinear and PatchTST as their papers train them, whose figures a right harness gives again
+  (`python -m benchmarks check`).
 - first: the bundled checkpoint against all that two processor cores can train, with a sampled budget.
+- fracast: Fracast-0 at the places of "first". It takes days on two cores; `--stride` gives a quick look.
 - ablations: MSFT on ETTm1 at horizon 96, each switch a diff against one base; the budget is that of "first".
 - lsf, pf: the paper's two families in full, every model.
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from benchmarks.errors import Misuse
 from benchmarks.experiments import Budget, Experiment
 
 SEEDS = (0, 1, 2)
@@ -31,13 +34,25 @@ PF = {
     "JenaWeather": 144,
 }  # with their horizons
 
-SMOKE_BUDGET = Budget(epochs=1, train_windows=64, validation_windows=16)
+SMOKE_BUDGET = Budget(epochs=1, train_windows=64, validation_windows=16, look_backs=(96, 336), zero_shot_choice=True)
 SMOKE_MODELS = ("seasonal_naive", "dlinear", "zero_shot", "msft", "full")
-SMALL_BUDGET = Budget(epochs=8, train_windows=1000, validation_windows=200)
-FIRST_MODELS = (
-    *("zero_shot", "msft", "full", "lora", "linear_probe", "scratch"),
-    *("dlinear", "fracast", "seasonal_naive", "patchtst"),
+SMALL_BUDGET = Budget(
+    epochs=8, train_windows=1000, validation_windows=200, look_backs=(336, 512, 1024), zero_shot_choice=True
 )
+FIRST_OURS = ("zero_shot", "msft", "full", "lora", "linear_probe", "scratch")
+FIRST_BASELINES = ("dlinear", "seasonal_naive", "patchtst")
+FIRST_OPTIONS = {"patch_size": [16, 32]}  # of ours
+FIRST_LSF = [(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)]
+FIRST_PF = [("ETTm1", 96), ("JenaWeather", 144)]
+# Epochs and batch sizes of the papers' scripts (models/papers.py says where they are). No fit ends early: PatchTST's
+# one-cycle rate rises for 40 of its 100 epochs.
+HARNESS_BUDGETS = {
+    ("dlinear", "ETTh1"): Budget(epochs=10, patience=10, batch_size=32),
+    ("dlinear", "ETTm1"): Budget(epochs=10, patience=10, batch_size=8),
+    ("dlinear", "Weather"): Budget(epochs=10, patience=10, batch_size=16),
+    **{("patchtst", name): Budget(epochs=100, patience=100, batch_size=128) for name in ("ETTh1", "ETTm1", "Weather")},
+}
+HARNESS_OPTIONS = {"look_back": 336, "lr": "paper"}
 ABLATION_BASE = {"look_back": 512, "patch_size": 32}  # K is 2 by default here, and 3 at most
 SWITCHES: tuple[dict[str, Any], ...] = (
     {},
@@ -58,7 +73,7 @@ PROBABILISTIC_SWITCHES: tuple[dict[str, Any], ...] = ({}, {"mixing": "quantile"}
 def load(name: str) -> list[Experiment]:
     """A suite's experiments, in the order in which they run."""
     if name not in SUITES:
-        raise ValueError(f"suite {name!r} is not known; choose one of {', '.join(SUITES)}")
+        raise Misuse(f"suite {name!r} is not known; choose one of {', '.join(SUITES)}")
     return SUITES[name]()
 
 
@@ -90,20 +105,37 @@ def smoke() -> list[Experiment]:
 
 
 def harness() -> list[Experiment]:
-    places = [(name, 96) for name in ("ETTh1", "ETTm1", "Weather")]
-    return grid("lsf", places, ("dlinear", "patchtst"), [0], {"look_back": 336})
+    return [
+        Experiment("lsf", dataset, 96, model, seed, HARNESS_OPTIONS, budget)
+        for seed in SEEDS
+        for (model, dataset), budget in HARNESS_BUDGETS.items()
+    ]
 
 
 def first() -> list[Experiment]:
-    places = [(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)]
-    lsf = grid("lsf", places, FIRST_MODELS, SEEDS, budget=SMALL_BUDGET)
-    pf = grid("pf", [("ETTm1", 96), ("JenaWeather", 144)], FIRST_MODELS, SEEDS, budget=SMALL_BUDGET)
-    return sorted(lsf + pf, key=lambda experiment: experiment.seed)
+    found = [
+        experiment
+        for family, places in (("lsf", FIRST_LSF), ("pf", FIRST_PF))
+        for models, options in ((FIRST_OURS, FIRST_OPTIONS), (FIRST_BASELINES, {}))
+        for experiment in grid(family, places, models, SEEDS, options, SMALL_BUDGET)
+    ]
+    return sorted(found, key=lambda experiment: experiment.seed)
+
+
+def fracast() -> list[Experiment]:
+    """One look-back, its longest: a shorter context costs it as much, and a choice three times as much."""
+    look_back = {"look_back": [2048]}  # a list of one: a row of the same table as the models that chose theirs
+    return [
+        experiment
+        for family, places in (("lsf", FIRST_LSF), ("pf", FIRST_PF))
+        for experiment in grid(family, places, ["fracast"], [0], look_back, SMALL_BUDGET)
+    ]
 
 
 def ablations() -> list[Experiment]:
     return [
-        Experiment(family, "ETTm1", 96, "msft", 0, {**ABLATION_BASE, **switches}, SMALL_BUDGET)
+        Experiment(family, "ETTm1", 96, "msft", seed, {**ABLATION_BASE, **switches}, SMALL_BUDGET)
+        for seed in SEEDS
         for family, sets in (("lsf", SWITCHES), ("pf", PROBABILISTIC_SWITCHES))
         for switches in sets
     ]
@@ -121,6 +153,7 @@ SUITES: dict[str, Callable[[], list[Experiment]]] = {
     "smoke": smoke,
     "harness": harness,
     "first": first,
+    "fracast": fracast,
     "ablations": ablations,
     "lsf": lsf,
     "pf": pf,

@@ -1,8 +1,8 @@
-"""From result files to tables of figures: which runs may stand side by side, means over seeds, places and mean ranks.
+"""From results to tables of figures: which runs may stand side by side, means over seeds, places and mean ranks.
 
-Knows the JSON of a result and nothing of how a table is written. Two runs share a table only where family and budget
-are the same, and the settings that were given and not chosen on validation data; a quick look (stride over 1 in "lsf")
-and the variants of a model (other options than its backbone) have tables of their own.
+Knows a result's entries and nothing of how a table is written. Two runs share a table only where family and budget are
+the same, and look-back, patch size and rate where they were given and not chosen on validation data; a quick look
+(stride over 1 in "lsf") and the variants of a model (other options than its backbone) have tables of their own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.errors import Misuse
+from benchmarks.experiments import LOCATIONS
+
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting"}
 METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # the first is the one of plots and tests
 METRIC_NAMES = {"mse": "MSE", "mae": "MAE", "crps": "CRPS", "msis": "MSIS", "coverage": "coverage of 80 %"}
 NOMINAL_COVERAGE = 0.8
-NEEDED = (
-    *("key", "experiment", "settings", "metrics", "windows", "trained_parameters"),
-    *("weights", "data_hash", "choice_key", "seconds", "peak_memory_mb", "provenance"),
-)
+CHOSEN = ("look_back", "patch_size", "lr")  # options that are settings: chosen on validation data, or given
 # The order of rows, ours first; a model that is not named here comes after them under its own name.
 MODEL_NAMES = {
     "msft": "MSFT",
@@ -61,22 +61,32 @@ class Run:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The options that name a setting: given (or given as a list to choose from), not left to the model's own."""
-        return {name: value for name, value in self.experiment["options"].items() if name in self.result["settings"]}
+        """The settings that were given; a list is a choice, and no setting."""
+        given = self.experiment["options"].items()
+        return {name: value for name, value in given if name in CHOSEN and not isinstance(value, list)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The other options; a backbone by its name, wherever it lies."""
+        found = {name: value for name, value in self.experiment["options"].items() if name not in CHOSEN}
+        backbone = {"backbone": _place_name(found["backbone"])} if "backbone" in found else {}
+        return {**{name: value for name, value in found.items() if name not in LOCATIONS}, **backbone}
+
+    @property
+    def state(self) -> tuple[str | None, str, str]:
+        """The weights that it began with, its model's defaults, and the lists it chose from: a row is of one state."""
+        given = self.experiment["options"].items()
+        lists = {name: value for name, value in given if name in CHOSEN and isinstance(value, list)}
+        return self.result["weights"], self.result["defaults"], _canonical(lists)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model as a table's row: options (without settings) are canonical JSON, weights the hash of its first state."""
+    """A model as a table's row; the options, as canonical JSON, are those that tell it from other rows."""
 
     model: str
     options: str
     weights: str | None
-
-    @classmethod
-    def of(cls, run: Run) -> Row:
-        options = {name: value for name, value in run.experiment["options"].items() if name not in run.fixed}
-        return cls(run.experiment["model"], _canonical(options), run.result["weights"])
 
     @property
     def variant(self) -> bool:
@@ -87,7 +97,7 @@ class Row:
     def order(self) -> tuple[Any, ...]:
         names = list(MODEL_NAMES)
         place = names.index(self.model) if self.model in names else len(names)
-        return place, self.model, self.variant, self.options != "{}", self.options, self.weights or ""
+        return place, self.model, self.variant, self.options != "{}", self.options
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,9 @@ class Column:
     @classmethod
     def of(cls, run: Run) -> Column:
         experiment = run.experiment
-        return cls(experiment["dataset"], experiment["horizon"], run.result["data_hash"], run.result["windows"])
+        return cls(
+            Path(experiment["dataset"]).name, experiment["horizon"], run.result["data_hash"], run.result["windows"]
+        )
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -145,13 +157,16 @@ class Ranking:
 class Table:
     """Runs of one family and budget, with settings that were `fixed` alike.
 
-    `stride`: of the test windows, only for a quick look; `variants_of`: a model, only for the table of its variants.
+    `stride`: of the test windows, only for a quick look; `shared`: options of all of its runs, which no row's name has;
+    `remarks`: what was left out; `variants_of`: a model, only for the table of its variants.
     """
 
     family: str
     stride: int | None
     budget: Mapping[str, Any]
     fixed: Mapping[str, Any]
+    shared: Mapping[str, Any]
+    remarks: tuple[str, ...]
     variants_of: str | None
     cells: Cells
 
@@ -169,9 +184,7 @@ class Table:
 
     @cached_property
     def row_names(self) -> dict[Row, str]:
-        """A name for each row, with the hash of its weights where the name alone doesn't tell two apart."""
-        names = {row: _row_name(row) for row in self.rows}
-        return _distinct(names, {row: f"{name} [weights {(row.weights or 'none')[:8]}]" for row, name in names.items()})
+        return {row: _row_name(row) for row in self.rows}
 
     @cached_property
     def column_names(self) -> dict[Column, str]:
@@ -182,12 +195,14 @@ class Table:
 
     @property
     def title(self) -> str:
+        """Says all that tells it from other tables."""
         name = FAMILIES[self.family]
         if self.variants_of is not None:
             name += f": variants of {MODEL_NAMES.get(self.variants_of, self.variants_of)}"
-        if self.fixed:
-            name += f", with {options_text(self.fixed)}"
-        return name if self.stride is None else f"{name}: quick look, test windows {self.stride} steps apart"
+        if given := {**self.fixed, **self.shared}:
+            name += f", with {options_text(given)}"
+        name = name if self.stride is None else f"{name}: quick look, test windows {self.stride} steps apart"
+        return f"{name} ({budget_text(self.budget)})"
 
     def figure(self, row: Row, column: Column, metric: str) -> Figure | None:
         """None where the model has no result here, or only some of its seeds have this metric."""
@@ -250,23 +265,12 @@ class Table:
         ]
 
 
-def read(results: str | Path) -> list[Run]:
-    """Every result in the folder `runs` of `results`, by file name.
+def tables(runs: Iterable[Run], weights: str | None = None, remarks: Sequence[str] = ()) -> list[Table]:
+    """The runs in as many tables as it takes; full ones before quick looks, each followed by variants of its models.
 
-    Raises
-    ------
-    ValueError
-        There is none, or a file is not a result; the message names it.
+    A row has the newest weights and defaults of its runs alone; `weights` begins the hash of those to take instead,
+    in rows that have them.
     """
-    folder = Path(results) / "runs"
-    runs = [_read(path) for path in sorted(folder.glob("*.json"))]
-    if not runs:
-        raise ValueError(f"no results in {folder}; make some first: python -m benchmarks run --suite smoke")
-    return runs
-
-
-def tables(runs: Iterable[Run]) -> list[Table]:
-    """The runs in as many tables as it takes; full ones before quick looks, each followed by variants of its models."""
     groups: dict[tuple[int, int, str, bool, str], list[Run]] = defaultdict(list)
     for run in runs:
         family = list(FAMILIES).index(run.experiment["family"])
@@ -275,10 +279,42 @@ def tables(runs: Iterable[Run]) -> list[Table]:
         groups[family, stride, budget, fixed != "{}", fixed].append(run)
     found = []
     for (family, stride, budget, _, fixed), some in sorted(groups.items(), key=lambda group: group[0]):
-        quick = stride if stride > 1 else None
-        shared = (list(FAMILIES)[family], quick, json.loads(budget), json.loads(fixed))
-        found += [Table(*shared, model, cells) for model, cells in _split(_cells(some)).items()]
+        name, quick = list(FAMILIES)[family], stride if stride > 1 else None
+        kept, left_out = _newest(some, weights)
+        shared = _shared(kept)
+        rest = (name, quick, json.loads(budget), json.loads(fixed), shared, (*remarks, *left_out))
+        found += [Table(*rest, model, cells) for model, cells in _split(_cells(kept, shared)).items()]
     return found
+
+
+def _newest(runs: Sequence[Run], weights: str | None) -> tuple[list[Run], list[str]]:
+    """The runs of each row's newest state (or of that with the `weights` asked for), and what was left out in words."""
+    rows: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        rows[run.experiment["model"], _canonical(run.options)].append(run)
+    kept, left_out = list[Run](), dict[str, int]()
+    for (model, _), some in rows.items():
+        asked = [run for run in some if weights is not None and (run.result["weights"] or "").startswith(weights)]
+        state = max(asked or some, key=lambda run: run.result["provenance"]["made"]).state
+        kept += [run for run in some if run.state == state]
+        for run in some:
+            if run.state != state:
+                same_weights = run.state[0] == state[0]
+                what = "other defaults or choices" if same_weights else f"weights {(run.state[0] or 'none')[:8]}"
+                name = f"{MODEL_NAMES.get(model, model)} with {what}"
+                left_out[name] = left_out.get(name, 0) + 1
+    if not left_out:
+        return kept, []
+    parts = [f"{count} of {name}" for name, count in left_out.items()]
+    return kept, [f"Left out, since each row is of one state (--weights takes another): {', '.join(parts)}."]
+
+
+def _shared(runs: Sequence[Run]) -> dict[str, Any]:
+    """The options that all runs have alike."""
+    first, *others = [run.options for run in runs]
+    return {
+        name: value for name, value in first.items() if all(name in other and other[name] == value for other in others)
+    }
 
 
 def _split(cells: Cells) -> dict[str | None, Cells]:
@@ -305,40 +341,36 @@ def options_text(options: Mapping[str, Any]) -> str:
 
 
 def budget_text(budget: Mapping[str, Any]) -> str:
-    """The budget in words; a field that is not known here is added as it stands."""
+    """All of the budget in few words; a field that is not known here is added as it stands."""
     left = dict(budget)
     epochs, patience, batch = (left.pop(name, "?") for name in ("epochs", "patience", "batch_size"))
     train, validation = left.pop("train_windows", None), left.pop("validation_windows", None)
+    look_backs, follows = left.pop("look_backs", []), left.pop("zero_shot_choice", False)
     parts = [
-        f"at most {epochs} epochs, stopped after {patience} without a better validation score, batches of {batch}",
-        f"{'all' if train is None else f'at most {train}'} training windows an epoch",
-        f"{'all' if validation is None else f'at most {validation}'} validation windows",
+        f"{epochs} epochs, patience {patience}, batches of {batch}",
+        f"{'all' if train is None else train} training and {'all' if validation is None else validation} validation "
+        "windows",
+        f"look-backs {', '.join(map(str, look_backs))}",
+        *(["context as chosen for zero-shot"] if follows else []),
     ]
     return "; ".join(parts + [f"{name}={value}" for name, value in left.items()])
 
 
-def _read(path: Path) -> Run:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not a result ({error}); restore it, or delete it to have it measured again"
-        ) from error
-    if not isinstance(result, dict) or result.get("kind") != "run" or (set(NEEDED) - result.keys()):
-        raise ValueError(f"{path} is not a result: it needs kind='run', {', '.join(NEEDED)}; move it elsewhere")
-    if result["experiment"]["family"] not in FAMILIES:
-        raise ValueError(f"{path} has the family {result['experiment']['family']!r}; known are {', '.join(FAMILIES)}")
-    return Run(path, result)
-
-
-def _cells(runs: Iterable[Run]) -> Cells:
+def _cells(runs: Iterable[Run], shared: Mapping[str, Any]) -> Cells:
     cells: dict[tuple[Row, Column], dict[int, Run]] = defaultdict(dict)
     for run in runs:
-        cell, seed = cells[Row.of(run), Column.of(run)], run.experiment["seed"]
+        options = {name: value for name, value in run.options.items() if name not in shared}
+        row = Row(run.experiment["model"], _canonical(options), run.result["weights"])
+        cell, seed = cells[row, Column.of(run)], run.experiment["seed"]
         if seed in cell:
-            raise ValueError(f"{cell[seed].path} and {run.path} are results of the same experiment; keep one of them")
+            raise Misuse(f"{cell[seed].path} and {run.path} are results of the same experiment; keep one of them")
         cell[seed] = run
     return {place: tuple(cell[seed] for seed in sorted(cell)) for place, cell in cells.items()}
+
+
+def _place_name(backbone: str) -> str:
+    """A registered name or a repository as it is; of a directory its own name."""
+    return Path(backbone).name if backbone.startswith((".", "/", "~")) else backbone
 
 
 def _row_name(row: Row) -> str:
@@ -354,10 +386,6 @@ def _distinct(names: dict[Any, str], detailed: dict[Any, str]) -> dict[Any, str]
 def _cost(metric: str, figure: Figure) -> float:
     """What is better when lower."""
     return abs(figure.mean - NOMINAL_COVERAGE) if metric == "coverage" else figure.mean
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no figure")
 
 
 def _canonical(value: Any) -> str:

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.errors import Misuse
 from benchmarks.experiments import Budget
 from benchmarks.models.base import Forecaster
 
@@ -29,7 +30,7 @@ MODELS = {
 
 INSTALL = {
     "neuralforecast": "pip install 'darts-msft[baselines]'",
-    "fracast": "pip install --no-deps fracast==0.1.0",
+    "fracast": "pip install 'darts-msft[baselines]'",
     "uni2ts": "pip install 'darts-msft[moirai]'",
     "peft": "pip install 'darts-msft[peft]'",
 }
@@ -40,13 +41,13 @@ def load_forecaster(name: str, options: Mapping[str, Any], budget: Budget) -> Fo
 
     Raises
     ------
-    ValueError
+    Misuse
         If the name or an option is not known.
     ModuleNotFoundError
         If the model's package is missing, with the install line.
     """
     if name not in MODELS:
-        raise ValueError(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")
+        raise Misuse(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")
     module, _, attribute = MODELS[name].partition(":")
     try:
         found: type[Forecaster] = getattr(importlib.import_module(module), attribute)

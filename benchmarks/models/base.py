@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -17,11 +19,11 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping
 
 from benchmarks.datasets import Dataset
+from benchmarks.errors import Diverged, Misuse
 from benchmarks.experiments import Budget
 from benchmarks.models.views import View, inner_of
 
-LOOK_BACKS = (96, 336, 512)  # of models trained from scratch, in steps
-CONTEXTS = (512, 1024, 2048)  # of pretrained models, in steps
+FOLLOWED = ("look_back", "patch_size")  # settings that a follower takes from its leader's choice
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -29,11 +31,11 @@ class Forecaster(ABC):
     """One row of the results table: how a model is built, fitted and described.
 
     `defaults` has every option and its default value; `options` are the diff against it. An option named in `chosen`
-    may be a list: its entries are compared on validation data.
+    may be a list: its entries are compared on validation data. A look-back of None is the budget's list of them.
 
     Raises
     ------
-    ValueError
+    Misuse
         If an option is not known.
     """
 
@@ -43,7 +45,7 @@ class Forecaster(ABC):
 
     def __init__(self, options: Mapping[str, Any], budget: Budget) -> None:
         if unknown := sorted(set(options) - set(self.defaults)):
-            raise ValueError(
+            raise Misuse(
                 f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; "
                 f"choose from {', '.join(self.defaults) or 'none'}"
             )
@@ -52,10 +54,26 @@ class Forecaster(ABC):
     # ---------------------------------------------------------------- what the runner asks for
 
     def candidates(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
-        """Settings to choose from on validation data, "look_back" in steps among them; `horizon` in steps."""
-        choices = {name: self._choices(name) for name in self.chosen}
-        choices["look_back"] = self._fitting_look_backs(dataset, horizon)
-        return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+        """Settings to choose from on validation data, "look_back" in steps among them; `horizon` in steps.
+
+        Those that the model can't take are left out (`dropped` has them). ValueError where a look-back that was asked
+        for by name is among these, or nothing is left.
+        """
+        kept, dropped = self._sorted_out(dataset, horizon)
+        if not kept or ("look_back" in self.given and dropped):
+            asked = self.choices("look_back", dataset, horizon)
+            raise ValueError(
+                f"{type(self).__name__} can't take look_back={asked}: {'; '.join(entry['reason'] for entry in dropped)}"
+            )
+        return kept
+
+    def dropped(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
+        """What `candidates` leaves out: {"look_back": 2048, "reason": why}, and "patch_size" where there is one."""
+        return self._sorted_out(dataset, horizon)[1]
+
+    def leader(self) -> tuple[str, dict[str, Any]] | None:
+        """Model and options whose choice gives this one the settings named in `FOLLOWED`; None: it has its own."""
+        return None
 
     @abstractmethod
     def build(
@@ -97,9 +115,17 @@ class Forecaster(ABC):
             "scale_weights": None,
         }
 
+    def resolved(self, model: Any) -> dict[str, Any]:
+        """What the model really has where options leave it open: patch sizes, scales, rates; in JSON's types."""
+        return {"look_back": model.input_chunk_length}
+
     def weights(self) -> str | None:
         """sha256 of the pretrained weights; None where there are none."""
         return None
+
+    def defaults_hash(self) -> str:
+        """sha256 of all that is not in an experiment's options but decides its result: defaults and recipe."""
+        return sha256_of({"defaults": self.defaults, "recipe": self.recipe()})
 
     # ---------------------------------------------------------------- for subclasses
 
@@ -114,21 +140,40 @@ class Forecaster(ABC):
         windows = ceil(windows / self.budget.stride(windows, self.budget.train_windows))
         return self.budget.epochs * ceil(windows / self.budget.batch_size)
 
-    def _choices(self, name: str) -> list[Any]:
+    def recipe(self) -> Any:
+        """How the model is trained beside its options, in JSON's types."""
+        return None
+
+    def choices(self, name: str, dataset: Dataset, horizon: int) -> list[Any]:
+        """The values of a setting to choose from."""
         value = self.options[name]
+        if value is None and name == "look_back":
+            value = self.budget.look_backs
         return list(value) if isinstance(value, list | tuple) else [value]
 
-    def _fitting_look_backs(self, dataset: Dataset, horizon: int) -> list[int]:
-        """The look-backs that leave a window in the training part; one that was asked for by name must."""
+    def refusal(self, settings: Mapping[str, Any], dataset: Dataset, horizon: int) -> str | None:
+        """Why the model can't take these settings; None: it can."""
         begin, end = dataset.bounds["train"]
-        longest, asked = end - begin - horizon, self._choices("look_back")
-        fitting = [steps for steps in asked if steps <= longest]
-        if not fitting or ("look_back" in self.given and len(fitting) < len(asked)):
-            raise ValueError(
-                f"look_back={asked} and a horizon of {horizon} steps don't fit into the {end - begin} training steps "
-                f"of {dataset.name}; give the option look_back with at most {longest} steps"
-            )
-        return fitting
+        if settings["look_back"] <= end - begin - horizon:
+            return None
+        return (
+            f"a look-back of {settings['look_back']} and a horizon of {horizon} steps don't fit into the {end - begin} "
+            f"training steps of {dataset.name}; take at most {end - begin - horizon} steps"
+        )
+
+    def _sorted_out(self, dataset: Dataset, horizon: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Every combination of choices that the model can take, and the others with the reason."""
+        choices = {name: self.choices(name, dataset, horizon) for name in self.chosen}
+        kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
+        for values in product(*choices.values()):
+            settings = dict(zip(choices, values, strict=True))
+            reason = self.refusal(settings, dataset, horizon)
+            entry = {**{name: settings[name] for name in FOLLOWED if name in settings}, "reason": reason}
+            if reason is None:
+                kept.append(settings)
+            elif entry not in dropped:
+                dropped.append(entry)
+        return kept, dropped
 
     def _windows(
         self, series: TimeSeries, look_back: int, horizon: int, limit: int | None
@@ -160,7 +205,7 @@ class BestEpoch(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self.best is None:
-            raise ValueError(f"no epoch had a finite validation loss ({self.losses}): lower the learning rate")
+            raise Diverged(f"no epoch had a finite validation loss ({self.losses}): lower the learning rate")
         pl_module.load_state_dict(self.state)
         self.state = {}
 
@@ -176,7 +221,14 @@ class BestEpoch(Callback):
         found = [callback for callback in getattr(model.trainer, "callbacks", []) if isinstance(callback, cls)]
         if not found or not found[0].losses:
             return None
-        return {"kept": f"epoch {found[0].best}", "losses": found[0].losses, "epochs": len(found[0].losses)}
+        losses, best = found[0].losses, found[0].best
+        improving = best == len(losses) - 1
+        return {"kept": f"epoch {best}", "losses": losses, "epochs": len(losses), "still_improving": improving}
+
+
+def sha256_of(value: Any) -> str:
+    """sha256 of a value in JSON's types."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def training_values(dataset: Dataset) -> np.ndarray:

@@ -12,7 +12,7 @@ from darts.models import Chronos2Model
 from huggingface_hub import hf_hub_download
 
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import CONTEXTS, QUIET, Forecaster, quantile_likelihood
+from benchmarks.models.base import QUIET, Forecaster, quantile_likelihood
 from benchmarks.models.views import AtLevels
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -27,17 +27,23 @@ class Chronos2(Forecaster):
 
     trains = False
     defaults: ClassVar[Mapping[str, Any]] = {
-        "look_back": CONTEXTS,
+        "look_back": None,
         "hub_model_name": "amazon/chronos-2",
         "revision": None,
         "local_dir": None,
     }
 
+    def refusal(self, settings: Mapping[str, Any], dataset: Dataset, horizon: int) -> str | None:
+        longest = self._config()["context_length"]
+        if settings["look_back"] > longest:
+            return f"a look-back of {settings['look_back']} steps is more than Chronos-2 sees; take at most {longest}"
+        return super().refusal(settings, dataset, horizon)
+
     def build(
         self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
     ) -> Chronos2Model | AtLevels:
         self._file(WEIGHTS)
-        known = json.loads(self._file(CONFIG).read_text())["chronos_config"]["quantiles"]
+        known = self._config()["quantiles"]
         model = Chronos2Model(
             settings["look_back"],
             horizon,
@@ -52,8 +58,15 @@ class Chronos2(Forecaster):
         model.fit(dataset.series("train"))  # reads the weights, trains nothing
         return model if levels is None else AtLevels(model, known, levels)
 
+    def resolved(self, model: Any) -> dict[str, Any]:
+        return {**super().resolved(model), "known_levels": self._config()["quantiles"]}
+
     def weights(self) -> str:
         return hashlib.sha256(self._file(WEIGHTS).read_bytes()).hexdigest()
+
+    def _config(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._file(CONFIG).read_text())["chronos_config"]
+        return found
 
     def _file(self, name: str) -> Path:
         """One of the two files, from the directory, or the hub's cache; downloaded where that lacks it."""

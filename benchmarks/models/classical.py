@@ -11,8 +11,8 @@ import torch
 from darts.models import DLinearModel
 
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import LOOK_BACKS, Forecaster, quantile_likelihood, training_values
-from benchmarks.models.papers import DLINEAR_RATES, halved
+from benchmarks.models.base import Forecaster, quantile_likelihood, training_values
+from benchmarks.models.papers import DLINEAR_RATES, PAPER, halved
 from benchmarks.models.views import Standardised, WindowModel
 
 RATES = (1e-4, 1e-3, 5e-3)
@@ -22,25 +22,35 @@ class DLinear(Forecaster):
     """Darts' `DLinearModel` as the paper trains it (Zeng et al., AAAI 2023).
 
     One set of weights for all variables, kernel 25, randomly initialised layers, squared error (quantile forecasts:
-    pinball loss), Adam, a rate halved after each epoch but the first. Look-back and rate are chosen on validation data,
-    the rate of the authors' script for the data set among them. Like all models trained from scratch here it sees each
-    variable in units of its deviation in the training part.
+    pinball loss), Adam, a rate halved after each epoch but the first. Option `lr`: a rate, or a list to choose from on
+    validation data; None: `RATES` and that of the authors' script for the data set; "paper": the latter alone. Like
+    all models trained from scratch here it sees each variable in units of its deviation in the training part.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {
-        "look_back": LOOK_BACKS,
-        "lr": RATES,
+        "look_back": None,
+        "lr": None,
         "kernel_size": 25,
         "const_init": False,
     }
     chosen = ("look_back", "lr")
 
-    def candidates(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
-        found = super().candidates(dataset, horizon)
-        rate = None if "lr" in self.given else DLINEAR_RATES.get((dataset.name, horizon))
-        if rate is None or rate in self._choices("lr"):
-            return found
-        return [*found, *({"look_back": steps, "lr": rate} for steps in self._fitting_look_backs(dataset, horizon))]
+    def choices(self, name: str, dataset: Dataset, horizon: int) -> list[Any]:
+        if name != "lr" or self.options["lr"] not in (None, PAPER):
+            return super().choices(name, dataset, horizon)
+        own = DLINEAR_RATES.get((dataset.name, horizon))
+        if self.options["lr"] is None:
+            return [*RATES, *({own} - {None, *RATES})]
+        if own is None:
+            raise ValueError(f"lr={PAPER!r} is not known for {dataset.name} at horizon {horizon}; give a number")
+        return [own]
+
+    def recipe(self) -> Any:
+        return [RATES, sorted([*place, rate] for place, rate in DLINEAR_RATES.items())]
+
+    def resolved(self, model: Any) -> dict[str, Any]:
+        rate = model.inner.model_params["optimizer_kwargs"]["lr"]
+        return {**super().resolved(model), "lr": rate, "schedule": halved.__name__}
 
     def build(
         self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
@@ -69,10 +79,9 @@ class SeasonalNaive(Forecaster):
     """The last season repeated; quantiles from the errors that this makes in the training part."""
 
     trains = False
-    chosen = ()
 
-    def candidates(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
-        return [{"look_back": dataset.season}]
+    def choices(self, name: str, dataset: Dataset, horizon: int) -> list[Any]:
+        return [dataset.season]
 
     def build(
         self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None

@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import CONTEXTS, Forecaster
+from benchmarks.models.base import Forecaster
 from benchmarks.models.views import WindowModel, at_levels
 
 FILES = {"fp32": "model.safetensors", "w8": "model.int8.safetensors"}
+LONGEST = 2048  # context, in steps
 ROWS = {"cpu": 16, "cuda": 1024}  # windows of one variable forecast at once: what fits into a processor's cache
 
 
@@ -32,7 +33,12 @@ class Fracast(Forecaster):
     """
 
     trains = False
-    defaults: ClassVar[Mapping[str, Any]] = {"look_back": CONTEXTS, "weights": "fp32"}
+    defaults: ClassVar[Mapping[str, Any]] = {"look_back": None, "weights": "fp32"}
+
+    def refusal(self, settings: Mapping[str, Any], dataset: Dataset, horizon: int) -> str | None:
+        if settings["look_back"] > LONGEST:
+            return f"a look-back of {settings['look_back']} steps is more than Fracast sees; take at most {LONGEST}"
+        return super().refusal(settings, dataset, horizon)
 
     def build(
         self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
@@ -40,10 +46,6 @@ class Fracast(Forecaster):
         self._file()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = fracast.FracastModel.from_pretrained(weights=self.options["weights"], device=device)
-        if settings["look_back"] > network.context_length:
-            raise ValueError(
-                f"look_back={settings['look_back']} is more than Fracast sees; give at most {network.context_length}"
-            )
         return FracastForecaster(network, settings["look_back"], levels)
 
     def describe(self, model: Any) -> dict[str, Any]:
@@ -51,6 +53,9 @@ class Fracast(Forecaster):
         count = sum(parameter.numel() for part in parts for parameter in part.parameters())
         found: dict[str, Any] = {"trained_parameters": 0, "parameters": count, "weights": self.weights()}
         return {**found, "fit_report": None, "scale_weights": None}
+
+    def resolved(self, model: Any) -> dict[str, Any]:
+        return {**super().resolved(model), "known_levels": list(model.network.quantiles)}
 
     def weights(self) -> str:
         return hashlib.sha256(self._file().read_bytes()).hexdigest()

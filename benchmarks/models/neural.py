@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import neuralforecast.models
@@ -11,36 +12,50 @@ from darts.models import NeuralForecastModel
 from torch import Tensor
 
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import LOOK_BACKS, Forecaster, quantile_likelihood, training_values
-from benchmarks.models.papers import FACTORS, Recipe, recipe
+from benchmarks.models.base import Forecaster, quantile_likelihood, training_values
+from benchmarks.models.papers import FACTORS, PAPER, RECIPES, Recipe, recipe
 from benchmarks.models.views import Standardised
+
+RATE_TIMES = (1, 3, 10)
 
 
 class Neural(Forecaster):
     """A network of the package neuralforecast with its authors' hyperparameters for the data set (`papers.py`).
 
-    Options: "look_back" and "lr" (None: the authors' rate), numbers or lists to choose from, and "network", what
-    differs from the authors' arguments of the network, in neuralforecast's words. What differs from their programs:
+    Options: "look_back" and "lr", numbers or lists to choose from (an lr of None: the authors' rate and 3 and 10 times
+    as much, since a budget may be far shorter than theirs; "paper": theirs alone), and "network", what differs from
+    the authors' arguments of the network, in neuralforecast's words. What differs from their programs:
     no calendar features (theirs feed them to iTransformer and TimeMixer), quantile forecasts train on the pinball loss.
     """
 
     network: ClassVar[str]
-    defaults: ClassVar[Mapping[str, Any]] = {"look_back": LOOK_BACKS, "lr": None, "network": {}}
+    defaults: ClassVar[Mapping[str, Any]] = {"look_back": None, "lr": None, "network": {}}
     chosen = ("look_back", "lr")
 
-    def candidates(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
+    def choices(self, name: str, dataset: Dataset, horizon: int) -> list[Any]:
         own = recipe(self.network, dataset.name, horizon).lr
-        return [
-            {**found, "lr": own if found["lr"] is None else found["lr"]}
-            for found in super().candidates(dataset, horizon)
-        ]
+        if name == "lr" and self.options["lr"] in (None, PAPER):
+            return [float(f"{times * own:.3g}") for times in ((1,) if self.options["lr"] == PAPER else RATE_TIMES)]
+        return super().choices(name, dataset, horizon)
+
+    def refusal(self, settings: Mapping[str, Any], dataset: Dataset, horizon: int) -> str | None:
+        found = recipe(self.network, dataset.name, horizon)
+        arguments = {**found.network, **self.options["network"]}
+        return self.refused(arguments, settings["look_back"]) or super().refusal(settings, dataset, horizon)
+
+    def recipe(self) -> Any:
+        return [RATE_TIMES, sorted((str(place), asdict(found)) for place, found in RECIPES[self.network].items())]
+
+    def resolved(self, model: Any) -> dict[str, Any]:
+        given = model.inner.model_params
+        rate, schedule = given["optimizer_kwargs"]["lr"], given["lr_scheduler_cls"].__name__
+        return {**super().resolved(model), "lr": rate, "schedule": schedule, "network": given["model_kwargs"]}
 
     def build(
         self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
     ) -> Standardised:
         found = recipe(self.network, dataset.name, horizon)
         arguments = {**found.network, **self.options["network"]}
-        self.check(arguments, settings["look_back"])
         steps = self.steps(dataset, settings["look_back"], horizon)
         model = NeuralForecastModel(
             settings["look_back"],
@@ -68,8 +83,9 @@ class Neural(Forecaster):
         """Arguments that leave each window's normalisation to Darts; none where the network does it well itself."""
         return {}
 
-    def check(self, arguments: Mapping[str, Any], look_back: int) -> None:
-        """Refuses what the network can't take."""
+    def refused(self, arguments: Mapping[str, Any], look_back: int) -> str | None:
+        """Why the network can't take this look-back; None: it can."""
+        return None
 
 
 class PatchTST(Neural):
@@ -99,13 +115,14 @@ class TimeMixer(Neural):
     def inner_norm(self, levels: Sequence[float] | None) -> dict[str, Any]:
         return {} if levels is None else {"use_norm": False}
 
-    def check(self, arguments: Mapping[str, Any], look_back: int) -> None:
+    def refused(self, arguments: Mapping[str, Any], look_back: int) -> str | None:
         factor = arguments["down_sampling_window"] ** arguments["down_sampling_layers"]
-        if look_back % factor:
-            raise ValueError(
-                f"look_back={look_back} is not allowed for TimeMixer, which averages over up to {factor} steps; give a "
-                f"multiple of {factor}"
-            )
+        if look_back % factor == 0:
+            return None
+        return (
+            f"a look-back of {look_back} steps is nothing for TimeMixer, which averages over up to {factor} steps; "
+            f"take a multiple of {factor}"
+        )
 
 
 class OrderedITransformer(neuralforecast.models.iTransformer):

@@ -19,6 +19,7 @@ from scipy.stats import norm
 
 from benchmarks import datasets, models, suites
 from benchmarks.datasets import Dataset
+from benchmarks.errors import Diverged
 from benchmarks.experiments import Budget, Experiment
 from benchmarks.models.base import Forecaster
 from benchmarks.models.views import WindowModel
@@ -60,20 +61,34 @@ class Back(WindowModel):
 
 
 class Fake(Forecaster):
-    """Writes what it does to the file `log`; `weights` is a file whose text stands for weights."""
+    """Writes what it does to the file `log`; `weights` and `backbone` are files whose text stands for weights.
+
+    `trouble`: what its fit does; "diverge 11" at this look-back. With `follows` its look-back is that of the same model
+    without it, whose candidates are these.
+    """
 
     defaults: ClassVar[Mapping[str, Any]] = {
         "look_back": [SEASON - 1, SEASON],
         "spread": 0.5,
         "log": None,
         "weights": None,
+        "backbone": None,
         "trouble": None,
+        "follows": None,
     }
     chosen = ("look_back", "spread")
 
     def weights(self) -> str | None:
-        path = self.options["weights"]
+        path = self.options["weights"] or self.options["backbone"]
         return Path(path).read_text() if path else None
+
+    def leader(self) -> tuple[str, dict[str, Any]] | None:
+        if self.options["follows"] is None:
+            return None
+        return "fake", {"look_back": self.options["follows"], "log": self.options["log"]}
+
+    def dropped(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
+        return [{"look_back": 999, "reason": "too long"}]
 
     def build(
         self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
@@ -88,6 +103,8 @@ class Fake(Forecaster):
             raise RuntimeError("the fake fails")
         if trouble == "interrupt":
             raise KeyboardInterrupt
+        if trouble == f"diverge {settings['look_back']}" or trouble == "diverge":
+            raise Diverged("the fake has no finite loss")
         if trouble == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if trouble and trouble.startswith("wait for "):

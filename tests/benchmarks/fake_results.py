@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks import results
-from benchmarks.experiments import Experiment
+from benchmarks.datasets import Dataset
+from benchmarks.experiments import LOCATIONS, PROTOCOL, Budget, Experiment
+from benchmarks.models import MODELS, load_forecaster
 from benchmarks.summary import Run, Table, tables
 
 PARAMETERS = {"msft": 180_000, "full": 1_350_000, "linear_probe": 60_000, "lora": 90_000, "dlinear": 98_000}
@@ -38,13 +43,19 @@ def result(
         "kind": "run",
         "key": experiment.key,
         "experiment": experiment.to_dict(),
-        "settings": {"look_back": 512, **({"patch_size": 32} if model in ("msft", "full", "zero_shot") else {})},
+        "settings": settings_of(experiment),
         "choice_key": experiment.choice_key,
         "metrics": lsf if family == "lsf" else pf,
         "windows": (WINDOWS.get(dataset, 500) - horizon) // experiment.test_stride,
+        "validation_windows": 200,
         "trained_parameters": trained,
         "parameters": 1_350_000,
         "weights": "a" * 64,
+        "protocol": PROTOCOL,
+        "defaults": "d" * 64,
+        "resolved": {"look_back": 512},
+        "suite": "first",
+        "command": "python -m benchmarks run --suite first",
         "data_hash": hashlib.sha256(dataset.encode()).hexdigest(),
         "scale_weights": random.dirichlet([6, 3, 2]).tolist() if model == "msft" else None,
         "fit_report": None,
@@ -61,6 +72,22 @@ def result(
         },
         **changes,
     }
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """The model's own candidate with the context of 512 steps, else its first; made-up models have a context alone."""
+    options = {name: value for name, value in experiment.options.items() if name not in LOCATIONS}
+    if experiment.model not in MODELS or experiment.model == "chronos2":  # whose candidates need its weights
+        return {"look_back": 512}
+    found = _candidates(experiment.model, json.dumps(options), experiment.budget, experiment.horizon)
+    return next((settings for settings in found if settings["look_back"] == 512), found[0])
+
+
+@functools.cache
+def _candidates(model: str, options: str, budget: Budget, horizon: int) -> list[dict[str, Any]]:
+    bounds = {"train": (0, 9000), "validation": (9000, 9500), "test": (9500, 9999)}
+    data = Dataset("ETTh1", "lsf", "h", 24, np.zeros((1, 1), np.float32), ("OT",), pd.DatetimeIndex([]), bounds)
+    return load_forecaster(model, json.loads(options), budget).candidates(data, horizon)
 
 
 def _example(random: np.random.Generator, start: int, horizon: int, family: str) -> dict[str, Any]:
@@ -89,9 +116,9 @@ def store(folder: Path, *found: dict[str, Any]) -> Path:
     return folder
 
 
-def tables_of(*found: dict[str, Any]) -> list[Table]:
+def tables_of(*found: dict[str, Any], weights: str | None = None) -> list[Table]:
     """The tables of results that are in no store."""
-    return tables([Run(Path(f"{number}.json"), entry) for number, entry in enumerate(found)])
+    return tables([Run(Path(f"{number}.json"), entry) for number, entry in enumerate(found)], weights)
 
 
 def arguments_of(module: Any, *words: str) -> argparse.Namespace:

@@ -57,16 +57,22 @@ def test_lsf_has_the_splits_of_the_literature_and_training_statistics(
         assert [str(stamp) for stamp in loaded.times] == [row[0] for row in rows[: ends[2]]]
 
 
-def test_jena_weather_ends_in_seven_days_of_raw_values(ett_dir: Path) -> None:
+def test_jena_weather_ends_in_twice_seven_days_of_raw_values(ett_dir: Path) -> None:
+    """Where the station writes -9999, the value before stands; "lsf" keeps the number, as the literature does."""
     if not (ett_dir / "weather.csv").is_file():
         pytest.skip(f"no weather.csv in {ett_dir}")
     loaded, horizon = load("JenaWeather", "pf", ett_dir), prediction_length("JenaWeather")
     raw = np.array([row[1:] for row in rows_of(ett_dir / "weather.csv")[1]], dtype=np.float32)
+    assert (raw == -9999).sum() == 81
+    standardised = load("Weather", "lsf", ett_dir).values
+    assert (standardised.min(axis=0) < -10).sum() == (raw == -9999).any(axis=0).sum() == 3
+    for step, variable in zip(*np.nonzero(raw == -9999), strict=True):  # in time order, so a run is filled step by step
+        raw[step, variable] = raw[step - 1, variable]
     np.testing.assert_array_equal(loaded.values, raw)
     assert horizon == 144 == loaded.season
     assert list(loaded.starts("test", horizon, horizon)) == [52696 - 144 * days for days in range(7, 0, -1)]
-    assert list(loaded.starts("validation", horizon, horizon)) == [52696 - 144 * 8]
-    assert loaded.bounds["train"] == (0, 52696 - 144 * 8)
+    assert list(loaded.starts("validation", horizon, horizon)) == [52696 - 144 * days for days in range(14, 7, -1)]
+    assert loaded.bounds["train"] == (0, 52696 - 144 * 14)
     assert loaded.file_hash == f"sha256:{sha256(ett_dir / 'weather.csv')}"
 
 
@@ -100,7 +106,7 @@ def test_the_registry_has_the_issues_data_sets_and_says_where_each_is() -> None:
             assert entry.file.shape is not None
             ends = entry.split.ends(entry.file.shape[0])
             if family == "pf" and name != "sea_temperature":
-                assert (ends[1] - ends[0], ends[2] - ends[1]) == (entry.horizon, 7 * entry.horizon), name
+                assert ends[1] - ends[0] == ends[2] - ends[1] == 7 * entry.horizon, name
                 assert entry.horizon == pd.Timedelta("1D") / pd.Timedelta(1, "h") * entry.file.season / 24, name
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.errors import Misuse
 from benchmarks.experiments import Budget, Experiment
 
 
@@ -31,10 +32,16 @@ def test_a_stride_keeps_at_most_the_limit_and_is_the_least_that_does(windows: in
         ({"batch_size": True}, "batch_size=True"),
         ({"train_windows": 0}, "train_windows=0"),
         ({"validation_windows": "all"}, "validation_windows='all'"),
+        ({"look_backs": 512}, "look_backs=512 .* give a list"),
+        ({"look_backs": ()}, r"look_backs=\(\) .* give a list"),
+        ({"look_backs": (96, 0)}, "look_backs=0 .* at least 1"),
+        ({"look_backs": (512, 96)}, "ascending"),
+        ({"look_backs": (96, 96)}, "each once"),
+        ({"zero_shot_choice": 1}, "zero_shot_choice=1 .* True or False"),
     ],
 )
 def test_unusable_budgets_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Misuse, match=message):
         Budget(**changes)
 
 
@@ -49,6 +56,9 @@ CHANGES: list[dict[str, Any]] = [
     {"options": {"aggregator": "c2f", "look_back": [96, 512]}},
     {"budget": Budget(epochs=3)},
     {"budget": Budget(epochs=2, train_windows=1000)},
+    {"budget": Budget(epochs=2, look_backs=(96,))},
+    {"budget": Budget(epochs=2, zero_shot_choice=True)},
+    {"dataset": "mine/sales.toml"},
     {"test_stride": 1},
 ]
 
@@ -63,7 +73,8 @@ def test_every_change_changes_the_key_and_seed_and_stride_not_the_choice(changes
 def test_keys_are_the_hash_of_canonical_json() -> None:
     """Stored results are found by them: a change of their definition would orphan all results."""
     text = (
-        '{"budget":{"batch_size":32,"epochs":2,"patience":3,"train_windows":null,"validation_windows":null},'
+        '{"budget":{"batch_size":32,"epochs":2,"look_backs":[96,336,512,1024,2048],"patience":3,'
+        '"train_windows":null,"validation_windows":null,"zero_shot_choice":false},'
         '"dataset":"ETTh1","family":"lsf","horizon":96,"model":"msft",'
         '"options":{"aggregator":null,"look_back":[96,512]}'
     )
@@ -73,12 +84,28 @@ def test_keys_are_the_hash_of_canonical_json() -> None:
     assert reordered.key == BASE.key
 
 
+def test_places_are_not_in_the_key_but_in_the_experiment() -> None:
+    """Where data and weights lie is another matter on every machine; their hashes stand beside the key."""
+    for one, other in (
+        ({"dataset": "/here/sales.toml"}, {"dataset": "there/sales.toml"}),
+        ({"options": {"backbone": "/here/tiny"}}, {"options": {}}),
+        ({"options": {"local_dir": "a", "lr": 0.1}}, {"options": {"local_dir": "b", "lr": 0.1}}),
+    ):
+        first, second = replace(BASE, **one), replace(BASE, **other)
+        assert (first.key, first.choice_key) == (second.key, second.choice_key)
+        assert first != second
+        assert first.to_dict() != second.to_dict()
+    assert replace(BASE, dataset="sales").key != replace(BASE, dataset="sales.toml").key
+    assert replace(BASE, dataset="a/sales.toml").key != replace(BASE, dataset="a/costs.toml").key
+
+
 @pytest.mark.parametrize("changes", [{}, *CHANGES], ids=str)
 def test_round_trip_through_json(changes: dict[str, Any]) -> None:
     experiment = replace(BASE, **changes)
     back = Experiment.from_dict(json.loads(json.dumps(experiment.to_dict())))
     assert back == experiment
     assert back.key == experiment.key
+    assert json.loads(json.dumps(experiment.to_dict())) == experiment.to_dict()
 
 
 def test_probabilistic_windows_never_overlap() -> None:
@@ -102,14 +129,14 @@ def test_probabilistic_windows_never_overlap() -> None:
     ],
 )
 def test_unusable_experiments_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Misuse, match=message):
         replace(BASE, **changes)
 
 
 def test_unknown_names_in_a_file_are_refused() -> None:
-    with pytest.raises(ValueError, match="an experiment has no 'stride'; it has family, dataset"):
+    with pytest.raises(Misuse, match="an experiment has no 'stride'; it has family, dataset"):
         Experiment.from_dict({**BASE.to_dict(), "stride": 1})
-    with pytest.raises(ValueError, match="a budget has no 'steps'"):
+    with pytest.raises(Misuse, match="a budget has no 'steps'"):
         Experiment.from_dict({**BASE.to_dict(), "budget": {"steps": 1}})
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import benchmarks
 from benchmarks import __main__
+from benchmarks.errors import Misuse
 
 ROOT = Path(benchmarks.__file__).parents[1]
 
@@ -35,6 +36,24 @@ def test_what_is_wrong_is_said_in_a_line(capsys: pytest.CaptureFixture[str], tmp
     assert message.startswith("python -m benchmarks table: ")
     assert "nowhere" in message
     assert "Traceback" not in message
+
+
+def test_misuse_is_a_line_and_any_other_error_keeps_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> Any:
+        raise error
+
+    fake = ModuleType("fake_command")
+    fake.add_arguments = lambda parser: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_command", fake)
+    monkeypatch.setitem(__main__.COMMANDS, "table", ("fake_command", ""))
+    fake.main = lambda _: fail(Misuse("no such table"))  # type: ignore[attr-defined]
+    assert __main__.main(["table"]) == 2
+    assert capsys.readouterr().err == "python -m benchmarks table: no such table\n"
+    fake.main = lambda _: fail(ValueError("operands could not be broadcast"))  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="broadcast"):
+        __main__.main(["table"])
 
 
 @pytest.mark.parametrize(("words", "code"), [([], 2), (["tables"], 2), (["--suite", "run"], 2), (["--help"], 0)])

@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 from benchmarks import measures
 from benchmarks.datasets import Dataset
+from benchmarks.errors import Diverged
 from benchmarks.measures import LEVELS, PointSums, QuantileSums, measure
 
 
@@ -255,6 +256,22 @@ def test_an_example_s_context_ends_at_two_horizons_or_the_look_back(data: Datase
         assert (found["levels"], len(found["quantiles"])) == ([0.5], 1)
 
 
+def test_quantiles_that_cross_are_sorted_for_every_model(data: Dataset) -> None:
+    """A model whose quantiles stand upside down is measured as the same one with them in order, examples included."""
+
+    class Crossing(Back):
+        def forecast(self, contexts: np.ndarray, begins: pd.DatetimeIndex, horizon: int) -> np.ndarray:
+            return super().forecast(contexts, begins, horizon)[..., ::-1]
+
+    found, expected = (
+        measure(model(SEASON, LEVELS, 0.5), data, "test", HORIZON, 7, SEASON, LEVELS) for model in (Crossing, Back)
+    )
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-12)
+    assert found.examples == expected.examples
+    with pytest.raises(ValueError, match="ascending"):
+        measure(Back(SEASON, LEVELS, 0.5), data, "test", HORIZON, 7, SEASON, LEVELS[::-1])
+
+
 def test_two_windows_have_two_examples(data: Dataset) -> None:
     found = measure(Back(SEASON, None, 0), data, "test", HORIZON, 60, SEASON, None)
     assert [example["start"] for example in found.examples] == [400, 460]
@@ -296,15 +313,19 @@ class Wrong(Back):
     ],
 )
 def test_wrong_forecasts_are_no_result(data: Dataset, change: Any, levels: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as found:
         measure(Wrong(change, levels), data, "test", HORIZON, 1, SEASON, levels)
+    assert isinstance(found.value, Diverged) == message.startswith("forecasts of")
 
 
 def test_gaps_in_the_targets_are_named(data: Dataset) -> None:
     values = data.values.copy()
     values[470, 1] = np.nan
-    with pytest.raises(ValueError, match=r"targets of 6 of 95 windows of waves .* step 465: fill the data's gaps"):
+    with pytest.raises(
+        ValueError, match=r"targets of 6 of 95 windows of waves .* step 465: fill the data's gaps"
+    ) as found:
         measure(Back(SEASON, None, 0), replace(data, values=values), "test", HORIZON, 1, SEASON, None)
+    assert not isinstance(found.value, Diverged)  # no candidate may be dropped for it
 
 
 def test_windows_need_their_look_back(data: Dataset) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,16 +16,22 @@ import pytest
 import torch
 from darts import TimeSeries
 from darts.models import DLinearModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, backtest, waves
 
+from benchmarks.datasets import Dataset
+from benchmarks.errors import Diverged
+from benchmarks.experiments import Budget
 from benchmarks.measures import forecast
 from benchmarks.models import MODELS, classical, load_forecaster
-from benchmarks.models.base import CONTEXTS, LOOK_BACKS, BestEpoch
+from benchmarks.models.base import FOLLOWED, BestEpoch
 from benchmarks.models.classical import RATES
 from benchmarks.models.ours import FIXED_OPTIONS, METHOD_OPTIONS
+from benchmarks.models.papers import RECIPES
 from darts_msft import MSFTFoundationModel
-from darts_msft.methods import METHODS
+from darts_msft.config import LearningRates
+from darts_msft.methods import METHODS, find_method
+from darts_msft.methods.linear_probe import LinearProbe
 from darts_msft.weights import state_hash
 
 STARTS = range(490, 520, 9)
@@ -49,7 +57,7 @@ def test_unknown_name_and_missing_package(monkeypatch: pytest.MonkeyPatch) -> No
         load_forecaster("prophet", {}, BUDGET)
     monkeypatch.delitem(sys.modules, "benchmarks.models.fracast", raising=False)
     monkeypatch.setitem(sys.modules, "fracast", None)
-    with pytest.raises(ModuleNotFoundError, match=r"the package 'fracast'.*pip install --no-deps fracast==0\.1\.0"):
+    with pytest.raises(ModuleNotFoundError, match=r"the package 'fracast'.*pip install 'darts-msft\[baselines\]'"):
         load_forecaster("fracast", {}, BUDGET)
 
 
@@ -66,46 +74,142 @@ def test_our_options_are_the_models_arguments_with_its_defaults() -> None:
 
 
 def test_candidates_are_all_pairs_of_what_is_chosen() -> None:
-    found = load_forecaster("msft", {"look_back": [32, 64], "patch_size": [4, 8]}, BUDGET).candidates(waves(), HORIZON)
+    found = load_forecaster("msft", {"look_back": [32, 64], "patch_size": [8, 16]}, BUDGET).candidates(waves(), HORIZON)
     pairs = [(settings["look_back"], settings["patch_size"]) for settings in found]
-    assert pairs == [(32, 4), (32, 8), (64, 4), (64, 8)]
+    assert pairs == [(32, 8), (32, 16), (64, 8), (64, 16)]
     assert found[0].keys() == {"look_back", *METHOD_OPTIONS}
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("msft", CONTEXTS),
-        ("chronos2", CONTEXTS),
-        ("fracast", CONTEXTS),
-        ("patchtst", LOOK_BACKS),
-        ("dlinear", LOOK_BACKS),
-    ],
-)
-def test_look_backs_are_the_same_for_a_kind(name: str, expected: tuple[int, ...]) -> None:
-    data = replace(waves(), bounds={"train": (0, 5000), "validation": (5000, 5500), "test": (5500, 6000)})
+def long(name: str = "waves") -> Dataset:
+    """5000 training steps as far as candidates ask."""
+    return replace(waves(name), bounds={"train": (0, 5000), "validation": (5000, 5500), "test": (5500, 6000)})
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("chronos2", "seasonal_naive")])
+def test_look_backs_are_the_budgets_for_every_model(name: str) -> None:
     if name == "fracast":
         pytest.importorskip("fracast")
-    found = load_forecaster(name, {}, BUDGET).candidates(data, HORIZON)
-    assert sorted({settings["look_back"] for settings in found}) == list(expected)
+    for grid in (Budget().look_backs, (48, 64)):
+        found = load_forecaster(name, {}, replace(BUDGET, look_backs=grid)).candidates(long(), HORIZON)
+        assert sorted({settings["look_back"] for settings in found}) == list(grid)
 
 
 def test_look_backs_that_do_not_fit_the_training_part() -> None:
     """400 steps: 336 and a horizon of 64 just fit. What was asked for by name is not left out in silence."""
-    assert {s["look_back"] for s in load_forecaster("dlinear", {}, BUDGET).candidates(waves(), 64)} == {96, 336}
-    assert {s["look_back"] for s in load_forecaster("dlinear", {}, BUDGET).candidates(waves(), 65)} == {96}
-    with pytest.raises(ValueError, match=r"look_back=\[96, 336\] .* at most 335 steps"):
+    dlinear = load_forecaster("dlinear", {}, BUDGET)
+    assert {s["look_back"] for s in dlinear.candidates(waves(), 64)} == {96, 336}
+    assert {s["look_back"] for s in dlinear.candidates(waves(), 65)} == {96}
+    dropped = dlinear.dropped(waves(), 65)
+    assert [entry["look_back"] for entry in dropped] == [336, 512, 1024, 2048]
+    assert "336 and a horizon of 65 steps don't fit into the 400 training steps of waves" in dropped[0]["reason"]
+    with pytest.raises(ValueError, match=r"look_back=\[96, 336\]: .* at most 335 steps"):
         load_forecaster("dlinear", {"look_back": [96, 336]}, BUDGET).candidates(waves(), 65)
-    with pytest.raises(ValueError, match="don't fit into the 400 training steps of waves"):
-        load_forecaster("msft", {}, BUDGET).candidates(waves(), HORIZON)
+    with pytest.raises(ValueError, match=r"look_back=\[512, 1024\]: .*don't fit into the 400 training steps of waves"):
+        load_forecaster("msft", {}, replace(BUDGET, look_backs=(512, 1024))).candidates(waves(), HORIZON)
+
+
+def test_contexts_that_a_backbone_was_not_made_for_are_left_out(tiny_moirai: str) -> None:
+    """512 tokens: 2048 steps and a horizon of 12 are 515 of 4 steps and 258 of 8; eight prompt tokens count too."""
+    options = {"backbone": tiny_moirai, "patch_size": [4, 8]}
+    for method, longest in (("msft", 2036), ("prompt", 2004)):
+        budget = replace(BUDGET, look_backs=(longest, longest + 4))
+        forecaster = load_forecaster(method, options, budget)
+        found = [(s["look_back"], s["patch_size"]) for s in forecaster.candidates(long(), HORIZON)]
+        assert found == [(longest, 4), (longest, 8), (longest + 4, 8)]
+        (dropped,) = forecaster.dropped(long(), HORIZON)
+        assert (dropped["look_back"], dropped["patch_size"]) == (longest + 4, 4)
+        assert "more than the 512 of backbone" in dropped["reason"]
+    with pytest.raises(ValueError, match="patch_size=7 is not one that the backbone's weights know"):
+        load_forecaster("msft", {**options, "patch_size": [7, 8]}, BUDGET).candidates(long(), HORIZON)
 
 
 @pytest.mark.parametrize(("name", "rates"), [("ETTh2", (*RATES, 5e-2)), ("ETTm1", RATES), ("waves", RATES)])
 def test_dlinear_tries_its_authors_rate_too(name: str, rates: tuple[float, ...]) -> None:
-    found = load_forecaster("dlinear", {}, BUDGET).candidates(waves(name), 96)
+    budget = replace(BUDGET, look_backs=(96,))
+    found = load_forecaster("dlinear", {}, budget).candidates(waves(name), 96)
     assert sorted((s["look_back"], s["lr"]) for s in found) == [(96, rate) for rate in rates]
-    only = load_forecaster("dlinear", {"lr": 1e-3}, BUDGET).candidates(waves(name), 96)
+    only = load_forecaster("dlinear", {"lr": 1e-3}, budget).candidates(waves(name), 96)
     assert only == [{"look_back": 96, "lr": 1e-3}]
+
+
+def test_dlinear_at_its_papers_rate() -> None:
+    forecaster = load_forecaster("dlinear", {"lr": "paper", "look_back": 96}, BUDGET)
+    assert forecaster.candidates(waves("ETTh1"), 96) == [{"look_back": 96, "lr": 5e-3}]
+    with pytest.raises(ValueError, match="lr='paper' is not known for waves at horizon 96; give a number"):
+        forecaster.candidates(waves(), 96)
+
+
+# ------------------------------------------------------------------------------- what a choice and a result hold of it
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_trained_methods_follow_the_zero_shot_choice_where_the_budget_says_so(name: str) -> None:
+    options = {"patch_size": [16, 32], "num_samples": 7}
+    follows = replace(BUDGET, zero_shot_choice=True, look_backs=(96, 336))
+    more = {} if name == "zero_shot" else {"lr_head": 0.1}
+    leader = load_forecaster(name, {**options, **more}, follows).leader()
+    assert leader == (None if name == "zero_shot" else ("zero_shot", options))
+    assert load_forecaster(name, options, BUDGET).leader() is None
+    if leader is not None:  # with its settings one candidate is left
+        own = load_forecaster(name, options, follows).candidates(waves(), HORIZON)
+        for first in load_forecaster(*leader, follows).candidates(waves(), HORIZON):
+            assert sum(all(settings[key] == first[key] for key in FOLLOWED) for settings in own) == 1
+
+
+def test_others_follow_nobody() -> None:
+    follows = replace(BUDGET, zero_shot_choice=True)
+    assert all(load_forecaster(name, {}, follows).leader() is None for name in ("dlinear", "seasonal_naive"))
+
+
+def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hash_of(name: str, **options: Any) -> str:
+        return load_forecaster(name, options, BUDGET).defaults_hash()
+
+    names = ("msft", "full", "dlinear", "patchtst", "itransformer")
+    before = {name: hash_of(name) for name in names}
+    assert len({value for name, value in before.items() if name != "full"}) == 4
+    assert hash_of("msft", lora_rank=3) == before["msft"]
+    monkeypatch.setitem(classical.DLINEAR_RATES, ("ETTh1", 96), 0.1)
+    monkeypatch.setitem(RECIPES["PatchTST"], "ETTh1", RECIPES["PatchTST"]["ETTm1"])
+    monkeypatch.setattr(LinearProbe, "rates", LearningRates(1.0, 1.0, 1.0, 1.0))
+    changed = {name for name in names if hash_of(name) != before[name]}
+    assert changed == {"dlinear", "patchtst"}
+    before_probe = hash_of("linear_probe")
+    monkeypatch.setattr(LinearProbe, "rates", LearningRates(1.0, 1.0, 2.0, 1.0))
+    assert hash_of("linear_probe") != before_probe
+
+
+def test_resolved_is_what_the_model_has(tiny_moirai: str) -> None:
+    options = {"backbone": tiny_moirai, "look_back": LOOK_BACK, "lr_head": 0.25}
+    model, _, _ = backtest("msft", options, STARTS)
+    found = resolved_of("msft", options, model)
+    own = model.model
+    assert (found["look_back"], found["patch_size"], found["num_scales"]) == (LOOK_BACK, 4, own.plan.num_scales)
+    assert own.plan.patch_size == 4
+    assert (found["lr_head"], found["lr_new"]) == (0.25, find_method("msft").rates.new)
+    assert found["num_scales"] > 0
+    model, _, _ = backtest("dlinear", {"look_back": LOOK_BACK, "lr": 0.01}, STARTS)
+    assert resolved_of("dlinear", {}, model) == {"look_back": LOOK_BACK, "lr": 0.01, "schedule": "halved"}
+
+
+def resolved_of(name: str, options: dict[str, Any], model: Any) -> dict[str, Any]:
+    """After a way through JSON."""
+    found: dict[str, Any] = json.loads(json.dumps(load_forecaster(name, options, BUDGET).resolved(model)))
+    return found
+
+
+def test_weights_of_scratch_are_the_architecture(tiny_moirai: str, tmp_path: Path) -> None:
+    """Other trained weights of the same architecture are the same; another architecture isn't."""
+    one = load_forecaster("scratch", {"backbone": tiny_moirai}, BUDGET).weights()
+    shutil.copytree(tiny_moirai, tmp_path / "other")
+    state = load_file(tmp_path / "other" / "model.safetensors")
+    save_file({key: value + 1 for key, value in state.items()}, tmp_path / "other" / "model.safetensors")
+    options = {"backbone": str(tmp_path / "other")}
+    assert load_forecaster("scratch", options, BUDGET).weights() == one
+    assert load_forecaster("msft", options, BUDGET).weights() != load_forecaster("scratch", options, BUDGET).weights()
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "num_layers": 2}))
+    assert load_forecaster("scratch", options, BUDGET).weights() != one
 
 
 # --------------------------------------------------------------------------------------------------------------- fit
@@ -154,10 +258,23 @@ def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch
     assert report["epochs"] == len(report["losses"]) == 3 + 2
     assert validation_loss(model, 7) == pytest.approx(report["losses"][2], rel=1e-3)
     assert 2 * report["losses"][2] < min(report["losses"][3:])
+    assert report["still_improving"] is False
+
+
+def test_a_fit_that_ends_at_its_best_is_still_improving(tiny_moirai: str) -> None:
+    _, _, described = backtest("dlinear", {"look_back": LOOK_BACK, "lr": 1e-4}, STARTS)
+    losses = described["fit_report"]["losses"]
+    assert losses[1] < losses[0]
+    assert described["fit_report"]["still_improving"] is True
+    for rate in (1e-3, 0.5):
+        options = our_options(tiny_moirai, lr_pretrained=rate, lr_head=rate)
+        report = backtest("full", options, STARTS)[2]["fit_report"]
+        assert report["still_improving"] == (report["kept"] == "epoch 1")
+        assert report["still_improving"] == (rate == 1e-3)
 
 
 def test_a_fit_without_a_finite_loss_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no epoch had a finite validation loss"):
+    with pytest.raises(Diverged, match="no epoch had a finite validation loss"):
         backtest("dlinear", {"look_back": LOOK_BACK, "lr": 1e30}, STARTS)
     best = BestEpoch()
     best.losses = [float("nan"), 2.0, float("inf"), 1.0, 1.0]
@@ -206,8 +323,8 @@ def test_our_methods_fit_and_forecast(tiny_moirai: str, method: str) -> None:
     assert (described["trained_parameters"] > 0) == (described["fit_report"] is not None) == trained
     assert described["trained_parameters"] <= described["parameters"]
     assert sum(described["scale_weights"]) == pytest.approx(1)
-    expected = None if method == "scratch" else state_hash(load_file(Path(tiny_moirai) / "model.safetensors"))
-    assert described["weights"] == expected
+    pretrained = state_hash(load_file(Path(tiny_moirai) / "model.safetensors"))
+    assert (described["weights"] == pretrained) == (method != "scratch")
     if trained:
         assert described["fit_report"]["best"] <= described["fit_report"]["before"]
         assert described["fit_report"]["candidates"][0]["step"] == 0

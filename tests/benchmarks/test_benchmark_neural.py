@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import neuralforecast.models
@@ -65,11 +66,35 @@ def test_rate_factors_by_epoch(name: str, expected: list[float]) -> None:
 def test_options_go_over_the_recipe() -> None:
     forecaster = load_forecaster("patchtst", {"look_back": LOOK_BACK, "network": {"dropout": 0.5}}, BUDGET)
     data = waves("ETTh1")
-    assert forecaster.candidates(data, HORIZON) == [{"look_back": LOOK_BACK, "lr": 1e-4}]
+    rates = [{"look_back": LOOK_BACK, "lr": rate} for rate in (1e-4, 3e-4, 1e-3)]
+    assert forecaster.candidates(data, HORIZON) == rates
     model = forecaster.build({"look_back": LOOK_BACK, "lr": 1e-4}, data, HORIZON, 0, None)
     found = model.inner.nf_model_params
     assert (found["dropout"], found["hidden_size"], found["n_heads"]) == (0.5, 16, 4)
     assert found["revin_subtract_last"] is False
+    resolved = json.loads(json.dumps(forecaster.resolved(model)))
+    assert (resolved["lr"], resolved["schedule"], resolved["look_back"]) == (1e-4, "LambdaLR", LOOK_BACK)
+    assert (resolved["network"]["dropout"], resolved["network"]["hidden_size"]) == (0.5, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("patchtst", [1e-4, 3e-4, 1e-3]),
+        ("itransformer", [5e-4, 1.5e-3, 5e-3]),
+        ("timemixer", [0.01, 0.03, 0.1]),
+    ],
+)
+def test_the_authors_rate_is_tried_and_higher_ones(name: str, rates: list[float]) -> None:
+    """A budget of a few epochs wants more than a rate for a hundred. "paper" is the authors' own alone."""
+
+    def tried(**options: object) -> list[float]:
+        forecaster = load_forecaster(name, {"look_back": LOOK_BACK, **options}, BUDGET)
+        return [settings["lr"] for settings in forecaster.candidates(waves("Electricity"), HORIZON)]
+
+    assert tried() == rates
+    assert tried(lr="paper") == rates[:1]
+    assert tried(lr=[0.5, 0.25]) == [0.5, 0.25]
 
 
 # ---------------------------------------------------------------------------------------------------------- schedules
@@ -138,5 +163,5 @@ def test_forecasts_move_with_their_context(name: str, levels: tuple[float, ...] 
 
 
 def test_timemixer_wants_look_backs_that_it_can_halve() -> None:
-    with pytest.raises(ValueError, match=r"look_back=50 .* multiple of 8"):
+    with pytest.raises(ValueError, match=r"a look-back of 50 steps .* multiple of 8"):
         backtest("timemixer", {"look_back": 50}, STARTS)

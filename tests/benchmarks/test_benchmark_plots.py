@@ -313,7 +313,7 @@ def test_pictures_are_the_same_bytes_each_time_and_say_where_they_are(
 def test_every_table_has_names_of_its_own_for_its_pictures() -> None:
     entries = [lsf("msft", 0.4), lsf("full", 0.4), lsf("msft", 0.4, test_stride=7), result("msft", family="pf")]
     entries += [lsf("msft", 0.4, options={"mixing": "first"}), lsf("msft", 0.4, budget={"epochs": 3})]
-    entries += [lsf("msft", 0.4, options={"look_back": length}) for length in (96, [96, 336])]
+    entries += [lsf("msft", 0.4, options={"look_back": length}) for length in (96, 336)]
     names = [plots.file_name(table) for table in tables_of(*entries)]
     assert len(set(names)) == len(names) == 7
     assert all(name.replace("-", "").replace("_", "").isalnum() for name in names)

@@ -95,7 +95,8 @@ def test_peak_memory_is_the_process_s_own() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
     script = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells leave it ignored in what they run in the background
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(processes.__file__).parents[1])]!r}
 import test_benchmark_processes as here
 if __name__ == "__main__":

@@ -320,3 +320,26 @@ def test_variable_that_never_changes_cannot_be_standardised(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"'b' of mine never changes in the training part.*take the family 'pf'"):
         load(described(tmp_path, frame), "lsf")
     assert load(described(tmp_path, frame), "pf").values[0, 1] == np.float32(3.3)
+
+
+# ------------------------------------------------------------------------------------------------- marks of no value
+
+
+def test_the_value_before_takes_the_place_of_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = hourly()
+    frame.loc[[3, 4, 8], "b"] = -9999
+    put(frame, tmp_path)
+    register(monkeypatch, replace(SMALL, missing=-9999.0))
+    b = [100 - row % 3 for row in range(10)]
+    assert load("small", "pf", tmp_path).values[:, 1].tolist() == [*b[:3], b[2], b[2], *b[5:8], b[7], b[9]]
+    register(monkeypatch, SMALL)
+    assert load("small", "pf", tmp_path).values[3, 1] == -9999
+
+
+def test_a_mark_with_nothing_before_it_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = hourly()
+    frame.loc[0, "b"] = -9999
+    put(frame, tmp_path)
+    register(monkeypatch, replace(SMALL, missing=-9999.0))
+    with pytest.raises(ValueError, match=r"no finite value of 'b' at 2024-03-01 00:00:00, the first of 1"):
+        load("small", "pf", tmp_path)

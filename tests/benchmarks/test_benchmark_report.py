@@ -6,18 +6,16 @@ import base64
 import json
 import shlex
 import xml.etree.ElementTree as ET
-from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from fake_results import arguments_of, result, store
 
-from benchmarks import origin, plots, report, results, runner, suites, tables
+from benchmarks import report, results, tables
 from benchmarks.__main__ import main
-from benchmarks.summary import Run, read
+from benchmarks.selection import read, select
 
 EVIL = "<script>alert('x')<img src=x onerror=alert(1)>&\"b"
 VOID = {"meta", "img"}
@@ -58,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = f"{EVIL}.toml"
     entries = [
         result("msft"),
-        result("msft", seed=1),
+        result("msft", seed=1, command="python -m benchmarks run --suite first --seeds 1", resolved={"num_scales": 2}),
         result("dlinear"),
         result("msft", own),
         result("full", family="pf"),
@@ -67,8 +65,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entry["examples"] = entry["examples"][:1]
     entries[3]["examples"][0]["variable"] = EVIL
     choice = {"kind": "choice", "key": entries[2]["choice_key"], "experiment": entries[2]["experiment"], "rows": []}
-    choice |= {"weights": entries[2]["weights"], "chosen": {}}
-    choices = [{**choice, "data_hash": entries[2]["data_hash"]}, {**choice, "data_hash": "0" * 64}]
+    same = ("weights", "data_hash", "protocol", "defaults", "provenance")
+    choice |= {**{name: entries[2][name] for name in same}, "chosen": {}, "dropped": [], "followed": None}
+    choices = [choice, {**choice, "data_hash": "0" * 64}, {**choice, "defaults": "0" * 64}]
     folder = store(tmp_path_factory.mktemp("of results"), *entries, *choices)
     assert main(["report", "--results", str(folder)]) == 0
     return folder
@@ -128,9 +127,7 @@ def test_every_figure_is_that_of_the_file_it_leads_to(page: Page, folder: Path) 
             assert text in [f"{value:.3f}" for value in values]
     assert seeds == 2
     marks = {tag: ["".join(text) for own, _, text in page.elements if own == tag] for tag in ("strong", "u")}
-    (table,) = [
-        table for table in tables.select(arguments_of(tables, "--results", str(folder))) if table.family == "lsf"
-    ]
+    (table,) = [table for table in select(arguments_of(tables, "--results", str(folder))) if table.family == "lsf"]
     for tag, place in (("strong", 1), ("u", 2)):
         expected = [
             table.text(row, column, metric)
@@ -152,11 +149,11 @@ def test_pictures_name_their_command_and_results(page: Page, folder: Path) -> No
     assert sum(note.startswith("Left out: No diagram of critical differences") for note in notes) == 2
 
 
-def test_the_choice_is_that_of_the_same_data(page: Page) -> None:
+def test_the_choice_is_that_of_the_same_data_and_defaults(page: Page) -> None:
     links = [unquote(link) for link, _ in page.all("a", "href") if link.startswith("choices/")]
     assert len(links) == 1
     assert "-dlinear-" in links[0]
-    assert not links[0].endswith("-2.json")  # that of other data
+    assert not links[0].endswith(("-2.json", "-3.json"))  # those of other data and of other defaults
 
 
 def test_the_same_page_each_time(folder: Path) -> None:
@@ -165,65 +162,13 @@ def test_the_same_page_each_time(folder: Path) -> None:
     assert (folder / "report.html").read_bytes() == before
 
 
-# ------------------------------------------------------------------------------------------------------------ commands
-
-
-def test_commands_of_tables_are_those_that_were_given() -> None:
-    words = ["--results", "my results", "--suite", "first", "--datasets", "ETTh1", "a b.toml", "--horizons", "96"]
-    arguments = arguments_of(tables, *words)
-    line = tables.command("table", arguments)
-    assert line.startswith("python -m benchmarks table --results 'my results'")
-    assert arguments_of(tables, *shlex.split(line)[4:]) == arguments
-    assert tables.command("plot", arguments_of(plots)) == "python -m benchmarks plot"
-
-
-def selected(line: str) -> list[str]:
-    """Keys of the experiments that `python -m benchmarks run` would run for a command line."""
-    words = shlex.split(line)
-    assert words[:4] == ["python", "-m", "benchmarks", "run"]
-    arguments = arguments_of(runner, *words[4:])
-    return [experiment.key for experiment in runner.select(suites.load(arguments.suite), arguments)]
-
-
-def fake(model: str, **changes: Any) -> Run:
-    return Run(Path("x.json"), result(model, **changes))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"budget": asdict(suites.SMALL_BUDGET), "seed": 1},
-        {"budget": asdict(suites.SMALL_BUDGET), "dataset": "my data/own.toml"},
-        {"horizon": 720},
-        {"horizon": 720, "test_stride": 5},
-        {"dataset": "ETTm1", "family": "pf", "budget": asdict(suites.SMALL_BUDGET)},
-        {
-            "dataset": "ETTm1",
-            "budget": asdict(suites.SMALL_BUDGET),
-            "options": {**suites.ABLATION_BASE, "mixing": "first"},
-        },
-    ],
-)
-def test_the_command_of_a_result_measures_its_experiment(changes: dict[str, Any]) -> None:
-    run = fake("msft", **changes)
-    assert run.result["key"] in selected(origin.command(run))
-
-
-def test_every_experiment_of_every_suite_has_a_command_that_measures_it() -> None:
-    for suite in suites.SUITES:
-        experiments = suites.load(suite)
-        for experiment in experiments[:: max(1, len(experiments) // 5)]:
-            run = Run(Path("x.json"), {"experiment": experiment.to_dict()})
-            assert experiment.key in selected(origin.command(run))
-            assert origin.in_suite(run, suite)
-
-
-def test_what_no_suite_has_comes_without_a_command() -> None:
-    run = fake("msft", options={"lora_rank": 3})
-    assert origin.command(run) == ""
-    assert not any(origin.in_suite(run, suite) for suite in suites.SUITES)
-    assert not origin.in_suite(fake("msft", horizon=720, test_stride=5), "lsf")
+def test_every_source_has_the_command_that_measured_it(page: Page, folder: Path) -> None:
+    commands = ["".join(text) for tag, _, text in page.elements if tag == "code"]
+    assert commands.count("python -m benchmarks run --suite first --seeds 1") == 1
+    rows = {attrs["id"]: "".join(text) for tag, attrs, text in page.elements if tag == "tr" and "id" in attrs}
+    (seed_1,) = [row for row in rows.values() if "--seeds 1" in row]
+    assert "num_scales=2" in seed_1  # what the model really had
 
 
 def test_reading_gives_what_the_store_has(folder: Path) -> None:
-    assert [run.result for run in read(folder)] == results.read(folder, "run")
+    assert [(run.path, run.result) for run in read(folder)] == results.entries(folder, "run")

@@ -6,35 +6,47 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import results
+from benchmarks.errors import Misuse
 from benchmarks.experiments import Experiment
 
 
-def result(kind: str = "run", data: str = "d", weights: str | None = "w", **changes: Any) -> dict[str, Any]:
+def result(
+    kind: str = "run", data: str = "d", weights: str | None = "w", dirty: bool = False, **changes: Any
+) -> dict[str, Any]:
+    """An entry with all that one of its kind needs, most of it null."""
     experiment = Experiment("lsf", "ETTh1", 96, "msft", **changes)
     key = experiment.key if kind == "run" else experiment.choice_key
-    return {"kind": kind, "key": key, "experiment": experiment.to_dict(), "data_hash": data, "weights": weights}
+    named = {"key": key, "experiment": experiment.to_dict(), "data_hash": data, "weights": weights, "protocol": 1}
+    return {"kind": kind, **dict.fromkeys(results.NEEDED[kind]), **named, "provenance": {"dirty": dirty}}
+
+
+def read(folder: str | Path, kind: str = "run") -> list[dict[str, Any]]:
+    return [entry for _, entry in results.entries(folder, kind)]
 
 
 def test_what_is_added_is_read_again(tmp_path: Path) -> None:
     first, second, choice = result(), result(seed=1), result("choice")
-    for each in (first, second, choice):
-        path = results.add(tmp_path, each)
+    paths = [results.add(tmp_path, each) for each in (first, second, choice)]
+    assert sorted(path for path, _ in results.entries(tmp_path, "run")) == sorted(paths[:2])
+    for path, each in zip(paths, (first, second, choice), strict=True):
         assert json.loads(path.read_text()) == each
         assert path.name == f"lsf-ETTh1-96-msft-{each['key'][:10]}.json"
-    assert sorted(results.read(tmp_path, "run"), key=lambda r: r["experiment"]["seed"]) == [first, second]
-    assert results.read(tmp_path, "choice") == [choice]
+    assert sorted(read(tmp_path), key=lambda r: r["experiment"]["seed"]) == [first, second]
+    assert read(tmp_path, "choice") == [choice]
     assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {"runs", "choices"}
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == 3
 
 
 def test_nothing_is_there_before_the_first() -> None:
-    assert results.read("/nowhere", "run") == []
+    assert read("/nowhere") == []
     assert results.find("/nowhere", "run", "0" * 64) is None
 
 
@@ -77,7 +89,7 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path, monkeypatch: 
 
     def watched(part: Any, path: Any) -> None:
         seen.append((json.loads(Path(part).read_text()), Path(path).exists()))
-        assert results.read(tmp_path, "run") == []  # the unfinished one is no result
+        assert read(tmp_path) == []  # the unfinished one is no result
         link(part, path)
 
     monkeypatch.setattr(os, "link", watched)
@@ -96,17 +108,17 @@ here.results.add({str(tmp_path)!r}, here.result())
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    assert results.read(tmp_path, "run") == []
+    assert read(tmp_path) == []
     assert results.find(tmp_path, "run", result()["key"]) is None
     path = results.add(tmp_path, result())
     assert path.name == f"lsf-ETTh1-96-msft-{result()['key'][:10]}.json"
-    assert results.read(tmp_path, "run") == [result()]
+    assert read(tmp_path) == [result()]
 
 
 def test_figures_that_json_lacks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         results.add(tmp_path, {**result(), "metrics": {"mse": float("nan")}})
-    assert results.read(tmp_path, "run") == []
+    assert read(tmp_path) == []
 
 
 def test_a_users_data_set_is_named_by_its_file(tmp_path: Path) -> None:
@@ -116,13 +128,129 @@ def test_a_users_data_set_is_named_by_its_file(tmp_path: Path) -> None:
     assert path.parent == tmp_path / "runs"
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def damaged(text: str) -> list[str]:
+    """A result's text, no more a result."""
+    entry = json.loads(text)
+    without = {name: value for name, value in entry.items() if name != "protocol"}
+    return [
+        text[:-20],
+        text.replace('"d"', "NaN"),
+        text.replace('"d"', "Infinity"),
+        "[1, 2]",
+        json.dumps({**entry, "kind": "choice"}),
+        json.dumps(without),
+    ]
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_file_that_is_no_result_is_named(tmp_path: Path, place: int) -> None:
     path = results.add(tmp_path, result())
-    path.write_text(path.read_text()[:-20])
-    with pytest.raises(ValueError, match=rf"{path.name} is not a result"):
-        results.read(tmp_path, "run")
+    path.write_text(damaged(path.read_text())[place])
+    with pytest.raises(Misuse, match=rf"{path.name} is not a .*; restore it"):
+        read(tmp_path)
+    with pytest.raises(Misuse, match=rf"{path.name} is not a"):
+        results.find(tmp_path, "run", result()["key"])
 
 
 def test_unknown_kind(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="kind='table' is not known; choose one of run, choice"):
-        results.read(tmp_path, "table")
+    with pytest.raises(ValueError, match="kind='table' is not known; choose one of run, choice, candidate"):
+        read(tmp_path, "table")
+
+
+def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    monkeypatch.setattr(results, "FOLDER", own)
+    (tmp_path / "elsewhere").mkdir()
+    results.add(tmp_path / "elsewhere", result(dirty=True))
+    results.add(own, result())
+    for same in (own, tmp_path / "elsewhere" / ".." / "own"):
+        with pytest.raises(Misuse, match=r"uncommitted changes.*--dirty"):
+            results.add(same, result(dirty=True))
+    assert len(read(own)) == 1
+    results.add(own, result(dirty=True), dirty=True)
+    assert len(read(own)) == 2
+
+
+def test_other_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tables.md"
+    results.write(path, "old")
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space"):
+            results.write(path, "new")
+    assert path.read_text() == "old"
+    results.write(path, b"\xff")
+    assert path.read_bytes() == b"\xff"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --------------------------------------------------------------------------------------------------------- who is at it
+
+
+def test_a_claim_is_one_block_s_alone(tmp_path: Path) -> None:
+    with results.claim(tmp_path, "run", "k", wait=False) as first:
+        assert first
+        with results.claim(tmp_path, "run", "k", wait=False) as second:
+            assert not second
+        with results.claim(tmp_path, "run", "k", wait=False) as third:  # the refused one has ended nothing
+            assert not third
+        for kind, key in (("choice", "k"), ("run", "other")):
+            with results.claim(tmp_path, kind, key, wait=False) as other:
+                assert other
+    with results.claim(tmp_path, "run", "k", wait=False) as again:
+        assert again
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_claim_ends_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), results.claim(tmp_path, "run", "k", wait=False):
+        raise KeyError
+    with results.claim(tmp_path, "run", "k", wait=False) as again:
+        assert again
+
+
+def test_never_two_at_once_and_all_in_the_end(tmp_path: Path) -> None:
+    """Sixteen threads wait for one claim and take turns; files that come and go must not let two in."""
+    inside, most, turns = [], [], []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            with results.claim(tmp_path, "run", "k", wait=True) as ours:
+                assert ours
+                inside.append(number)
+                most.append(len(inside))
+                time.sleep(0)
+                inside.remove(number)
+                turns.append(number)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
+    assert len(turns) == 16 * 20
+    assert max(most) == 1
+
+
+def test_a_dead_process_has_no_claim(tmp_path: Path) -> None:
+    script = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(Path(results.__file__).parents[1])!r})
+from benchmarks import results
+with results.claim({str(tmp_path)!r}, "run", "k", wait=True):
+    print("mine", flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "mine\n"
+        with results.claim(tmp_path, "run", "k", wait=False) as ours:
+            assert not ours
+    finally:
+        process.kill()
+        process.communicate()
+    with results.claim(tmp_path, "run", "k", wait=False) as ours:
+        assert ours

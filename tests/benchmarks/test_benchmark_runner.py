@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import re
-import subprocess
-import sys
+import shlex
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,11 @@ from typing import Any
 import benchmark_fakes
 import pytest
 from benchmark_fakes import BUDGET, HORIZON, SEASON, Back, waves
-from test_benchmark_processes import eventually, is_alive
 
 from benchmarks import __main__, datasets, jobs, measures, models, results, runner, suites
 from benchmarks.experiments import Experiment
 from benchmarks.processes import ProcessFailed
 
-ROOT = Path(runner.__file__).parents[1]
 Run = Callable[..., int]
 
 
@@ -32,16 +27,15 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
     monkeypatch.setattr(jobs, "quiet", lambda: None)
     monkeypatch.setattr(runner, "isolated", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(jobs, "provenance", lambda: {"commit": "0" * 40})
+    monkeypatch.setattr(jobs, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
     forget()
     yield
     forget()
 
 
 def forget() -> None:
-    """As in a new process: hashes of data and weights are read again."""
+    """As in a new process: hashes of data are read again."""
     runner._data_hash.cache_clear()
-    runner._weights_hash.cache_clear()
 
 
 @pytest.fixture
@@ -70,13 +64,21 @@ def notes(tmp_path: Path) -> list[str]:
 
 
 def stored(tmp_path: Path) -> dict[str, str]:
-    """The text of every file in the results folder."""
+    """The text of every result and choice; candidates beside them are the choices' own affair."""
     folder = tmp_path / "results"
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for kind in ("run", "choice")
+        for path, _ in results.entries(folder, kind)
+    }
 
 
 def runs(tmp_path: Path) -> list[dict[str, Any]]:
-    return results.read(tmp_path / "results", "run")
+    return [entry for _, entry in results.entries(tmp_path / "results", "run")]
+
+
+def choices(tmp_path: Path) -> list[dict[str, Any]]:
+    return [entry for _, entry in results.entries(tmp_path / "results", "choice")]
 
 
 # ------------------------------------------------------------------------------------------------- what is done again
@@ -94,7 +96,7 @@ def test_a_result_is_fitted_with_what_was_chosen_and_then_skipped(
         expected = measures.measure(Back(SEASON, levels, 0.5), waves(), "test", HORIZON, stride, SEASON, levels)
         assert result["metrics"] == expected.metrics
         assert result["key"] == asked.key
-    assert {choice["key"] for choice in results.read(tmp_path / "results", "choice")} == {e.choice_key for e in both}
+    assert {choice["key"] for choice in choices(tmp_path)} == {e.choice_key for e in both}
     before, done = stored(tmp_path), notes(tmp_path)
     assert len(done) == 2 * (2 + 1) * 2  # build and fit: two candidates and the chosen, twice
     capsys.readouterr()
@@ -109,10 +111,78 @@ def test_seeds_and_strides_share_a_choice(tmp_path: Path, run: Run) -> None:
     builds = [note for note in notes(tmp_path) if note.startswith("build")]
     tried = ["build 11 0.5 seed 0", "build 12 0.5 seed 0"]
     assert builds == [*tried, "build 12 0.5 seed 0", "build 12 0.5 seed 1", "build 12 0.5 seed 2"]
-    assert len(results.read(tmp_path / "results", "choice")) == 1
+    assert len(choices(tmp_path)) == 1
     assert len({result["choice_key"] for result in runs(tmp_path)}) == 1
     assert run([experiment(tmp_path, options={"spread": 0.1})]) == 0  # another model
-    assert len(results.read(tmp_path / "results", "choice")) == 2
+    assert len(choices(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("changed", ["protocol", "defaults"])
+def test_results_of_another_protocol_or_other_defaults_are_measured_anew(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    asked = [experiment(tmp_path)]
+    assert run(asked) == 0
+    before, done = stored(tmp_path), len(notes(tmp_path))
+    with monkeypatch.context() as patch:
+        if changed == "protocol":
+            patch.setattr(jobs, "PROTOCOL", 99)
+        else:
+            patch.setattr(benchmark_fakes.Fake, "defaults", {**benchmark_fakes.Fake.defaults, "new": 1})
+        assert run(asked) == 0
+        assert len(notes(tmp_path)) == 2 * done  # the choice was made again, too
+    after = stored(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 2 * len(before)
+    assert run(asked) == 0
+    assert stored(tmp_path) == after
+
+
+def test_weights_that_change_during_a_run_are_noticed(tmp_path: Path, run: Run) -> None:
+    """The first experiment's fit changes them: it stores nothing, and the second is chosen anew."""
+    weights = tmp_path / "weights"
+    weights.write_text("1")
+    options = {"weights": str(weights), "look_back": SEASON}
+    assert run([experiment(tmp_path, options=options)]) == 0
+    fit = benchmark_fakes.Fake.fit
+
+    def changing(self: Any, *rest: Any) -> None:
+        fit(self, *rest)
+        weights.write_text("2")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark_fakes.Fake, "fit", changing)
+        assert run([experiment(tmp_path, seed=seed, options=options) for seed in (1, 2)]) == 1
+    found = {result["experiment"]["seed"]: result["weights"] for result in runs(tmp_path)}
+    assert found == {0: "1", 2: "2"}
+    assert sorted(choice["weights"] for choice in choices(tmp_path)) == ["1", "2"]
+
+
+def test_the_same_weights_at_another_place_are_the_same_result(tmp_path: Path, run: Run) -> None:
+    for name, text in (("here", "a"), ("there", "a"), ("other", "b")):
+        (tmp_path / name).write_text(text)
+    places = [experiment(tmp_path, options={"backbone": str(tmp_path / name)}) for name in ("here", "there", "other")]
+    assert len({place.key for place in places}) == 1
+    assert run(places[:1]) == 0
+    before = stored(tmp_path)
+    assert run(places[1:2]) == 0
+    assert stored(tmp_path) == before
+    assert run(places) == 0
+    assert sorted(result["weights"] for result in runs(tmp_path)) == ["a", "b"]
+
+
+def test_a_follower_s_leader_chooses_first_and_once(tmp_path: Path, run: Run) -> None:
+    options = {"follows": [10, SEASON], "look_back": [10, 11, SEASON]}
+    asked = [experiment(tmp_path, options={**options, "spread": spread}) for spread in (1, 2)]
+    assert run(asked) == 0
+    tried = [note for note in notes(tmp_path) if note.startswith("build")]
+    assert tried == [*("build 10 0.5 seed 0", "build 12 0.5 seed 0"), *("build 12 1 seed 0", "build 12 2 seed 0")]
+    assert [result["settings"]["look_back"] for result in runs(tmp_path)] == [SEASON, SEASON]
+    assert len(choices(tmp_path)) == 3
+    leader = jobs.leader_of(asked[0])
+    assert leader is not None
+    followed = {"key": leader.choice_key, "settings": {"look_back": SEASON}}
+    assert [choice["followed"] for choice in choices(tmp_path) if choice["key"] != leader.choice_key] == [followed] * 2
 
 
 @pytest.mark.parametrize("changed", ["shift", "weights"])
@@ -127,6 +197,7 @@ def test_other_data_or_weights_are_measured_anew(tmp_path: Path, run: Run, chang
     after = stored(tmp_path)
     assert {name: after[name] for name in before} == before
     assert len(after) == 2 * len(before) == 4
+    assert len(results.entries(tmp_path / "results", "candidate")) == 4
     assert run(asked) == 0
     (tmp_path / changed).write_text("1")
     assert run(asked) == 0
@@ -213,49 +284,109 @@ def test_an_interrupt_stops_and_keeps_what_is_finished(
     assert "stopped; what is finished is stored" in errors
 
 
+# ------------------------------------------------------------------------------------------------ several processes
+
+
+def test_a_result_that_comes_meanwhile_is_taken(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process stores it after this one has looked what is missing."""
+    both = [experiment(tmp_path, seed=seed) for seed in (0, 1)]
+    run_all = runner.run_all
+
+    def late(*rest: Any) -> int:
+        monkeypatch.setattr(runner, "run_all", run_all)
+        assert run(both[:1]) == 0
+        return run_all(*rest)
+
+    monkeypatch.setattr(runner, "run_all", late)
+    assert run(both) == 0
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
+    assert [note for note in notes(tmp_path) if note.startswith("build 12")] == [
+        *("build 12 0.5 seed 0", "build 12 0.5 seed 0", "build 12 0.5 seed 1")
+    ]
+
+
+def test_what_another_process_is_at_comes_last(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is claimed until the other two are done; then it is waited for."""
+    three = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
+    release, waited = threading.Event(), threading.Event()
+    claim = results.claim
+
+    def other() -> None:
+        with claim(tmp_path / "results", "run", three[0].key, wait=True):
+            waited.set()
+            assert release.wait(60)
+
+    def watched(folder: Any, kind: str, key: str, wait: bool) -> Any:
+        if kind == "run" and wait:
+            assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [1, 2]
+            release.set()
+        return claim(folder, kind, key, wait)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        assert waited.wait(60)
+        monkeypatch.setattr(results, "claim", watched)
+        assert run(three) == 0
+    finally:
+        release.set()
+        thread.join()
+    assert [result["experiment"]["seed"] for result in runs(tmp_path)].count(0) == 1
+    builds = [note for note in notes(tmp_path) if note.startswith("build")]
+    assert builds == [f"build 12 0.5 seed {seed}" for seed in (1, 2, 0)]
+
+
 # ------------------------------------------------------------------------------------------------- what is asked for
 
 
-def arguments(**changes: Any) -> argparse.Namespace:
-    nothing = dict.fromkeys(("only", "datasets", "horizons", "seeds", "stride"))
-    return argparse.Namespace(suite="mine", **{**nothing, **changes})
+def test_an_option_reaches_the_model(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suites, "OURS", ("fake",))
+    assert run([experiment(tmp_path)], "--option", "spread=2", "--option", "look_back=[7]") == 0
+    assert notes(tmp_path)[0] == "build 7 2 seed 0"
+    assert run([experiment(tmp_path)], "--option", "spread") == 2
+    assert "--option spread is not allowed; give NAME=VALUE" in capsys.readouterr().err
 
 
-SUITE = [
-    Experiment("lsf", dataset, horizon, model, seed)
-    for seed in (0, 1)
-    for dataset in ("a", "b")
-    for horizon in (24, 48)
-    for model in ("msft", "full")
-]
+def test_the_command_of_a_result_selects_its_experiment(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stride, an option, and a data set that needs quoting; other families come along."""
+    monkeypatch.setattr(suites, "OURS", ("fake",))
+    suite = [experiment(tmp_path, family, seed=seed) for family in ("lsf", "pf") for seed in (0, 1)]
+    words = ["--datasets", "my data.toml", "--seeds", "1", "--stride", "9", "--option", "look_back=[7, 11]"]
+    assert run(suite, *words) == 0
+    for result in runs(tmp_path):
+        assert result["suite"] == "fake"
+        command = shlex.split(result["command"])
+        assert command[:4] == ["python", "-m", "benchmarks", "run"]
+        parser = argparse.ArgumentParser()
+        runner.add_arguments(parser)
+        told = parser.parse_args(command[4:])
+        found = runner.select(runner.with_options(suites.load(told.suite), told.option), told)
+        assert Experiment.from_dict(result["experiment"]) in found
+        assert {each.seed for each in found} == {1}
 
 
-@pytest.mark.parametrize(
-    ("option", "name", "values"),
-    [
-        ("only", "model", ["full"]),
-        ("datasets", "dataset", ["b"]),
-        ("horizons", "horizon", [48]),
-        ("seeds", "seed", [1, 0]),
-    ],
-)
-def test_a_part_of_a_suite_in_its_order(option: str, name: str, values: list[Any]) -> None:
-    found = runner.select(SUITE, arguments(**{option: values}))
-    assert found == [each for each in SUITE if getattr(each, name) in values]
-
-
-def test_all_of_what_is_asked_for_counts() -> None:
-    found = runner.select(SUITE, arguments(only=["msft"], datasets=["a"], horizons=[24], seeds=[1], stride=5))
-    assert found == [Experiment("lsf", "a", 24, "msft", 1, test_stride=5)]
-    assert runner.select(SUITE, arguments()) == SUITE
-
-
-def test_a_user_s_data_take_the_place_of_the_suite_s() -> None:
-    found = runner.select(SUITE, arguments(datasets=["my.toml"], seeds=[0]))
-    models_of = ("msft", "full")
-    assert found == [Experiment("lsf", "my.toml", horizon, model) for horizon in (24, 48) for model in models_of]
-    beside = runner.select(SUITE, arguments(datasets=["my.toml", "b"], seeds=[0], horizons=[24], only=["full"]))
-    assert [each.dataset for each in beside] == ["b", "my.toml"]
+def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [experiment(tmp_path)]
+    monkeypatch.setattr(runner, "is_dirty", lambda: True)
+    monkeypatch.setattr(jobs, "provenance", lambda: {"commit": "0" * 40, "dirty": True})
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "FOLDER", tmp_path / "results")
+        assert run(asked) == 2
+        assert "uncommitted changes; commit them" in capsys.readouterr().err
+        assert (stored(tmp_path), notes(tmp_path)) == ({}, [])
+        assert run(asked, "--dry-run") == 0
+        patch.setattr(runner, "is_dirty", lambda: False)  # clean at the start alone
+        assert run(asked) == 1
+        assert stored(tmp_path) == {}
+        assert run(asked, "--dirty") == 0
+        assert len(runs(tmp_path)) == 1
+    assert run([experiment(tmp_path, seed=1)]) == 0  # another folder
 
 
 def test_what_the_suite_lacks_is_an_error(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,53 +398,3 @@ def test_what_the_suite_lacks_is_an_error(tmp_path: Path, run: Run, capsys: pyte
     assert run(asked, "--stride", "0") == 2
     assert "test_stride=0" in capsys.readouterr().err
     assert stored(tmp_path) == {}
-
-
-# --------------------------------------------------------------------------------------------------- whole processes
-
-
-def start(tmp_path: Path, troubles: str) -> subprocess.Popen[str]:
-    """The real command line with the fakes, and a process for each job."""
-    environment = {**os.environ, "FAKE_LOG": str(tmp_path / "log"), "FAKE_TROUBLES": troubles}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "benchmarks")])}
-    words = ["run", "--suite", "fake", "--results", str(tmp_path / "results")]
-    return subprocess.Popen(
-        [sys.executable, benchmark_fakes.__file__, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out + err
-
-
-def test_kill_9_in_the_middle_leaves_whole_results_and_a_rerun_makes_the_rest(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    process = start(tmp_path, f"none,wait for {gate}")
-    try:
-        finished = eventually(lambda: len(notes(tmp_path)) == 4, 240)
-        assert finished, process.communicate() if process.poll() is not None else notes(tmp_path)
-    finally:
-        process.kill()
-        process.communicate()
-    pid = int((tmp_path / "log").read_text().splitlines()[-1].split()[0])
-    assert eventually(lambda: not is_alive(pid))
-    before = stored(tmp_path)
-    assert len(before) == 3  # the first's choice and result, the second's choice
-    assert [json.loads(text)["experiment"]["seed"] for name, text in before.items() if "runs" in name] == [0]
-    gate.touch()
-    code, output = finish(start(tmp_path, f"none,wait for {gate}"))
-    assert code == 0, output
-    after = stored(tmp_path)
-    assert {name: after[name] for name in before} == before
-    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
-    assert len(after) == 4
-    builds = [note for note in notes(tmp_path) if note.startswith("build")]
-    assert builds == ["build 12 0.0 seed 0", "build 12 1.0 seed 1", "build 12 1.0 seed 1"]
-    # each job in a process of its own, and a bar with an estimate
-    assert len({line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}) == 3
-    assert re.search(r"1/1 \[\d\d:\d\d<00:00", output)

@@ -6,9 +6,13 @@ import inspect
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import datasets, suites
+from benchmarks.datasets import Dataset
+from benchmarks.experiments import Budget
 from benchmarks.models import MODELS, load_forecaster
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS
@@ -53,7 +57,8 @@ def test_lsf_is_the_paper_s_grid() -> None:
     sets = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity")
     assert found == {(s, h, m) for s in sets for h in (96, 192, 336, 720) for m in MODELS}
     assert {(e.family, e.test_stride) for e in suites.load("lsf")} == {("lsf", 1)}
-    assert all(e.budget.train_windows is None and e.options == {} for e in suites.load("lsf"))
+    assert {e.budget for e in suites.load("lsf")} == {Budget()}
+    assert all(e.options == {} for e in suites.load("lsf"))
 
 
 def test_pf_is_the_paper_s_grid() -> None:
@@ -67,10 +72,42 @@ def test_first_is_what_the_issue_asks_for() -> None:
     lsf = [e for e in suites.load("first") if e.family == "lsf"]
     assert {(e.dataset, e.horizon) for e in lsf} == {(s, h) for s in ("ETTh1", "ETTm1", "Weather") for h in (96, 336)}
     assert {e.test_stride for e in lsf} == {1}
-    assert len({e.model for e in lsf}) == 10
-    assert len({e.budget for e in suites.load("first")}) == 1
+    assert {e.model for e in lsf} == {
+        *("zero_shot", "msft", "full", "lora", "linear_probe", "scratch"),
+        *("dlinear", "seasonal_naive", "patchtst"),
+    }
+    (budget,) = {e.budget for e in suites.load("first")}
+    assert budget.zero_shot_choice
+    assert budget.look_backs == (336, 512, 1024)
     pf = [e for e in suites.load("first") if e.family == "pf"]
     assert {(e.dataset, e.horizon) for e in pf} == {("JenaWeather", 144), ("ETTm1", 96)}
+
+
+def test_first_leaves_what_follows_one_candidate() -> None:
+    """Two patch sizes and three contexts for the zero-shot model; the others take what it takes."""
+    places = {"train": (0, 9000), "validation": (9000, 9500), "test": (9500, 9999)}
+    data = Dataset("ETTh1", "lsf", "h", 24, np.zeros((9999, 1), np.float32), ("a",), pd.DatetimeIndex([]), places)
+    ours = {e.model: e for e in suites.load("first") if e.model in suites.OURS}
+    first = load_forecaster("zero_shot", ours["zero_shot"].options, suites.SMALL_BUDGET).candidates(data, 96)
+    chosen = [(settings["look_back"], settings["patch_size"]) for settings in first]
+    assert chosen == [(steps, patch) for steps in (336, 512, 1024) for patch in (16, 32)]
+    for model in ours.keys() - {"zero_shot"}:
+        forecaster = load_forecaster(model, ours[model].options, suites.SMALL_BUDGET)
+        assert forecaster.leader() == ("zero_shot", ours["zero_shot"].options)
+        own = [(settings["look_back"], settings["patch_size"]) for settings in forecaster.candidates(data, 96)]
+        assert own == chosen
+
+
+def test_fracast_is_at_the_places_of_first_with_one_context() -> None:
+    def places(suite: str) -> set[tuple[str, str, int]]:
+        return {(e.family, e.dataset, e.horizon) for e in suites.load(suite)}
+
+    assert places("fracast") == places("first")
+    assert "fracast" not in {e.model for e in suites.load("first")}
+    for experiment in suites.load("fracast"):
+        assert experiment.budget == suites.SMALL_BUDGET
+        assert experiment.options == {"look_back": [2048]}
+        assert experiment.test_stride == (1 if experiment.family == "lsf" else experiment.horizon)
 
 
 def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
@@ -78,10 +115,12 @@ def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
     arguments = inspect.signature(MSFTFoundationModel.__init__).parameters
     base = suites.ABLATION_BASE
     horizon = {e.horizon for e in experiments}.pop()
-    assert {(e.dataset, e.horizon, e.model, e.seed) for e in experiments} == {("ETTm1", horizon, "msft", 0)}
+    assert {(e.dataset, e.horizon, e.model) for e in experiments} == {("ETTm1", horizon, "msft")}
+    assert set(Counter((e.family, str(e.options)) for e in experiments).values()) == {3}
+    assert {e.seed for e in experiments} == {0, 1, 2}
     assert len({e.budget for e in experiments}) == 1
     switched = set()
-    for experiment in experiments:
+    for experiment in experiments[: len(experiments) // 3]:
         assert base.items() <= experiment.options.items()
         for name, value in experiment.options.items() - base.items():
             assert arguments[name].default != value
@@ -99,18 +138,30 @@ def test_ablations_have_every_number_of_scales() -> None:
     context, patch = suites.ABLATION_BASE["look_back"], suites.ABLATION_BASE["patch_size"]
     largest = largest_num_scales(context, 96, patch)
     default = MSFTFoundationModel(context, 96, patch_size=patch)._module_settings["num_scales"]
-    asked = [e.options["num_scales"] for e in suites.load("ablations") if "num_scales" in e.options]
+    asked = {e.options["num_scales"] for e in suites.load("ablations") if "num_scales" in e.options}
     assert sorted([*asked, default]) == list(range(largest + 1))
 
 
-def test_the_harness_check_is_at_the_papers_look_back() -> None:
+def test_the_harness_check_trains_as_the_papers_do() -> None:
     experiments = suites.load("harness")
-    assert {(e.model, e.dataset) for e in experiments} == {
-        (model, name) for model in ("dlinear", "patchtst") for name in ("ETTh1", "ETTm1", "Weather")
+    names = ("ETTh1", "ETTm1", "Weather")
+    assert {(e.model, e.dataset, e.seed) for e in experiments} == {
+        (model, name, seed) for model in ("dlinear", "patchtst") for name in names for seed in (0, 1, 2)
     }
     for experiment in experiments:
-        assert (experiment.horizon, experiment.test_stride, experiment.options) == (96, 1, {"look_back": 336})
+        assert (experiment.horizon, experiment.test_stride) == (96, 1)
+        assert experiment.options == {"look_back": 336, "lr": "paper"}
         assert experiment.budget.train_windows is None
+        assert experiment.budget.patience == experiment.budget.epochs  # no fit ends before the rates have gone down
+        (settings,) = load_forecaster(experiment.model, experiment.options, experiment.budget).candidates(
+            Dataset(
+                experiment.dataset, "lsf", "h", 24, np.zeros((9, 1)), ("a",), pd.DatetimeIndex([]), {"train": (0, 999)}
+            ),
+            96,
+        )
+        dlinear = {"ETTh1": (5e-3, 32, 10), "ETTm1": (1e-4, 8, 10), "Weather": (1e-4, 16, 10)}[experiment.dataset]
+        expected = dlinear if experiment.model == "dlinear" else (1e-4, 128, 100)
+        assert (settings["lr"], experiment.budget.batch_size, experiment.budget.epochs) == expected
 
 
 def test_smoke_needs_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

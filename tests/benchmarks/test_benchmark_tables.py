@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,14 @@ import pytest
 from fake_results import arguments_of, result, store, tables_of
 
 from benchmarks import suites, tables
-from benchmarks.summary import Row, Table, read
+from benchmarks.experiments import Experiment
+from benchmarks.notes import notes
+from benchmarks.summary import options_text
 from benchmarks.tables import BEGIN, END
 
 
 def lsf(model: str, mse: float, dataset: str = "ETTh1", horizon: int = 96, **changes: Any) -> dict[str, Any]:
     return result(model, dataset, horizon, metrics={"mse": mse, "mae": mse + 0.1}, **changes)
-
-
-def named(table: Table, name: str) -> Row:
-    return next(row for row, own in table.row_names.items() if own == name)
 
 
 def rows_of(markdown: str) -> list[list[str]]:
@@ -39,9 +36,9 @@ def test_a_quick_look_is_not_in_the_full_table() -> None:
     found = tables_of(lsf("msft", 0.4), lsf("dlinear", 0.3, test_stride=32), lsf("dlinear", 0.35, test_stride=16))
     assert [table.stride for table in found] == [None, 16, 32]
     assert [list(table.row_names.values()) for table in found] == [["MSFT"], ["DLinear"], ["DLinear"]]
-    assert found[2].title == "Long-sequence forecasting: quick look, test windows 32 steps apart"
-    assert "A quick look: test windows are 32 steps apart" in " ".join(tables.notes(found[2]))
-    assert "quick look" not in found[0].title + " ".join(tables.notes(found[0]))
+    assert found[2].title.startswith("Long-sequence forecasting: quick look, test windows 32 steps apart (")
+    assert "A quick look: test windows are 32 steps apart" in " ".join(notes(found[2]))
+    assert "quick look" not in found[0].title + " ".join(notes(found[0]))
 
 
 def test_windows_of_pf_are_always_apart_and_no_quick_look() -> None:
@@ -49,15 +46,26 @@ def test_windows_of_pf_are_always_apart_and_no_quick_look() -> None:
     assert [(table.stride, len(table.columns)) for table in found] == [(None, 2)]
 
 
-def test_budgets_and_families_have_tables_of_their_own_which_name_them() -> None:
-    small = {"epochs": 2, "train_windows": 1000, "validation_windows": 200}
+def test_budgets_and_families_have_tables_of_their_own_whose_titles_name_them() -> None:
+    small = {
+        "epochs": 2,
+        "train_windows": 1000,
+        "validation_windows": 200,
+        "look_backs": [96],
+        "zero_shot_choice": True,
+    }
     found = tables_of(lsf("msft", 0.4), lsf("full", 0.3, budget=small), result("full", family="pf"))
     assert [table.family for table in found] == ["lsf", "lsf", "pf"]
-    texts = {next(iter(table.row_names.values())): " ".join(tables.notes(table)) for table in found[:2]}
-    assert "at most 10 epochs, " in texts["MSFT"]
-    assert "all training windows an epoch; all validation windows." in texts["MSFT"]
-    assert "at most 2 epochs, " in texts["full finetuning"]
-    assert "at most 1000 training windows an epoch; at most 200 validation windows." in texts["full finetuning"]
+    titles = {next(iter(table.row_names.values())): table.title for table in found[:2]}
+    assert titles["MSFT"] == (
+        "Long-sequence forecasting (10 epochs, patience 3, batches of 32; all training and all validation windows; "
+        "look-backs 96, 336, 512, 1024, 2048)"
+    )
+    assert titles["full finetuning"] == (
+        "Long-sequence forecasting (2 epochs, patience 3, batches of 32; 1000 training and 200 validation windows; "
+        "look-backs 96; context as chosen for zero-shot)"
+    )
+    assert tables.markdown(found).count("### Long-sequence forecasting (2 epochs, patience 3") == 1
 
 
 def test_variants_stand_beside_their_model_and_not_among_the_others() -> None:
@@ -72,7 +80,38 @@ def test_variants_stand_beside_their_model_and_not_among_the_others() -> None:
     assert list(main.row_names.values()) == ["MSFT", "full finetuning", "full finetuning (backbone=moirai-1.1-R-small)"]
     assert list(variants.row_names.values()) == ["MSFT", "MSFT (mixing=first)"]
     assert [column.dataset for column in variants.columns] == ["ETTh1"]
-    assert variants.title == "Long-sequence forecasting: variants of MSFT"
+    assert variants.title.startswith("Long-sequence forecasting: variants of MSFT (10 epochs")
+
+
+def test_the_ablations_are_one_table_with_a_row_for_each_switch() -> None:
+    """As they are measured: every option of the model is among a result's settings."""
+    entries = [result_of(experiment) for experiment in suites.load("ablations") if experiment.family == "lsf"]
+    assert all("mixing" in entry["settings"] for entry in entries)
+    (table,) = tables_of(*entries)
+    ordered = [dict(sorted(switches.items())) for switches in suites.SWITCHES]
+    names = ["MSFT", *(f"MSFT ({options_text(switches)})" for switches in ordered if switches)]
+    assert sorted(table.row_names.values()) == sorted(names)
+    assert len(set(names)) == len(suites.SWITCHES)
+    assert table.title.startswith(
+        "Long-sequence forecasting: variants of MSFT, with look_back=512, patch_size=32 (8 epochs"
+    )
+    assert all(len(runs) == 3 for runs in table.cells.values())
+
+
+def test_the_first_results_and_fracast_are_one_table() -> None:
+    experiments = [*suites.load("first"), *suites.load("fracast")]
+    entries = [result_of(experiment) for experiment in experiments if experiment.family == "lsf"]
+    (table,) = tables_of(*entries)
+    names = ["MSFT", "full finetuning", "linear probing", "LoRA", "zero-shot", "from scratch", "DLinear", "PatchTST"]
+    assert list(table.row_names.values()) == [*names, "Fracast-0", "seasonal naive"]
+    assert len(table.columns) == 6
+    assert not table.fixed
+    assert not table.shared
+
+
+def result_of(experiment: Experiment) -> dict[str, Any]:
+    told = {**experiment.to_dict()}
+    return result(told.pop("model"), told.pop("dataset"), told.pop("horizon"), told.pop("family"), **told)
 
 
 def test_settings_that_were_given_are_in_the_title_and_keep_runs_apart() -> None:
@@ -82,20 +121,87 @@ def test_settings_that_were_given_are_in_the_title_and_keep_runs_apart() -> None
     main, given = tables_of(*entries)
     assert list(main.row_names.values()) == ["MSFT"]
     assert list(given.row_names.values()) == ["DLinear", "PatchTST"]
-    assert given.title == "Long-sequence forecasting, with look_back=336"
-    assert "Look-back as given: " in " ".join(tables.notes(given))
+    assert given.title.startswith("Long-sequence forecasting, with look_back=336 (")
+    assert "Look-back as given: 336." in notes(given)
     (only,) = tables_of(lsf("msft", 0.3, options=base), lsf("msft", 0.4, options={**base, "aggregator": None}))
-    assert only.title == "Long-sequence forecasting: variants of MSFT, with look_back=336"
+    assert only.title.startswith("Long-sequence forecasting: variants of MSFT, with look_back=336 (")
     assert list(only.row_names.values()) == ["MSFT", "MSFT (aggregator=None)"]
 
 
-def test_other_data_or_windows_are_another_column_and_other_weights_another_row() -> None:
+def test_lists_to_choose_from_make_no_variant() -> None:
+    lists = {"look_back": [336, 512], "patch_size": [16, 32]}
+    (table,) = tables_of(lsf("msft", 0.1, options=lists), lsf("dlinear", 0.3, options={"lr": [0.1, 0.01]}))
+    assert list(table.row_names.values()) == ["MSFT", "DLinear"]
+    assert table.title.startswith("Long-sequence forecasting (10 epochs")
+
+
+def test_options_that_all_rows_share_are_in_the_title_alone() -> None:
+    options = {"lora_rank": 4}
+    (table,) = tables_of(lsf("msft", 0.1, options=options), lsf("lora", 0.2, options=options))
+    assert list(table.row_names.values()) == ["MSFT", "LoRA"]
+    assert table.title.startswith("Long-sequence forecasting, with lora_rank=4 (")
+
+
+def test_where_a_backbone_lies_is_no_variant_but_its_name_is_kept() -> None:
+    """Two folders of one name are one row; a folder of another name, and a repository, are others."""
+    entries = [lsf("msft", 0.1, seed=seed, options={"backbone": f"/place {seed}/tiny3"}) for seed in (0, 1)]
+    entries += [lsf("msft", 0.1, options={"backbone": "Salesforce/moirai"}, key="k"), lsf("msft", 0.2)]
+    (table,) = tables_of(*entries)
+    names = ["MSFT", "MSFT (backbone=Salesforce/moirai)", "MSFT (backbone=tiny3)"]
+    assert list(table.row_names.values()) == names
+    (chronos,) = tables_of(lsf("chronos2", 0.1, options={"local_dir": "/here"}), lsf("dlinear", 0.1))
+    assert set(chronos.row_names.values()) == {"Chronos-2", "DLinear"}
+
+
+def test_other_data_or_windows_are_another_column() -> None:
     entries = [lsf("msft", 0.4), lsf("full", 0.3, data_hash="f" * 64), lsf("dlinear", 0.3, windows=9)]
-    (table,) = tables_of(*entries, lsf("msft", 0.2, weights="b" * 64))
+    (table,) = tables_of(*entries)
     assert len(set(table.column_names.values())) == 3
     assert any(name.endswith("[data ffffffff, 2785 windows]") for name in table.column_names.values())
-    assert list(table.row_names.values())[:2] == ["MSFT [weights aaaaaaaa]", "MSFT [weights bbbbbbbb]"]
-    assert tables.mean_ranks(table) == {}  # nothing here can be compared but the two MSFT, which share one column of 3
+    assert tables.mean_ranks(table) == {}  # nothing here can be compared
+    (same,) = tables_of(
+        *(lsf("msft", 0.4, f"{place}/mine.toml", seed=seed, data_hash="f" * 64) for seed, place in enumerate("ab"))
+    )
+    assert list(same.column_names.values()) == ["mine 96"]
+
+
+# ---------------------------------------------------------------------------------------------- one state for each row
+
+
+def aged(made: str, model: str, mse: float, **changes: Any) -> dict[str, Any]:
+    entry = lsf(model, mse, **changes)
+    entry["provenance"]["made"] = made
+    return entry
+
+
+def test_a_row_has_the_newest_weights_alone_and_the_others_are_told() -> None:
+    old = {"weights": "b" * 64}
+    entries = [
+        aged("2026-01-01", "msft", 0.4, **old), aged("2026-01-03", "msft", 0.3, seed=1),
+        aged("2026-01-01", "msft", 0.4, seed=2, **old), aged("2026-01-01", "full", 0.6, **old),
+    ]  # fmt: skip
+    (table,) = tables_of(*entries)
+    assert [line[1] for line in rows_of(tables.markdown([table]))[2:]] == ["**0.300**", "<u>0.600</u>"]
+    left_out = "Left out, since each row is of one state (--weights takes another): 2 of MSFT with weights bbbbbbbb."
+    assert left_out in notes(table)
+    (older,) = tables_of(*entries, weights="bbb")
+    assert older.text(older.rows[0], older.columns[0], "mse") == "0.400 ± 0.000"
+    assert not any("Left out" in line and "full" in line for line in notes(older))
+
+
+def test_a_row_has_the_newest_defaults_alone() -> None:
+    """Two results of one experiment, before and after a recipe was changed."""
+    (table,) = tables_of(aged("2026-01-02", "dlinear", 0.3), aged("2026-01-01", "dlinear", 0.5, defaults="e" * 64))
+    assert table.text(table.rows[0], table.columns[0], "mse") == "0.300"
+    assert any(line.endswith("1 of DLinear with other defaults or choices.") for line in notes(table))
+
+
+def test_a_row_has_the_newest_lists_alone() -> None:
+    """Two results that would be one cell: with all look-backs to choose from, and with two."""
+    few = {"look_back": [96, 512]}
+    (table,) = tables_of(aged("2026-01-02", "msft", 0.3, options=few), aged("2026-01-01", "msft", 0.5))
+    assert table.text(table.rows[0], table.columns[0], "mse") == "0.300"
+    assert any(line.endswith("1 of MSFT with other defaults or choices.") for line in notes(table))
 
 
 def test_two_results_of_one_experiment_are_refused_by_name() -> None:
@@ -112,7 +218,7 @@ def test_mean_and_spread_over_seeds_by_hand() -> None:
         ["MSFT", "<u>0.500 ± 0.265</u>", "<u>0.600 ± 0.265</u>", "2.00"],  # sqrt((0.04 + 0.01 + 0.09) / 2)
         ["full finetuning", "**0.450**", "**0.550**", "1.00"],
     ]
-    assert "Seeds: 3 for MSFT; 1 for full finetuning. ±" in " ".join(tables.notes(table))
+    assert "Seeds: 3 for MSFT; 1 for full finetuning. ±" in " ".join(notes(table))
 
 
 def test_figures_that_look_equal_share_a_mark_and_the_next_is_second() -> None:
@@ -154,7 +260,7 @@ def test_a_missing_result_or_metric_is_an_empty_cell() -> None:
         ["MSFT", "**0.400**", "0.500", "", "", ""],
         ["full finetuning", "<u>0.500</u>", "", "0.600", "0.700", ""],
     ]
-    assert "No mean rank" in " ".join(tables.notes(table))
+    assert "No mean rank" in " ".join(notes(table))
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks
@@ -178,36 +284,9 @@ def test_mean_ranks_against_a_loop() -> None:
             own.append(below + (1 + sum(error == errors[model, place] for error in others)) / 2)
     expected = {model: np.mean(own) for model, own in ranks.items()}
     assert {row.model: mean for row, mean in table.ranking().means.items()} == pytest.approx(expected)
-    note = " ".join(tables.notes(table))
+    note = " ".join(notes(table))
     assert "Mean rank: of 4 models over the MSE and MAE of 4 of 6 data sets and horizons" in note
     assert "not ranked, in fewer than half of the columns: Fracast-0." in note
-
-
-# --------------------------------------------------------------------------------------------------------------- notes
-
-
-def test_notes_say_look_back_windows_and_what_was_kept() -> None:
-    entries = [
-        lsf("msft", 0.4, settings={"look_back": 1024}, fit_report={"kept": "zero-shot"}, seed=2),
-        lsf("msft", 0.4, horizon=336, settings={"look_back": 512}, fit_report={"kept": "epoch 3"}),
-        lsf("dlinear", 0.4, settings={"look_back": 336, "lr": 0.001}, fit_report={"kept": "epoch 0"}),
-    ]
-    entries[2]["provenance"]["dirty"] = True
-    (table,) = tables_of(*entries)
-    lines = tables.notes(table)
-    assert "Test windows: 2785 for ETTh1 96; 2545 for ETTh1 336." in lines
-    chosen = "1024 (ETTh1 96), 512 (ETTh1 336) for MSFT; 336 for DLinear"
-    assert f"Look-back chosen on validation data: {chosen}." in lines
-    kept = "Finetuning was no better on validation data, so the pretrained model was kept: MSFT on ETTh1 96 (seed 2)."
-    assert [line for line in lines if line.startswith("Finetuning")] == [kept]
-    assert lines[-1] == "Code: commit c67c8c5, c67c8c5 with uncommitted changes."
-
-
-def test_variables_without_msis_are_named() -> None:
-    (table,) = tables_of(result("msft", family="pf", without_msis=["rain", "snow"]), result("full", family="pf"))
-    assert any(line.endswith("from season to season: rain, snow of ETTh1 96.") for line in tables.notes(table))
-    (table,) = tables_of(result("msft", family="pf", without_msis=[]))
-    assert not any("season to season" in line for line in tables.notes(table))
 
 
 def test_names_are_text_in_markdown() -> None:
@@ -232,49 +311,6 @@ def test_csv_has_every_figure_unrounded_with_its_files(tmp_path: Path) -> None:
     assert [entry["metrics"]["mse"] for entry in files] == [1 / 3, 1 / 7]
     assert (first["seeds"], first["place"], first["look_back"], first["windows"]) == ("0 1", "1", "512", "2785")
     assert {line["options"] for line in lines} == {"{}", '{"backbone": "a,b"}'}
-
-
-def test_only_what_was_asked_for(tmp_path: Path) -> None:
-    small = asdict(suites.SMALL_BUDGET)  # that of the suite "first"
-    entries = [lsf("msft", 0.4, budget=small), lsf("msft", 0.4), lsf("dlinear", 0.3, "ETTm1", budget=small)]
-    store(tmp_path, *entries, lsf("dlinear", 0.3, "ETTm1", budget=small, test_stride=5))
-
-    def models(*words: str) -> list[tuple[str, str]]:
-        found = tables.select(arguments_of(tables, "--results", str(tmp_path), *words))
-        return [(run.experiment["model"], run.experiment["dataset"]) for table in found for run in table.runs()]
-
-    assert models("--suite", "first") == [("msft", "ETTh1"), ("dlinear", "ETTm1")]
-    assert models("--suite", "first", "--datasets", "ETTm1") == [("dlinear", "ETTm1")]
-    assert models("--only", "msft", "--horizons", "96") == [("msft", "ETTh1")] * 2
-    with pytest.raises(ValueError, match=r"no result has dataset \['Weather'\]; there are ETTh1, ETTm1"):
-        models("--datasets", "Weather", "ETTh1")
-    with pytest.raises(ValueError, match=r"none of the 4 results in .* fits all"):
-        models("--datasets", "ETTm1", "--only", "msft")
-    with pytest.raises(ValueError, match="is of the suite 'ablations'; run it first"):
-        models("--suite", "ablations")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", r"wrong\.json is not a result \(.*; restore it"),
-        ('{"kind": "run", "metrics": {"mse": NaN}}', r"wrong\.json is not a result \(it holds NaN"),
-        ('{"kind": "choice"}', r"wrong\.json is not a result: it needs kind='run'"),
-        ("[]", r"wrong\.json is not a result: it needs kind='run'"),
-    ],
-)
-def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str, message: str) -> None:
-    store(tmp_path, lsf("msft", 0.4))
-    (tmp_path / "runs" / "wrong.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read(tmp_path)
-
-
-def test_no_results_say_how_to_make_some(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"no results in .*runs; make some first: python -m benchmarks run --suite smoke"
-    ):
-        read(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------------- README
@@ -306,17 +342,3 @@ def test_a_readme_without_its_markers_is_refused_and_left_alone(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"README\.md needs the line <!-- results:begin --> once"):
         tables.put_into(readme, "new")
     assert readme.read_text() == text
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def full(*_: Any) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="no space left"):
-        tables.write(path, "new")
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,18 @@ def test_fracast_forecasts_each_window_and_variable_alone(levels: tuple[float, .
 
 def test_fracast_is_described_and_refuses_what_it_lacks() -> None:
     pytest.importorskip("fracast")
+    from benchmarks.models.fracast import LONGEST
+
     forecaster = load_forecaster("fracast", {}, BUDGET)
     model = forecaster.build({"look_back": 512}, waves(), HORIZON, 0, None)
     described = forecaster.describe(model)
     assert (described["parameters"], described["trained_parameters"]) == (85001, 0)
     other = load_forecaster("fracast", {"weights": "w8"}, BUDGET)
     assert described["weights"] == forecaster.weights() != other.weights()
-    with pytest.raises(ValueError, match=r"look_back=4096 .* at most 2048"):
-        forecaster.build({"look_back": 4096}, waves(), HORIZON, 0, None)
+    assert model.network.context_length == LONGEST
+    assert len(forecaster.resolved(model)["known_levels"]) == 9
+    with pytest.raises(ValueError, match=r"a look-back of 4096 steps .* at most 2048"):
+        load_forecaster("fracast", {"look_back": 4096}, BUDGET).candidates(waves(), HORIZON)
     with pytest.raises(ValueError, match="weights='int4' is not known"):
         load_forecaster("fracast", {"weights": "int4"}, BUDGET).weights()
 
@@ -101,8 +106,16 @@ def test_chronos2_is_darts_own(tiny_chronos: str) -> None:
     assert len(described["weights"]) == 64
 
 
+def test_chronos2_leaves_out_contexts_that_it_was_not_made_for(tiny_chronos: str) -> None:
+    budget = replace(BUDGET, look_backs=(96, 512, 513))
+    forecaster = load_forecaster("chronos2", {"local_dir": tiny_chronos}, budget)
+    data = replace(waves(), bounds={"train": (0, 5000), "validation": (5000, 5500), "test": (5500, 6000)})
+    assert forecaster.candidates(data, HORIZON) == [{"look_back": 96}, {"look_back": 512}]
+    assert [entry["look_back"] for entry in forecaster.dropped(data, HORIZON)] == [513]
+
+
 def test_chronos2_says_where_weights_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors does not exist; give local_dir"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; give local_dir"):
         backtest("chronos2", {"look_back": 48, "local_dir": str(tmp_path)}, STARTS)
 
     def unreachable(*args: Any, **kwargs: Any) -> str:

@@ -1,0 +1,181 @@
+"""What a reader has to know beside a table's figures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from benchmarks import suites
+from benchmarks.summary import METRIC_NAMES, Column, Run, Table
+
+SQUARED = ("dlinear", "patchtst", "itransformer", "timemixer")  # trained on squared errors where points are asked for
+MEDIANS = (*suites.OURS, "fracast", "chronos2")
+OUTERMOST = 0.025  # the lower of the two levels that the MSIS is of
+
+
+def notes(table: Table) -> list[str]:
+    """One line each, without mark-up."""
+    better = "Lower is better" + ("; the coverage should be 0.8" if "coverage" in table.metrics else "")
+    lines = [f"{better}. Bold: best, underlined: second. Empty: no result."]
+    if table.stride is not None:
+        lines.append(f"A quick look: test windows are {table.stride} steps apart, so this is no row of the full table.")
+    lines += [
+        "Budget, in the title: a fit stops after as many epochs as its patience without a better validation score; "
+        "windows are at most so many an epoch, evenly spaced.",
+        *(_of_lsf(table) if table.family == "lsf" else _of_pf(table)),
+        *_windows(table),
+        _seeds(table),
+        *_settings(table),
+        _rank_note(table),
+        *_fits(table),
+        *table.remarks,
+    ]
+    return [*lines, _commits(table)]
+
+
+def _of_lsf(table: Table) -> list[str]:
+    lines = ["MSE and MAE are on data standardised with training statistics."]
+    kinds = {
+        "medians of the forecast distribution": MEDIANS,
+        "what a fit of the squared error gives": SQUARED,
+    }
+    parts = []
+    for what, models in kinds.items():
+        if names := [table.row_names[row] for row in table.rows if row.model in models]:
+            parts.append(f"{what} ({', '.join(names)})")
+    return [*lines, *([f"Point forecasts: {'; '.join(parts)}."] if parts else [])]
+
+
+def _of_pf(table: Table) -> list[str]:
+    lines = []
+    if without := [_without_msis(table, column) for column in table.columns if _without_msis(table, column)]:
+        lines.append(f"MSIS leaves out variables that never change from season to season: {'; '.join(without)}.")
+    beyond, between = [], []
+    for row in table.rows:
+        known = next(iter(table.runs(row))).result["resolved"].get("known_levels")
+        if known is not None and OUTERMOST not in known:
+            (beyond if min(known) > OUTERMOST else between).append(table.row_names[row])
+    if beyond or between:
+        parts = [
+            f"{', '.join(names)} ({how} its own levels)"
+            for names, how in ((beyond, "beyond"), (between, "between"))
+            if names
+        ]
+        lines.append(f"The quantiles that the MSIS is of (2.5 and 97.5 %) are read off others: {'; '.join(parts)}.")
+    return lines
+
+
+def _windows(table: Table) -> list[str]:
+    """How many windows figures and choices are of."""
+    chosen = {}
+    for column in table.columns:
+        counts = sorted({run.result["validation_windows"] for run in table.runs(column=column)})
+        chosen[table.column_names[column]] = " or ".join(map(str, counts))
+    return [
+        f"Test windows: {_grouped({table.column_names[column]: str(column.windows) for column in table.columns})}.",
+        f"Validation windows that settings were chosen by: {_grouped(chosen)}.",
+    ]
+
+
+def _settings(table: Table) -> list[str]:
+    how = "as given" if "look_back" in table.fixed else "chosen on validation data"
+    lines = [f"Look-back {how}: {_look_backs(table)}."]
+    if table.budget.get("zero_shot_choice"):
+        lines.append(
+            "What trains a pretrained model's architecture has the look-back and patch size chosen for zero-shot."
+        )
+    return lines
+
+
+def _fits(table: Table) -> list[str]:
+    """Of which fits the figures need a word."""
+    reports = [(run, run.result["fit_report"] or {}) for run in table.runs()]
+    kept = [run for run, report in reports if report.get("kept") == "zero-shot"]
+    improving = [run for run, report in reports if report.get("still_improving")]
+    lines = []
+    if kept:
+        lines.append(
+            f"Finetuning was no better on validation data, so the pretrained model was kept: {_named(table, kept)}."
+        )
+    if improving:
+        lines.append(f"Still improving, the best epoch was the last: {_named(table, improving)}.")
+    return lines
+
+
+def _named(table: Table, runs: list[Run]) -> str:
+    """`MSFT on ETTh1 96 (seeds 0, 2), ...`."""
+    parts = []
+    for (row, column), cell in sorted(table.cells.items(), key=lambda entry: (entry[0][0].order, entry[0][1].order)):
+        seeds = [str(run.experiment["seed"]) for run in cell if run in runs]
+        if seeds:
+            name = f"{table.row_names[row]} on {table.column_names[column]}"
+            parts.append(f"{name} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})")
+    return ", ".join(parts)
+
+
+def _without_msis(table: Table, column: Column) -> str:
+    names = {name: None for run in table.runs(column=column) for name in run.result.get("without_msis") or ()}
+    return f"{', '.join(names)} of {table.column_names[column]}" if names else ""
+
+
+def _rank_note(table: Table) -> str:
+    ranking, metrics = table.ranking(), [metric for metric in table.metrics if metric != "coverage"]
+    what = " and ".join(METRIC_NAMES[metric] for metric in metrics)
+    if len(ranking.means) < 2:
+        return f"No mean rank: no data set and horizon has {what} of at least two models."
+    text = (
+        f"Mean rank: of {len(ranking.rows)} models over the {what} of {len(ranking.columns)} of "
+        f"{len(table.columns)} data sets and horizons, those where each of these models has a figure"
+    )
+    unranked = [table.row_names[row] for row in table.rows if row not in ranking.rows]
+    return text + (f"; not ranked, in fewer than half of the columns: {', '.join(unranked)}." if unranked else ".")
+
+
+def _seeds(table: Table) -> str:
+    counts = {}
+    for row in table.rows:
+        found = sorted({len(runs) for (r, _), runs in table.cells.items() if r == row})
+        counts[table.row_names[row]] = " to ".join(str(count) for count in dict.fromkeys((found[0], found[-1])))
+    spread = any(len(runs) > 1 for runs in table.cells.values())
+    return f"Seeds: {_grouped(counts)}.{' ± is the sample standard deviation over seeds.' if spread else ''}"
+
+
+def _look_backs(table: Table) -> str:
+    """By model: one number where it is the same everywhere, else a number for each data set and horizon."""
+    found = {}
+    for row in table.rows:
+        cells = {column: table.cells[row, column] for column in table.columns if (row, column) in table.cells}
+        groups = defaultdict(list)
+        for column, runs in cells.items():
+            groups[look_back(runs)].append(table.column_names[column])
+        text = ", ".join(f"{steps} ({', '.join(names)})" for steps, names in groups.items())
+        found[table.row_names[row]] = next(iter(groups)) if len(groups) == 1 else text
+    return _grouped(found)
+
+
+def look_back(runs: tuple[Run, ...]) -> str:
+    """The context that was taken, in steps; said where the only one was given to choose from."""
+    found = dict.fromkeys(f"{run.result['settings']['look_back']}{_given(run)}" for run in runs)
+    return " or ".join(found)
+
+
+def _given(run: Run) -> str:
+    asked = run.experiment["options"].get("look_back")
+    return " as given" if isinstance(asked, list) and len(asked) == 1 else ""
+
+
+def _commits(table: Table) -> str:
+    found = set()
+    for run in table.runs():
+        source = run.result["provenance"]
+        found.add(source["commit"][:7] + (" with uncommitted changes" if source["dirty"] else ""))
+    return f"Code: commit {', '.join(sorted(found))}."
+
+
+def _grouped(values: dict[str, str]) -> str:
+    """`512` where all are equal, else `512 for ETTh1 96, ETTh1 336; 1024 for ETTm1 96`."""
+    groups = defaultdict(list)
+    for name, value in values.items():
+        groups[value].append(name)
+    if len(groups) == 1:
+        return next(iter(groups))
+    return "; ".join(f"{value} for {', '.join(names)}" for value, names in groups.items())

@@ -1,0 +1,88 @@
+"""What stands under a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fake_results import result, tables_of
+
+from benchmarks.notes import notes
+
+
+def lsf(model: str, mse: float = 0.4, dataset: str = "ETTh1", horizon: int = 96, **changes: Any) -> dict[str, Any]:
+    return result(model, dataset, horizon, metrics={"mse": mse, "mae": mse + 0.1}, **changes)
+
+
+def notes_of(*found: dict[str, Any]) -> list[str]:
+    (table,) = tables_of(*found)
+    return notes(table)
+
+
+def test_notes_say_look_back_windows_and_what_was_kept() -> None:
+    entries = [
+        lsf("msft", 0.4, settings={"look_back": 1024}, fit_report={"kept": "zero-shot"}, seed=2),
+        lsf("msft", 0.4, horizon=336, settings={"look_back": 512}, fit_report={"kept": "epoch 3"}),
+        lsf("dlinear", 0.4, settings={"look_back": 336, "lr": 0.001}, fit_report={"kept": "epoch 0"}),
+    ]
+    entries[2]["provenance"]["dirty"] = True
+    (table,) = tables_of(*entries)
+    lines = notes(table)
+    assert "Test windows: 2785 for ETTh1 96; 2545 for ETTh1 336." in lines
+    chosen = "1024 (ETTh1 96), 512 (ETTh1 336) for MSFT; 336 for DLinear"
+    assert f"Look-back chosen on validation data: {chosen}." in lines
+    kept = "Finetuning was no better on validation data, so the pretrained model was kept: MSFT on ETTh1 96 (seed 2)."
+    assert [line for line in lines if line.startswith("Finetuning")] == [kept]
+    assert lines[-1] == "Code: commit c67c8c5, c67c8c5 with uncommitted changes."
+
+
+def test_variables_without_msis_are_named() -> None:
+    (table,) = tables_of(result("msft", family="pf", without_msis=["rain", "snow"]), result("full", family="pf"))
+    assert any(line.endswith("from season to season: rain, snow of ETTh1 96.") for line in notes(table))
+    (table,) = tables_of(result("msft", family="pf", without_msis=[]))
+    assert not any("season to season" in line for line in notes(table))
+
+
+def test_fits_that_were_still_improving_are_named_with_their_seeds() -> None:
+    entries = [
+        lsf("patchtst", seed=seed, fit_report={"kept": "epoch 1", "still_improving": seed != 1}) for seed in range(3)
+    ]
+    entries += [lsf("msft", fit_report={"kept": "epoch 2", "still_improving": False}), lsf("zero_shot")]
+    line = "Still improving, the best epoch was the last: PatchTST on ETTh1 96 (seeds 0, 2)."
+    assert [found for found in notes_of(*entries) if found.startswith("Still")] == [line]
+
+
+def test_point_forecasts_are_told_apart() -> None:
+    lines = notes_of(lsf("msft"), lsf("chronos2"), lsf("dlinear"), lsf("seasonal_naive"))
+    medians = "medians of the forecast distribution (MSFT, Chronos-2)"
+    assert f"Point forecasts: {medians}; what a fit of the squared error gives (DLinear)." in lines
+    assert not any(line.startswith("Point") for line in notes_of(result("msft", family="pf")))
+
+
+def test_quantiles_beyond_and_between_known_levels_are_told() -> None:
+    tenths = [level / 10 for level in range(1, 10)]
+    entries = [
+        result("fracast", family="pf", resolved={"known_levels": tenths}),
+        result("chronos2", family="pf", resolved={"known_levels": [0.01, 0.05, *tenths, 0.95, 0.99]}),
+        result("msft", family="pf"),
+    ]
+    where = "Fracast-0 (beyond its own levels); Chronos-2 (between its own levels)"
+    line = f"The quantiles that the MSIS is of (2.5 and 97.5 %) are read off others: {where}."
+    assert line in notes_of(*entries)
+    assert not any("read off" in line for line in notes_of(entries[-1]))
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_whose_context_it_is(follows: bool) -> None:
+    lines = notes_of(lsf("msft", budget={"zero_shot_choice": follows}))
+    assert ("has the look-back and patch size chosen for zero-shot" in " ".join(lines)) == follows
+
+
+def test_validation_windows_are_counted() -> None:
+    lines = notes_of(lsf("msft"), lsf("msft", horizon=336, validation_windows=7))
+    assert "Validation windows that settings were chosen by: 200 for ETTh1 96; 7 for ETTh1 336." in lines
+
+
+def test_a_look_back_that_was_given_alone_is_told() -> None:
+    lines = notes_of(lsf("fracast", options={"look_back": [2048]}), lsf("msft"))
+    assert "Look-back chosen on validation data: 512 for MSFT; 2048 as given for Fracast-0." in lines
