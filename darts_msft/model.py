@@ -285,6 +285,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         has_validation = len(datamodule.val_dataloader()) > 0
         if self.load_ckpt_path is None:
             model.unfinished = None  # a new fit, not the rest of an interrupted one
+            model.fit_seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
         ordered = OrderedData(datamodule, model.epoch_key)
         super()._train(trainer, model, ordered, load_best=load_best and not has_validation)
         self._fit_report = self._require_module().report if self._requires_training else None

@@ -138,7 +138,7 @@ class ValidatedModule(PLForecastingModule):
         saved = self.unfinished
         if saved is None:
             self.selection, self.validated = BestState(self.own_names()), False
-            self.fit_seed = self.trainer.strategy.broadcast(int(torch.randint(2**31, ())))  # each process draws its own
+            self.fit_seed = self.trainer.strategy.broadcast(self.fit_seed)  # each process drew its own
             self.epoch_seconds, self.seconds_before = [], 0.0
             return
         self.selection = BestState.from_dict(self.own_names(), saved["selection"])

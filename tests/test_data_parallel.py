@@ -54,7 +54,8 @@ def main(checkpoint: str, folder: str, method: str, devices: str, random_state: 
 
 
 def run(*arguments: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    # a seed that `seed_everything` left, as neuralforecast's models do: Lightning sets it again where DDP begins
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PL_GLOBAL_SEED": "1"}
     command = [sys.executable, __file__, *arguments]
     answer = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]
