@@ -36,7 +36,9 @@ class MoiraiFamily(Family):
         self.is_mixture = isinstance(output, MixtureOutput)
         self.components: list[DistributionOutput] = list(output.components) if self.is_mixture else [output]
         names: list[str] = []
+        self.columns: list[slice] = []  # of each component's parameters
         for index, component in enumerate(self.components):
+            self.columns.append(slice(len(names), len(names) + len(component.args_dim)))
             label = f"{type(component).__name__.removesuffix('Output').lower()}{index}"
             names += [f"{label}_{argument}" for argument in component.args_dim]
         if self.is_mixture:
@@ -72,13 +74,17 @@ class MoiraiFamily(Family):
 
     def _split(self, params: Float[Tensor, "*shape R"]) -> tuple[list[Distribution], Float[Tensor, "*shape K"]]:
         """The components' distributions and the log of the mixture's weights."""
-        position, distributions = 0, []
-        for component in self.components:
-            arguments = {name: params[..., position + offset] for offset, name in enumerate(component.args_dim)}
-            position += len(arguments)
-            distributions.append(component._distribution(arguments, validate_args=False))
-        logits = params[..., position:] if self.is_mixture else params.new_zeros((*params.shape[:-1], 1))
-        return distributions, logits.log_softmax(dim=-1)
+        distributions = [self._component(params[..., columns], index) for index, columns in enumerate(self.columns)]
+        return distributions, self._logits(params).log_softmax(dim=-1)
+
+    def _component(self, arguments: Float[Tensor, "*shape _"], index: int) -> Distribution:
+        """Component `index` from its own columns of the parameters."""
+        component = self.components[index]
+        named = {name: arguments[..., offset] for offset, name in enumerate(component.args_dim)}
+        return component._distribution(named, validate_args=False)
+
+    def _logits(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape K"]:
+        return params[..., self.columns[-1].stop :] if self.is_mixture else params.new_zeros((*params.shape[:-1], 1))
 
     def log_prob(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         distributions, log_weights = self._split(params)
@@ -93,13 +99,13 @@ class MoiraiFamily(Family):
     def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
         """Draws the component first and then only that component's values."""
         flat = params.reshape(-1, params.shape[-1])
-        _, log_weights = self._split(flat)
-        chosen = torch.distributions.Categorical(logits=log_weights, validate_args=False).sample()
+        below = self._logits(flat).softmax(dim=-1).cumsum(dim=-1)[:, :-1]
+        chosen = (torch.rand_like(flat[:, :1]) >= below).sum(dim=-1)
         result = torch.empty_like(flat[:, 0])
-        for index in range(len(self.components)):
+        for index, columns in enumerate(self.columns):
             rows = (chosen == index).nonzero().squeeze(-1)
             if rows.numel():
-                result[rows] = self._split(flat[rows])[0][index].sample().to(result.dtype)
+                result[rows] = self._component(flat[rows, columns], index).sample().to(result.dtype)
         return result.reshape(params.shape[:-1])
 
     @torch.no_grad()
