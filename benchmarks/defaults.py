@@ -4,8 +4,10 @@
 
 A group is a list of settings that are compared with each other; what they leave out is today's default. For each
 method the rate of the parameters that it is about is varied; MSFT's pretrained and head rates are a tenth of that of
-its new modules. The test parts are not read. Runs that have an entry in `results/defaults/<data set>.json` for the same
-weights and settings are skipped, so an interrupted command goes on where it stopped.
+its new modules. For the ways of learning MSFT's weights a fit sees the first half of the validation part (stacking
+solves for them there), and the second half is the judge. The test parts are not read. Runs that have an entry in
+`results/defaults/<data set>.json` for the same weights and settings are skipped, so an interrupted command goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 from darts import TimeSeries
 from darts.dataprocessing.transformers import Scaler
+from darts.metrics import mcrps
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.provenance import provenance
@@ -46,16 +49,24 @@ def _rates(method: str, *rates: float) -> list[Settings]:
     return found
 
 
+OMEGA_RATES = ({"lr_omega": 1e-2}, {"lr_omega": 1e-1})
 GROUPS: dict[str, list[Settings]] = {
     "msft": _rates("msft", 1e-4, 3e-4, 1e-3, 3e-3),
     "full": _rates("full", 3e-5, 1e-4, 3e-4, 1e-3),
     "linear_probe": _rates("linear_probe", 3e-4, 1e-3, 3e-3, 1e-2),
-    "prompt": _rates("prompt", 1e-3, 3e-3, 1e-2, 3e-2),
-    "lora": _rates("lora", 3e-4, 1e-3, 3e-3, 1e-2),
-    "adalora": _rates("adalora", 1e-3, 3e-3, 1e-2, 3e-2),
+    "prompt": _rates("prompt", 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "lora": _rates("lora", 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "adalora": _rates("adalora", 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     "scratch": _rates("scratch", 3e-4, 1e-3, 3e-3, 1e-2),
     "weights": [
-        {"method": "msft", "weight_learning": way} for way in ("stacking", "mixed_loss", "scale_loss", "uniform")
+        {"method": "msft", "weight_learning": way, "validation_share": 0.5, **rate}
+        for way, *rates in (
+            ("stacking", {}),
+            ("mixed_loss", *OMEGA_RATES),
+            ("scale_loss", *OMEGA_RATES),
+            ("uniform", {}),
+        )
+        for rate in rates
     ],
     "mixing": [{"method": "msft", "mixing": way} for way in ("mixture", "quantile", "samples", "first")],
     "scales": [{"method": "msft", "num_scales": scales} for scales in (0, 1, 2, 3)],
@@ -72,8 +83,15 @@ def parts(name: str, folder: str | None) -> tuple[TimeSeries, TimeSeries]:
 
 
 def fit(run: dict[str, Any], folder: str | None) -> dict[str, Any]:
-    """Validation scores (CRPS) of every state that the fit compared, the one before training first."""
+    """Validation scores (CRPS) of every state that the fit compared, the one before training first.
+
+    With a `validation_share` below one the fit sees only so much of the validation part, from its beginning on;
+    `held_back` is the CRPS of the rest.
+    """
     train, validation = parts(run["dataset"], folder)
+    settings = dict(run["settings"])
+    share = settings.pop("validation_share", 1)
+    end = CONTEXT + round(share * (len(validation) - CONTEXT))
     model = MSFTFoundationModel(
         CONTEXT,
         HORIZON,
@@ -81,18 +99,30 @@ def fit(run: dict[str, Any], folder: str | None) -> dict[str, Any]:
         n_epochs=run["epochs"],
         random_state=run["seed"],
         pl_trainer_kwargs={"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
-        **run["settings"],
+        **settings,
     )
     begin = time.perf_counter()
-    model.fit(train, val_series=validation, stride=run["stride"])
+    model.fit(train, val_series=validation[:end], stride=run["stride"])
+    found = {"seconds": time.perf_counter() - begin}
+    if end < len(validation):
+        found["held_back"] = held_back(model, validation[end - CONTEXT :], run["stride"])
     scores = {candidate.label: candidate.score for candidate in model.candidates}
-    weights = model.scale_weights.tolist()
-    return {
-        "scores": scores,
-        "best": min(scores.values()),
-        "scale_weights": weights,
-        "seconds": time.perf_counter() - begin,
-    }
+    return {"scores": scores, "best": min(scores.values()), "scale_weights": model.scale_weights.tolist(), **found}
+
+
+def held_back(model: MSFTFoundationModel, series: TimeSeries, stride: int) -> float:
+    """CRPS, from 100 samples, of forecasts `stride` steps apart after the first CONTEXT steps of `series`."""
+    found = model.historical_forecasts(
+        series,
+        start=CONTEXT,
+        stride=stride,
+        forecast_horizon=HORIZON,
+        retrain=False,
+        last_points_only=False,
+        num_samples=100,
+        verbose=False,
+    )
+    return float(np.mean(mcrps([series] * len(found), found)))
 
 
 def plan(arguments: argparse.Namespace, dataset: str) -> list[dict[str, Any]]:
@@ -137,7 +167,8 @@ def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Prints each setting's best validation score and its ratio to that before training (zero-shot).
+    """Prints each setting's best validation score and its ratio to that before training (zero-shot); of "weights" the
+    score of what was held back.
 
     For "scratch" the untrained state is no measure: there the score alone counts.
     """
@@ -150,8 +181,8 @@ def table(arguments: argparse.Namespace) -> None:
                 wanted = [run for run in plan(arguments, name) if run["settings"] == resolved(settings)]
                 own = [entry for entry in entries[name] if entry["run"] in wanted]
                 if own:
-                    cells += f"  {name} {np.mean([entry['best'] for entry in own]):.4f}"
-                if own and group != "scratch":
+                    cells += f"  {name} {np.mean([entry.get('held_back', entry['best']) for entry in own]):.4f}"
+                if own and group not in ("scratch", "weights"):
                     ratio = np.mean([entry["best"] / next(iter(entry["scores"].values())) for entry in own])
                     cells += f" ({ratio:.4f})"
             changes = " ".join(f"{key}={value}" for key, value in settings.items() if key != "method")

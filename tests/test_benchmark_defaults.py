@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+from model_fixtures import wave
 
 from benchmarks import defaults
 from benchmarks.provenance import provenance
+from darts_msft import MSFTFoundationModel
 
 ASKED = argparse.Namespace(
     backbone="moirai-tiny", epochs=1, datasets=["ETTh1"], groups=["msft", "scratch", "weights"], seeds=[0], data=None
@@ -25,9 +27,28 @@ def test_runs_of_another_window_are_other_runs(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_settings_that_are_the_default_are_one_run() -> None:
-    """MSFT's default rate is in its grid, and stacking is its default."""
-    runs = defaults.plan(ASKED, "ETTh1")
-    assert len(runs) == 4 + 4 + 4 - 1
+    """MSFT's default rate is in its grid, and the mixture is its default."""
+    runs = defaults.plan(argparse.Namespace(**{**vars(ASKED), "groups": ["msft", "mixing"]}), "ETTh1")
+    assert len(runs) == 4 + 4 - 1
+
+
+def test_what_is_held_back_is_not_seen_by_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights' judge is the second half of the validation part, with the look-back that lies before it."""
+    seen = {}
+    monkeypatch.setattr(defaults, "CONTEXT", 32)
+    monkeypatch.setattr(defaults, "HORIZON", 8)
+    monkeypatch.setattr(defaults, "parts", lambda name, folder: (wave(120), wave(112, seed=1)))
+    fit = MSFTFoundationModel.fit
+    monkeypatch.setattr(
+        MSFTFoundationModel, "fit", lambda self, *a, **k: seen.update(k) or fit(self, *a, **k), raising=True
+    )
+    monkeypatch.setattr(defaults, "held_back", lambda model, series, stride: seen.update(rest=series) or 0.25)
+    run = {"dataset": "ETTh1", "backbone": "moirai-tiny", "epochs": 1, "seed": 0, "stride": 8}
+    found = defaults.fit({**run, "settings": {"weight_learning": "stacking", "validation_share": 0.5}}, None)
+    assert found["held_back"] == 0.25
+    assert len(seen["val_series"]) == 32 + 40
+    assert seen["rest"] == wave(112, seed=1)[40:]
+    assert "held_back" not in defaults.fit({**run, "settings": {"weight_learning": "stacking"}}, None)
 
 
 def test_the_commit_is_the_repository_s_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +63,7 @@ def test_what_has_an_entry_is_not_run_again(tmp_path: Path, monkeypatch: pytest.
     done: list[dict] = []
 
     def fit(run: dict, folder: str | None) -> dict:
-        if len(done) == 6:
+        if len(done) == 8:
             raise KeyboardInterrupt
         done.append(run)
         return {"scores": {"start": 0.5, "epoch 0": 0.25}, "best": 0.25, "seconds": 1.0}
@@ -65,5 +86,5 @@ def test_table_has_scores_and_no_ratio_for_scratch(tmp_path: Path, capsys: pytes
     defaults.table(argparse.Namespace(**vars(ASKED), results=tmp_path))
     lines = {tuple(line.split()[:2]): line.split()[-3:] for line in capsys.readouterr().out.splitlines()[2:]}
     assert lines["msft", "lr_new=0.0001"] == ["ETTh1", "0.2500", "(0.5000)"]
-    assert lines["weights", "weight_learning=uniform"] == ["ETTh1", "0.2500", "(0.5000)"]
+    assert lines["weights", "weight_learning=uniform"][1:] == ["ETTh1", "0.2500"]
     assert lines["scratch", "lr_pretrained=0.001"][1:] == ["ETTh1", "0.2500"]
