@@ -7,6 +7,8 @@ python examples/02_compare_methods.py --dataset sea_temperature --seeds 0    # b
 import argparse
 import json
 import time
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,12 @@ train = scaler.fit_transform(series[:first])
 validation = scaler.transform(series[first - CONTEXT : second])
 test = scaler.transform(series[second - CONTEXT : third])
 
+settings = {name: value for name, value in vars(args).items() if name != "out"}
+made = datetime.now(UTC).isoformat(timespec="seconds")
+versions = {name: version(name) for name in ("darts-msft", "darts", "torch")}
+file = args.out / f"methods_{args.dataset}.json"
+args.out.mkdir(parents=True, exist_ok=True)
+
 # 2. Each method trains on the same windows for as many epochs, at its own default rates, and returns its best epoch.
 rows = []
 for method in args.methods:
@@ -74,10 +82,8 @@ for method in args.methods:
         for name, metric in (("MSE", mse), ("MAE", mae), ("CRPS", mcrps)):
             row[name] = float(np.mean(metric([test] * len(found), found)))
         rows.append(row)
+        file.write_text(json.dumps({"made": made, "versions": versions, "settings": settings, "rows": rows}, indent=1))
         print(json.dumps(row), flush=True)
 
-args.out.mkdir(parents=True, exist_ok=True)
-settings = {name: value for name, value in vars(args).items() if name != "out"}
-(args.out / f"methods_{args.dataset}.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))
 print_methods(rows)
-plot_methods(args.out / f"methods_{args.dataset}.png", rows)
+plot_methods(file.with_suffix(".png"), rows)

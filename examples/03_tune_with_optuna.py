@@ -59,7 +59,7 @@ def objective(trial: optuna.Trial) -> float:
     return model.fit_report.best
 
 
-# 3. Search, and print what won. Fit it longer, and measure it on the last 20 %, which no trial has seen.
+# 3. Search, and print what won. Then fit it yourself with more epochs; no trial has seen the last 20 % of the series.
 study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=0))
 study.optimize(objective, n_trials=args.trials)
 best = study.best_trial

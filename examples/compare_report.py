@@ -25,13 +25,14 @@ def by_method(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def print_methods(rows: Rows) -> None:
-    """Prints mean and standard deviation over the seeds (standardised units, lower is better)."""
+    """Prints mean and sample standard deviation over the seeds (standardised units, lower is better)."""
     print(f"\n{'method':<14}" + "".join(f"{name:>17}" for name in METRICS) + f"{'trained':>12}{'seconds':>9}")
     for method, runs in by_method(rows).items():
         cells = ""
         for name in METRICS:
             values = [run[name] for run in runs]
-            cells += f"{np.mean(values):10.4f} ±{np.std(values):.4f}"
+            spread = f"±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+            cells += f"{np.mean(values):10.4f} {spread:7}"
         seconds = np.mean([run["seconds"] for run in runs])
         print(f"{method:<14}{cells}{runs[0]['trained']:>12,}{seconds:>9.0f}")
 

@@ -25,6 +25,6 @@ def test_one_method_that_trains_and_one_that_does_not(tmp_path: Path) -> None:
     table = [line.split() for line in answer.stdout.splitlines()]
     for row in rows:
         (cells,) = [line for line in table if line[:1] == [row["method"]]]
-        assert cells[1:6:2] == [f"{row[name]:.4f}" for name in ("MSE", "MAE", "CRPS")]
-        assert cells[7] == f"{row['trained']:,}"
+        assert cells[1:4] == [f"{row[name]:.4f}" for name in ("MSE", "MAE", "CRPS")]
+        assert cells[4] == f"{row['trained']:,}"
     assert (tmp_path / "methods_sea_temperature.png").stat().st_size > 10_000
