@@ -22,6 +22,7 @@ from benchmarks.significance import Comparison, compare
 from benchmarks.summary import METRIC_NAMES, Column, Row, Run, Table
 
 ALPHA = 0.05
+TRAINING_TIME = "processor time of training"  # of all threads: other work on the machine hardly changes it
 
 # ------------------------------------------------------------------------------------------------------------ accuracy
 
@@ -104,10 +105,10 @@ def _untrained(table: Table, row: Row) -> bool:
 
 
 def _machines(label: str, runs: Iterable[Run]) -> str:
-    if label != "training time":
+    if label != TRAINING_TIME:
         return ""
     sources = [run.result["provenance"] for run in runs]
-    found = sorted({f"{source['machine']} with {source['threads']} threads" for source in sources})
+    found = sorted({f"{one['machine']} with {one['threads']} threads, device {one['device']}" for one in sources})
     return f" Times of {' and of '.join(found)}" + ("." if len(found) == 1 else ": compare them with care.")
 
 

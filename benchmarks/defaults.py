@@ -141,15 +141,25 @@ def plan(arguments: argparse.Namespace, dataset: str) -> list[dict[str, Any]]:
 
 def resolved(settings: Settings) -> Settings:
     """The settings with the rates that the method has by default today, and MSFT's compared switches likewise."""
-    rates = find_method(settings["method"]).rates.to_dict()
-    found = {f"lr_{name}": rate for name, rate in rates.items()}
+    found = {f"lr_{name}": rate for name, rate in find_method(settings["method"]).rates.to_dict().items()}
     if settings["method"] == "msft":
         found |= {"weight_learning": "stacking", "mixing": "mixture", "num_scales": None}
-    return {**found, **settings}
+    return used({**found, **settings})
+
+
+def used(settings: Settings) -> Settings:
+    """Without the rates of groups of parameters that the method does not train; older entries name them."""
+    rates = {f"lr_{name}" for name in find_method(settings["method"]).groups}
+    return {name: value for name, value in settings.items() if not name.startswith("lr_") or name in rates}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else []
+
+
+def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """What was run, as `plan` says it."""
+    return {**entry["run"], "settings": used(entry["run"]["settings"])}
 
 
 def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
@@ -157,7 +167,7 @@ def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for run in plan(arguments, dataset):
         entries = read(path)
-        if any(entry["run"] == run for entry in entries):
+        if any(settings_of(entry) == run for entry in entries):
             continue
         entry = {"run": run, **provenance(), **fit(run, arguments.data)}
         part = path.with_suffix(".part")
@@ -179,7 +189,7 @@ def table(arguments: argparse.Namespace) -> None:
             cells = ""
             for name in arguments.datasets:
                 wanted = [run for run in plan(arguments, name) if run["settings"] == resolved(settings)]
-                own = [entry for entry in entries[name] if entry["run"] in wanted]
+                own = [entry for entry in entries[name] if settings_of(entry) in wanted]
                 if own:
                     cells += f"  {name} {np.mean([entry.get('held_back', entry['best']) for entry in own]):.4f}"
                 if own and group not in ("scratch", "weights"):

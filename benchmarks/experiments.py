@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from math import ceil, gcd
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import Misuse
 
 # Raised by hand when measures, splits, recipes or defaults change so that figures before and after can't stand side by
-# side: results of another protocol count as not there. Options and budgets don't need it (they are in the key).
+# side: results of another protocol count as not there. Options and budgets don't need it (they are in the key), but
+# other defaults of their fields do (those are not).
 PROTOCOL = 1
 FAMILIES = ("lsf", "pf")
 LOCATIONS = ("backbone", "local_dir")  # options that say where weights are: not in the key, their hash tells them apart
@@ -38,11 +40,13 @@ def _only_known(what: str, given: Mapping[str, Any], cls: type) -> dict[str, Any
 class Budget:
     """What a fit may spend, the same for every model of a table.
 
-    epochs: passes over the training windows; patience: epochs without a better validation score before the fit stops;
-    batch_size: windows a step; train_windows: at most so many training windows an epoch, evenly spaced (None: all);
-    validation_windows: the same for choosing settings and for the best epoch; look_backs: the contexts, in steps, that
-    every model chooses from on validation data; zero_shot_choice: the methods that train a pretrained model take
-    context and patch size from the choice of the same model untrained.
+    epochs: passes over the training windows; baseline_epochs: those of the models that begin from random weights and
+    are not ours (None: as epochs); patience: epochs without a better validation score before any fit stops;
+    batch_size: windows a step; train_windows: at most so many training windows an epoch, in whole batches, drawn at
+    random and others each epoch (None: all); validation_windows: at most so many for choosing settings and for the best
+    epoch, evenly spaced and always the same (None: all); look_backs: the contexts, in steps, that every model chooses
+    from on validation data; zero_shot_choice: the methods that train a pretrained model take context and patch size
+    from the choice of the same model untrained.
     """
 
     epochs: int = 10
@@ -52,11 +56,12 @@ class Budget:
     validation_windows: int | None = None
     look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)
     zero_shot_choice: bool = False
+    baseline_epochs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size"):
             _check_whole(name, getattr(self, name), 1)
-        for name in ("train_windows", "validation_windows"):
+        for name in ("train_windows", "validation_windows", "baseline_epochs"):
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), 1)
         if not isinstance(self.look_backs, list | tuple) or not self.look_backs:
@@ -69,9 +74,20 @@ class Budget:
         if not isinstance(self.zero_shot_choice, bool):
             raise Misuse(f"zero_shot_choice={self.zero_shot_choice!r} is not allowed; give True or False")
 
-    def stride(self, windows: int, limit: int | None) -> int:
-        """Steps between windows so that of `windows` at stride 1 at most `limit` are left (None: all, stride 1)."""
-        return 1 if limit is None else max(1, -(-windows // limit))
+    @property
+    def train_batches(self) -> int | None:
+        """The most training batches of an epoch; None: all that there are."""
+        return None if self.train_windows is None else ceil(self.train_windows / self.batch_size)
+
+    def validation_stride(self, windows: int, season: int) -> int:
+        """The least stride that keeps of `windows` no more than allowed, and all phases of a season of `season` steps.
+
+        A stride that shares a factor with the season would come back to the same times of day only.
+        """
+        stride = 1 if self.validation_windows is None else ceil(windows / self.validation_windows)
+        while gcd(stride, season) > 1:
+            stride += 1
+        return stride
 
 
 @dataclass(frozen=True)
@@ -119,7 +135,7 @@ class Experiment:
 
     @property
     def key(self) -> str:
-        """sha256 of everything above but places: what tells one result from another of the same data and weights."""
+        """sha256 of all that differs from its default, but places: tells results of the same data and weights apart."""
         return digest(self._without_places())
 
     @property
@@ -129,12 +145,16 @@ class Experiment:
         return digest({name: value for name, value in found.items() if name not in ("seed", "test_stride")})
 
     def _without_places(self) -> dict[str, Any]:
-        """As `to_dict`, of a .toml's path the file's name alone, and without the options in `LOCATIONS`."""
+        """As `to_dict`, of a .toml's path the file's name alone, and without the options in `LOCATIONS`.
+
+        What equals its default is left out, so that a new field doesn't orphan results.
+        """
         found = self.to_dict()
         if self.dataset.endswith(".toml"):
             found["dataset"] = Path(self.dataset).name
         found["options"] = {name: value for name, value in found["options"].items() if name not in LOCATIONS}
-        return found
+        found["budget"] = _changes(found["budget"], Budget)
+        return _changes(found, Experiment)
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types: lists for tuples."""
@@ -158,6 +178,13 @@ class Experiment:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _changes(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Of a dataclass's fields, in JSON's types, those that differ from their defaults."""
+    usual = {entry.name: {} if entry.default is MISSING else entry.default for entry in fields(cls)}
+    usual = json.loads(_canonical(usual))  # where a field has a factory, {} is what is left of its default
+    return {name: value for name, value in values.items() if value != usual[name]}
 
 
 def digest(value: Any) -> str:

@@ -22,7 +22,7 @@ from benchmarks.experiments import PROTOCOL, Experiment, digest
 from benchmarks.measures import LEVELS, Measured, measure
 from benchmarks.models import load_forecaster
 from benchmarks.models.base import FOLLOWED, Forecaster
-from benchmarks.processes import peak_memory_mb
+from benchmarks.processes import peak_memory_mb, processor_seconds
 from benchmarks.provenance import provenance
 
 CHOOSING_SEED = 0
@@ -181,17 +181,22 @@ def test(experiment: Experiment, choice: Mapping[str, Any], data: str | Path | N
     Raises
     ------
     ValueError
-        If the choice was made for another experiment, or from other data, weights or defaults.
+        If the choice was made for another experiment, from other data, weights or defaults, or follows another choice.
     """
     quiet()
     basis = Basis.of(experiment, data)
     wanted = {"key": experiment.choice_key, **basis.same}
-    if others := [name for name, value in wanted.items() if choice[name] != value]:
+    others = [name for name, value in wanted.items() if choice[name] != value]
+    leader, taken = leader_of(experiment), choice["followed"] or {"key": None, "settings": {}}
+    led_by = None if leader is None else leader.choice_key
+    if taken["key"] != led_by or not taken["settings"].items() <= choice["chosen"].items():
+        others.append("followed")
+    if others:
         raise ValueError(f"the choice for {experiment} is of another {', '.join(others)}; choose again")
     settings = choice["chosen"]
-    begin = time.perf_counter()
+    begin, begin_busy = time.perf_counter(), processor_seconds()
     model = fitted(basis, settings, experiment.seed)
-    seconds = time.perf_counter() - begin
+    seconds, busy = time.perf_counter() - begin, processor_seconds() - begin_busy
     measured = errors(basis, model, settings, "test", experiment.test_stride)
     return basis.entry(
         "run",
@@ -206,6 +211,7 @@ def test(experiment: Experiment, choice: Mapping[str, Any], data: str | Path | N
         resolved=basis.forecaster.resolved(model),
         file_hash=basis.dataset.file_hash,
         seconds={"fit": seconds, "forecast": measured.seconds},
+        processor_seconds={"fit": busy, "forecast": measured.processor_seconds},
         peak_memory_mb=peak_memory_mb(),
         examples=measured.examples,
     )
@@ -232,7 +238,7 @@ def validation_stride(basis: Basis) -> int:
     experiment = basis.experiment
     densest = experiment.horizon if experiment.family == "pf" else 1
     windows = len(basis.dataset.starts("validation", experiment.horizon, densest))
-    return densest * experiment.budget.stride(windows, experiment.budget.validation_windows)
+    return densest * experiment.budget.validation_stride(windows, basis.dataset.season)
 
 
 def quiet() -> None:

@@ -25,19 +25,25 @@ from darts.utils.likelihood_models.base import likelihood_component_names, quant
 
 from benchmarks.datasets import Dataset
 from benchmarks.errors import Diverged
+from benchmarks.models.views import View
+from benchmarks.processes import processor_seconds
 
 POINT = (0.5,)
 CRPS_LEVELS = tuple(tenths / 10 for tenths in range(1, 10))
 WIDE, CENTRAL = (0.025, 0.975), (0.1, 0.9)  # intervals of the MSIS and of the coverage
 LEVELS = (WIDE[0], *CRPS_LEVELS, WIDE[1])  # what a probabilistic model forecasts
-CHUNK_WINDOWS, CHUNK_VALUES = 256, 2_000_000  # forecast at once: at most so many windows, and N * H * V * Q numbers
+CHUNK_WINDOWS, CHUNK_VALUES = (
+    256,
+    2_000_000,
+)  # forecast at once: at most so many windows, and N * H * V * Q numbers (or samples for Q)
 EXAMPLE_DIGITS = 5
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A backtest: metrics by name, the number of windows, a few of them, and the seconds that forecasting took.
+    """A backtest: metrics by name, the number of windows, a few of them, and what forecasting took.
 
+    seconds: wall time; processor_seconds: of all threads.
     without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
     """
 
@@ -45,6 +51,7 @@ class Measured:
     windows: int
     examples: list[dict[str, Any]]
     seconds: float
+    processor_seconds: float
     without_msis: list[str]
 
 
@@ -75,13 +82,14 @@ def measure(
             f"the first {part} window of {dataset.name} begins at step {starts[0]}, with fewer than {look_back} steps "
             f"before it; take a look_back of at most {starts[0]}"
         )
-    shown, examples, seconds = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0
+    shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
     sums = PointSums() if levels is None else QuantileSums(levels, seasonal_errors(dataset))
     left_out = [] if isinstance(sums, PointSums) else [dataset.columns[index] for index in np.flatnonzero(~sums.scaled)]
-    for chunk in chunks(starts, horizon * len(dataset.columns) * len(levels or POINT)):
-        begin = time.perf_counter()
+    held = max(len(levels or POINT), model.held if isinstance(model, View) else 1)
+    for chunk in chunks(starts, horizon * len(dataset.columns) * held):
+        begin, begin_busy = time.perf_counter(), processor_seconds()
         forecasts = forecast(model, dataset, chunk, horizon, look_back, levels)
-        seconds += time.perf_counter() - begin
+        seconds, busy = seconds + time.perf_counter() - begin, busy + processor_seconds() - begin_busy
         targets = dataset.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
         _check_finite(dataset, chunk, targets, forecasts)
         forecasts = np.sort(forecasts, axis=-1)
@@ -89,11 +97,11 @@ def measure(
         for start in sorted(shown & set(chunk)):
             index = chunk.index(start)
             examples.append(_example(dataset, start, look_back, targets[index], forecasts[index], levels or POINT))
-    return Measured(sums.metrics(), len(starts), examples, seconds, left_out)
+    return Measured(sums.metrics(), len(starts), examples, seconds, busy, left_out)
 
 
 def chunks(starts: range, values: int) -> Iterator[range]:
-    """`starts` in pieces that keep both limits; `values` numbers are forecast for each window."""
+    """`starts` in pieces that keep both limits; `values` numbers are held for each window."""
     size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // values))
     for position in range(0, len(starts), size):
         yield starts[position : position + size]

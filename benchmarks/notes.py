@@ -7,7 +7,8 @@ from collections import defaultdict
 from benchmarks import suites
 from benchmarks.summary import METRIC_NAMES, Column, Run, Table
 
-SQUARED = ("dlinear", "patchtst", "itransformer", "timemixer")  # trained on squared errors where points are asked for
+# not ours, from random weights, and trained on squared errors where points are asked for
+BASELINES = ("dlinear", "patchtst", "itransformer", "timemixer")
 MEDIANS = (*suites.OURS, "fracast", "chronos2")
 OUTERMOST = 0.025  # the lower of the two levels that the MSIS is of
 
@@ -20,7 +21,9 @@ def notes(table: Table) -> list[str]:
         lines.append(f"A quick look: test windows are {table.stride} steps apart, so this is no row of the full table.")
     lines += [
         "Budget, in the title: a fit stops after as many epochs as its patience without a better validation score; "
-        "windows are at most so many an epoch, evenly spaced.",
+        "training windows are at most so many an epoch, drawn at random and others each epoch, and validation windows "
+        "at most so many, evenly spaced over all times of the season.",
+        *_baseline_epochs(table),
         *(_of_lsf(table) if table.family == "lsf" else _of_pf(table)),
         *_windows(table),
         _seeds(table),
@@ -32,11 +35,22 @@ def notes(table: Table) -> list[str]:
     return [*lines, _commits(table)]
 
 
+def _baseline_epochs(table: Table) -> list[str]:
+    epochs = table.budget.get("baseline_epochs")
+    names = [table.row_names[row] for row in table.rows if row.model in BASELINES]
+    if epochs is None or not names:
+        return []
+    return [
+        f"Baselines that begin from random weights ({', '.join(names)}) may train for {epochs} epochs, all others for "
+        f"{table.budget['epochs']}; the patience is the same."
+    ]
+
+
 def _of_lsf(table: Table) -> list[str]:
     lines = ["MSE and MAE are on data standardised with training statistics."]
     kinds = {
         "medians of the forecast distribution": MEDIANS,
-        "what a fit of the squared error gives": SQUARED,
+        "what a fit of the squared error gives": BASELINES,
     }
     parts = []
     for what, models in kinds.items():

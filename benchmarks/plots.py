@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import matplotlib
 
-from benchmarks.charts import accuracy, critical_difference, scale_weights
+from benchmarks.charts import TRAINING_TIME, accuracy, critical_difference, scale_weights
 from benchmarks.gallery import gallery
 from benchmarks.picture import STYLE, Picture
 from benchmarks.results import write
@@ -45,7 +45,9 @@ def pictures(table: Table) -> Iterator[Picture]:
     """All pictures of a table, one at a time."""
     name = file_name(table)
     makers = [
-        lambda: accuracy(table, f"{name}-seconds", "training time", "s", lambda run: run.result["seconds"]["fit"]),
+        lambda: accuracy(
+            table, f"{name}-seconds", TRAINING_TIME, "s", lambda run: run.result["processor_seconds"]["fit"]
+        ),
         lambda: accuracy(
             table, f"{name}-parameters", "trained parameters", "", lambda run: run.result["trained_parameters"]
         ),

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -43,6 +44,12 @@ def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
     if not succeeded:
         raise ProcessFailed(answer)
     return answer
+
+
+def processor_seconds() -> float:
+    """What this process and its children that have ended took of processors so far, all threads added up."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def peak_memory_mb() -> float:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "timecopilot-uni2ts", "torch")
+PACKAGES = (
+    *("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "pandas", "peft", "pytorch-lightning", "scipy"),
+    *("timecopilot-uni2ts", "torch"),
+)
 
 
 def provenance() -> dict[str, Any]:
-    """Date, commit, versions and machine."""
+    """Date, commit, versions and machine; the device is what Lightning trains on where it is left to it."""
     import torch  # here, for `is_dirty` is asked before anything needs it
 
     return {
@@ -23,6 +26,7 @@ def provenance() -> dict[str, Any]:
         "dirty": is_dirty(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
     }
 

@@ -119,7 +119,7 @@ def _source(run: Run, choices: Choices, folder: Path) -> dict[str, Any]:
         "settings": options_text({**result["settings"], **result["resolved"]}),
         "choice": "" if choice is None else choice.name,
         "choice_link": "" if choice is None else _link(choice, folder),
-        "fit": f"{result['seconds']['fit']:.1f} s",
+        "fit": f"{result['seconds']['fit']:.1f} s ({result['processor_seconds']['fit']:.1f} s of processors)",
         "forecast": f"{result['seconds']['forecast']:.1f} s",
         "memory": f"{result['peak_memory_mb']:.0f} MB",
         "trained": f"{result['trained_parameters']:,}",

@@ -29,6 +29,7 @@ NEEDED = {
     "run": (
         *_ALWAYS,
         *("settings", "choice_key", "metrics", "windows", "validation_windows", "resolved", "examples", "seconds"),
+        "processor_seconds",
         *("trained_parameters", "parameters", "fit_report", "scale_weights", "peak_memory_mb", "suite", "command"),
     ),
     "choice": (*_ALWAYS, "rows", "chosen", "dropped", "followed"),

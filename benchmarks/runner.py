@@ -2,8 +2,8 @@
 
 Settings are chosen on the validation part first, once for all seeds and test strides. What is finished is in the
 results folder, whole; the same command goes on where a stopped one ended, and several at once share the work. An
-experiment that fails doesn't stop the others. Seconds are wall time; the peak memory is that of the process which fits
-and forecasts, imports included.
+experiment that fails doesn't stop the others. Seconds are wall time, processor seconds those of all threads; the peak
+memory is that of the process which fits and forecasts, imports included.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of all methods of darts-msft, as JSON or as it stands, say backbone=my/checkpoint; repeatable",
+        help="an option of the methods of darts-msft that have a use for it, as JSON or as it stands, say "
+        "backbone=my/checkpoint; repeatable",
     )
     parser.add_argument("--dirty", action="store_true", help="keep results of uncommitted code beside the others")
     parser.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
@@ -54,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Runs what is missing; the exit code is 0 where every experiment of the selection has its result then."""
     chosen = select(with_options(suites.load(arguments.suite), arguments.option), arguments)
-    if results.is_own(arguments.results) and is_dirty() and not (arguments.dirty or arguments.dry_run):
-        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
+    if not arguments.dry_run:
+        check_clean(arguments)
     pending, failures = split(chosen, arguments)
     if arguments.dry_run:
         for experiment in pending:
@@ -66,18 +67,43 @@ def main(arguments: argparse.Namespace) -> int:
     return run_all(pending, arguments, failures)
 
 
+def check_clean(arguments: argparse.Namespace) -> None:
+    """A Misuse where the store would refuse what is measured now, being of uncommitted code."""
+    if results.is_own(arguments.results) and not arguments.dirty and is_dirty():
+        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
+
+
 # ------------------------------------------------------------------------------------------------- what is asked for
 
 
 def with_options(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
-    """The suite with these options ("name=value") given to the methods of darts-msft; what that makes equal, once."""
+    """The suite with these options ("name=value") given to the methods of darts-msft that have a use for them.
+
+    What that makes equal is there once; an option that no method of the suite takes is a Misuse.
+    """
     given = dict(option_of(word) for word in words)
-    if given and not any(experiment.model in suites.OURS for experiment in experiments):
-        raise Misuse(f"--option {' '.join(words)}: the suite has no method of darts-msft, which alone take them")
+    if not given:
+        return list(experiments)
+    known = {each.model: _options_of(each) for each in experiments if each.model in suites.OURS}
+    if useless := [name for name in given if not any(name in options for options in known.values())]:
+        raise Misuse(
+            f"--option {', '.join(useless)}: no method of darts-msft in the suite takes it; they take "
+            f"{', '.join(dict.fromkeys(name for options in known.values() for name in options)) or 'none'}"
+        )
     return _once(
-        replace(each, options={**each.options, **given}) if given and each.model in suites.OURS else each
+        replace(each, options={**each.options, **{n: v for n, v in given.items() if n in known.get(each.model, ())}})
         for each in experiments
     )
+
+
+def _options_of(experiment: Experiment) -> Sequence[str]:
+    """None where the model's package is missing: its experiments fail and say so."""
+    from benchmarks.models import load_forecaster
+
+    try:
+        return tuple(load_forecaster(experiment.model, {}, experiment.budget).defaults)
+    except ModuleNotFoundError:
+        return ()
 
 
 def option_of(word: str) -> tuple[str, Any]:
@@ -155,12 +181,14 @@ def split(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> t
 def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, failures: Failures) -> int:
     """Runs one after the other; reports what failed, here or before, at the end, and returns the exit code.
 
-    What another process is at comes last: then there is nothing else to do but wait for it.
+    What another process is at comes last: then there is nothing else to do but wait for it. Code that changes meanwhile
+    ends the run before the next experiment.
     """
-    failures, stopped, elsewhere = list(failures), False, list[Experiment]()
+    failures, code, elsewhere = list(failures), 0, list[Experiment]()
     with tqdm(total=len(experiments), unit="experiment", smoothing=0, file=sys.stderr) as bar:
 
         def attempt(experiment: Experiment, wait: bool) -> None:
+            check_clean(arguments)
             bar.set_description(str(experiment))
             try:
                 result = run_one(experiment, arguments, wait)
@@ -180,11 +208,13 @@ def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, fa
             for experiment in list(elsewhere):
                 attempt(experiment, wait=True)
         except KeyboardInterrupt:
-            stopped = True
-    code = report(failures)
-    if stopped:
-        print("stopped; what is finished is stored, and the same command goes on from there", file=sys.stderr)
-    return STOPPED if stopped else code
+            code, why = STOPPED, "stopped"
+        except Misuse as error:  # of `check_clean`: those of an experiment are failures
+            code, why = FAILED, f"stopped: {error}"
+    failed = report(failures)
+    if code:
+        print(f"{why}; what is finished is stored, and the same command goes on from there", file=sys.stderr)
+    return code or failed
 
 
 def report(failures: Failures) -> int:
@@ -203,7 +233,7 @@ def reason_of(error: Exception) -> str:
 def run_one(experiment: Experiment, arguments: argparse.Namespace, wait: bool) -> dict[str, Any] | None:
     """Chooses where nothing is chosen yet, measures, and stores both; a result that has come meanwhile is taken.
 
-    None where another process is at it; with `wait` that one's end is waited for.
+    None where another process is at it or at its choice; with `wait` that one's end is waited for.
     """
     from benchmarks import jobs
 
@@ -212,20 +242,29 @@ def run_one(experiment: Experiment, arguments: argparse.Namespace, wait: bool) -
             return None
         result = find_result(arguments, experiment)
         if result is None:
-            choice = choice_of(experiment, arguments)
+            choice = choice_of(experiment, arguments, wait)
+            if choice is None:
+                return None
             result = isolated(jobs.test, experiment, choice, arguments.data)
             result |= {"suite": arguments.suite, "command": command(experiment, arguments)}
             results.add(arguments.results, result, arguments.dirty)
         return result
 
 
-def choice_of(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The experiment's choice, and first the one that it follows; made where it isn't in the store."""
+def choice_of(experiment: Experiment, arguments: argparse.Namespace, wait: bool) -> dict[str, Any] | None:
+    """The experiment's choice, and first the one that it follows; made where it isn't in the store.
+
+    None where another process is at one of them, unless `wait` says to wait for it.
+    """
     from benchmarks import jobs
 
     leader = jobs.leader_of(experiment)
-    led_by = None if leader is None else choice_of(leader, arguments)
-    with results.claim(arguments.results, "choice", experiment.choice_key, wait=True):
+    led_by = None if leader is None else choice_of(leader, arguments, wait)
+    if leader is not None and led_by is None:
+        return None
+    with results.claim(arguments.results, "choice", experiment.choice_key, wait) as ours:
+        if not ours:
+            return None
         choice = find_choice(arguments, experiment, led_by)
         if choice is None:
             choice = jobs.only_choice(experiment, arguments.data, led_by)

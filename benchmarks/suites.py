@@ -3,7 +3,8 @@
 - smoke: everything once, in minutes, on the bundled series; its figures mean nothing.
 - harness: DLinear and PatchTST as their papers train them, whose figures a right harness gives again
   (`python -m benchmarks check`).
-- first: the bundled checkpoint against all that two processor cores can train, with a sampled budget.
+- first: the bundled checkpoint against all that two processor cores can train, with a sampled budget;
+  baselines that begin from random weights may train four times as long.
 - fracast: Fracast-0 at the places of "first". It takes days on two cores; `--stride` gives a quick look.
 - ablations: MSFT on ETTm1 at horizon 96, each switch a diff against one base; the budget is that of "first".
 - lsf, pf: the paper's two families in full, every model.
@@ -18,6 +19,7 @@ from typing import Any
 
 from benchmarks.errors import Misuse
 from benchmarks.experiments import Budget, Experiment
+from benchmarks.registry import REGISTRY
 
 SEEDS = (0, 1, 2)
 UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing random is in them: one seed is all
@@ -26,24 +28,23 @@ BASELINES = ("dlinear", "patchtst", "itransformer", "timemixer", "fracast", "chr
 
 HORIZONS = (96, 192, 336, 720)
 LSF = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity")
-PF = {
-    "Electricity": 24,
-    "Solar": 24,
-    "TurkeyPower": 24,
-    "IstanbulTraffic": 24,
-    "JenaWeather": 144,
-}  # with their horizons
+PF = ("Electricity", "Solar", "TurkeyPower", "IstanbulTraffic", "JenaWeather")
 
 SMOKE_BUDGET = Budget(epochs=1, train_windows=64, validation_windows=16, look_backs=(96, 336), zero_shot_choice=True)
 SMOKE_MODELS = ("seasonal_naive", "dlinear", "zero_shot", "msft", "full")
 SMALL_BUDGET = Budget(
-    epochs=8, train_windows=1000, validation_windows=200, look_backs=(336, 512, 1024), zero_shot_choice=True
+    epochs=5,
+    baseline_epochs=20,
+    train_windows=512,
+    validation_windows=200,
+    look_backs=(336, 512, 1024),
+    zero_shot_choice=True,
 )
 FIRST_OURS = ("zero_shot", "msft", "full", "lora", "linear_probe", "scratch")
 FIRST_BASELINES = ("dlinear", "seasonal_naive", "patchtst")
 FIRST_OPTIONS = {"patch_size": [16, 32]}  # of ours
 FIRST_LSF = [(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)]
-FIRST_PF = [("ETTm1", 96), ("JenaWeather", 144)]
+FIRST_PF = [(name, REGISTRY["pf"][name].horizon) for name in ("ETTm1", "JenaWeather")]
 # Epochs and batch sizes of the papers' scripts (models/papers.py says where they are). No fit ends early: PatchTST's
 # one-cycle rate rises for 40 of its 100 epochs.
 HARNESS_BUDGETS = {
@@ -146,7 +147,7 @@ def lsf() -> list[Experiment]:
 
 
 def pf() -> list[Experiment]:
-    return grid("pf", PF.items(), (*OURS, *BASELINES), SEEDS)
+    return grid("pf", [(name, REGISTRY["pf"][name].horizon) for name in PF], (*OURS, *BASELINES), SEEDS)
 
 
 SUITES: dict[str, Callable[[], list[Experiment]]] = {

@@ -11,7 +11,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks.errors import Misuse
-from benchmarks.experiments import LOCATIONS
+from benchmarks.experiments import LOCATIONS, Budget
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting"}
@@ -275,7 +275,7 @@ def tables(runs: Iterable[Run], weights: str | None = None, remarks: Sequence[st
     for run in runs:
         family = list(FAMILIES).index(run.experiment["family"])
         stride = run.experiment["test_stride"] if run.experiment["family"] == "lsf" else 1  # "pf" has no quick look
-        fixed, budget = _canonical(run.fixed), _canonical(run.experiment["budget"])
+        fixed, budget = _canonical(run.fixed), _canonical({**asdict(Budget()), **run.experiment["budget"]})
         groups[family, stride, budget, fixed != "{}", fixed].append(run)
     found = []
     for (family, stride, budget, _, fixed), some in sorted(groups.items(), key=lambda group: group[0]):
@@ -346,8 +346,10 @@ def budget_text(budget: Mapping[str, Any]) -> str:
     epochs, patience, batch = (left.pop(name, "?") for name in ("epochs", "patience", "batch_size"))
     train, validation = left.pop("train_windows", None), left.pop("validation_windows", None)
     look_backs, follows = left.pop("look_backs", []), left.pop("zero_shot_choice", False)
+    of_baselines = left.pop("baseline_epochs", None)
+    longer = "" if of_baselines is None else f" ({of_baselines} for baselines)"
     parts = [
-        f"{epochs} epochs, patience {patience}, batches of {batch}",
+        f"{epochs} epochs{longer}, patience {patience}, batches of {batch}",
         f"{'all' if train is None else train} training and {'all' if validation is None else validation} validation "
         "windows",
         f"look-backs {', '.join(map(str, look_backs))}",

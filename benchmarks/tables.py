@@ -34,7 +34,7 @@ CSV_FIELDS = (
         "budget",
     ),
     *("variants_table", "metric", "mean", "spread", "seeds", "place", "mean_rank", "look_back", "trained_parameters"),
-    *("fit_seconds", "files"),
+    *("fit_seconds", "fit_processor_seconds", "files"),
 )
 
 
@@ -138,6 +138,7 @@ def _csv_line(table: Table, row: Row, column: Column, metric: str, rank: str) ->
             "look_back": look_back(runs),
             "trained_parameters": " ".join(dict.fromkeys(str(run.result["trained_parameters"]) for run in runs)),
             "fit_seconds": " ".join(str(run.result["seconds"]["fit"]) for run in runs),
+            "fit_processor_seconds": " ".join(str(run.result["processor_seconds"]["fit"]) for run in runs),
             "files": " ".join(run.path.name for run in runs),
         }
     ]

@@ -24,6 +24,8 @@ TENSORS_FILE = "adapter.safetensors"
 DESCRIPTION_FILE = "adapter.json"
 INFORMATION = ("format", "format_version", "package_version", "backbone", "revision", "tensors_sha256")
 
+WEIGHTS = "frozen_sha256"  # the hash of what is frozen below an adapter
+
 
 def write_adapter(
     path: str | Path, tensors: Mapping[str, Tensor], identity: Mapping[str, Any], origin: Mapping[str, Any], over: bool
@@ -95,14 +97,17 @@ def check_identity(path: str | Path, saved: Mapping[str, Any], here: Mapping[str
     """Refuses an adapter of another model, naming every field that differs."""
     own = json.loads(json.dumps(here))  # as it would come back from the file
     saved_flat, own_flat = _flatten({k: v for k, v in saved.items() if k not in INFORMATION}), _flatten(own)
-    differing = [
-        f"{name}: saved {saved_flat.get(name, 'nothing')!r}, here {own_flat.get(name, 'nothing')!r}"
-        for name in sorted(saved_flat.keys() | own_flat.keys())
+    names = sorted(saved_flat.keys() | own_flat.keys(), key=lambda name: (name == WEIGHTS, name))
+    differing = {
+        name: f"{name}: saved {saved_flat.get(name, 'nothing')!r}, here {own_flat.get(name, 'nothing')!r}"
+        for name in names
         if saved_flat.get(name, FORMAT) != own_flat.get(name, FORMAT)
-    ]
+    }
     if differing:
+        # another method or type of number has another hash on the same weights too
+        what = "another model: the pretrained weights differ" if set(differing) == {WEIGHTS} else "another model"
         raise ValueError(
-            f"the adapter {str(path)!r} is for another model; {'; '.join(differing)}. Nothing was loaded: create the "
+            f"the adapter {str(path)!r} is for {what}; {'; '.join(differing.values())}. Nothing was loaded: create the "
             "model with the saved settings, on the weights that the adapter was trained on "
             f"({saved.get('backbone')!r}, revision {saved.get('revision')!r}, or what load_weights() put in its place)"
         )

@@ -10,12 +10,8 @@ from typing import Any
 
 logger = logging.getLogger("darts_msft")
 
-# what a fit from a data set leaves on a Darts model; the rest (series, encoders) is there before
-_FITTED = (
-    *("model", "trainer", "trainer_params", "train_sample", "output_dim", "pl_module_params", "model_name"),
-    *("_module_settings", "_module_name", "_module_path", "_fit_called", "_fit_report"),
-    *("_zero_shot_only", "_zero_shot_kind"),
-)
+# what stays of the model: Darts' `fit` set it from the series before the fits from a data set, or it is the user's
+_OWN = frozenset({"training_series", "encoders", "_model_params", "_report_level"})
 
 
 def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, trainer: Any = None, **kwargs: Any) -> Any:
@@ -36,11 +32,11 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
     trials = [_trial(model, scales) for scales in range(model._module_settings["num_scales"] + 1)]
     state = model._random_instance.get_state()
     scores: dict[int, float] = {}
-    best = None
+    best, seconds = None, 0.0
     for scales, trial in enumerate(trials):
         trial._random_instance.set_state(state)
         trial.fit_from_dataset(train_dataset, val_dataset, **copy.deepcopy(kwargs))  # Darts takes some out
-        score = trial.fit_report.best
+        score, seconds = trial.fit_report.best, seconds + trial.fit_report.seconds
         scores[scales] = inf if score is None else score
         if score is not None and (best is None or score < best.fit_report.best):
             best = trial
@@ -50,8 +46,9 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
             f"num_scales='auto' found no finite validation score for any K of {list(scores)}: give a validation series "
             "with values in its horizons, or num_scales as a number"
         )
-    report = replace(best.fit_report, num_scales_scores=scores)
-    model.__dict__.update({name: best.__dict__[name] for name in _FITTED}, _fit_report=report, _search_scales=False)
+    report = replace(best.fit_report, num_scales_scores=scores, seconds=seconds)
+    model._adopt(best, keep=_OWN)
+    model._fit_report = report
     model._model_params["num_scales"] = model._module_settings["num_scales"]
     logger.info("num_scales='auto': %s", str(report).replace("\n", "; "))
     return model
@@ -59,4 +56,6 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
 
 def _trial(model: Any, num_scales: int) -> Any:
     changes = {"num_scales": num_scales, "model_name": f"{model.model_name}_K{num_scales}"}
-    return type(model)(**{**copy.deepcopy(model.model_params), **changes})
+    trial = type(model)(**{**copy.deepcopy(model.model_params), **changes})
+    trial._report_level = logging.DEBUG
+    return trial

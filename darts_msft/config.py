@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 AGGREGATORS = ("both", "c2f", "f2c", None)
-ATTENTIONS = ("in_scale", "full")
+ATTENTIONS = ("in_scale", "full", "one_sequence")
 MIXINGS = ("mixture", "quantile", "samples", "first")
 UPSAMPLINGS = ("repeat", "linear")
 WEIGHT_LEARNINGS = ("scale_loss", "mixed_loss", "stacking", "uniform")
@@ -16,16 +18,23 @@ FIRST_SCALE_LOGIT = 10.0  # the authors' scripts start the finest scale's logit 
 
 def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raises ValueError naming the value and the choices."""
-    if value not in allowed:
+    if not isinstance(value, Hashable) or value not in allowed:
         raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}")
 
 
-def check_number(name: str, value: object, minimum: float, integer: bool = False) -> None:
-    """Raises ValueError unless `value` is a finite number of at least `minimum`."""
-    kinds = int if integer else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < float("inf"):
-        kind = "an integer" if integer else "a finite number"
-        raise ValueError(f"{name}={value!r} is not allowed; give {kind} of at least {minimum:g}")
+def is_integer(value: object) -> bool:
+    """Whether `value` is an integer, of Python or numpy; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_number(name: str, value: object, minimum: float, integer: bool = False) -> int | float:
+    """`value` as a Python number; raises ValueError unless it is a finite number of at least `minimum`."""
+    if is_integer(value) or (isinstance(value, Real) and not integer and not isinstance(value, bool)):
+        number: int | float = int(value) if is_integer(value) else float(value)  # type: ignore[call-overload, arg-type]
+        if minimum <= number < float("inf"):
+            return number
+    kind = "an integer" if integer else "a finite number"
+    raise ValueError(f"{name}={value!r} is not allowed; give {kind} of at least {minimum:g}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -43,6 +52,14 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload]
 
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        found = fields(self)  # type: ignore[arg-type]
+        return {field.name: value for field in found if (value := getattr(self, field.name)) != field.default}
+
+    def _settle(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
     @classmethod
     def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
@@ -59,7 +76,8 @@ class MethodConfig(Config):
 
     `lora_rank` and `lora_alpha` of the per-scale LoRA on q, k, v; `aggregator` names the branches of the
     cross-scale aggregator, or None for none. For ablations, `shared_adapters` and `shared_lora` give all scales one
-    set, and `attention="full"` lets a token attend to the tokens of all scales.
+    set, `attention="full"` lets a token attend to the tokens of all scales, and "one_sequence" is that without an
+    aggregator. A `lora_rank` of 0 is no LoRA, as after `merge()`; MSFT alone can do without.
 
     The methods "lora" and "adalora" take `lora_rank` and `lora_alpha` too; `prompt_length` is of prompt tuning.
     """
@@ -73,13 +91,28 @@ class MethodConfig(Config):
     prompt_length: int = 8
 
     def __post_init__(self) -> None:
-        check_number("lora_rank", self.lora_rank, 1, integer=True)
-        check_number("lora_alpha", self.lora_alpha, 0)
+        self._settle("lora_rank", check_number("lora_rank", self.lora_rank, 0, integer=True))
+        self._settle("lora_alpha", check_number("lora_alpha", self.lora_alpha, 0))
         check_choice("aggregator", self.aggregator, AGGREGATORS)
         check_flag("shared_adapters", self.shared_adapters)
         check_flag("shared_lora", self.shared_lora)
         check_choice("attention", self.attention, ATTENTIONS)
-        check_number("prompt_length", self.prompt_length, 1, integer=True)
+        if self.attention == "one_sequence" and self.aggregator != "both":
+            raise ValueError(
+                f"aggregator={self.aggregator!r} is not allowed with attention='one_sequence', which has no "
+                "aggregator; leave it out, or take attention='full'"
+            )
+        self._settle("prompt_length", check_number("prompt_length", self.prompt_length, 1, integer=True))
+
+    @property
+    def joined(self) -> bool:
+        """Whether the attention sees the tokens of all scales as one sequence."""
+        return self.attention != "in_scale"
+
+    @property
+    def branches(self) -> str | None:
+        """The aggregator's branches in the end; None for no aggregator."""
+        return None if self.attention == "one_sequence" else self.aggregator
 
 
 @dataclass(frozen=True)
@@ -103,10 +136,12 @@ class MixingConfig(Config):
             check_choice("weight_init", self.weight_init, ("uniform", "first"))
         elif not isinstance(self.weight_init, list | tuple):
             raise ValueError(f"weight_init={self.weight_init!r} is not known; give 'uniform', 'first' or K+1 logits")
+        elif not all(isinstance(logit, Real) and isfinite(logit) for logit in self.weight_init):
+            raise ValueError(
+                f"weight_init={list(self.weight_init)!r} is not allowed; give 'uniform', 'first' or K+1 finite numbers"
+            )
         else:
-            object.__setattr__(self, "weight_init", tuple(float(logit) for logit in self.weight_init))
-            if not all(map(isfinite, self.weight_init)):
-                raise ValueError(f"weight_init={list(self.weight_init)!r} is not allowed; give finite logits")
+            self._settle("weight_init", tuple(float(logit) for logit in self.weight_init))
 
     @property
     def only_first(self) -> bool:
@@ -147,7 +182,7 @@ class LearningRates(Config):
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            check_number(f"lr_{field.name}", getattr(self, field.name), 0)
+            self._settle(field.name, check_number(f"lr_{field.name}", getattr(self, field.name), 0))
 
     def replaced(self, **given: float | None) -> LearningRates:
         """These rates but for those in `given` that are not None."""

@@ -1,4 +1,4 @@
-"""What a finetuned model offers beyond Darts: its report, adapters on disk, and merging them into the weights."""
+"""What the model offers beyond Darts: its scales, the fit's report, adapters on disk, and merging them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import TorchLikelihood
+from darts.utils.utils import generate_index
 from torch import Tensor
 
 from darts_msft.adapter_files import (
@@ -20,6 +21,7 @@ from darts_msft.adapter_files import (
     tensors_of,
     write_adapter,
 )
+from darts_msft.config import MethodConfig, MixingConfig
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -27,11 +29,12 @@ from darts_msft.report import FitReport
 from darts_msft.selection import Candidate
 from darts_msft.weights import state_hash
 
+_OPTION_DEFAULTS = {**MethodConfig().to_dict(), **MixingConfig().to_dict(), "lr_new": None, "lr_omega": None}
 _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
 
 
 class Finetuned:
-    """Mixed into `MSFTFoundationModel`: the fit's report, adapters on disk, and merging them into the weights."""
+    """Mixed into `MSFTFoundationModel`: its scales, the fit's report, adapters on disk, and merging them."""
 
     model: Any
     trainer: Any
@@ -39,6 +42,7 @@ class Finetuned:
     model_params: dict[str, Any]
     pl_module_params: Any
     output_chunk_shift: Any
+    enable_finetuning: bool | dict[str, list[str]] | None
     _module_settings: dict[str, Any]
     _model_params: dict[str, Any]
     _fit_report: FitReport | None
@@ -49,6 +53,9 @@ class Finetuned:
     load_ckpt_path: str | None
     _random_instance: Any
     _init_trainer: Any
+    _prepare_zero_shot: Any
+    input_chunk_length: Any
+    min_input_chunk_length: Any
 
     @property
     def fit_report(self) -> FitReport | None:
@@ -62,6 +69,40 @@ class Finetuned:
         The first is the one before the first step; the best is the one that `fit` returned.
         """
         return list(self._fit_report.candidates) if self._fit_report is not None else []
+
+    @property
+    def scale_weights(self) -> np.ndarray:
+        """The scales' mixing weights, shape (K+1,), summing to 1; all on scale 0 before training."""
+        weights: np.ndarray = self._require_module().mixing_weights().detach().cpu().double().numpy()
+        return weights
+
+    def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
+        """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
+
+        At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
+        """
+        self._prepare_zero_shot(series)
+        context = series.values(copy=False)[-self.input_chunk_length :]
+        if len(context) < self.min_input_chunk_length or context.shape[1] != self._require_module().n_targets:
+            raise ValueError(
+                f"series has {len(context)} steps and {context.shape[1]} components; give at least "
+                f"{self.min_input_chunk_length} steps and {self._require_module().n_targets} components"
+            )
+        missing = self.input_chunk_length - len(context)
+        context = np.pad(context, ((missing, 0), (0, 0)), constant_values=np.nan)
+        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
+        points = self._require_module().scale_points(torch.as_tensor(context)[None])
+        return [
+            TimeSeries.from_times_and_values(
+                generate_index(start=start, length=len(values), freq=series.freq), values, columns=series.components
+            )
+            for values in points
+        ]
+
+    def _require_module(self) -> MSFTModule:
+        if not isinstance(self.model, MSFTModule):
+            raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
+        return self.model
 
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.
@@ -109,7 +150,12 @@ class Finetuned:
         target.model.load_state_dict(tensors, strict=False)
         target._fit_report, target._search_scales = None, False
         target._replace_module(target.model)
-        self.__dict__.update({**target.__dict__, "_random_instance": self._random_instance})
+        self._adopt(target)
+
+    def _adopt(self, other: Any, keep: frozenset[str] = frozenset()) -> None:
+        """Becomes as `other`, a model of the same class, but for the random numbers and the attributes in `keep`."""
+        own = {"_random_instance", *keep}
+        self.__dict__.update({name: value for name, value in other.__dict__.items() if name not in own})
 
     @property
     def _fresh(self) -> bool:
@@ -137,16 +183,27 @@ class Finetuned:
     def merge(self) -> Any:
         """Folds adapters into the backbone's weights where that is exact, and returns the model.
 
-        The forecasts stay (to rounding); the model is then as one of `method="full"`. Methods that have nothing to
-        fold, or whose adapters differ between scales, raise ValueError.
+        The forecasts stay (to rounding). With "lora" and "adalora" the model is then as one of `method="full"`; MSFT
+        with one LoRA for all scales (`shared_lora=True`, or K = 0) is then as one of `lora_rank=0`, and keeps its input
+        adapters and aggregator. A dictionary given as `enable_finetuning` becomes True: its names may be gone.
+
+        Raises
+        ------
+        ValueError
+            If the model was not fitted, or the method has nothing to fold, or another LoRA for every scale.
         """
         module = self._fitted_module("merge")
         folded = module.method.merge(module.backbone)
-        arguments = {**copy.deepcopy(self.model_params), "method": "full"}
+        changes = module.method.after_merge
+        defaults = _OPTION_DEFAULTS if "method" in changes else {}
+        arguments = {**copy.deepcopy(self.model_params), **defaults, **changes}
+        if isinstance(self.enable_finetuning, dict):  # patterns of names that are no more
+            arguments["enable_finetuning"] = self.enable_finetuning = True
         settings = type(self)(**{**arguments, "save_checkpoints": False})._module_settings
         merged = MSFTModule(**copy.deepcopy(settings), **self.pl_module_params)
         merged.to_dtype(module.dtype)
-        rest = {k: v for k, v in module.state_dict().items() if not k.startswith(("backbone.", "method."))}
+        kept = merged.state_dict().keys()
+        rest = {k: v for k, v in module.state_dict().items() if k in kept and not k.startswith("backbone.")}
         merged.load_state_dict({**rest, **{f"backbone.{name}": value for name, value in folded.items()}}, strict=True)
         self._module_settings, self._model_params = settings, arguments
         self._replace_module(merged.to(module.device))
@@ -160,13 +217,16 @@ class Finetuned:
     def _identity(self) -> dict[str, Any]:
         """The settings that another model must share to forecast the same with the same adapter."""
         settings = {name: value for name, value in self._module_settings.items() if name != "learning_rates"}
-        options = find_method(settings["method"]).options
-        mixing = {name: value for name, value in settings["mixing_config"].items() if name != "weight_init"}
+        # how the scales' weights were learned is no part of what they are
+        options = set(find_method(settings["method"]).options) - {"weight_learning", "weight_init"}
+        own = {
+            part: {name: value for name, value in settings[part].items() if name in options}
+            for part in ("method_config", "mixing_config")
+        }
         length = self.model_params["input_chunk_length"]
         return {
             **settings,
-            "method_config": {name: settings["method_config"][name] for name in options},
-            "mixing_config": mixing,
+            **own,
             "input_chunk_length": length if isinstance(length, int) else list(length),
             "output_chunk_length": self.model_params["output_chunk_length"],
             "output_chunk_shift": self.output_chunk_shift,

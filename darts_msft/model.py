@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from darts import TimeSeries
 from darts.logging import get_logger
@@ -15,7 +15,6 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
-from darts.utils.utils import generate_index
 
 from darts_msft.auto_scales import fit_every_scale
 from darts_msft.backbones import describe, licence_of, load_class
@@ -24,15 +23,20 @@ from darts_msft.finetuned import Finetuned
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.order import OrderedData
-from darts_msft.pyramid import largest_num_scales
+from darts_msft.pyramid import ScalePlan, largest_num_scales
 from darts_msft.report import FitReport
 from darts_msft.selection import Candidate
 from darts_msft.settings import (
     AUTO,
     Checkpoint,
+    as_python,
     check_lengths,
+    check_names,
+    check_options,
+    check_patterns,
     check_search,
     check_training,
+    choose_patch_size,
     choose_plan,
     resolve_likelihood,
 )
@@ -51,7 +55,9 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every layer; their forecasts
     are mixed with learned weights. Without `fit` the model forecasts zero-shot. `fit` with a `val_series` scores
     the pretrained model first (mean CRPS, each component in units of its standard deviation) and returns the best
-    state seen, so it never ends worse on the validation data than zero-shot.
+    state seen, so it never ends worse on the validation data than zero-shot. Two fits have no zero-shot forecast to
+    start from, and are never worse than their untrained state instead: that of `method="scratch"`, and with a
+    `likelihood` that the backbone has no head for (all but "native", QuantileRegression and None).
 
     The score is in the series' units, pooled over all series: bring series of different size to one scale first.
     A fit that goes on from a Darts checkpoint, or a second fit, is compared with the state that it starts from.
@@ -88,7 +94,8 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned steps: early stopping leaves them higher),
         "scratch" (the architecture with random weights, as a control; it can't forecast before `fit`).
     lora_rank, lora_alpha
-        Rank of the LoRA on q, k and v, and its scaling numerator (the output is multiplied by alpha / rank).
+        Rank of the LoRA on q, k and v (0, with "msft" alone: none), and its scaling numerator (the output is
+        multiplied by alpha / rank).
     prompt_length
         Tokens of the method "prompt".
     aggregator
@@ -96,13 +103,13 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     shared_adapters, shared_lora
         Ablations: one input adapter, or one LoRA set, for all scales.
     attention
-        "in_scale", or "full": all scales' tokens in one sequence, each attending to all, with positions that run on
-        (our reading of the paper's ablation without decoupling is this with `aggregator=None`; training then doesn't
-        start at the pretrained model).
+        "in_scale"; "full": all scales' tokens in one sequence, each attending to all, with positions that run on; or
+        "one_sequence": that without an aggregator, our reading of the paper's ablation without decoupling. With these
+        training doesn't start at the pretrained model.
     mixing
         How distributions are mixed: "mixture" (each path from one scale), "quantile" (averaged quantiles), "samples"
         (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
-        with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are unused).
+        with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are refused).
     upsampling
         How a coarse forecast reaches the original rate: "repeat" (paper) or "linear".
     weight_learning
@@ -123,7 +130,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     Raises
     ------
     ValueError
-        For settings that do not fit together, before anything is trained, with the allowed range.
+        For settings that do not fit together, or that the method has no use for, before anything is trained.
     ModuleNotFoundError
         If the backbone's package is missing, with the install line.
     OSError
@@ -131,6 +138,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     """
 
     enable_finetuning: bool | dict[str, list[str]] | None
+    _report_level: int = logging.INFO
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
 
@@ -171,12 +179,14 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
             lora_rank, lora_alpha, aggregator, shared_adapters, shared_lora, attention, prompt_length
         )
         mixing_config = MixingConfig(mixing, upsampling, weight_learning, weight_init)  # type: ignore[arg-type]
+        given_rates = {"pretrained": lr_pretrained, "new": lr_new, "head": lr_head, "omega": lr_omega}
+        trains = self.model_params["enable_finetuning"]
+        check_options(method, method_config, mixing_config, given_rates, likelihood, trains)
         checkpoint = Checkpoint(backbone, load_class(architecture), config)
         plan = choose_plan(checkpoint, method, method_config, context, horizon, patch_size, num_scales)
         mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
-        rates = method_cls.rates.replaced(pretrained=lr_pretrained, new=lr_new, head=lr_head, omega=lr_omega)
         resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
-        check_training(method, self.model_params["enable_finetuning"], resolved)
+        check_training(method, trains, resolved)
         self._revision = source.revision  # the commit, so that the weights are of the configuration's
         self._module_settings: dict[str, Any] = {
             "architecture": architecture,
@@ -186,7 +196,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
             "method": method,
             "method_config": method_config.to_dict(),
             "mixing_config": mixing_config.to_dict(),
-            "learning_rates": rates.to_dict(),
+            "learning_rates": method_cls.rates.replaced(**given_rates).to_dict(),
         }
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = resolved
@@ -196,6 +206,8 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     def _settle_darts_arguments(self, trains: bool) -> None:
         """Our defaults for Darts' own arguments, before Darts reads them; refuses those that have no effect here."""
         given = self.model_params
+        check_names(type(self), given)
+        given.update({name: as_python(value) for name, value in given.items()})  # can be saved, and compared
         if given.get("loss_fn") is not None:
             raise ValueError(
                 f"loss_fn={given['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or "
@@ -215,43 +227,25 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         add_safe_globals([cls])  # what is saved can be loaded
 
     @staticmethod
-    def largest_num_scales(input_chunk_length: int, output_chunk_length: int, patch_size: int) -> int:
-        """The largest K allowed for these lengths, in steps."""
-        return largest_num_scales(input_chunk_length, output_chunk_length, patch_size)
+    def largest_num_scales(
+        input_chunk_length: int | tuple[int, int],
+        output_chunk_length: int,
+        patch_size: int | str = "auto",
+        output_chunk_shift: int = 0,
+        backbone: str = "moirai-tiny",
+        revision: str | None = None,
+    ) -> int:
+        """The largest K that a model of these lengths, in steps, can have; the arguments are those of the model.
 
-    @property
-    def scale_weights(self) -> np.ndarray:
-        """The scales' mixing weights, shape (K+1,), summing to 1; all on scale 0 before training."""
-        weights: np.ndarray = self._require_module().mixing_weights().detach().cpu().double().numpy()
-        return weights
-
-    def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
-        """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
-
-        At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
+        `backbone` and `revision` are looked up for `patch_size="auto"` alone: a number is not held against them.
+        Raises ValueError where there is no such model.
         """
-        self._prepare_zero_shot(series)
-        context = series.values(copy=False)[-self.input_chunk_length :]
-        if len(context) < self.min_input_chunk_length or context.shape[1] != self._require_module().n_targets:
-            raise ValueError(
-                f"series has {len(context)} steps and {context.shape[1]} components; give at least "
-                f"{self.min_input_chunk_length} steps and {self._require_module().n_targets} components"
-            )
-        missing = self.input_chunk_length - len(context)
-        context = np.pad(context, ((missing, 0), (0, 0)), constant_values=np.nan)
-        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
-        points = self._require_module().scale_points(torch.as_tensor(context)[None])
-        return [
-            TimeSeries.from_times_and_values(
-                generate_index(start=start, length=len(values), freq=series.freq), values, columns=series.components
-            )
-            for values in points
-        ]
-
-    def _require_module(self) -> MSFTModule:
-        if not isinstance(self.model, MSFTModule):
-            raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
-        return self.model
+        context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
+        if isinstance(patch_size, str):
+            _, architecture, config = describe(backbone, revision)
+            patch_size = choose_patch_size(patch_size, load_class(architecture).patch_sizes(config), context)
+        plan = ScalePlan(context, horizon, patch_size, 0)  # refuses a context that is too short for the patches
+        return largest_num_scales(plan.context, plan.horizon, plan.patch_size)
 
     # ---------------------------------------------------------------- Darts' hooks
 
@@ -272,6 +266,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     def _setup_finetuning(self, model: PLForecastingModule) -> None:
         # the method says what trains; a dictionary is the user's own choice of names, as in Darts
         if isinstance(self.enable_finetuning, dict):
+            check_patterns(self.enable_finetuning, [name for name, _ in model.named_parameters()])
             super()._setup_finetuning(model)
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
@@ -289,6 +284,8 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         ordered = OrderedData(datamodule, model.epoch_key)
         super()._train(trainer, model, ordered, load_best=load_best and not has_validation)
         self._fit_report = self._require_module().report if self._requires_training else None
+        if self._fit_report is not None:
+            logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
 
     def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K."""

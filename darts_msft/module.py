@@ -82,7 +82,10 @@ class MSFTModule(ValidatedModule):
             StepHead(self.backbone.spec.width, patch_size, len(self.new_family.names)) if self.new_family else None
         )
         self.stacking = self.mixing.learning == "stacking" and num_scales > 0
-        self.untrained_label = "zero-shot" if self.method.pretrained else "untrained"
+        if not self.method.pretrained:
+            self.untrained_label = "untrained"
+        elif not self._forecasts_zero_shot():
+            self.untrained_label = "untrained head"
         self.prepare_validation(num_scales + 1)
         self.method.attach(self.backbone)
         self.apply_trainable()
@@ -283,6 +286,12 @@ class MSFTModule(ValidatedModule):
         return self._at_original_rate(points).squeeze(-1)
 
     # ---------------------------------------------------------------- training
+
+    def weight_learning(self, asked: bool = False) -> str | None:
+        if self.plan.num_scales == 0:
+            return None
+        solved = any(candidate.step > 0 for candidate in self.selection.candidates)
+        return "mixed_loss" if self.stacking and not (asked or solved) else self.mixing.learning
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

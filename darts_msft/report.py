@@ -15,7 +15,11 @@ class FitReport:
     `kept` labels the state that the model now has; `candidates` are all with a finite score on the validation series
     (lower is better), the one before the first step first. `epoch_seconds` has every epoch's wall time, its validation
     included; `seconds` is the whole fit's. `num_scales_scores` has each K's best score where `num_scales="auto"`
-    compared them.
+    compared them; `seconds` is then that of all these fits, everything else that of the winner's.
+
+    `weight_learning` says what the scales' weights learned from, as in the model's argument of this name, "uniform"
+    where they stayed, None where there is one scale. It differs from `weight_learning_asked` where "stacking" had no
+    finite score on a validation series to go by, and the weights learned from the mixed forecast's loss instead.
     """
 
     kept: str
@@ -25,6 +29,8 @@ class FitReport:
     epoch_seconds: tuple[float, ...]
     seconds: float
     num_scales_scores: Mapping[int, float] | None = None
+    weight_learning: str | None = None
+    weight_learning_asked: str | None = None
 
     @property
     def before(self) -> float | None:
@@ -63,4 +69,10 @@ class FitReport:
             lines.append(f"validation CRPS by num_scales: {scores}")
         share = f"{self.trained_parameters:,} of {self.all_parameters:,} parameters ({self.trained_share:.1%})"
         times = f"{self.seconds_per_epoch:.2f} s each, {self.seconds:.1f} s in all"
+        if self.weight_learning is not None:
+            missed = f" ({self.weight_learning_asked} had no validation score)"
+            lines.append(
+                f"weights of the scales: {self.weight_learning}"
+                f"{missed if self.weight_learning != self.weight_learning_asked else ''}"
+            )
         return "\n".join([*lines, f"trained: {share}", f"epochs: {self.epochs}, {times}"])

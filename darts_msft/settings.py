@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from inspect import signature
 from typing import Any, NamedTuple
 
+import numpy as np
+from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
 
 from darts_msft.backbones.base import Backbone
-from darts_msft.config import MethodConfig, check_number
+from darts_msft.config import MIXINGS, MethodConfig, MixingConfig, check_number, is_integer
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
-from darts_msft.methods import find_method
+from darts_msft.methods import find_method, methods_with
 from darts_msft.pyramid import ScalePlan, largest_num_scales
 
 AUTO = "auto"
 DEFAULT_MAX_SCALES = 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
+
+
+def as_python(value: Any) -> Any:
+    """A numpy scalar, or those in a list or tuple, as Python's own."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(as_python, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_names(model: type, names: Iterable[str]) -> None:
+    """Refuses arguments that neither `model`, nor its base classes, nor Darts' modules have."""
+    classes = (*model.__mro__[:-1], PLForecastingModule)
+    known = {name for cls in classes for name in signature(cls.__init__).parameters}
+    known -= {"self", "args", "kwargs"}
+    for name in sorted(set(names) - known):
+        near = get_close_matches(name, sorted(known), n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "leave it out; help() lists them all"
+        raise ValueError(f"{model.__name__} has no argument {name!r}; {hint}")
 
 
 def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
@@ -39,7 +62,7 @@ def choose_num_scales(asked: int | str | None, method: str, context: int, horizo
         return default_num_scales(context, horizon, patch_size) if multi_scale else 0
     if isinstance(asked, str):
         raise ValueError(f"num_scales={asked!r} is not known; give an integer of at least 0, None or {AUTO!r}")
-    return asked
+    return int(check_number("num_scales", asked, 0, integer=True))
 
 
 def check_search(num_scales: int | str | None, weight_init: object, save_checkpoints: bool) -> None:
@@ -55,6 +78,47 @@ def check_search(num_scales: int | str | None, weight_init: object, save_checkpo
         raise ValueError(
             "save_checkpoints=True is not allowed with num_scales='auto', whose fits would need a folder each; let "
             "'auto' pick K first, then create the model with this num_scales and fit it with save_checkpoints=True"
+        )
+
+
+def check_options(
+    method: str,
+    method_config: MethodConfig,
+    mixing_config: MixingConfig,
+    rates: Mapping[str, float | None],
+    likelihood: object,
+    enable_finetuning: bool | dict[str, list[str]],
+) -> None:
+    """Refuses values, other than the defaults, of options that are without effect.
+
+    `rates` are those given, by group. The head that a likelihood brings trains with every method that trains; a
+    dictionary as `enable_finetuning` names what trains, at any of the rates.
+    """
+    found = find_method(method)
+    found.check(method_config)
+    given: dict[str, Any] = {}
+    if not isinstance(enable_finetuning, dict):
+        given = {f"lr_{group}": rate for group, rate in rates.items() if rate is not None}
+    given |= method_config.changes() | mixing_config.changes()
+    own = {*found.options, *(f"lr_{group}" for group in found.groups)}
+    if found.trains and not (likelihood is None or isinstance(likelihood, str)):
+        own.add("lr_head")
+    useless = [
+        f"{name}={list(value) if isinstance(value, tuple) else value!r} (of {', '.join(map(repr, methods_with(name)))})"
+        for name, value in given.items()
+        if name not in own
+    ]
+    if useless:
+        raise ValueError(
+            f"{'; '.join(useless)}: without effect with method={method!r}; leave it out, or take a method that uses it"
+        )
+    unused = mixing_config.changes().keys() & {"weight_learning", "weight_init"}
+    if mixing_config.only_first and unused:
+        values = ", ".join(f"{name}={getattr(mixing_config, name)!r}" for name in sorted(unused))
+        others = ", ".join(repr(one) for one in MIXINGS if one != mixing_config.mixing)
+        raise ValueError(
+            f"{values}: without effect with mixing='first', where scale 0 alone forecasts; leave it out, or take one "
+            f"of the mixings {others}"
         )
 
 
@@ -80,6 +144,23 @@ def check_training(
         )
 
 
+def check_patterns(enable_finetuning: Mapping[str, list[str]], names: list[str]) -> None:
+    """Refuses patterns of `enable_finetuning` that match none of the model's parameters, which are `names`."""
+    useless = [
+        one
+        for patterns in enable_finetuning.values()
+        for one in patterns
+        if not any(fnmatch(name, one) for name in names)
+    ]
+    if useless:
+        near = [one for pattern in useless for one in get_close_matches(pattern, names, n=2, cutoff=0.4)]
+        raise ValueError(
+            f"enable_finetuning={enable_finetuning!r}: no parameter matches {', '.join(map(repr, useless))}; give "
+            f"patterns (as of fnmatch) of parameter names, such as {', '.join(map(repr, near or names[:3]))}, or True "
+            "for what the method trains"
+        )
+
+
 class Checkpoint(NamedTuple):
     """A pretrained model before its weights are read: the user's name for it, its class and its config.json."""
 
@@ -102,23 +183,22 @@ def choose_plan(
     added = find_method(method).added_tokens(method_config)
     check_tokens(checkpoint, ScalePlan(context, horizon, patch, 0), added)
     plan = ScalePlan(context, horizon, patch, choose_num_scales(num_scales, method, context, horizon, patch))
-    if method_config.attention == "full":
-        check_joined_tokens(checkpoint, plan)
+    if method_config.joined:
+        check_joined_tokens(checkpoint, plan, method_config.attention)
     return plan
 
 
 def check_lengths(input_chunk_length: object, output_chunk_length: int, shift: int) -> tuple[int, int]:
     """Longest context and whole horizon, the gap before it included, in steps."""
     context = longest_context(input_chunk_length)
-    check_number("output_chunk_length", output_chunk_length, 1, integer=True)
-    check_number("output_chunk_shift", shift, 0, integer=True)
-    return context, output_chunk_length + shift
+    length = check_number("output_chunk_length", output_chunk_length, 1, integer=True)
+    return context, int(length + check_number("output_chunk_shift", shift, 0, integer=True))
 
 
 def longest_context(input_chunk_length: object) -> int:
     """C from `input_chunk_length`: a number of steps, or (shortest, longest)."""
     pair = input_chunk_length if isinstance(input_chunk_length, tuple | list) else (input_chunk_length,) * 2
-    whole = len(pair) == 2 and all(isinstance(steps, int) and not isinstance(steps, bool) for steps in pair)
+    whole = len(pair) == 2 and all(map(is_integer, pair))
     if not whole or not 1 <= pair[0] <= pair[1]:
         raise ValueError(
             f"input_chunk_length={input_chunk_length!r} is not allowed; give an integer of at least 1, or a pair "
@@ -132,7 +212,7 @@ def choose_patch_size(asked: int | str, available: tuple[int, ...], context: int
     if asked == AUTO:
         fitting = [size for size in available if context >= size * DEFAULT_CONTEXT_PATCHES]
         return max(fitting, default=min(available))
-    if asked not in available or isinstance(asked, bool | str):
+    if not is_integer(asked) or asked not in available:
         raise ValueError(
             f"patch_size={asked!r} is not one that the backbone's weights know; choose 'auto' or one of "
             f"{', '.join(map(str, available))}"
@@ -153,13 +233,13 @@ def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> Non
         )
 
 
-def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan) -> None:
-    """Refuses attention="full" where the scales' joined sequence is longer than the checkpoint was made for."""
+def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan, attention: str) -> None:
+    """Refuses an `attention` over all scales where their sequence is longer than the checkpoint was made for."""
     name, cls, config = checkpoint
     limit, count = cls.max_tokens(config), sum(plan.token_counts)
     if limit is not None and count > limit:
         raise ValueError(
-            f"attention='full' joins {plan.num_scales + 1} scales to a sequence of {count} tokens of "
+            f"attention={attention!r} joins {plan.num_scales + 1} scales to a sequence of {count} tokens of "
             f"{plan.patch_size} steps, more than the {limit} of backbone={name!r}; lower num_scales, shorten the "
             f"context, take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))}), or "
             "attention='in_scale'"

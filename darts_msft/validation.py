@@ -48,6 +48,10 @@ class ValidatedModule(PLForecastingModule):
         """Draws from the mixed forecast; a point forecast is its own single draw; NaN where it broke down."""
 
     @abstractmethod
+    def weight_learning(self, asked: bool = False) -> str | None:
+        """How this fit learned the scales' weights, or how it was asked to; None where there is one scale."""
+
+    @abstractmethod
     def forecast_medians(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V S"]:
         """Each scale's point forecast at the original rate."""
 
@@ -134,6 +138,7 @@ class ValidatedModule(PLForecastingModule):
         """Starts the record of this fit, or takes up that of the checkpoint that it resumes."""
         super().on_fit_start()
         self.fitting, self.diverged, self.report = True, False, None
+        self.start_label = "before this fit" if bool(self.trained) else self.untrained_label
         self.started = self.epoch_started = time.perf_counter()  # a resumed epoch may have begun in another process
         saved = self.unfinished
         if saved is None:
@@ -146,12 +151,12 @@ class ValidatedModule(PLForecastingModule):
         self.epoch_seconds, self.seconds_before = list(saved["epoch_seconds"]), saved["seconds"]
 
     def on_train_start(self) -> None:
-        """Scores the state before the first step: the zero-shot forecast, if nothing was trained yet."""
+        """Scores the state before the first step: the zero-shot forecast, if there is one and nothing was trained."""
         self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if self.unfinished is None:
             self.validated = self._each_batch(self._add_score)
             if self.validated:
-                self._consider("before this fit" if bool(self.trained) else self.untrained_label)
+                self._consider(self.start_label)
         self.trained.fill_(True)
         self.train()  # Lightning leaves the mode of the last forecast
 
@@ -224,8 +229,9 @@ class ValidatedModule(PLForecastingModule):
             all_parameters=sum(value.numel() for value in self.parameters()),
             epoch_seconds=tuple(self.epoch_seconds),
             seconds=self._seconds(),
+            weight_learning=self.weight_learning(),
+            weight_learning_asked=self.weight_learning(asked=True),
         )
-        logger.info("fit: %s", str(self.report).replace("\n", "; "))
 
     def on_fit_end(self) -> None:
         super().on_fit_end()

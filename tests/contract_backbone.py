@@ -1,7 +1,7 @@
 """What the contract tests run on: a tiny random checkpoint for each architecture, and a forward pass without a method.
 
-A new architecture is one more line in `MAKERS`; `test_backbone_contract.py`, `test_family_contract.py` and
-`test_method_contract.py` then run on it.
+A new architecture is one more line in `MAKERS`, and what trains on it in `trained_names.py`; then
+`test_backbone_contract.py`, `test_family_contract.py` and `test_method_contract.py` run on it.
 """
 
 from __future__ import annotations

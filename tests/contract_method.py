@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytorch_lightning as pl
+import pytest
 import torch
 from contract_backbone import random_walks
 from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import PLModuleInput, TorchTrainingBatch, TorchTrainingSample
 from torch import Tensor
+from trained_names import matching, patterns_of
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.backbones import describe
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 
@@ -37,11 +41,11 @@ def make_model(directory: Path, method: str, context: int = CONTEXT, **settings:
         "enable_checkpointing": False,
         **settings.pop("pl_trainer_kwargs", {}),
     }
+    options = {"lora_rank": 2, "prompt_length": 3}
     arguments = {
         "num_scales": scales_of(method),
         "patch_size": PATCH,
-        "lora_rank": 2,
-        "prompt_length": 3,
+        **{name: value for name, value in options.items() if name in find_method(method).options},
         "batch_size": 16,
         "n_epochs": 1,
         "random_state": 0,
@@ -97,6 +101,35 @@ def training_batch(batch: int = 3) -> TorchTrainingBatch:
     return TorchTrainingBatch(past_target=windows(batch), future_target=future)
 
 
+def table_of(directory: Path, method: str) -> list[tuple[str, str]]:
+    """The hand-written table's (pattern, group) for a method on a checkpoint."""
+    return patterns_of(describe(str(directory))[1], method)
+
+
+def what_trains(module: MSFTModule, directory: Path, method: str, **settings: Any) -> dict[str, str]:
+    """What of a module made with `settings` trains, with its group, by the hand-written table."""
+    groups = matching(dict(module.named_parameters()), table_of(directory, method))
+    scales, learning, mixing = (settings.get(name) for name in ("num_scales", "weight_learning", "mixing"))
+    fixed = scales == 0 or learning == "uniform" or mixing == "first"
+    return {name: group for name, group in groups.items() if not (fixed and group == "omega")}
+
+
+def free_names(module: MSFTModule) -> set[str]:
+    """Names of the parameters that ask for gradients."""
+    return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def gradients_of(module: MSFTModule, of_forecast: bool = False) -> dict[str, Tensor]:
+    """Gradients, where there are any, of one training step's loss, or of the sum of all that every scale forecasts."""
+    module.train()
+    module.zero_grad()
+    batch = training_batch()
+    outputs = module.forecast_scales(batch.past_target)
+    loss = sum(part.sum() for part in outputs.params) if of_forecast else module.training_loss(batch, outputs)
+    loss.backward()
+    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
 @torch.no_grad()
 def predict(module: MSFTModule, past: Tensor) -> Tensor:
     """(B, H, V, Z): the numbers behind the forecast."""
@@ -127,11 +160,22 @@ def series(length: int = 60, seed: int = 2) -> TimeSeries:
     return TimeSeries.from_times_and_values(index, values.astype(np.float32))
 
 
-class Snapshot(pl.Callback):
-    """Keeps the weights as they are before the first step."""
+def forecast_of(model: MSFTFoundationModel) -> np.ndarray:
+    """(time, component, sample): a few samples, the same for the same model."""
+    values: np.ndarray = model.predict(HORIZON, series(48, seed=3), num_samples=5, random_state=0).all_values()
+    return values
 
-    def __init__(self) -> None:
-        self.state: dict[str, Tensor] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.state = {name: parameter.detach().clone() for name, parameter in pl_module.named_parameters()}
+@contextmanager
+def parameters_at_start() -> Iterator[dict[str, Tensor]]:
+    """Holds, after a `fit` within, the parameters as they were before the first step."""
+    state: dict[str, Tensor] = {}
+    on_train_start = MSFTModule.on_train_start
+
+    def record(module: MSFTModule) -> None:
+        state.update({name: parameter.detach().clone() for name, parameter in module.named_parameters()})
+        on_train_start(module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MSFTModule, "on_train_start", record)
+        yield state

@@ -44,6 +44,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "shared LoRA": {"shared_lora": True},
     "full attention": {"attention": "full"},
     "no decoupling": {"attention": "full", "aggregator": None},
+    "one sequence": {"attention": "one_sequence"},
     "samples": {"mixing": "samples"},
     "scale 0 only": {"mixing": "first"},
 }
@@ -168,36 +169,47 @@ def test_with_full_attention_each_scale_still_has_its_own_lora(directory: Path) 
     assert {scale: set(counts) for scale, counts in seen.items()} == expected
 
 
+def test_one_sequence_is_full_attention_without_aggregator(directory: Path) -> None:
+    """In one argument: the same parameters, and the same forecast."""
+    one = perturbed(make_module(directory, "msft", attention="one_sequence"))
+    two = attached(make_module(directory, "msft", attention="full", aggregator=None))
+    two.load_state_dict(one.state_dict())
+    assert one.method.aggregators is None
+    assert [name for name, _ in one.named_parameters()] == [name for name, _ in two.named_parameters()]
+    torch.testing.assert_close(predict(one, windows()), predict(two, windows()), rtol=0, atol=0)
+
+
 def test_with_one_scale_full_attention_changes_nothing(tiny_moirai: str) -> None:
     forecasts = [
         values_of(make_model(tiny_moirai, num_scales=0, attention=how).fit(wave(50)).predict(HORIZON, wave()))
-        for how in ("in_scale", "full")
+        for how in ("in_scale", "full", "one_sequence")
     ]
-    np.testing.assert_array_equal(*forecasts)
+    np.testing.assert_array_equal(forecasts[0], forecasts[1])
+    np.testing.assert_array_equal(forecasts[0], forecasts[2])
 
 
-def test_a_joined_sequence_that_is_too_long_is_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["full", "one_sequence"])
+def test_a_joined_sequence_that_is_too_long_is_refused_at_once(tmp_path: Path, attention: str) -> None:
     MAKERS["moirai"](tmp_path)  # at most 64 tokens
     arguments = {"patch_size": 4, "num_scales": 2, "backbone": str(tmp_path)}
     MSFTFoundationModel(137, 8, **arguments, attention="in_scale")
-    MSFTFoundationModel(136, 8, **arguments, attention="full")  # context and horizon: 34 + 2, 17 + 1 and 9 + 1 tokens
+    MSFTFoundationModel(
+        136, 8, **arguments, attention=attention
+    )  # context and horizon: 34 + 2, 17 + 1 and 9 + 1 tokens
     with pytest.raises(
         ValueError,
-        match=r"attention='full' joins 3 scales to a sequence of 66 tokens of 4 steps, more than the 64 of "
+        match=rf"attention='{attention}' joins 3 scales to a sequence of 66 tokens of 4 steps, more than the 64 of "
         r"backbone=.*; lower num_scales, shorten the context, take a larger patch_size \(4, 8\), or "
         r"attention='in_scale'$",
     ):
-        MSFTFoundationModel(137, 8, **arguments, attention="full")
+        MSFTFoundationModel(137, 8, **arguments, attention=attention)
 
 
 # --------------------------------------------------------------------------------------------------------- scale 0 only
 
 
-@pytest.mark.parametrize("weight_learning", ["scale_loss", "mixed_loss", "stacking", "uniform"])
-def test_the_forecast_is_that_of_scale_0_and_omega_stays(tiny_moirai: str, weight_learning: str) -> None:
-    model = make_model(
-        tiny_moirai, mixing="first", likelihood=None, weight_learning=weight_learning, lr_head=1e-2, lr_new=1e-2
-    )
+def test_the_forecast_is_that_of_scale_0_and_omega_stays(tiny_moirai: str) -> None:
+    model = make_model(tiny_moirai, mixing="first", likelihood=None, lr_head=1e-2, lr_new=1e-2)
     model.fit(wave(), val_series=wave(60, seed=1))
     model.model.trained.fill_(True)
     assert model.scale_weights.tolist() == [1, 0, 0]
@@ -210,18 +222,16 @@ def test_the_forecast_is_that_of_scale_0_and_omega_stays(tiny_moirai: str, weigh
 
 
 def test_all_scales_train_with_equal_weights(directory: Path) -> None:
-    """The loss is the mean over the scales, whatever `weight_learning` and `weight_init` say, and reaches them all."""
-    for settings in ({}, {"weight_learning": "scale_loss", "weight_init": "first"}):
-        module = perturbed(make_module(directory, "msft", mixing="first", **settings))
-        batch = training_batch()
-        outputs = module.forecast_scales(batch.past_target)
-        target = batch.future_target.transpose(1, 2)
-        losses = scale_losses(outputs.family, module.plan, outputs.params, outputs.stats, target, None)
-        assert module.training_loss(batch, outputs).item() == pytest.approx(losses.mean().item(), rel=1e-6)
-        found = gradients(module)
-        for scale in range(SCALES + 1):
-            assert found[f"method.input_adapters.{scale}.weight"].any()
-        assert "scale_weights.omega" not in found
+    """The loss is the mean over the scales, and reaches them all."""
+    module, batch = perturbed(make_module(directory, "msft", mixing="first")), training_batch()
+    outputs = module.forecast_scales(batch.past_target)
+    target = batch.future_target.transpose(1, 2)
+    losses = scale_losses(outputs.family, module.plan, outputs.params, outputs.stats, target, None)
+    assert module.training_loss(batch, outputs).item() == pytest.approx(losses.mean().item(), rel=1e-6)
+    found = gradients(module)
+    for scale in range(SCALES + 1):
+        assert found[f"method.input_adapters.{scale}.weight"].any()
+    assert "scale_weights.omega" not in found
 
 
 def test_samples_and_parameters_are_those_of_scale_0(tiny_moirai: str) -> None:
@@ -288,7 +298,15 @@ def test_averaged_samples_need_samples(tiny_moirai: str, likelihood: Any) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"attention": "joint"}, "attention='joint' is not known; choose one of 'in_scale', 'full'"),
+        ({"attention": "joint"}, "attention='joint' is not known; choose one of 'in_scale', 'full', 'one_sequence'"),
+        *(
+            (
+                {"attention": "one_sequence", "aggregator": aggregator},
+                f"aggregator={aggregator!r} is not allowed with attention='one_sequence', which has no aggregator; "
+                "leave it out, or take attention='full'",
+            )
+            for aggregator in ("c2f", "f2c", None)
+        ),
         ({"mixing": "sample"}, "mixing='sample' is not known; choose one of 'mixture', 'quantile', 'samples', 'first'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from model_fixtures import HORIZON, make_model, values_of, wave
 from safetensors.torch import load_file, save_file
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.config import MethodConfig
+from darts_msft.config import MethodConfig, MixingConfig
 from darts_msft.methods import METHODS, find_method
 
 LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2, "lr_pretrained": 1e-3, "num_scales": None}
@@ -35,7 +36,10 @@ def other_weights(tiny_moirai: str, tmp_path: Path) -> str:
     return str(folder)
 
 
-OTHER_WEIGHTS = r"frozen_sha256: saved '[0-9a-f]{64}', here '[0-9a-f]{64}'.*Nothing was loaded"
+OTHER_WEIGHTS = (
+    r"another model: the pretrained weights differ; frozen_sha256: saved '[0-9a-f]{64}', here '[0-9a-f]{64}'"
+    r".*Nothing was loaded"
+)
 
 
 @pytest.mark.parametrize("fitted", [False, True])
@@ -93,7 +97,7 @@ def test_saving_needs_no_pretrained_weights(tiny_moirai: str, tmp_path: Path) ->
 def test_random_weights_are_all_saved(tiny_moirai: str, tmp_path: Path) -> None:
     """Where the untrained state of "scratch" is the best one, its forecast rests on a head that doesn't train."""
     settings = {"method": "scratch", "num_scales": None, "likelihood": QuantileRegression([0.1, 0.5, 0.9])}
-    model = make_model(tiny_moirai, **settings, lr_new=1.0, lr_head=1.0, lr_pretrained=1.0)
+    model = make_model(tiny_moirai, **settings, lr_head=1.0, lr_pretrained=1.0)
     model.fit(wave(), val_series=wave(60, seed=1))
     assert model.fit_report is not None
     assert model.fit_report.kept == "untrained"
@@ -111,22 +115,36 @@ OTHER_OPTIONS: dict[str, Any] = {
     "shared_lora": True,
     "attention": "full",
     "prompt_length": 3,
+    "mixing": "quantile",
+    "upsampling": "linear",
 }
+HOW_OMEGA_WAS_LEARNED = {"weight_learning": "scale_loss", "weight_init": "first"}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_only_the_options_of_the_method_count(tiny_moirai: str, tmp_path: Path, method: str) -> None:
-    assert set(OTHER_OPTIONS) == {field.name for field in fields(MethodConfig)}
-    rates = {} if method == "zero_shot" else LEARNS
-    model = make_model(tiny_moirai, **{**rates, "method": method, "num_scales": None}).fit(wave())
+    every = {field.name for config in (MethodConfig, MixingConfig) for field in fields(config)}
+    assert OTHER_OPTIONS.keys() | HOW_OMEGA_WAS_LEARNED.keys() == every
+    model = make_model(tiny_moirai, method=method, num_scales=None).fit(wave())
     model.save_adapter(tmp_path / "adapter")
-    used = find_method(method).options
+    used = set(find_method(method).options)
+    description = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
+    counting = description["method_config"].keys() | description["mixing_config"].keys()
+    assert counting == used - HOW_OMEGA_WAS_LEARNED.keys()
     loaded = make_model(
-        tiny_moirai, method=method, num_scales=None, **{k: v for k, v in OTHER_OPTIONS.items() if k not in used}
+        tiny_moirai, method=method, num_scales=None, **{k: v for k, v in HOW_OMEGA_WAS_LEARNED.items() if k in used}
     )
     loaded.load_adapter(tmp_path / "adapter")
     assert np.array_equal(forecast_of(loaded), forecast_of(model))
-    for name in used:
+    for name in counting:
         other = make_model(tiny_moirai, method=method, num_scales=None, **{name: OTHER_OPTIONS[name]})
-        with pytest.raises(ValueError, match=f"method_config.{name}: saved .*, here {OTHER_OPTIONS[name]!r}"):
+        with pytest.raises(ValueError, match=rf"_config\.{name}: saved .*, here {OTHER_OPTIONS[name]!r}"):
             other.load_adapter(tmp_path / "adapter")
+
+
+def test_other_settings_are_not_taken_for_other_weights(tiny_moirai: str, tmp_path: Path) -> None:
+    """The hash is of what is frozen in the series' precision: with the settings it differs on the same weights too."""
+    make_model(tiny_moirai, **LEARNS).fit(wave()).save_adapter(tmp_path / "adapter")
+    model = make_model(tiny_moirai, **LEARNS).fit(wave(dtype=np.float64))
+    with pytest.raises(ValueError, match="for another model; dtype: saved 'float32', here 'float64'; frozen_sha256"):
+        model.load_adapter(tmp_path / "adapter")

@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from darts_msft.config import (
@@ -51,9 +52,9 @@ def test_every_choice_is_accepted_and_another_one_refused_with_them_all(
 @pytest.mark.parametrize(
     ("name", "value", "bound"),
     [
-        ("lora_rank", 0, 1),
-        ("lora_rank", -3, 1),
-        ("lora_rank", True, 1),
+        ("lora_rank", -1, 0),
+        ("lora_rank", 0.5, 0),
+        ("lora_rank", True, 0),
         ("lora_alpha", -0.5, 0),
         ("lora_alpha", math.nan, 0),
     ],
@@ -172,6 +173,42 @@ def test_json_round_trip_gives_an_equal_config(config: Config) -> None:
     assert restored == config
     assert hash(restored) == hash(config)
     assert restored.to_dict() == config.to_dict()
+
+
+def test_numpy_numbers_become_python_s() -> None:
+    """So that they can be written as JSON, and an adapter's description compares equal."""
+    method = MethodConfig(lora_rank=np.int64(3), lora_alpha=np.float32(1.5), prompt_length=np.int32(2))
+    assert method == MethodConfig(lora_rank=3, lora_alpha=1.5, prompt_length=2)
+    rates = LearningRates(*map(np.float32, (0.5, 0.25, 0.125, 0.0)))
+    mixing = MixingConfig(weight_init=[np.float64(0.5), np.int64(1)])
+    for config in (method, rates, mixing):
+        assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert [type(value) for value in (method.lora_rank, method.lora_alpha, rates.new)] == [int, float, float]
+
+
+@pytest.mark.parametrize("value", [np.bool_(True), np.array([1, 2]), "2", None, 1 + 0j])
+def test_what_is_no_number_is_refused(value: Any) -> None:
+    for integer in (False, True):
+        with pytest.raises(ValueError, match=r"share=.* is not allowed"):
+            check_number("share", value, 0, integer=integer)
+
+
+@pytest.mark.parametrize("value", [["a"], np.array([1, 2]), {}])
+def test_a_choice_that_has_no_hash_is_refused_alike(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"how=.* is not known; choose one of 'a', None"):
+        check_choice("how", value, ("a", None))
+
+
+@pytest.mark.parametrize("logits", [["a", 0.0], [None, 0.0], [[0.0], 1.0]])
+def test_logits_that_are_no_numbers_are_refused(logits: Any) -> None:
+    with pytest.raises(ValueError, match=r"weight_init=\[.* is not allowed; give .* K\+1 finite numbers"):
+        MixingConfig(weight_init=logits)
+
+
+def test_changes_are_what_differs_from_the_defaults() -> None:
+    assert MethodConfig().changes() == {}
+    assert MethodConfig(aggregator=None, lora_rank=16).changes() == {"aggregator": None}
+    assert MixingConfig("first", weight_init=(0.0,)).changes() == {"mixing": "first", "weight_init": (0.0,)}
 
 
 def test_rates_scale_together() -> None:

@@ -41,6 +41,8 @@ def test_report_says_what_fit_did(tiny_moirai: str) -> None:
     assert f"kept: {winner.label}, validation CRPS {winner.score:.4f} (zero-shot {report.before:.4f})" in text
     assert f"{trained:,} of {everything:,} parameters" in text
     assert 3 <= len(text.splitlines()) <= 4
+    assert (report.weight_learning, report.weight_learning_asked) == ("stacking", "stacking")
+    assert "weights of the scales: stacking\n" in text
 
 
 def test_without_validation_there_is_no_score(tiny_moirai: str) -> None:
@@ -50,6 +52,8 @@ def test_without_validation_there_is_no_score(tiny_moirai: str) -> None:
     assert report.kept == "last weights (without a validation score)"
     assert report.epochs == 1
     assert "validation CRPS" not in str(report)
+    assert (report.weight_learning, report.weight_learning_asked) == ("mixed_loss", "stacking")
+    assert "weights of the scales: mixed_loss (stacking had no validation score)" in str(report)
 
 
 def test_forecasting_zero_shot_reports_nothing(tiny_moirai: str) -> None:
@@ -102,6 +106,27 @@ def test_second_fit_replaces_the_report(tiny_moirai: str) -> None:
     assert model.fit_report is not None
     assert model.fit_report.before == first.best
     assert model.fit_report.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"weight_learning": "mixed_loss"}, "mixed_loss"),
+        ({"weight_learning": "scale_loss"}, "scale_loss"),
+        ({"weight_learning": "uniform"}, "uniform"),
+        ({"mixing": "first"}, "uniform"),
+        ({"num_scales": 0}, None),
+        ({"num_scales": None, "method": "lora"}, None),
+    ],
+)
+def test_report_says_how_the_weights_were_learned(
+    tiny_moirai: str, settings: dict[str, Any], found: str | None
+) -> None:
+    report = make_model(tiny_moirai, **settings).fit(wave(60)).fit_report
+    assert report is not None
+    assert (report.weight_learning, report.weight_learning_asked) == (found, found)
+    assert ("weights of the scales" in str(report)) is (found is not None)
+    assert "(stacking" not in str(report)
 
 
 @pytest.mark.parametrize("validated", [False, True])

@@ -50,7 +50,7 @@ def test_merged_model_trains_on_as_full(tiny_moirai: str) -> None:
     assert model.candidates[0].label == "before this fit"
     assert changed(before, parameters_snapshot(model)) <= trainable
     assert any("q_proj" in name for name in trainable)
-    with pytest.raises(ValueError, match="Full adds nothing"):
+    with pytest.raises(ValueError, match="Full trains the weights themselves, and adds none"):
         model.merge()
 
 
@@ -68,13 +68,52 @@ def test_merging_ends_a_resume(tiny_moirai: str, tmp_path: Path) -> None:
     assert model.candidates[0].label == "before this fit"
 
 
+@pytest.mark.parametrize("settings", [{"num_scales": 0}, {"num_scales": 1, "shared_lora": True}], ids=str)
+def test_one_lora_of_msft_folds(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """On more than one layer; adapters and aggregator stay as they are."""
+    learns = {"lr_new": 3e-2, "likelihood": None, "patch_size": 8, "enable_finetuning": {"unfreeze": ["method.lora.*"]}}
+    model = make_model("moirai-tiny", **{**learns, **settings}).fit(wave())
+    expected, names = forecast_of(model), set(parameters_snapshot(model))
+    unmoved = make_model("moirai-tiny", likelihood=None, patch_size=8, num_scales=0)
+    assert model.model.backbone.spec.num_layers > 1
+    assert not np.allclose(expected, forecast_of(unmoved), rtol=1e-3, atol=1e-3)
+    assert model.merge() is model
+    assert np.allclose(forecast_of(model), expected, rtol=1e-5, atol=1e-5)
+    assert names - set(parameters_snapshot(model)) == {name for name in names if name.startswith("method.lora.")}
+    assert model.model_params["lora_rank"] == 0
+    model.save(str(tmp_path / "model.pt"))
+    assert np.array_equal(forecast_of(MSFTFoundationModel.load(str(tmp_path / "model.pt"))), forecast_of(model))
+    with pytest.raises(ValueError, match=r"MSFT has no LoRA \(lora_rank=0\)"):
+        model.merge()
+    model.fit(wave())  # all that MSFT trains but LoRA
+
+
+REASONS = {
+    "full": "Full trains the weights themselves",
+    "scratch": "Scratch trains the weights themselves",
+    "linear_probe": "LinearProbe trains the head itself",
+    "prompt": "Prompt adds tokens to the input",
+    "zero_shot": "ZeroShot adds nothing",
+    "msft": "MSFT has a LoRA for each of 2 scales",
+}
+
+
 @pytest.mark.parametrize("method", sorted(set(METHODS) - set(FOLDS)))
-def test_the_others_have_nothing_to_fold(tiny_moirai: str, method: str) -> None:
+def test_the_others_say_why_not(tiny_moirai: str, method: str) -> None:
     model = make_model(tiny_moirai, method=method, num_scales=None).fit(wave(60))
     before = parameters_snapshot(model)
-    with pytest.raises(ValueError, match=r"adds nothing to the pretrained weights that folds.*'lora' and 'adalora'"):
+    with pytest.raises(ValueError, match=rf"but {REASONS[method]}.*'lora' and 'adalora'.*shared_lora=True"):
         model.merge()
     assert changed(before, parameters_snapshot(model)) == set()
+
+
+def test_merging_ends_what_named_the_adapters(tiny_moirai: str, tmp_path: Path) -> None:
+    """The names that the user let train are gone: the merged model can be loaded, and trains all of its weights."""
+    own = {"enable_finetuning": {"unfreeze": ["*.lora_*"]}}
+    model = make_model(tiny_moirai, method="lora", num_scales=None, lora_rank=2, **own).fit(wave(60)).merge()
+    model.save(str(tmp_path / "model.pt"))
+    loaded = MSFTFoundationModel.load(str(tmp_path / "model.pt"))
+    assert (loaded.enable_finetuning, loaded.model_params["lora_rank"]) == (True, 16)
 
 
 def test_never_fitted_is_refused(tiny_moirai: str) -> None:

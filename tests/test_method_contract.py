@@ -16,21 +16,28 @@ from contract_method import (
     HORIZON,
     PATCH,
     VARIATES,
-    Snapshot,
     attached,
+    forecast_of,
+    free_names,
+    gradients_of,
     make_model,
     make_module,
+    parameters_at_start,
     perturbed,
     pool,
     predict,
     scales_of,
     series,
+    table_of,
     training_batch,
+    what_trains,
     windows,
 )
 from torch import Tensor
 from toy_backbone import registered_toy
+from trained_names import matching
 
+from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.base import Method
 from darts_msft.module import MSFTModule
@@ -54,6 +61,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 FOR_ALL = ("default", "shifted")  # the other settings say nothing to a method of one scale
 JOINED = {"full attention": {"attention": "full"}}  # does not start at the pretrained model
+# at its own, larger rate AdaLoRA prunes a whole matrix within so few steps, and that leaves it as it began: zero
+RATES = {"adalora": {"lr_new": 1e-3}}
+Fitted = tuple[MSFTFoundationModel, dict[str, Tensor]]  # after `fit`, and the parameters before its first step
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -80,27 +90,6 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     MAKERS[backbone](path)
     with registered_toy():
         yield path, method
-
-
-def _declared(module: MSFTModule) -> set[str]:
-    """Names of what the method says that it trains."""
-    own = {f"method.{name}" for name, _ in module.method.named_parameters()}
-    pretrained = {
-        f"backbone.{name}"
-        for name, _ in module.backbone.named_parameters()
-        if module.method.group_of(name) in ("pretrained", "new", "head")
-    }
-    learned = module.mixing.learning != "uniform" and module.plan.num_scales
-    return own | pretrained | ({"scale_weights.omega"} if learned else set())
-
-
-def _gradients(module: MSFTModule) -> dict[str, Tensor]:
-    """Gradients of one training step's loss, where there are any."""
-    module.train()
-    module.zero_grad()
-    batch = training_batch()
-    module.training_loss(batch, module.forecast_scales(batch.past_target)).backward()
-    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
 
 
 # --------------------------------------------------------------------------------------------------------- the start
@@ -155,75 +144,124 @@ def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], mo
 # ------------------------------------------------------------------------------------------------------- what trains
 
 
-@_each_with(TRAINED, SETTINGS | JOINED)
-def test_exactly_the_declared_parameters_get_gradients(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+@_each_with(CASES, SETTINGS | JOINED)
+def test_exactly_what_the_table_names_gets_gradients(case: tuple[Path, str], settings: dict[str, Any]) -> None:
     module = attached(make_module(*case, **settings))
-    gradients = _gradients(module)
-    assert set(gradients) == _declared(module)
+    expected = what_trains(module, *case, **settings)
+    assert free_names(module) == set(expected)
+    if not find_method(case[1]).trains:
+        return
+    gradients = gradients_of(module)
+    assert set(gradients) == set(expected)
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
     idle = {name for name, gradient in gradients.items() if not gradient.any()}
-    head = {name for name in gradients if module.method.group_of(name.removeprefix("backbone.")) == "head"}
     # at the start LoRA's a waits for b; one component of a mixture may be too far from the labels to be moved
-    assert {name for name in idle if not name.endswith(".a") and ".lora_A." not in name} <= head
+    assert {expected[name] for name in idle if not name.endswith(".a") and ".lora_A." not in name} <= {"head"}
     assert idle < set(gradients)
 
 
 @_each(TRAINED)
-def test_no_part_of_the_method_is_dead(case: tuple[Path, str]) -> None:
+def test_nothing_that_trains_is_dead(case: tuple[Path, str]) -> None:
+    """Once training has moved it, all has a part in the loss, and each component of the head in the forecast."""
     module = perturbed(make_module(*case))
-    gradients, new = _gradients(module), module.parameter_groups()["new"]
-    assert not [name for name, _ in new if not gradients[name].any()]
+    expected = what_trains(module, *case)
+    losses, forecasts = gradients_of(module), gradients_of(module, of_forecast=True)
+    assert not [name for name, group in expected.items() if group != "head" and not losses[name].any()]
+    assert not [name for name, group in expected.items() if group == "head" and not forecasts[name].any()]
 
 
 @_each_with(TRAINED, SETTINGS | JOINED)
-def test_the_optimiser_has_exactly_the_declared_parameters(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+def test_the_optimiser_has_exactly_what_the_table_names(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+    """Each in the table's group, at that group's rate."""
     module = make_module(*case, **settings)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    optimizer = module.configure_optimizers()
-    held = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    assert len(held) == len(set(held))
-    assert set(held) == _declared(module)
-    for group in optimizer.param_groups:
-        kind = group["name"].removesuffix("_plain")
-        assert group["lr"] == getattr(module.rates, kind)
-        for parameter in group["params"]:
-            owner, _, rest = names[id(parameter)].partition(".")
-            own = {"method": "new", "scale_weights": "omega"}
-            assert kind == (own[owner] if owner in own else module.method.group_of(rest))
+    groups = module.configure_optimizers().param_groups
+    held = [(names[id(parameter)], group["name"]) for group in groups for parameter in group["params"]]
+    assert len(held) == len(dict(held))
+    expected = what_trains(module, *case, **settings)
+    assert {name: group.removesuffix("_plain") for name, group in held} == expected
+    assert all(group["lr"] == getattr(module.rates, group["name"].removesuffix("_plain")) for group in groups)
 
 
 @pytest.fixture(scope="module")
-def fitted(case: tuple[Path, str]) -> tuple[MSFTModule, dict[str, Tensor]]:
-    """A module after a short `fit`, and its parameters before the first step."""
-    snapshot = Snapshot()
-    # at its own, larger rate AdaLoRA prunes a whole matrix within so few steps, and that leaves it as it began: zero
-    model = make_model(*case, lr_new=1e-3, pl_trainer_kwargs={"callbacks": [snapshot]})
-    model.fit(series())
-    return model.model, snapshot.state
+def fitted(case: tuple[Path, str]) -> Fitted:
+    """A model after a short `fit`, and its parameters before the first step."""
+    with parameters_at_start() as before:
+        model = make_model(*case, **RATES.get(case[1], {})).fit(series())
+    # a method that trains nothing takes no step
+    return model, before or {name: value.clone() for name, value in model.model.named_parameters()}
 
 
-@_each(TRAINED)
-def test_fit_changes_the_declared_parameters_and_nothing_else(
-    case: tuple[Path, str], fitted: tuple[MSFTModule, dict[str, Tensor]]
-) -> None:
-    module, before = fitted
-    declared = _declared(module)
-    names = {name.replace(".base_layer.", "."): name for name in before}  # peft keeps the linear that it wraps there
-    changed = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
-    assert changed == declared
+def test_fit_changes_what_the_table_names_and_nothing_else(case: tuple[Path, str], fitted: Fitted) -> None:
+    module, before = fitted[0].model, fitted[1]
+    expected, names = set(what_trains(module, *case)), set(before)
+    assert not [one for one in table_of(*case) if not matching(names, [one])]
+    assert free_names(module) == expected
+    assert {name for name, value in module.named_parameters() if not torch.equal(value, before[name])} == expected
     assert all(torch.isfinite(value).all() for value in module.parameters())
+    bare = {name.replace(".base_layer.", "."): value for name, value in before.items()}  # peft keeps linears there
     for name, value in load_backbone(case[0], PATCH).named_parameters():
-        assert torch.equal(before[names[f"backbone.{name}"]], value) == module.method.pretrained, name
+        assert torch.equal(bare[f"backbone.{name}"], value) == module.method.pretrained, name
 
 
 @_each(TRAINED)
-def test_the_same_seed_gives_the_same_bits(
-    case: tuple[Path, str], fitted: tuple[MSFTModule, dict[str, Tensor]]
+def test_the_same_seed_gives_the_same_bits(case: tuple[Path, str], fitted: Fitted) -> None:
+    model = make_model(*case, **RATES.get(case[1], {})).fit(series())
+    _same_state(model, fitted[0])
+
+
+def _same_state(one: MSFTFoundationModel, other: MSFTFoundationModel) -> None:
+    states = one.model.state_dict(), other.model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert not [name for name, value in states[0].items() if not torch.equal(value, states[1][name])]
+
+
+# ----------------------------------------------------------------------------------------------------------- on disk
+
+
+def test_a_saved_model_loads_without_the_pretrained_weights(
+    case: tuple[Path, str], fitted: Fitted, tmp_path: Path
 ) -> None:
-    model = make_model(*case, lr_new=1e-3)
-    model.fit(series())
-    for name, value in model.model.state_dict().items():
-        assert torch.equal(value, fitted[0].state_dict()[name]), name
+    expected = forecast_of(fitted[0])
+    fitted[0].save(str(tmp_path / "model.pt"))
+    away = case[0].rename(tmp_path / "away")
+    try:
+        loaded = MSFTFoundationModel.load(str(tmp_path / "model.pt"))
+        assert np.array_equal(forecast_of(loaded), expected)
+    finally:
+        away.rename(case[0])
+    assert np.isfinite(expected).all()
+    _same_state(loaded, fitted[0])
+
+
+def test_an_adapter_loads_into_any_model_of_its_settings(
+    case: tuple[Path, str], fitted: Fitted, tmp_path: Path
+) -> None:
+    """Into a new one, one that forecast a series of another width zero-shot, and one fitted on something else."""
+    fitted[0].save_adapter(tmp_path / "adapter")
+    expected = forecast_of(fitted[0])
+    new, used, other = (make_model(*case, random_state=5) for _ in range(3))
+    if find_method(case[1]).pretrained:
+        used.predict(HORIZON, series()["0"].astype(np.float64))
+    assert np.array_equal(forecast_of(other.fit(series(seed=4))), expected) != find_method(case[1]).trains
+    for model in (new, used, other):
+        model.load_adapter(tmp_path / "adapter")
+        assert np.array_equal(forecast_of(model), expected)
+        _same_state(model, fitted[0])
+        assert model.fit_report is None
+    new.save_adapter(tmp_path / "again")
+    files = [(tmp_path / name / "adapter.safetensors").read_bytes() for name in ("adapter", "again")]
+    assert files[0] == files[1]
+
+
+def test_a_model_that_was_never_fitted_has_no_adapter(case: tuple[Path, str], tmp_path: Path) -> None:
+    new, used = make_model(*case), make_model(*case)
+    if find_method(case[1]).pretrained:
+        forecast_of(used)
+    for model in (new, used):
+        with pytest.raises(ValueError, match="save_adapter"):
+            model.save_adapter(tmp_path / "adapter")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --------------------------------------------------------------------------------------------- after some training
@@ -294,15 +332,6 @@ def test_longer_left_padding_changes_nothing(case: tuple[Path, str], more: int) 
     roomy.load_state_dict(module.state_dict())
     longer = torch.cat([torch.full((3, more, VARIATES), torch.nan), past], dim=1)
     torch.testing.assert_close(predict(roomy, longer), predict(module, past), **CLOSE)
-
-
-def test_state_dict_round_trip(case: tuple[Path, str]) -> None:
-    module, past = perturbed(make_module(*case)), windows()
-    other = make_module(*case, random_state=1)
-    result = other.load_state_dict(module.state_dict(), strict=True)
-    assert not result.missing_keys
-    assert not result.unexpected_keys
-    assert torch.equal(predict(other, past), predict(module, past))
 
 
 @_each(TRAINED)

@@ -13,8 +13,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from darts.utils.likelihood_models.torch import GaussianLikelihood
-from model_fixtures import HORIZON, TRAINER, changed, make_model, parameters_snapshot, values_of, wave
+from model_fixtures import HORIZON, changed, make_model, parameters_snapshot, values_of, wave
 from torch import Tensor
+from trained_names import TRAINED_NAMES
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS, find_method
@@ -25,7 +26,8 @@ TRAINED = [name for name in METHODS if find_method(name).trains]
 
 
 def make(checkpoint: str, method: str, **changes: Any) -> MSFTFoundationModel:
-    return make_model(checkpoint, **{"method": method, "num_scales": None, "lora_rank": 2, **changes})
+    rank = {"lora_rank": 2} if "lora_rank" in find_method(method).options else {}
+    return make_model(checkpoint, **{"method": method, "num_scales": None, **rank, **changes})
 
 
 def forecast_of(model: MSFTFoundationModel) -> np.ndarray:
@@ -39,22 +41,6 @@ def nonzero_ranks(model: MSFTFoundationModel) -> int:
 
 
 # --------------------------------------------------------------------------------------------------- all methods
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_fits_predicts_saves_and_loads(tiny_moirai: str, tmp_path: Path, method: str) -> None:
-    weights = shutil.copytree(tiny_moirai, tmp_path / "weights")
-    model = make(str(weights), method).fit(wave(), val_series=LATER)
-    scores = [candidate.score for candidate in model.candidates]
-    assert len(scores) == (2 if find_method(method).trains else 0)
-    expected = forecast_of(model)
-    assert np.isfinite(expected).all()
-    assert model.scale_weights.sum() == pytest.approx(1)
-    model.save(str(tmp_path / "model.pt"))
-    shutil.rmtree(weights)
-    loaded = MSFTFoundationModel.load(str(tmp_path / "model.pt"), pl_trainer_kwargs=TRAINER)
-    assert np.array_equal(forecast_of(loaded), expected)
-    assert changed(parameters_snapshot(model), parameters_snapshot(loaded)) == set()
 
 
 @pytest.mark.parametrize("method", TRAINED)
@@ -89,8 +75,9 @@ def test_forecasts_zero_shot_and_then_fits_from_there(tiny_moirai: str, method: 
 def test_rates_are_the_method_s_unless_given(tiny_moirai: str, method: str) -> None:
     own = find_method(method).rates.to_dict()
     assert make(tiny_moirai, method)._module_settings["learning_rates"] == own
-    given = make(tiny_moirai, method, lr_new=0.5, lr_omega=0.0)._module_settings["learning_rates"]
-    assert given == {**own, "new": 0.5, "omega": 0.0}
+    for group in TRAINED_NAMES["moirai"][method]:
+        given = make(tiny_moirai, method, **{f"lr_{group}": 0.5})._module_settings["learning_rates"]
+        assert given == {**own, group: 0.5}
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if not find_method(name).multi_scale])

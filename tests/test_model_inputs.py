@@ -28,6 +28,8 @@ from model_fixtures import (
 )
 from safetensors.torch import load_file, save_file
 
+OTHER = {"num_scales": None}  # of methods at the series' own rate
+
 REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"num_scales": 3}, ["num_scales=3", "32", "8 steps", "allowed are 0 to 2", "longer context"]),
     ({"num_scales": 2, "output_chunk_length": 3}, ["num_scales=2", "horizon of 3", "allowed are 0 to 1", "lower it"]),
@@ -54,8 +56,27 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"lr_pretrained": -1.0}, ["lr_pretrained=-1.0", "at least 0"]),
     ({"lr_head": float("inf")}, ["lr_head=inf", "finite"]),
     ({"lr_omega": float("nan")}, ["lr_omega=nan", "finite"]),
-    ({"lora_rank": 0}, ["lora_rank=0", "at least 1"]),
+    ({"lora_rank": -1}, ["lora_rank=-1", "at least 0"]),
+    ({**OTHER, "method": "lora", "lora_rank": 0}, ["lora_rank=0", "at least 1", "method='zero_shot'"]),
     ({"lora_alpha": -1.0}, ["lora_alpha=-1.0", "at least 0"]),
+    ({"lora_rnk": 4}, ["MSFTFoundationModel has no argument 'lora_rnk'", "did you mean 'lora_rank'"]),
+    ({"n_epoch": 4}, ["no argument 'n_epoch'", "'n_epochs'"]),
+    ({"zzz": 4}, ["no argument 'zzz'", "help()"]),
+    (
+        {**OTHER, "method": "full", "lora_rank": 4, "aggregator": "c2f", "lr_new": 1.0},
+        [
+            "lr_new=1.0 (of 'msft', 'prompt', 'lora', 'adalora')",
+            "lora_rank=4 (of 'msft', 'lora', 'adalora')",
+            "aggregator='c2f' (of 'msft')",
+            "without effect with method='full'; leave it out",
+        ],
+    ),
+    ({**OTHER, "method": "lora", "shared_lora": True}, ["shared_lora=True (of 'msft')", "method='lora'"]),
+    ({**OTHER, "method": "lora", "mixing": "quantile"}, ["mixing='quantile' (of 'msft')", "method='lora'"]),
+    ({**OTHER, "method": "lora", "lr_head": 0.1}, ["lr_head=0.1", "'full', 'linear_probe'", "method='lora'"]),
+    ({**OTHER, "method": "zero_shot", "lr_head": 0.1}, ["lr_head=0.1", "method='zero_shot'"]),
+    ({"mixing": "first", "weight_learning": "uniform"}, ["weight_learning='uniform'", "mixing='first'", "leave it"]),
+    ({"mixing": "first", "weight_init": [1.0, 0, 0]}, ["weight_init=(1.0, 0.0, 0.0)", "mixing='first'"]),
     ({"loss_fn": torch.nn.L1Loss(), "likelihood": None}, ["loss_fn", "likelihood"]),
 ]
 
@@ -77,7 +98,8 @@ from model_fixtures import make_model
 for change in ({"input_chunk_length": 32.0}, {"input_chunk_length": "32"}, {"input_chunk_length": (32,)},
                {"input_chunk_length": None}, {"output_chunk_length": 8.5}, {"num_scales": 1.5}, {"num_scales": True},
                {"lora_rank": 2.0}, {"lr_new": "fast"}, {"backbone": 3}, {"weight_init": 0.5}, {"likelihood": 0.5},
-               {"patch_size": 4.5}, {"output_chunk_shift": 1.5}):
+               {"patch_size": 4.5}, {"output_chunk_shift": 1.5}, {"method": ["msft"]}, {"mixing": ["first"]},
+               {"weight_init": ["a", 0, 0]}, {"weight_init": [None, 0, 0]}):
     try:
         make_model(sys.argv[1], **change)
         print("ACCEPTED", change)
@@ -94,8 +116,34 @@ def test_wrong_types_are_refused_by_name(tiny_moirai: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", WRONG_TYPES, tiny_moirai, str(Path(__file__).parent)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     lines = [line for line in answer.stdout.splitlines() if line.split(" ", 1)[0].isupper()]
-    assert len(lines) == 14
+    assert len(lines) == 18
     assert [line for line in lines if not line.startswith("OK ")] == []
+
+
+NUMPY_NUMBERS = """
+import sys
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+from model_fixtures import make_model, wave
+from darts_msft import MSFTFoundationModel
+plain = {"input_chunk_length": (20, 32), "output_chunk_length": 8, "output_chunk_shift": 1, "num_scales": 1,
+         "patch_size": 4, "lora_rank": 2, "lora_alpha": 4.0, "lr_new": 0.5, "weight_init": [0.5, 0.25]}
+kinds = {int: np.int64, float: np.float32}
+def scalars(value):
+    return type(value)(map(scalars, value)) if isinstance(value, (list, tuple)) else kinds[type(value)](value)
+models = [make_model(sys.argv[1], **given) for given in (plain, {name: scalars(v) for name, v in plain.items()})]
+assert repr(models[0]._module_settings) == repr(models[1]._module_settings)
+assert repr(models[0].model_params) == repr(models[1].model_params)
+models[1].fit(wave(60)).save(sys.argv[3])
+MSFTFoundationModel.load(sys.argv[3])
+"""
+
+
+def test_numpy_numbers_are_python_s(tiny_moirai: str, tmp_path: Path) -> None:
+    """In a process of its own, as above: stored as Python's own numbers, and so they can be saved and loaded."""
+    command = [sys.executable, "-W", "ignore", "-c", NUMPY_NUMBERS, tiny_moirai, str(Path(__file__).parent)]
+    answer = subprocess.run([*command, str(tmp_path / "model.pt")], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
 
 
 # ------------------------------------------------------------------------------------------------------- weights

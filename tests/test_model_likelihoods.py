@@ -222,6 +222,15 @@ def test_zero_shot_needs_a_trained_head(tiny_moirai: str, likelihood: Any) -> No
     assert np.isfinite(values_of(model.predict(HORIZON, wave(50), num_samples=3))).all()
 
 
+def test_an_untrained_head_is_no_zero_shot_forecast(tiny_moirai: str) -> None:
+    """The first candidate of a fresh model is what its likelihood's new head says before it is trained."""
+    model = make_model(tiny_moirai, likelihood=GaussianLikelihood())
+    for label in ("untrained head", "before this fit"):
+        assert model.fit(wave(60), val_series=wave(50, seed=1)).candidates[0].label == label
+    pretrained = make_model(tiny_moirai, likelihood=QuantileRegression(LEVELS))
+    assert pretrained.fit(wave(60), val_series=wave(50, seed=1)).candidates[0].label == "zero-shot"
+
+
 @pytest.mark.parametrize(
     "name", ["Poisson", "NegativeBinomial", "Beta", "Exponential", "Gamma", "LogNormal", "HalfNormal", "Weibull"]
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,39 @@ def test_the_best_of_all_k_is_kept(tiny_moirai: str, forecast_first: bool) -> No
         values_of(one.predict(HORIZON, num_samples=5, random_state=0)) for one in (model, singles[best])
     )
     assert np.array_equal(forecast, expected)  # the training series is known too
+
+
+def test_the_whole_search_is_timed_and_told_in_one_line(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="darts_msft")
+    start = time.perf_counter()
+    report = auto(tiny_moirai, n_epochs=2).fit(wave(), val_series=wave(60, seed=1)).fit_report
+    took = time.perf_counter() - start
+    assert report is not None
+    own = [record for record in caplog.records if record.name.startswith("darts_msft")]
+    lines = {level: [one.getMessage() for one in own if one.levelno == level] for level in {one.levelno for one in own}}
+    assert lines[logging.INFO] == ["num_scales='auto': " + str(report).replace("\n", "; ")]
+    fits = [line for line in lines[logging.DEBUG] if line.startswith("fit: ")]
+    assert len(fits) == 2
+    seconds = [float(re.search(r"([\d.]+) s in all", line)[1]) for line in fits]
+    assert report.seconds == pytest.approx(sum(seconds), abs=0.11)
+    assert max(seconds) < report.seconds < took
+
+
+def kinds_of(model: MSFTFoundationModel) -> dict[str, str]:
+    return {name: type(value).__name__ for name, value in model.__dict__.items()}
+
+
+def test_all_that_a_fit_sets_arrives(tiny_moirai: str, tmp_path: Path) -> None:
+    """Red where Darts' `fit` sets an attribute that neither a search nor a loaded adapter brings into the model."""
+    model = auto(tiny_moirai).fit(wave(), val_series=wave(60, seed=1))
+    single = make_model(tiny_moirai, num_scales=len(model.scale_weights) - 1, **LEARNS)
+    single.fit(wave(), val_series=wave(60, seed=1))
+    assert kinds_of(model) == kinds_of(single)
+    single.save_adapter(tmp_path / "adapter")
+    loaded = make_model(tiny_moirai, num_scales=len(model.scale_weights) - 1, **LEARNS)
+    loaded.load_adapter(tmp_path / "adapter")
+    without = {"training_series": "NoneType", "_fit_report": "NoneType"}  # there was no fit here
+    assert kinds_of(loaded) == kinds_of(single) | without
 
 
 def test_a_useless_k_loses(tiny_moirai: str) -> None:

@@ -52,7 +52,7 @@ def build(checkpoint: str, work_dir: str, method: str, rate: float, **changes: A
         method=method,
         num_scales=None,
         lr_new=rate,
-        lr_head=rate,
+        lr_head=rate if method == "msft" else None,
         n_epochs=EPOCHS,
         model_name="run",
         work_dir=work_dir,

@@ -39,7 +39,9 @@ class Forecaster(ABC):
         If an option is not known.
     """
 
+    version: ClassVar[int] = 1  # raised when the code of a model, here or behind it, changes its figures
     trains: ClassVar[bool] = True  # False: zero-shot or naive
+    baseline: ClassVar[bool] = False  # True: begins from random weights and is not ours, so it has epochs of its own
     defaults: ClassVar[Mapping[str, Any]] = {}
     chosen: ClassVar[tuple[str, ...]] = ("look_back",)
 
@@ -93,13 +95,12 @@ class Forecaster(ABC):
         if not self.trains:
             return
         inner, look_back = inner_of(model), settings["look_back"]
-        parts = [
-            (dataset.series("train"), self.budget.train_windows),
-            (dataset.series("validation", look_back), self.budget.validation_windows),
-        ]
+        horizon = inner.output_chunk_length
+        stride = self.budget.validation_stride(len(dataset.starts("validation", horizon, 1)), dataset.season)
         prepare = model.prepare if isinstance(model, View) else _unchanged
         inner.fit_from_dataset(
-            *(self._windows(prepare(series), look_back, inner.output_chunk_length, limit) for series, limit in parts)
+            _windows(prepare(dataset.series("train")), look_back, horizon, 1),
+            _windows(prepare(dataset.series("validation", look_back)), look_back, horizon, stride),
         )
 
     def describe(self, model: Any) -> dict[str, Any]:
@@ -124,21 +125,28 @@ class Forecaster(ABC):
         return None
 
     def defaults_hash(self) -> str:
-        """sha256 of all that is not in an experiment's options but decides its result: defaults and recipe."""
-        return sha256_of({"defaults": self.defaults, "recipe": self.recipe()})
+        """sha256 of all that is not in an experiment's options but decides its result: version, defaults and recipe."""
+        return sha256_of({"version": self.version, "defaults": dict(self.defaults), "recipe": self.recipe()})
 
     # ---------------------------------------------------------------- for subclasses
 
-    def trainer(self) -> dict[str, Any]:
-        """Lightning's settings: quiet, nothing written to disk, stopped early. BestEpoch keeps the best epoch."""
-        return {**QUIET, "callbacks": [EarlyStopping("val_loss", patience=self.budget.patience), BestEpoch()]}
+    @property
+    def epochs(self) -> int:
+        """The most that a fit may take."""
+        return (self.budget.baseline_epochs if self.baseline else None) or self.budget.epochs
+
+    def trainer(self, *callbacks: Callback) -> dict[str, Any]:
+        """Lightning's settings: quiet, nothing written to disk, the budget's batches an epoch, stopped early."""
+        stop, most = EarlyStopping("val_loss", patience=self.budget.patience), self.budget.train_batches
+        sampled = {} if most is None else {"limit_train_batches": most}  # Lightning: where there are more
+        return {**QUIET, **sampled, "callbacks": [stop, *callbacks]}
 
     def steps(self, dataset: Dataset, look_back: int, horizon: int) -> int:
         """Optimiser steps of a fit that uses all of its epochs."""
         begin, end = dataset.bounds["train"]
         windows = end - begin - look_back - horizon + 1
-        windows = ceil(windows / self.budget.stride(windows, self.budget.train_windows))
-        return self.budget.epochs * ceil(windows / self.budget.batch_size)
+        batches = ceil(windows / self.budget.batch_size)
+        return self.epochs * min(batches, self.budget.train_batches or batches)
 
     def recipe(self) -> Any:
         """How the model is trained beside its options, in JSON's types."""
@@ -174,19 +182,6 @@ class Forecaster(ABC):
             elif entry not in dropped:
                 dropped.append(entry)
         return kept, dropped
-
-    def _windows(
-        self, series: TimeSeries, look_back: int, horizon: int, limit: int | None
-    ) -> SequentialTorchTrainingDataset:
-        """The series' windows, at most `limit` of them, evenly spaced and counted from its end."""
-        windows = len(series) - look_back - horizon + 1
-        return SequentialTorchTrainingDataset(
-            series,
-            input_chunk_length=look_back,
-            output_chunk_length=horizon,
-            stride=self.budget.stride(windows, limit),
-            use_static_covariates=False,
-        )
 
 
 class BestEpoch(Callback):
@@ -240,6 +235,17 @@ def training_values(dataset: Dataset) -> np.ndarray:
 def quantile_likelihood(levels: Sequence[float] | None) -> QuantileRegression | None:
     """Darts' likelihood for `levels`; None for point forecasts."""
     return None if levels is None else QuantileRegression(list(levels))
+
+
+def _windows(series: TimeSeries, look_back: int, horizon: int, stride: int) -> SequentialTorchTrainingDataset:
+    """The series' windows, `stride` steps apart and counted from its end."""
+    return SequentialTorchTrainingDataset(
+        series,
+        input_chunk_length=look_back,
+        output_chunk_length=horizon,
+        stride=stride,
+        use_static_covariates=False,
+    )
 
 
 def _unchanged(series: TimeSeries) -> TimeSeries:

@@ -11,7 +11,7 @@ import torch
 from darts.models import DLinearModel
 
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import Forecaster, quantile_likelihood, training_values
+from benchmarks.models.base import BestEpoch, Forecaster, quantile_likelihood, training_values
 from benchmarks.models.papers import DLINEAR_RATES, PAPER, halved
 from benchmarks.models.views import Standardised, WindowModel
 
@@ -27,6 +27,7 @@ class DLinear(Forecaster):
     all models trained from scratch here it sees each variable in units of its deviation in the training part.
     """
 
+    baseline = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "look_back": None,
         "lr": None,
@@ -62,7 +63,7 @@ class DLinear(Forecaster):
             kernel_size=self.options["kernel_size"],
             const_init=self.options["const_init"],
             batch_size=self.budget.batch_size,
-            n_epochs=self.budget.epochs,
+            n_epochs=self.epochs,
             loss_fn=torch.nn.MSELoss(),
             likelihood=quantile_likelihood(levels),
             optimizer_cls=torch.optim.Adam,
@@ -70,7 +71,7 @@ class DLinear(Forecaster):
             lr_scheduler_cls=torch.optim.lr_scheduler.LambdaLR,
             lr_scheduler_kwargs={"lr_lambda": halved},
             random_state=seed,
-            pl_trainer_kwargs=self.trainer(),
+            pl_trainer_kwargs=self.trainer(BestEpoch()),
         )
         return Standardised(model, training_values(dataset))
 

@@ -12,7 +12,7 @@ from darts.models import NeuralForecastModel
 from torch import Tensor
 
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import Forecaster, quantile_likelihood, training_values
+from benchmarks.models.base import BestEpoch, Forecaster, quantile_likelihood, training_values
 from benchmarks.models.papers import FACTORS, PAPER, RECIPES, Recipe, recipe
 from benchmarks.models.views import Standardised
 
@@ -29,6 +29,7 @@ class Neural(Forecaster):
     """
 
     network: ClassVar[str]
+    baseline = True
     defaults: ClassVar[Mapping[str, Any]] = {"look_back": None, "lr": None, "network": {}}
     chosen = ("look_back", "lr")
 
@@ -65,13 +66,13 @@ class Neural(Forecaster):
             use_reversible_instance_norm=bool(self.inner_norm(levels)),
             use_static_covariates=False,
             batch_size=self.budget.batch_size,
-            n_epochs=self.budget.epochs,
+            n_epochs=self.epochs,
             loss_fn=torch.nn.MSELoss(),
             likelihood=quantile_likelihood(levels),
             optimizer_cls=torch.optim.Adam,
             optimizer_kwargs={"lr": settings["lr"]},
             random_state=seed,
-            pl_trainer_kwargs=self.trainer(),
+            pl_trainer_kwargs=self.trainer(BestEpoch()),
             **schedule(found, settings["lr"], steps),
         )
         return Standardised(model, training_values(dataset))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
 
-from pytorch_lightning.callbacks import EarlyStopping
-
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import FOLLOWED, QUIET, Forecaster, quantile_likelihood, sha256_of
+from benchmarks.models.base import FOLLOWED, Forecaster, quantile_likelihood, sha256_of
 from benchmarks.models.views import FromSamples, inner_of
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe as describe_backbone
@@ -22,49 +21,32 @@ from darts_msft.pyramid import ScalePlan
 from darts_msft.settings import Checkpoint, check_tokens, choose_patch_size
 from darts_msft.weights import Source, load_state, state_hash
 
-SAMPLES = 100  # behind the quantiles, as many as in MOIRAI's evaluation
-# MSFTFoundationModel's arguments that are options here too, with its defaults
-FIXED_OPTIONS = {"backbone": "moirai-tiny", "revision": None, "weight_init": "uniform"}
-METHOD_OPTIONS = {
-    "num_scales": None,
-    "patch_size": "auto",
-    "lora_rank": 16,
-    "lora_alpha": 16.0,
-    "aggregator": "both",
-    "shared_adapters": False,
-    "shared_lora": False,
-    "attention": "in_scale",
-    "prompt_length": 8,
-    "mixing": "mixture",
-    "upsampling": "repeat",
-    "weight_learning": "stacking",
-    "lr_pretrained": None,
-    "lr_new": None,
-    "lr_head": None,
-    "lr_omega": None,
-}
+SAMPLES = 1000  # behind the quantiles; of MOIRAI's 100 the 2.5 % quantile, which the MSIS is of, would be noise
+COMMON = ("backbone", "revision", "patch_size")  # arguments of the model that every method has a use for
+FIXED = ("backbone", "revision", "weight_init")  # those that are no choice (a list of `weight_init` is one value)
 
 
 class Ours(Forecaster):
     """`MSFTFoundationModel` with one finetuning method.
 
-    Options: all of the model's own, each but `FIXED_OPTIONS` also as a list to choose from on validation data;
-    `likelihood` (quantile forecasts only): "native" trains the backbone's own distribution and takes the quantiles of
-    `num_samples` sample paths, "quantile" trains a new head with the pinball loss.
+    Options: those of the model's own that the method has a use for, each but `FIXED` also as a list to choose from on
+    validation data; `likelihood` (quantile forecasts only): "native" trains the backbone's own distribution and takes
+    the quantiles of `num_samples` sample paths, "quantile" trains a new head with the pinball loss.
 
     With the budget's `zero_shot_choice`, what is trained takes look-back and patch size from the zero-shot model's
     choice. So does "scratch", which is a control for the same context.
     """
 
     method: ClassVar[str]
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "look_back": None,
-        **FIXED_OPTIONS,
-        **METHOD_OPTIONS,
-        "likelihood": "native",
-        "num_samples": SAMPLES,
-    }
-    chosen = ("look_back", *METHOD_OPTIONS)
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """What the method has a use for, and `defaults_hash` so covers; found late, since peft is an extra."""
+        return {"look_back": None, **arguments_of(self.method), "likelihood": "native", "num_samples": SAMPLES}
+
+    @cached_property
+    def chosen(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("look_back", *(name for name in arguments_of(self.method) if name not in FIXED))
 
     def leader(self) -> tuple[str, dict[str, Any]] | None:
         if not (self.trains and self.budget.zero_shot_choice):
@@ -77,7 +59,8 @@ class Ours(Forecaster):
         _, architecture, config = self._backbone
         cls, look_back = load_class(architecture), settings["look_back"]
         patch_size = choose_patch_size(settings["patch_size"], cls.patch_sizes(config), look_back)
-        added = find_method(self.method).added_tokens(MethodConfig(prompt_length=settings["prompt_length"]))
+        prompt = {name: settings[name] for name in ("prompt_length",) if name in settings}
+        added = find_method(self.method).added_tokens(MethodConfig(**prompt))
         plan = ScalePlan(look_back, horizon, patch_size, 0)
         try:
             check_tokens(Checkpoint(self.options["backbone"], cls, config), plan, added)
@@ -98,12 +81,11 @@ class Ours(Forecaster):
             method=self.method,
             likelihood="native" if sampled else quantile_likelihood(levels),
             batch_size=self.budget.batch_size,
-            n_epochs=self.budget.epochs,
+            n_epochs=self.epochs,
             random_state=seed,
-            # the best state, the one before training included, is kept by the model itself
-            pl_trainer_kwargs={**QUIET, "callbacks": [EarlyStopping("val_loss", patience=self.budget.patience)]},
-            **{name: self.options[name] for name in FIXED_OPTIONS},
-            **{name: settings[name] for name in METHOD_OPTIONS},
+            pl_trainer_kwargs=self.trainer(),  # the model itself keeps its best state, that before training included
+            **{name: self.options[name] for name in FIXED if name in self.options},
+            **{name: value for name, value in settings.items() if name != "look_back"},
         )
         if not self.trains:
             model.fit(dataset.series("train"))  # reads the weights, trains nothing
@@ -127,7 +109,9 @@ class Ours(Forecaster):
         return {**super().resolved(model), **found, **rates, "revision": source.revision}
 
     def recipe(self) -> Any:
-        return [find_method(self.method).rates.to_dict(), ADAMW, GRADIENT_CLIP]
+        rates = find_method(self.method).rates.to_dict()
+        own = {group: rate for group, rate in rates.items() if f"lr_{group}" in self.defaults}
+        return [own, ADAMW, GRADIENT_CLIP] if self.trains else None
 
     def weights(self) -> str:
         source, _, _ = self._backbone
@@ -137,6 +121,16 @@ class Ours(Forecaster):
     def _backbone(self) -> tuple[Source, str, dict[str, Any]]:
         """Source, architecture and configuration."""
         return describe_backbone(self.options["backbone"], self.options["revision"])
+
+
+def arguments_of(method: str) -> dict[str, Any]:
+    """The arguments of `MSFTFoundationModel` that are options of a method here, and their defaults."""
+    found = find_method(method)
+    names = {*COMMON, *found.options, *(f"lr_{group}" for group in found.groups)}
+    names |= {"num_scales"} if found.multi_scale else set()
+    names |= {"lr_head"} if found.trains else set()  # of the head that likelihood="quantile" brings
+    parameters = inspect.signature(MSFTFoundationModel.__init__).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name in names}
 
 
 class MSFT(Ours):

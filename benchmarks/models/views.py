@@ -28,6 +28,11 @@ class View:
     def input_chunk_length(self) -> int:
         return int(self.inner.input_chunk_length)
 
+    @property
+    def held(self) -> int:
+        """How many numbers it holds for each value that it forecasts, while it does."""
+        return 1
+
     def prepare(self, series: TimeSeries) -> TimeSeries:
         """The series as the inner model sees it, in training too."""
         return series
@@ -95,6 +100,10 @@ class FromSamples(View):
     def __init__(self, inner: Any, levels: Sequence[float], count: int, seed: int) -> None:
         super().__init__(inner)
         self.levels, self.count, self.seed = tuple(levels), count, seed
+
+    @property
+    def held(self) -> int:
+        return self.count
 
     def historical_forecasts(
         self, series: TimeSeries, *, predict_likelihood_parameters: bool = False, **asked: Any

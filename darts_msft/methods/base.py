@@ -29,9 +29,16 @@ class Method(nn.Module, ABC):
     trains: ClassVar[bool] = True
     """Whether `fit` trains anything."""
     options: ClassVar[tuple[str, ...]] = ()
-    """The fields of `MethodConfig` that it uses."""
+    """The fields of `MethodConfig` and `MixingConfig` that it uses; other values than the default are refused."""
+    groups: ClassVar[tuple[str, ...]] = ()
+    """The groups of parameters that it trains, each at its own learning rate; besides "head" for a new one."""
     rates: ClassVar[LearningRates]
     """The learning rates where the user gives none."""
+
+    after_merge: ClassVar[dict[str, Any]] = {}
+    """The model's arguments that `merge` changes; with another method, the options fall back to their defaults."""
+    no_merge: ClassVar[str] = ""
+    """Why there is nothing to merge: the end of a sentence about the method."""
 
     joined: bool = False
     """Whether the attention sees the tokens of all scales as one sequence, scale after scale."""
@@ -39,6 +46,10 @@ class Method(nn.Module, ABC):
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__()
         self.spec, self.plan, self.config = spec, plan, config
+
+    @classmethod
+    def check(cls, config: MethodConfig) -> None:
+        """Raises ValueError for options that the method can't do with."""
 
     @abstractmethod
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
@@ -62,9 +73,13 @@ class Method(nn.Module, ABC):
 
     def merge(self, backbone: Backbone) -> dict[str, Tensor]:
         """The bare backbone's state with what the method added folded in, where that is exact; changes nothing."""
-        raise ValueError(
-            f"{type(self).__name__} adds nothing to the pretrained weights that folds into them exactly (MSFT, for "
-            "one, has other adapters for every scale on the same weights); merge() is for method='lora' and 'adalora'"
+        raise self.unmergeable(self.no_merge)
+
+    def unmergeable(self, reason: str) -> ValueError:
+        """The error of `merge` where it can't be exact."""
+        return ValueError(
+            f"merge() folds low-rank updates into the weights, but {type(self).__name__} {reason}; it is for method="
+            "'lora' and 'adalora', and for 'msft' with one LoRA for all scales (shared_lora=True, or num_scales=0)"
         )
 
     # ---------------------------------------------------------------- the encoder loop

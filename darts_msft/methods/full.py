@@ -9,6 +9,8 @@ from darts_msft.methods.base import Method
 class Full(Method):
     """All pretrained weights that take part in the forecast; the Spec names those that don't (other patch sizes)."""
 
+    no_merge = "trains the weights themselves, and adds none"
+    groups = ("pretrained", "head")
     rates = LearningRates(pretrained=3e-4, new=3e-4, head=3e-4, omega=1e-2)
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -34,11 +35,21 @@ class LowRank(Method):
     """
 
     options = ("lora_rank", "lora_alpha")
+    groups = ("new",)
+    after_merge: ClassVar[dict[str, Any]] = {"method": "full"}
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
         self._tuners: list[BaseTuner] = []  # in a list, nn.Module doesn't register it
         self._layers: list[tuple[nn.Module, str, BaseTunerLayer]] = []
+
+    @classmethod
+    def check(cls, config: MethodConfig) -> None:
+        if config.lora_rank < 1:
+            raise ValueError(
+                f"lora_rank={config.lora_rank} leaves nothing to train; give an integer of at least 1, or take "
+                "method='zero_shot'"
+            )
 
     @abstractmethod
     def make_tuner(self, backbone: Backbone) -> BaseTuner:

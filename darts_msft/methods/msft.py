@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar, cast
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.adapters import InputAdapter, LoRA
 from darts_msft.aggregator import CrossScaleAggregator
-from darts_msft.backbones.base import Adapters, Spec
+from darts_msft.backbones.base import Adapters, Backbone, Spec
 from darts_msft.config import LearningRates, MethodConfig
 from darts_msft.methods.base import Method
 from darts_msft.pyramid import ScalePlan
@@ -23,12 +24,17 @@ class MSFT(Method):
     """
 
     multi_scale = True
-    options = ("lora_rank", "lora_alpha", "aggregator", "shared_adapters", "shared_lora", "attention")
+    options = (
+        *("lora_rank", "lora_alpha", "aggregator", "shared_adapters", "shared_lora", "attention"),
+        *("mixing", "upsampling", "weight_learning", "weight_init"),
+    )
+    after_merge: ClassVar[dict[str, Any]] = {"lora_rank": 0}
+    groups = ("pretrained", "new", "head", "omega")
     rates = LearningRates(pretrained=3e-5, new=3e-4, head=3e-5, omega=1e-2)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
-        self.joined = config.attention == "full"
+        self.joined = config.joined
         adapter_sets = 1 if config.shared_adapters else len(plan.scales)
         lora_sets = 1 if config.shared_lora else len(plan.scales)
         self.input_adapters = nn.ModuleList(InputAdapter(spec.width) for _ in range(adapter_sets))
@@ -38,13 +44,14 @@ class MSFT(Method):
                     {
                         target: LoRA(*features, rank=config.lora_rank, alpha=config.lora_alpha)
                         for target, features in spec.adapter_targets.items()
+                        if config.lora_rank > 0
                     }
                 )
                 for _ in range(lora_sets)
             )
             for _ in range(spec.num_layers)
         )
-        branches = config.aggregator if plan.num_scales else None
+        branches = config.branches if plan.num_scales else None
         self.aggregators = (
             nn.ModuleList(CrossScaleAggregator(plan, spec.width, branches) for _ in range(spec.num_layers))
             if branches
@@ -53,6 +60,20 @@ class MSFT(Method):
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
         return {"pretrained": self.spec.tuned, "head": self.spec.head}
+
+    def merge(self, backbone: Backbone) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = backbone.state_dict()
+        if not self.config.lora_rank:
+            raise self.unmergeable("has no LoRA (lora_rank=0)")
+        layers = cast(list[list[dict[str, LoRA]]], self.lora)  # by layer, set and target
+        if len(layers[0]) > 1:
+            raise self.unmergeable(f"has a LoRA for each of {len(self.plan.scales)} scales on the same weights")
+        for target in self.spec.adapter_targets:
+            linears = [name for name, _ in backbone.named_modules() if name.rpartition(".")[2] == target]
+            for name, sets in zip(linears, layers, strict=True):
+                lora = sets[0][target]
+                state[f"{name}.weight"] = state[f"{name}.weight"] + lora.scaling * lora.b @ lora.a
+        return state
 
     def adapt_input(self, tokens: Float[Tensor, "B V N D"], scale: int) -> Float[Tensor, "B V N D"]:
         adapted: Tensor = self.input_adapters[0 if self.config.shared_adapters else scale](tokens)

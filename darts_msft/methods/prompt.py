@@ -26,6 +26,8 @@ class Prompt(Method):
     """
 
     options = ("prompt_length",)
+    no_merge = "adds tokens to the input, which no weights of the encoder can stand for"
+    groups = ("new",)
     rates = LearningRates(pretrained=1e-2, new=1e-2, head=1e-3, omega=1e-2)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:

@@ -101,6 +101,8 @@ class Fake(Forecaster):
         trouble = self.options["trouble"]
         if trouble == "raise":
             raise RuntimeError("the fake fails")
+        if trouble == "sleep":
+            time.sleep(0.5)
         if trouble == "interrupt":
             raise KeyboardInterrupt
         if trouble == f"diverge {settings['look_back']}" or trouble == "diverge":

@@ -1,5 +1,6 @@
-"""For the tests of the benchmarks."""
+"""For the tests of the benchmarks. What imports darts_msft is imported late, after pytest's hook for shapes."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,3 +12,21 @@ def only_given_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No data folder in the environment, and an empty cache."""
     monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
     monkeypatch.setattr(DatasetLoader, "_DEFAULT_DIRECTORY", tmp_path / "cache")
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The fakes are registered, and every job runs in this process."""
+    import runner_fakes
+
+    runner_fakes.register(monkeypatch)
+    yield
+    runner_fakes.forget()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs these experiments, with results and data in `tmp_path`; returns the exit code."""
+    import runner_fakes
+
+    return runner_fakes.command(tmp_path, monkeypatch)

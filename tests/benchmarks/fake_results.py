@@ -60,6 +60,7 @@ def result(
         "scale_weights": random.dirichlet([6, 3, 2]).tolist() if model == "msft" else None,
         "fit_report": None,
         "seconds": {"fit": 0.01 + trained**0.5 * random.uniform(0.5, 1), "forecast": 4.5},
+        "processor_seconds": {"fit": 0.02 + trained**0.5 * random.uniform(1, 2), "forecast": 9.0},
         "peak_memory_mb": 812.0,
         "examples": [_example(random, start, horizon, family) for start in (11520, 12912, 14304)],
         "provenance": {
@@ -68,6 +69,7 @@ def result(
             "dirty": False,
             "versions": {"python": "3.11.9", "torch": "2.13.0"},
             "machine": "x86_64",
+            "device": "cpu",
             "threads": 2,
         },
         **changes,

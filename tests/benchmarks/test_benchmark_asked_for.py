@@ -71,8 +71,17 @@ def test_options_are_those_of_our_methods() -> None:
     found = runner.with_options(suite, words)
     assert [each.options for each in found] == [{"mixing": "first", **given}, {}]
     assert runner.with_options(suite, []) == suite
-    with pytest.raises(Misuse, match="--option lora_rank=4: the suite has no method of darts-msft"):
+    with pytest.raises(Misuse, match="--option lora_rank: no method of darts-msft in the suite takes it"):
         runner.with_options(suite[2:], ["lora_rank=4"])
+
+
+def test_options_go_to_the_methods_that_have_a_use_for_them() -> None:
+    suite = [Experiment("lsf", "a", 24, model) for model in ("msft", "full", "lora")]
+    found = runner.with_options(suite, ["lora_rank=4", "patch_size=8"])
+    shared = {"patch_size": 8}
+    assert [each.options for each in found] == [{"lora_rank": 4, **shared}, shared, {"lora_rank": 4, **shared}]
+    with pytest.raises(Misuse, match=r"--option mixing, colour: no method .*; they take look_back, backbone, revision"):
+        runner.with_options(suite[1:], ["mixing=first", "lora_rank=4", "colour=red"])
 
 
 @pytest.mark.parametrize("word", ["lora_rank", "=4", "look_back=[96", "look_back={", "mixing=", 'aggregator="c2f'])

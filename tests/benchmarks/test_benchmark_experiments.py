@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Budget, Experiment
+from benchmarks.experiments import PROTOCOL, Budget, Experiment
+from benchmarks.registry import REGISTRY
+from benchmarks.suites import SMALL_BUDGET
 
 
 @pytest.mark.parametrize(
@@ -18,16 +20,33 @@ from benchmarks.experiments import Budget, Experiment
     [(10, None, 1), (10, 10, 1), (10, 20, 1), (10, 9, 2), (10, 5, 2), (10, 4, 3), (10, 1, 10), (1, 1, 1)],
 )
 def test_a_stride_keeps_at_most_the_limit_and_is_the_least_that_does(windows: int, limit: Any, stride: int) -> None:
-    assert Budget().stride(windows, limit) == stride
+    assert Budget(validation_windows=limit).validation_stride(windows, season=1) == stride
     if limit is not None:
         assert len(range(0, windows, stride)) <= limit
         assert stride == 1 or len(range(0, windows, stride - 1)) > limit
+
+
+@pytest.mark.parametrize("name", ["ETTh1", "ETTm1", "Weather"])
+@pytest.mark.parametrize("horizon", [96, 336])
+def test_sampled_validation_origins_are_at_all_times_of_the_day(name: str, horizon: int) -> None:
+    """As the suite "first" samples them; 2880, 11520 and 5270 validation steps."""
+    season = REGISTRY["lsf"][name].file.season
+    windows = {"ETTh1": 2880, "ETTm1": 11520, "Weather": 5270}[name] - horizon + 1
+    origins = range(0, windows, SMALL_BUDGET.validation_stride(windows, season))
+    assert len({origin % season for origin in origins}) == season
+    assert 0.8 * 200 < len(origins) <= 200
+
+
+@pytest.mark.parametrize(("windows", "batches"), [(None, None), (1, 1), (32, 1), (33, 2), (512, 16)])
+def test_training_windows_come_in_whole_batches(windows: int | None, batches: int | None) -> None:
+    assert Budget(batch_size=32, train_windows=windows).train_batches == batches
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"epochs": 0}, "epochs=0 .* at least 1"),
+        ({"baseline_epochs": 0}, "baseline_epochs=0 .* at least 1"),
         ({"patience": 1.5}, "patience=1.5"),
         ({"batch_size": True}, "batch_size=True"),
         ({"train_windows": 0}, "train_windows=0"),
@@ -58,6 +77,7 @@ CHANGES: list[dict[str, Any]] = [
     {"budget": Budget(epochs=2, train_windows=1000)},
     {"budget": Budget(epochs=2, look_backs=(96,))},
     {"budget": Budget(epochs=2, zero_shot_choice=True)},
+    {"budget": Budget(epochs=2, baseline_epochs=2)},
     {"dataset": "mine/sales.toml"},
     {"test_stride": 1},
 ]
@@ -73,15 +93,30 @@ def test_every_change_changes_the_key_and_seed_and_stride_not_the_choice(changes
 def test_keys_are_the_hash_of_canonical_json() -> None:
     """Stored results are found by them: a change of their definition would orphan all results."""
     text = (
-        '{"budget":{"batch_size":32,"epochs":2,"look_backs":[96,336,512,1024,2048],"patience":3,'
-        '"train_windows":null,"validation_windows":null,"zero_shot_choice":false},'
-        '"dataset":"ETTh1","family":"lsf","horizon":96,"model":"msft",'
+        '{"budget":{"epochs":2},"dataset":"ETTh1","family":"lsf","horizon":96,"model":"msft",'
         '"options":{"aggregator":null,"look_back":[96,512]}'
     )
     assert BASE.key == hashlib.sha256((text + ',"seed":1,"test_stride":4}').encode()).hexdigest()
     assert BASE.choice_key == hashlib.sha256((text + "}").encode()).hexdigest()
     reordered = replace(BASE, options={"look_back": (96, 512), "aggregator": None})
     assert reordered.key == BASE.key
+
+
+def test_what_is_as_usual_is_not_in_the_key() -> None:
+    """So a new field of an experiment or a budget leaves the keys of all results as they are."""
+    usual = '{"dataset":"ETTh1","family":"lsf","horizon":96,"model":"msft"}'
+    plain = Experiment("lsf", "ETTh1", 96, "msft")
+    assert plain.key == plain.choice_key == hashlib.sha256(usual.encode()).hexdigest()
+    assert plain.to_dict().keys() > {"seed", "options", "budget", "test_stride"}
+
+
+def test_a_changed_default_takes_a_new_protocol() -> None:
+    """Keys don't hold defaults: whoever changes one here raises `PROTOCOL`, or old results stand for new ones."""
+    look_backs = (96, 336, 512, 1024, 2048)
+    usual = {"epochs": 10, "patience": 3, "batch_size": 32, "train_windows": None, "validation_windows": None}
+    assert asdict(Budget()) == {**usual, "look_backs": look_backs, "zero_shot_choice": False, "baseline_epochs": None}
+    plain = Experiment("lsf", "ETTh1", 96, "msft")
+    assert (plain.seed, plain.options, plain.budget, plain.test_stride, PROTOCOL) == (0, {}, Budget(), 1, 1)
 
 
 def test_places_are_not_in_the_key_but_in_the_experiment() -> None:

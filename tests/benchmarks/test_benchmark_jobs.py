@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from benchmark_fakes import BUDGET, HORIZON, SEASON, Back, Fake, waves
 
 from benchmarks import datasets, jobs, models, results
@@ -43,7 +44,7 @@ def experiment(tmp_path: Path, family: str = "lsf", **changes: Any) -> Experimen
 def choice_for(asked: Experiment, **settings: Any) -> dict[str, Any]:
     """The choice of these settings for an experiment, from the data and weights at hand."""
     basis = jobs.Basis.of(asked, None)
-    return {"key": asked.choice_key, "chosen": settings, **basis.same}
+    return {"key": asked.choice_key, "chosen": settings, "followed": None, **basis.same}
 
 
 def notes(tmp_path: Path) -> list[str]:
@@ -227,9 +228,12 @@ def test_a_result_is_the_test_part_s(
     assert (result["trained_parameters"], result["parameters"]) == (1, 2)
     assert (result["fit_report"], result["scale_weights"]) == (None, None)
     assert result["data_hash"] == waves().hash
-    assert result["seconds"].keys() == {"fit", "forecast"}
+    assert result["seconds"].keys() == result["processor_seconds"].keys() == {"fit", "forecast"}
+    assert min(result["processor_seconds"].values()) >= 0
     assert result["peak_memory_mb"] > 50
     assert len(result["provenance"]["commit"]) == 40
+    assert {"peft", "pytorch-lightning", "pandas", "scipy", "torch"} < result["provenance"]["versions"].keys()
+    assert (result["provenance"]["device"] == "cpu") == (not torch.cuda.is_available())
     assert (result["protocol"], result["resolved"]) == (PROTOCOL, {"look_back": SEASON - 1})
     assert result["defaults"] == jobs.forecaster_of(asked).defaults_hash()
     assert result["validation_windows"] == (19 if family == "lsf" else 16)
@@ -238,10 +242,10 @@ def test_a_result_is_the_test_part_s(
 
 
 @pytest.mark.parametrize(
-    ("family", "limit", "stride"), [("lsf", None, 1), ("lsf", 20, 5), ("pf", None, 6), ("pf", 16, 6), ("pf", 5, 24)]
+    ("family", "limit", "stride"), [("lsf", None, 1), ("lsf", 20, 5), ("pf", None, 6), ("pf", 16, 6), ("pf", 5, 30)]
 )
 def test_validation_windows_keep_the_budget(tmp_path: Path, family: str, limit: Any, stride: int) -> None:
-    """95 windows at stride 1, 16 without overlap."""
+    """95 windows at stride 1, 16 without overlap; every fourth of these would be at one phase of the season of 12."""
     asked = Experiment(family, "waves", HORIZON, "fake", budget=Budget(validation_windows=limit))
     assert jobs.validation_stride(jobs.Basis.of(asked, None)) == stride
 
@@ -256,6 +260,27 @@ def test_a_choice_of_something_else_is_refused(tmp_path: Path, name: str) -> Non
     with pytest.raises(ValueError, match=rf"the choice for .* is of another {name}; choose again"):
         jobs.test(asked, {**choice, name: "other"}, None)
     assert notes(tmp_path) == []
+
+
+def test_a_choice_that_follows_another_is_refused(tmp_path: Path) -> None:
+    asked = experiment(tmp_path, options={"follows": [11]})
+    leader = jobs.leader_of(asked)
+    assert leader is not None
+    choice = choice_for(asked, look_back=11, spread=0.5)
+    right = {"key": leader.choice_key, "settings": {"look_back": 11}}
+    for followed in (None, {**right, "key": "other"}, {**right, "settings": {"look_back": 12}}):
+        with pytest.raises(ValueError, match=r"the choice for .* is of another followed; choose again"):
+            jobs.test(asked, {**choice, "followed": followed}, None)
+    assert notes(tmp_path) == []
+    assert jobs.test(asked, {**choice, "followed": right}, None)["settings"]["look_back"] == 11
+    with pytest.raises(ValueError, match="is of another followed"):
+        jobs.test(experiment(tmp_path), {**choice_for(experiment(tmp_path), look_back=11), "followed": right}, None)
+
+
+def test_processor_seconds_are_of_all_threads_and_not_of_waiting(tmp_path: Path) -> None:
+    asked = experiment(tmp_path, options={"trouble": "sleep", "look_back": SEASON})
+    result = jobs.test(asked, choice_for(asked, look_back=SEASON, spread=0.5), None)
+    assert result["processor_seconds"]["fit"] < 0.3 < 0.5 <= result["seconds"]["fit"]
 
 
 @pytest.mark.parametrize("changed", ["commit", "dirty", "weights"])

@@ -18,6 +18,7 @@ from benchmarks import measures
 from benchmarks.datasets import Dataset
 from benchmarks.errors import Diverged
 from benchmarks.measures import LEVELS, PointSums, QuantileSums, measure
+from benchmarks.models.views import FromSamples, View
 
 
 @pytest.fixture
@@ -230,6 +231,26 @@ def test_chunks_are_what_is_forecast_at_once_and_change_nothing(data: Dataset, m
     assert asked == [10] * 9 + [5]
     assert pieces.metrics == pytest.approx(whole.metrics, rel=1e-9)
     assert pieces.examples == whole.examples
+
+
+def test_samples_count_for_the_size_of_a_chunk(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory stays bounded however many sample paths are behind a quantile."""
+    asked: list[int] = []
+
+    class Drawing(View):
+        held = 100
+
+        def historical_forecasts(self, series: TimeSeries, **rest: Any) -> list[TimeSeries]:
+            found = super().historical_forecasts(series, **rest)
+            asked.append(len(found))
+            return found
+
+    monkeypatch.setattr(measures, "CHUNK_VALUES", 30 * HORIZON * 2 * 100)
+    found = measure(Drawing(Back(SEASON, LEVELS, 0.5)), data, "test", HORIZON, 1, SEASON, LEVELS)
+    assert asked == [30, 30, 30, 5]
+    whole = measure(Back(SEASON, LEVELS, 0.5), data, "test", HORIZON, 1, SEASON, LEVELS)
+    assert found.metrics == pytest.approx(whole.metrics, rel=1e-9)
+    assert FromSamples(None, LEVELS, count=1000, seed=0).held == 1000
 
 
 def test_examples_are_the_first_middle_and_last_window(data: Dataset) -> None:

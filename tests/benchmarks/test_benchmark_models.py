@@ -13,20 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from darts import TimeSeries
-from darts.models import DLinearModel
 from safetensors.torch import load_file, save_file
-from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, backtest, waves
+from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, backtest, our_options, waves
 
 from benchmarks.datasets import Dataset
-from benchmarks.errors import Diverged
 from benchmarks.experiments import Budget
-from benchmarks.measures import forecast
-from benchmarks.models import MODELS, classical, load_forecaster
-from benchmarks.models.base import FOLLOWED, BestEpoch
+from benchmarks.models import MODELS, classical, load_forecaster, ours
+from benchmarks.models.base import FOLLOWED
 from benchmarks.models.classical import RATES
-from benchmarks.models.ours import FIXED_OPTIONS, METHOD_OPTIONS
+from benchmarks.models.ours import arguments_of
 from benchmarks.models.papers import RECIPES
 from darts_msft import MSFTFoundationModel
 from darts_msft.config import LearningRates
@@ -64,10 +60,18 @@ def test_unknown_name_and_missing_package(monkeypatch: pytest.MonkeyPatch) -> No
 def test_our_options_are_the_models_arguments_with_its_defaults() -> None:
     signature = inspect.signature(MSFTFoundationModel.__init__).parameters
     elsewhere = {"self", "input_chunk_length", "output_chunk_length", "output_chunk_shift", "method", "likelihood"}
-    options = FIXED_OPTIONS | METHOD_OPTIONS
+    options = {name: value for method in OURS for name, value in arguments_of(method).items()}
     assert options.keys() == signature.keys() - elsewhere - {"kwargs"}
     for name, value in options.items():
         assert value == signature[name].default, name
+    assert arguments_of("zero_shot").keys() == {"backbone", "revision", "patch_size"}
+    assert arguments_of("msft").keys() > {"mixing", "num_scales", "lora_rank"}
+
+
+@pytest.mark.parametrize(("method", "name"), [("full", "lora_rank"), ("lora", "mixing"), ("zero_shot", "lr_head")])
+def test_options_without_effect_on_a_method_are_refused(method: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"has no option '{name}'"):
+        load_forecaster(method, {name: 4}, BUDGET)
 
 
 # -------------------------------------------------------------------------------------------------------- candidates
@@ -77,7 +81,7 @@ def test_candidates_are_all_pairs_of_what_is_chosen() -> None:
     found = load_forecaster("msft", {"look_back": [32, 64], "patch_size": [8, 16]}, BUDGET).candidates(waves(), HORIZON)
     pairs = [(settings["look_back"], settings["patch_size"]) for settings in found]
     assert pairs == [(32, 8), (32, 16), (64, 8), (64, 16)]
-    assert found[0].keys() == {"look_back", *METHOD_OPTIONS}
+    assert found[0].keys() == {"look_back", *arguments_of("msft")} - {"backbone", "revision", "weight_init"}
 
 
 def long(name: str = "waves") -> Dataset:
@@ -146,7 +150,7 @@ def test_dlinear_at_its_papers_rate() -> None:
 def test_trained_methods_follow_the_zero_shot_choice_where_the_budget_says_so(name: str) -> None:
     options = {"patch_size": [16, 32], "num_samples": 7}
     follows = replace(BUDGET, zero_shot_choice=True, look_backs=(96, 336))
-    more = {} if name == "zero_shot" else {"lr_head": 0.1}
+    more = {} if name == "zero_shot" else {"lr_head": 0.1}  # of no concern to the leader
     leader = load_forecaster(name, {**options, **more}, follows).leader()
     assert leader == (None if name == "zero_shot" else ("zero_shot", options))
     assert load_forecaster(name, options, BUDGET).leader() is None
@@ -175,8 +179,27 @@ def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.M
     changed = {name for name in names if hash_of(name) != before[name]}
     assert changed == {"dlinear", "patchtst"}
     before_probe = hash_of("linear_probe")
+    monkeypatch.setattr(LinearProbe, "rates", LearningRates(1.0, 3.0, 1.0, 1.0))
+    assert hash_of("linear_probe") == before_probe  # it has nothing new to train
     monkeypatch.setattr(LinearProbe, "rates", LearningRates(1.0, 1.0, 2.0, 1.0))
     assert hash_of("linear_probe") != before_probe
+
+
+def test_defaults_hash_has_what_the_method_uses_and_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: load_forecaster(name, {}, BUDGET).defaults_hash() for name in (*OURS, "dlinear")}
+
+    def changed() -> set[str]:
+        return {name for name in before if load_forecaster(name, {}, BUDGET).defaults_hash() != before[name]}
+
+    with monkeypatch.context() as patch:  # another default of the rank
+        found = {method: {**arguments_of(method)} for method in OURS}
+        for options in found.values():
+            options.update({"lora_rank": 99} if "lora_rank" in options else {})
+        patch.setattr(ours, "arguments_of", found.__getitem__)
+        assert changed() == {"msft", "lora", "adalora"}
+    monkeypatch.setattr(ours.MSFT, "version", 2)
+    monkeypatch.setattr(classical.DLinear, "version", 2)
+    assert changed() == {"msft", "dlinear"}
 
 
 def test_resolved_is_what_the_model_has(tiny_moirai: str) -> None:
@@ -212,75 +235,6 @@ def test_weights_of_scratch_are_the_architecture(tiny_moirai: str, tmp_path: Pat
     assert load_forecaster("scratch", options, BUDGET).weights() != one
 
 
-# --------------------------------------------------------------------------------------------------------------- fit
-
-
-def test_windows_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """400 - 48 - 12 + 1 = 341 training windows of which at most 40 are wanted: every 9th, counted from the end."""
-    seen: list[Any] = []
-    monkeypatch.setattr(DLinearModel, "fit_from_dataset", lambda self, *datasets: seen.extend(datasets))
-    data, forecaster = waves(), load_forecaster("dlinear", {"look_back": LOOK_BACK}, BUDGET)
-    settings = forecaster.candidates(data, HORIZON)[0]
-    model = forecaster.build(settings, data, HORIZON, 0, None)
-    forecaster.fit(model, data, settings)
-    scaled = (data.values - data.values[:400].mean(axis=0)) / data.values[:400].std(axis=0)
-    ends = [range(400, 400 - 341, -9), range(480, 480 - 69, -7)]  # the validation part: 69 windows, at most 10
-    for dataset, expected in zip(seen, ends, strict=True):
-        assert len(dataset) == len(expected)
-        samples = sorted((dataset[index] for index in range(len(dataset))), key=lambda sample: sample.past_target[0, 2])
-        windows = [scaled[end - HORIZON - LOOK_BACK : end] for end in expected]
-        windows.sort(key=lambda window: window[0, 2])
-        for sample, window in zip(samples, windows, strict=True):
-            np.testing.assert_allclose(np.concatenate([sample.past_target, sample.future_target]), window, atol=1e-4)
-    assert forecaster.steps(data, LOOK_BACK, HORIZON) == 2 * 3  # 38 windows in batches of 16, twice
-
-
-def validation_loss(model: Any, stride: int) -> float:
-    """The mean squared error, in the model's units, of the validation windows that the fit looked at."""
-    data = waves()
-    starts = range((480 - HORIZON - 400) % stride + 400, 480 - HORIZON + 1, stride)
-    found = forecast(model, data, starts, HORIZON, LOOK_BACK, None)[..., 0]
-    target = data.values[np.asarray(starts)[:, None] + np.arange(HORIZON)]
-    return float(np.mean(((found - target) / model.scale) ** 2))
-
-
-def ruined(epoch: int) -> float:
-    return 1.0 if epoch < 3 else 1000.0
-
-
-def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate is a thousand times higher from the fourth epoch on, which ruins all that was learned."""
-    monkeypatch.setattr(classical, "halved", ruined)
-    budget = replace(BUDGET, epochs=30, patience=2)
-    model, _, described = backtest("dlinear", {"look_back": LOOK_BACK, "lr": 1e-3}, STARTS, budget=budget)
-    report = described["fit_report"]
-    assert report["kept"] == "epoch 2"
-    assert report["epochs"] == len(report["losses"]) == 3 + 2
-    assert validation_loss(model, 7) == pytest.approx(report["losses"][2], rel=1e-3)
-    assert 2 * report["losses"][2] < min(report["losses"][3:])
-    assert report["still_improving"] is False
-
-
-def test_a_fit_that_ends_at_its_best_is_still_improving(tiny_moirai: str) -> None:
-    _, _, described = backtest("dlinear", {"look_back": LOOK_BACK, "lr": 1e-4}, STARTS)
-    losses = described["fit_report"]["losses"]
-    assert losses[1] < losses[0]
-    assert described["fit_report"]["still_improving"] is True
-    for rate in (1e-3, 0.5):
-        options = our_options(tiny_moirai, lr_pretrained=rate, lr_head=rate)
-        report = backtest("full", options, STARTS)[2]["fit_report"]
-        assert report["still_improving"] == (report["kept"] == "epoch 1")
-        assert report["still_improving"] == (rate == 1e-3)
-
-
-def test_a_fit_without_a_finite_loss_is_an_error() -> None:
-    with pytest.raises(Diverged, match="no epoch had a finite validation loss"):
-        backtest("dlinear", {"look_back": LOOK_BACK, "lr": 1e30}, STARTS)
-    best = BestEpoch()
-    best.losses = [float("nan"), 2.0, float("inf"), 1.0, 1.0]
-    assert best.best == 3
-
-
 # -------------------------------------------------------------------------------------------- trained from scratch
 
 
@@ -307,10 +261,6 @@ def test_baselines_fit_and_forecast(name: str, levels: Sequence[float] | None) -
 
 
 # -------------------------------------------------------------------------------------------------------------- ours
-
-
-def our_options(checkpoint: str, **changes: Any) -> dict[str, Any]:
-    return {"backbone": checkpoint, "look_back": LOOK_BACK, "patch_size": 4, **changes}
 
 
 @pytest.mark.parametrize("method", OURS)
@@ -371,13 +321,3 @@ def test_our_quantiles_after_a_fit(tiny_moirai: str, likelihood: str) -> None:
 def test_unknown_likelihood_is_refused(tiny_moirai: str) -> None:
     with pytest.raises(ValueError, match="likelihood='gaussian' is not known; choose 'native' or 'quantile'"):
         backtest("msft", our_options(tiny_moirai, likelihood="gaussian"), STARTS, LEVELS)
-
-
-def test_early_stopping_is_the_same_for_ours(tiny_moirai: str) -> None:
-    """With rates that ruin the model no epoch is better than the first: the fit ends after `patience` more."""
-    budget = replace(BUDGET, epochs=12, patience=2)
-    options = our_options(tiny_moirai, lr_pretrained=0.5, lr_head=0.5)
-    _, _, described = backtest("full", options, STARTS, budget=budget)
-    scores = [candidate["score"] for candidate in described["fit_report"]["candidates"][1:]]
-    assert len(described["fit_report"]["epoch_seconds"]) == int(np.argmin(scores)) + 1 + 2 < 12
-    assert torch.tensor(scores).isfinite().all()

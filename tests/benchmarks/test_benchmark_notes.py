@@ -78,6 +78,16 @@ def test_whose_context_it_is(follows: bool) -> None:
     assert ("has the look-back and patch size chosen for zero-shot" in " ".join(lines)) == follows
 
 
+def test_epochs_of_baselines_are_told() -> None:
+    budget = {"epochs": 5, "baseline_epochs": 20}
+    (table,) = tables_of(*(lsf(model, budget=budget) for model in ("msft", "scratch", "dlinear", "patchtst")))
+    line = "Baselines that begin from random weights (DLinear, PatchTST) may train for 20 epochs, all others for 5; "
+    assert f"{line}the patience is the same." in notes(table)
+    assert "(5 epochs (20 for baselines), patience 3" in table.title
+    for entry in (lsf("dlinear"), lsf("msft", budget=budget)):
+        assert not any(line.startswith("Baselines") for line in notes_of(entry))
+
+
 def test_validation_windows_are_counted() -> None:
     lines = notes_of(lsf("msft"), lsf("msft", horizon=336, validation_windows=7))
     assert "Validation windows that settings were chosen by: 200 for ETTh1 96; 7 for ETTh1 336." in lines

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from benchmarks import plots
-from benchmarks.charts import accuracy, critical_difference, scale_weights
+from benchmarks.charts import TRAINING_TIME, accuracy, critical_difference, scale_weights
 from benchmarks.gallery import gallery
 from benchmarks.picture import COLOURS, KINDS, Picture, looks
 from benchmarks.significance import compare, critical_distance
@@ -39,7 +39,7 @@ def panels(picture: Picture) -> list[Axes]:
 
 def seconds(*found: dict[str, Any]) -> Picture:
     (table,) = tables_of(*found)
-    return accuracy(table, "name", "training time", "s", lambda run: run.result["seconds"]["fit"])
+    return accuracy(table, "name", TRAINING_TIME, "s", lambda run: run.result["processor_seconds"]["fit"])
 
 
 # ------------------------------------------------------------------------------------------------------------ accuracy
@@ -48,10 +48,14 @@ def seconds(*found: dict[str, Any]) -> Picture:
 def test_points_lie_at_mean_cost_and_mean_error_and_untrained_models_are_lines() -> None:
     trained = [lsf("msft", 0.3, seed=0), lsf("msft", 0.5, seed=1), lsf("dlinear", 0.45, "ETTm1")]
     for entry, spent in zip(trained, (10.0, 30.0, 7.0), strict=True):
-        entry["seconds"]["fit"] = spent
+        entry["processor_seconds"]["fit"] = spent
     picture = seconds(*trained, lsf("zero_shot", 0.6), lsf("zero_shot", 0.46, "ETTm1"))
     first, second = panels(picture)
-    assert (first.get_title(), first.get_xlabel(), first.get_xscale()) == ("ETTh1 96", "training time (s)", "log")
+    assert (first.get_title(), first.get_xlabel(), first.get_xscale()) == (
+        "ETTh1 96",
+        "processor time of training (s)",
+        "log",
+    )
     assert first.get_ylabel() == "MSE (standardised)"
     (point,) = first.containers  # an error bar: its line, and the bar from mean - spread to mean + spread
     assert point[0].get_xydata().tolist() == [[20.0, pytest.approx(0.4)]]
@@ -77,10 +81,10 @@ def test_what_is_far_above_all_else_is_named_and_does_not_stretch_the_panel() ->
 
 def test_times_of_several_machines_are_not_passed_over() -> None:
     entries = [lsf("msft", 0.3), lsf("dlinear", 0.32)]
-    assert seconds(*entries).caption.endswith("Times of x86_64 with 2 threads.")
+    assert seconds(*entries).caption.endswith("Times of x86_64 with 2 threads, device cpu.")
     entries[1]["provenance"]["machine"] = "arm64"
     assert seconds(*entries).caption.endswith(
-        "Times of arm64 with 2 threads and of x86_64 with 2 threads: compare them with care."
+        "Times of arm64 with 2 threads, device cpu and of x86_64 with 2 threads, device cpu: compare them with care."
     )
 
 
@@ -95,8 +99,8 @@ def test_accuracy_of_one_model_or_of_none_trained_is_left_out() -> None:
     for entries in ([lsf("msft", 0.3)], [lsf("zero_shot", 0.3), lsf("seasonal_naive", 0.4)]):
         picture = seconds(*entries)
         assert picture.figure is None
-        assert picture.caption == "No picture of the training time: it takes two models, one of them trained."
-        with pytest.raises(ValueError, match="the picture name was left out: No picture of the training time"):
+        assert picture.caption == f"No picture of the {TRAINING_TIME}: it takes two models, one of them trained."
+        with pytest.raises(ValueError, match=f"the picture name was left out: No picture of the {TRAINING_TIME}"):
             picture.data("png")
 
 

@@ -4,81 +4,19 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import benchmark_fakes
 import pytest
-from benchmark_fakes import BUDGET, HORIZON, SEASON, Back, waves
+from benchmark_fakes import HORIZON, SEASON, Back, waves
+from runner_fakes import Run, choices, experiment, notes, runs, stored
 
-from benchmarks import __main__, datasets, jobs, measures, models, results, runner, suites
+from benchmarks import datasets, jobs, measures, results, runner, suites
 from benchmarks.experiments import Experiment
 from benchmarks.processes import ProcessFailed
 
-Run = Callable[..., int]
-
-
-@pytest.fixture(autouse=True)
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The fakes are registered, and every job runs in this process."""
-    monkeypatch.setattr(datasets, "load", waves)
-    monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
-    monkeypatch.setattr(jobs, "quiet", lambda: None)
-    monkeypatch.setattr(runner, "isolated", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(jobs, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
-    forget()
-    yield
-    forget()
-
-
-def forget() -> None:
-    """As in a new process: hashes of data are read again."""
-    runner._data_hash.cache_clear()
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs these experiments, with results and data in `tmp_path`; returns the exit code."""
-
-    def command(experiments: list[Experiment], *words: str) -> int:
-        forget()
-        monkeypatch.setitem(suites.SUITES, "fake", lambda: experiments)
-        shared = ["--suite", "fake", "--results", str(tmp_path / "results"), "--data", str(tmp_path)]
-        return __main__.main(["run", *shared, *words])
-
-    return command
-
-
-def experiment(tmp_path: Path, family: str = "lsf", **changes: Any) -> Experiment:
-    options = {"log": str(tmp_path / "log"), **changes.pop("options", {})}
-    return Experiment(
-        family, changes.pop("dataset", "waves"), HORIZON, "fake", options=options, budget=BUDGET, **changes
-    )
-
-
-def notes(tmp_path: Path) -> list[str]:
-    log = tmp_path / "log"
-    return [line.partition(" ")[2] for line in log.read_text().splitlines()] if log.exists() else []
-
-
-def stored(tmp_path: Path) -> dict[str, str]:
-    """The text of every result and choice; candidates beside them are the choices' own affair."""
-    folder = tmp_path / "results"
-    return {
-        str(path.relative_to(folder)): path.read_text()
-        for kind in ("run", "choice")
-        for path, _ in results.entries(folder, kind)
-    }
-
-
-def runs(tmp_path: Path) -> list[dict[str, Any]]:
-    return [entry for _, entry in results.entries(tmp_path / "results", "run")]
-
-
-def choices(tmp_path: Path) -> list[dict[str, Any]]:
-    return [entry for _, entry in results.entries(tmp_path / "results", "choice")]
+pytestmark = pytest.mark.usefixtures("fakes")
 
 
 # ------------------------------------------------------------------------------------------------- what is done again
@@ -284,58 +222,6 @@ def test_an_interrupt_stops_and_keeps_what_is_finished(
     assert "stopped; what is finished is stored" in errors
 
 
-# ------------------------------------------------------------------------------------------------ several processes
-
-
-def test_a_result_that_comes_meanwhile_is_taken(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process stores it after this one has looked what is missing."""
-    both = [experiment(tmp_path, seed=seed) for seed in (0, 1)]
-    run_all = runner.run_all
-
-    def late(*rest: Any) -> int:
-        monkeypatch.setattr(runner, "run_all", run_all)
-        assert run(both[:1]) == 0
-        return run_all(*rest)
-
-    monkeypatch.setattr(runner, "run_all", late)
-    assert run(both) == 0
-    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
-    assert [note for note in notes(tmp_path) if note.startswith("build 12")] == [
-        *("build 12 0.5 seed 0", "build 12 0.5 seed 0", "build 12 0.5 seed 1")
-    ]
-
-
-def test_what_another_process_is_at_comes_last(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is claimed until the other two are done; then it is waited for."""
-    three = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
-    release, waited = threading.Event(), threading.Event()
-    claim = results.claim
-
-    def other() -> None:
-        with claim(tmp_path / "results", "run", three[0].key, wait=True):
-            waited.set()
-            assert release.wait(60)
-
-    def watched(folder: Any, kind: str, key: str, wait: bool) -> Any:
-        if kind == "run" and wait:
-            assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [1, 2]
-            release.set()
-        return claim(folder, kind, key, wait)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    try:
-        assert waited.wait(60)
-        monkeypatch.setattr(results, "claim", watched)
-        assert run(three) == 0
-    finally:
-        release.set()
-        thread.join()
-    assert [result["experiment"]["seed"] for result in runs(tmp_path)].count(0) == 1
-    builds = [note for note in notes(tmp_path) if note.startswith("build")]
-    assert builds == [f"build 12 0.5 seed {seed}" for seed in (1, 2, 0)]
-
-
 # ------------------------------------------------------------------------------------------------- what is asked for
 
 
@@ -367,26 +253,6 @@ def test_the_command_of_a_result_selects_its_experiment(
         found = runner.select(runner.with_options(suites.load(told.suite), told.option), told)
         assert Experiment.from_dict(result["experiment"]) in found
         assert {each.seed for each in found} == {1}
-
-
-def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = [experiment(tmp_path)]
-    monkeypatch.setattr(runner, "is_dirty", lambda: True)
-    monkeypatch.setattr(jobs, "provenance", lambda: {"commit": "0" * 40, "dirty": True})
-    with monkeypatch.context() as patch:
-        patch.setattr(results, "FOLDER", tmp_path / "results")
-        assert run(asked) == 2
-        assert "uncommitted changes; commit them" in capsys.readouterr().err
-        assert (stored(tmp_path), notes(tmp_path)) == ({}, [])
-        assert run(asked, "--dry-run") == 0
-        patch.setattr(runner, "is_dirty", lambda: False)  # clean at the start alone
-        assert run(asked) == 1
-        assert stored(tmp_path) == {}
-        assert run(asked, "--dirty") == 0
-        assert len(runs(tmp_path)) == 1
-    assert run([experiment(tmp_path, seed=1)]) == 0  # another folder
 
 
 def test_what_the_suite_lacks_is_an_error(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

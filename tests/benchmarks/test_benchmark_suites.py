@@ -79,6 +79,7 @@ def test_first_is_what_the_issue_asks_for() -> None:
     (budget,) = {e.budget for e in suites.load("first")}
     assert budget.zero_shot_choice
     assert budget.look_backs == (336, 512, 1024)
+    assert (budget.epochs, budget.baseline_epochs, budget.train_windows) == (5, 20, 512)
     pf = [e for e in suites.load("first") if e.family == "pf"]
     assert {(e.dataset, e.horizon) for e in pf} == {("JenaWeather", 144), ("ETTm1", 96)}
 

@@ -68,6 +68,12 @@ def test_budgets_and_families_have_tables_of_their_own_whose_titles_name_them() 
     assert tables.markdown(found).count("### Long-sequence forecasting (2 epochs, patience 3") == 1
 
 
+def test_results_from_before_a_field_of_the_budget_stand_beside_the_others() -> None:
+    old = lsf("full", 0.3)
+    del old["experiment"]["budget"]["zero_shot_choice"]
+    assert len(tables_of(lsf("msft", 0.4), old)) == 1
+
+
 def test_variants_stand_beside_their_model_and_not_among_the_others() -> None:
     entries = [
         lsf("msft", 0.4),
@@ -93,7 +99,7 @@ def test_the_ablations_are_one_table_with_a_row_for_each_switch() -> None:
     assert sorted(table.row_names.values()) == sorted(names)
     assert len(set(names)) == len(suites.SWITCHES)
     assert table.title.startswith(
-        "Long-sequence forecasting: variants of MSFT, with look_back=512, patch_size=32 (8 epochs"
+        "Long-sequence forecasting: variants of MSFT, with look_back=512, patch_size=32 (5 epochs"
     )
     assert all(len(runs) == 3 for runs in table.cells.values())
 

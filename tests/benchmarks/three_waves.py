@@ -37,6 +37,11 @@ def waves(name: str = "waves", family: str = "pf") -> Dataset:
     )
 
 
+def our_options(checkpoint: str, **changes: Any) -> dict[str, Any]:
+    """For a tiny backbone."""
+    return {"backbone": checkpoint, "look_back": LOOK_BACK, "patch_size": 4, **changes}
+
+
 def fitted(
     name: str, options: dict[str, Any], levels: Sequence[float] | None, dataset: Dataset, budget: Budget
 ) -> tuple[Forecaster, Any, dict[str, Any]]:

@@ -1,0 +1,99 @@
+"""What trains, as the methods' papers say: names written out by hand for the contract's checkpoints.
+
+Nothing here is asked of a method: the tables would not notice if one declared, and trained, too much. `{a,b}` stands
+for a or b, and `*` for anything. A new backbone, and a new method, is one more entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+Groups = dict[str, tuple[str, ...]]  # by learning-rate group, patterns of names
+
+MOIRAI_LAYERS, TOY_LAYERS = "backbone.module.encoder.layers.{0,1}", "backbone.layers.{0,1}"
+MOIRAI_HEAD, TOY_HEAD = "backbone.module.param_proj.*", "backbone.outputs.4.*"
+MOIRAI_BODY = (
+    "backbone.module.mask_encoding.weight",
+    "backbone.module.in_proj.{weight,bias}",
+    f"{MOIRAI_LAYERS}.self_attn.{{q,k,v,out}}_proj.weight",
+    f"{MOIRAI_LAYERS}.self_attn.{{q,k}}_norm.weight",
+    f"{MOIRAI_LAYERS}.ffn.{{fc1,fc2,fc_gate}}.weight",
+    f"{MOIRAI_LAYERS}.{{norm1,norm2}}.weight",
+    "backbone.module.encoder.norm.weight",
+)  # not the bias between variates, which has no effect
+TOY_BODY = (
+    "backbone.inputs.4.{weight,bias}",
+    "backbone.horizon_token",
+    f"{TOY_LAYERS}.{{norm_attention,norm_feed_forward,qkv,out,up,down}}.{{weight,bias}}",
+    f"{TOY_LAYERS}.slope",
+    "backbone.last_norm.{weight,bias}",
+)  # not the projections for the other patch size
+MOIRAI_LINEARS, TOY_LINEARS = f"{MOIRAI_LAYERS}.self_attn.{{q,k,v}}_proj", f"{TOY_LAYERS}.{{qkv,out}}"
+ADAPTERS_AND_AGGREGATOR = (
+    "method.input_adapters.{0,1,2}.{weight,bias}",
+    "method.aggregators.{0,1}.{c2f,f2c}.{0,1}.{weight,bias}",
+)
+
+TRAINED_NAMES: dict[str, dict[str, Groups]] = {
+    "moirai": {
+        "msft": {
+            "pretrained": (
+                f"{MOIRAI_LAYERS}.self_attn.out_proj.weight",
+                f"{MOIRAI_LAYERS}.self_attn.{{q,k}}_norm.weight",
+                f"{MOIRAI_LAYERS}.{{norm1,norm2}}.weight",
+                "backbone.module.encoder.norm.weight",
+            ),
+            "new": (*ADAPTERS_AND_AGGREGATOR, "method.lora.{0,1}.{0,1,2}.{q,k,v}_proj.{a,b}"),
+            "head": (MOIRAI_HEAD,),
+            "omega": ("scale_weights.omega",),
+        },
+        "zero_shot": {},
+        "full": {"pretrained": MOIRAI_BODY, "head": (MOIRAI_HEAD,)},
+        "scratch": {"pretrained": MOIRAI_BODY, "head": (MOIRAI_HEAD,)},
+        "linear_probe": {"head": (MOIRAI_HEAD,)},
+        "prompt": {"new": ("method.tokens",)},
+        "lora": {"new": (f"{MOIRAI_LINEARS}.lora_{{A,B}}.default.weight",)},
+        "adalora": {"new": (f"{MOIRAI_LINEARS}.lora_{{A,B,E}}.default",)},
+    },
+    "toy": {
+        "msft": {
+            "pretrained": (
+                f"{TOY_LAYERS}.{{norm_attention,norm_feed_forward}}.{{weight,bias}}",
+                f"{TOY_LAYERS}.slope",
+                "backbone.last_norm.{weight,bias}",
+            ),
+            "new": (*ADAPTERS_AND_AGGREGATOR, "method.lora.{0,1}.{0,1,2}.{qkv,out}.{a,b}"),
+            "head": (TOY_HEAD,),
+            "omega": ("scale_weights.omega",),
+        },
+        "zero_shot": {},
+        "full": {"pretrained": TOY_BODY, "head": (TOY_HEAD,)},
+        "scratch": {"pretrained": TOY_BODY, "head": (TOY_HEAD,)},
+        "linear_probe": {"head": (TOY_HEAD,)},
+        "prompt": {"new": ("method.tokens",)},
+        "lora": {"new": (f"{TOY_LINEARS}.lora_{{A,B}}.default.weight",)},
+        "adalora": {"new": (f"{TOY_LINEARS}.lora_{{A,B,E}}.default",)},
+    },
+}
+
+
+def patterns_of(architecture: str, method: str) -> list[tuple[str, str]]:
+    """(pattern, group) of all that trains, without braces."""
+    methods = TRAINED_NAMES.get(architecture, {})
+    assert method in methods, f"write in {__name__}.py what method={method!r} trains on the architecture {architecture}"
+    groups = methods[method].items()
+    return [(one, group) for group, patterns in groups for pattern in patterns for one in _without_braces(pattern)]
+
+
+def matching(names: Iterable[str], patterns: list[tuple[str, str]]) -> dict[str, str]:
+    """The group of every name that a pattern matches."""
+    return {name: group for name in names for pattern, group in patterns if fnmatchcase(name, pattern)}
+
+
+def _without_braces(pattern: str) -> list[str]:
+    before, brace, rest = pattern.partition("{")
+    if not brace:
+        return [pattern]
+    choices, _, after = rest.partition("}")
+    return [one for choice in choices.split(",") for one in _without_braces(before + choice + after)]
