@@ -12,6 +12,7 @@ from model_fixtures import wave
 from benchmarks import defaults
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
+from darts_msft.methods import find_method
 
 ASKED = argparse.Namespace(
     backbone="moirai-tiny", epochs=1, datasets=["ETTh1"], groups=["msft", "scratch", "weights"], seeds=[0], data=None
@@ -88,3 +89,20 @@ def test_table_has_scores_and_no_ratio_for_scratch(tmp_path: Path, capsys: pytes
     assert lines["msft", "lr_new=0.0001"] == ["ETTh1", "0.2500", "(0.5000)"]
     assert lines["weights", "weight_learning=uniform"][1:] == ["ETTh1", "0.2500"]
     assert lines["scratch", "lr_pretrained=0.001"][1:] == ["ETTh1", "0.2500"]
+
+
+@pytest.mark.parametrize("method", ["msft", "full", "linear_probe", "prompt", "lora", "scratch"])
+def test_default_rates_follow_from_the_results(method: str) -> None:
+    """The smallest rate within half a percent of the best mean CRPS; AdaLoRA's is an exception, see the README."""
+    main = {"full": "pretrained", "scratch": "pretrained", "linear_probe": "head"}.get(method, "new")
+    scores: dict[float, list[float]] = {}
+    for name in defaults.PARTS:
+        entries = defaults.read(defaults.RESULTS / f"{name}.json")
+        for settings in map(defaults.resolved, defaults.GROUPS[method]):
+            scores.setdefault(settings[f"lr_{main}"], []).extend(
+                entry["best"] for entry in entries if defaults.settings_of(entry)["settings"] == settings
+            )
+    means = {rate: sum(found) / len(found) for rate, found in scores.items() if found}
+    assert len(means) >= 4
+    within = [rate for rate, mean in means.items() if mean <= 1.005 * min(means.values())]
+    assert getattr(find_method(method).rates, main) == min(within)
