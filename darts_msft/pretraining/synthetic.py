@@ -104,7 +104,7 @@ def base_rows(rng: np.random.Generator, n: int, length: int, factor: int = 1, qu
     x[rows] = multiply(rng, x[rows])
     bounded = (
         daylight(rng, counts["daylight"], length, factor),
-        count_series(rng, counts["count"], length, factor),
+        count_series(rng, counts["count"], length, factor, quiet),
         intermittent(rng, counts["intermittent"], length),
     )
     return np.concatenate([x, *bounded])
@@ -151,8 +151,8 @@ def cyclic(rng: np.random.Generator, periods: Cycles, length: int, quiet: float 
 
     y = A(t) (G[c] s(u) + O[c]) + long cycle + level + noise, with u the phase and c the number of the short cycle, s
     its shape, G and O its gain and offset (weekday, holiday, AR(1) from cycle to cycle), A a slow modulation. Phases
-    drift where `free` is 1. With `clean`, no level and no noise; in a share `quiet` of rows they, and the variation
-    from cycle to cycle, are scaled by 0.001 to 0.05.
+    drift where `free` is 1. In a share `quiet` of rows level, noise and the variation from cycle to cycle are scaled by
+    0.001 to 0.05; with `clean` there are no level and no noise at all.
     """
     short, middle, long, free = periods
     n = len(short)
@@ -233,9 +233,9 @@ def disturbances(rng: np.random.Generator, short: PerRow, shape: Rows) -> Rows:
     return level + p.log_uniform(rng, 0.02, 1.3, n)[:, None] * noise
 
 
-def count_series(rng: np.random.Generator, n: int, length: int, factor: int = 1) -> Rows:
+def count_series(rng: np.random.Generator, n: int, length: int, factor: int = 1, quiet: float = QUIET) -> Rows:
     """Non-negative whole numbers: Poisson or (half) over-dispersed counts around a cycle; a third mostly zero."""
-    cycle = cyclic(rng, cycles(rng, n - n // 3, n // 3, length, factor), length, clean=True)
+    cycle = cyclic(rng, cycles(rng, n - n // 3, n // 3, length, factor), length, quiet, clean=True)
     sparse = rng.random((n, 1)) < 1 / 3
     mean = np.where(sparse, p.log_uniform(rng, 0.08, 0.8, n)[:, None], p.log_uniform(rng, 0.8, 300, n)[:, None])
     rate = mean * np.exp(np.clip(rng.uniform(0.1, 1.0, (n, 1)) * cycle, -5, 3))

@@ -1,5 +1,8 @@
 """Synthetic series are reproducible, and each component has the statistics it is there for."""
 
+from inspect import signature
+from typing import Any
+
 import numpy as np
 import pytest
 from series_statistics import autocorrelation
@@ -84,6 +87,20 @@ def test_flipping_reversing_and_adding_act_on_the_share_asked_for(monkeypatch: p
 
 
 # --- cycles -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_cyclic_rows_are_as_quiet_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that counts are drawn around too: the share tells the first batches from the later ones."""
+    asked = []
+    cyclic = synthetic.cyclic
+
+    def record(*arguments: Any, **named: Any) -> np.ndarray:
+        asked.append(signature(cyclic).bind(*arguments, **named).arguments["quiet"])
+        return cyclic(*arguments, **named)
+
+    monkeypatch.setattr(synthetic, "cyclic", record)
+    synthetic_series(np.random.default_rng(0), 200, 256, 0.7)
+    assert asked == [0.7] * 4  # cyclic and count rows, at both rates
 
 
 @pytest.mark.parametrize("period", [24, 96, 52.18])
