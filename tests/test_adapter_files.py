@@ -161,7 +161,7 @@ def test_a_write_that_fails_leaves_the_old_one(
         ({"num_scales": 0}, "num_scales: saved 1, here 0"),
         ({"patch_size": 8, "num_scales": 1}, "patch_size: saved 4, here 8"),
         ({"mixing": "quantile"}, "mixing_config.mixing: saved 'mixture', here 'quantile'"),
-        ({"method": "full"}, "method: saved 'msft', here 'full'"),
+        ({"method": "full", "lr_new": None, "num_scales": None}, "method: saved 'msft', here 'full'"),
         ({"likelihood": None}, "likelihood: saved .*, here 'None'"),
         ({"output_chunk_length": 6}, "output_chunk_length: saved 8, here 6"),
         ({"input_chunk_length": 40}, "input_chunk_length: saved 32, here 40"),

@@ -119,6 +119,7 @@ def test_gridsearch_over_scales(tiny_moirai: str) -> None:
 
 def test_zero_shot_is_uni2ts_own_forecast(tiny_moirai: str) -> None:
     """The distribution of `MoiraiForecast` over the same weights, by its own sampling."""
+    draws = 20_000
     module = MoiraiModule.from_pretrained(tiny_moirai)
     module.load_state_dict(load_file(Path(tiny_moirai) / "model.safetensors"))
     reference = MoiraiForecast(
@@ -126,7 +127,7 @@ def test_zero_shot_is_uni2ts_own_forecast(tiny_moirai: str) -> None:
         prediction_length=HORIZON,
         context_length=CONTEXT,
         patch_size=4,
-        num_samples=4000,
+        num_samples=draws,
         target_dim=1,
         feat_dynamic_real_dim=0,
         past_feat_dynamic_real_dim=0,
@@ -135,7 +136,7 @@ def test_zero_shot_is_uni2ts_own_forecast(tiny_moirai: str) -> None:
     context = torch.as_tensor(wave().values()[-CONTEXT:])[None]
     observed = torch.ones_like(context, dtype=torch.bool)
     expected = reference(context, observed, torch.zeros(1, CONTEXT, dtype=torch.bool))[0].numpy()
-    forecast = make_model(tiny_moirai).predict(HORIZON, wave(), num_samples=4000, random_state=0)
+    forecast = make_model(tiny_moirai).predict(HORIZON, wave(), num_samples=draws, random_state=0)
     levels = [0.1, 0.25, 0.5, 0.75, 0.9]
     own = np.quantile(values_of(forecast)[:, 0], levels, axis=-1)
     theirs = np.quantile(expected, levels, axis=0)
