@@ -44,7 +44,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # a case's method -> arguments of MSFT
     "zero_shot": {"method": "zero_shot"},
     "full": {"method": "full"},
     "msft": {"method": "msft"},
-    "one_sequence": {"method": "msft", "attention": "full", "aggregator": None},
+    "one_sequence": {"method": "msft", "attention": "one_sequence"},
     "uni2ts": {"method": "zero_shot"},  # these two run uni2ts' own code on the same weights
     "full_uni2ts": {"method": "full"},
 }

@@ -65,7 +65,7 @@ SWITCHES: tuple[dict[str, Any], ...] = (
     {"mixing": "first"},
     {"upsampling": "linear"},
     {"attention": "full"},
-    {"attention": "full", "aggregator": None},
+    {"attention": "one_sequence"},
     *({"num_scales": scales} for scales in (0, 1, 3)),
 )
 PROBABILISTIC_SWITCHES: tuple[dict[str, Any], ...] = ({}, {"mixing": "quantile"}, {"mixing": "samples"})

@@ -68,6 +68,7 @@ for method in args.methods:
         report = model.fit_report  # None: there was nothing to train
         row["trained"] = 0 if report is None else report.trained_parameters
         row["validation"] = None if report is None else report.best
+        row["before"] = None if report is None else report.before  # that of the zero-shot forecast, if it is pretrained
 
         # 3. The test part, through Darts: 100 sample paths a forecast; MSE and MAE are those of the median.
         found = model.historical_forecasts(

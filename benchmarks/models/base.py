@@ -143,10 +143,16 @@ class Forecaster(ABC):
 
     def steps(self, dataset: Dataset, look_back: int, horizon: int) -> int:
         """Optimiser steps of a fit that uses all of its epochs."""
+        return round(self.epochs * self.share(dataset, look_back, horizon) * self._batches(dataset, look_back, horizon))
+
+    def share(self, dataset: Dataset, look_back: int, horizon: int) -> float:
+        """How much of all training windows an epoch has; papers' schedules count passes over all of them."""
+        batches = self._batches(dataset, look_back, horizon)
+        return min(batches, self.budget.train_batches or batches) / batches
+
+    def _batches(self, dataset: Dataset, look_back: int, horizon: int) -> int:
         begin, end = dataset.bounds["train"]
-        windows = end - begin - look_back - horizon + 1
-        batches = ceil(windows / self.budget.batch_size)
-        return self.epochs * min(batches, self.budget.train_batches or batches)
+        return ceil((end - begin - look_back - horizon + 1) / self.budget.batch_size)
 
     def recipe(self) -> Any:
         """How the model is trained beside its options, in JSON's types."""

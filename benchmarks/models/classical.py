@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from darts.models import DLinearModel
 
 from benchmarks.datasets import Dataset
 from benchmarks.models.base import BestEpoch, Forecaster, quantile_likelihood, training_values
-from benchmarks.models.papers import DLINEAR_RATES, PAPER, halved
+from benchmarks.models.papers import DLINEAR_RATES, PAPER, after_passes, halved
 from benchmarks.models.views import Standardised, WindowModel
 
 RATES = (1e-4, 1e-3, 5e-3)
@@ -22,9 +23,10 @@ class DLinear(Forecaster):
     """Darts' `DLinearModel` as the paper trains it (Zeng et al., AAAI 2023).
 
     One set of weights for all variables, kernel 25, randomly initialised layers, squared error (quantile forecasts:
-    pinball loss), Adam, a rate halved after each epoch but the first. Option `lr`: a rate, or a list to choose from on
-    validation data; None: `RATES` and that of the authors' script for the data set; "paper": the latter alone. Like
-    all models trained from scratch here it sees each variable in units of its deviation in the training part.
+    pinball loss), Adam, a rate halved after each pass over the training windows but the first. Option `lr`: a rate, or
+    a list to choose from on validation data; None: `RATES` and that of the authors' script for the data set; "paper":
+    the latter alone. Like all models trained from scratch here it sees each variable in units of its deviation in the
+    training part.
     """
 
     baseline = True
@@ -56,6 +58,7 @@ class DLinear(Forecaster):
     def build(
         self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
     ) -> Standardised:
+        share = self.share(dataset, settings["look_back"], horizon)
         model = DLinearModel(
             settings["look_back"],
             horizon,
@@ -69,7 +72,7 @@ class DLinear(Forecaster):
             optimizer_cls=torch.optim.Adam,
             optimizer_kwargs={"lr": settings["lr"]},
             lr_scheduler_cls=torch.optim.lr_scheduler.LambdaLR,
-            lr_scheduler_kwargs={"lr_lambda": halved},
+            lr_scheduler_kwargs={"lr_lambda": partial(after_passes, halved, share)},
             random_state=seed,
             pl_trainer_kwargs=self.trainer(BestEpoch()),
         )

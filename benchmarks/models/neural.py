@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar
 
 import neuralforecast.models
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.datasets import Dataset
 from benchmarks.models.base import BestEpoch, Forecaster, quantile_likelihood, training_values
-from benchmarks.models.papers import FACTORS, PAPER, RECIPES, Recipe, recipe
+from benchmarks.models.papers import FACTORS, PAPER, RECIPES, Recipe, after_passes, recipe
 from benchmarks.models.views import Standardised
 
 RATE_TIMES = (1, 3, 10)
@@ -57,7 +58,7 @@ class Neural(Forecaster):
     ) -> Standardised:
         found = recipe(self.network, dataset.name, horizon)
         arguments = {**found.network, **self.options["network"]}
-        steps = self.steps(dataset, settings["look_back"], horizon)
+        window = dataset, settings["look_back"], horizon
         model = NeuralForecastModel(
             settings["look_back"],
             horizon,
@@ -73,7 +74,7 @@ class Neural(Forecaster):
             optimizer_kwargs={"lr": settings["lr"]},
             random_state=seed,
             pl_trainer_kwargs=self.trainer(BestEpoch()),
-            **schedule(found, settings["lr"], steps),
+            **schedule(found, settings["lr"], self.steps(*window), self.share(*window)),
         )
         return Standardised(model, training_values(dataset))
 
@@ -138,10 +139,14 @@ class OrderedITransformer(neuralforecast.models.iTransformer):
         return by_level.unflatten(-1, (-1, self.enc_in)).transpose(-1, -2).flatten(-2)
 
 
-def schedule(found: Recipe, rate: float, steps: int) -> dict[str, Any]:
-    """Darts' arguments for the recipe's learning-rate schedule; `steps` are the optimiser's in all epochs."""
+def schedule(found: Recipe, rate: float, steps: int, share: float) -> dict[str, Any]:
+    """Darts' arguments for the recipe's learning-rate schedule.
+
+    `steps` are the optimiser's in all epochs, `share` is how much of all training windows an epoch has.
+    """
     optim = torch.optim.lr_scheduler
     if found.schedule in FACTORS:
-        return {"lr_scheduler_cls": optim.LambdaLR, "lr_scheduler_kwargs": {"lr_lambda": FACTORS[found.schedule]}}
+        factor = partial(after_passes, FACTORS[found.schedule], share)
+        return {"lr_scheduler_cls": optim.LambdaLR, "lr_scheduler_kwargs": {"lr_lambda": factor}}
     cycle = {"max_lr": rate, "total_steps": steps, "pct_start": found.warm_up, "interval": "step"}
     return {"lr_scheduler_cls": optim.OneCycleLR, "lr_scheduler_kwargs": cycle}

@@ -17,6 +17,7 @@ look-backs (chosen on validation data here), batch sizes, epochs and patience.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,14 @@ def halved(epoch: int) -> float:
 def late_decay(epoch: int) -> float:
     """The same for "type3": four epochs as it is, then 0.9 times for each."""
     return float(0.9 ** max(0, epoch - 3))
+
+
+def after_passes(factor: Callable[[int], float], share: float, epoch: int) -> float:
+    """The `factor` after as many whole passes over the training windows, an epoch being a `share` of a pass.
+
+    Else a sampled budget would end a schedule that is made for whole epochs long before the fit ends.
+    """
+    return factor(int(epoch * share))
 
 
 FACTORS = {"halved": halved, "late_decay": late_decay}

@@ -99,7 +99,7 @@ def ruined(epoch: int) -> float:
 def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rate is a thousand times higher from the fourth epoch on, which ruins all that was learned."""
     monkeypatch.setattr(classical, "halved", ruined)
-    budget = replace(BUDGET, epochs=30, patience=2)
+    budget = replace(BUDGET, epochs=30, patience=2, train_windows=None)
     model, _, described = backtest("dlinear", {"look_back": LOOK_BACK, "lr": 1e-3}, STARTS, budget=budget)
     report = described["fit_report"]
     assert report["kept"] == "epoch 2"

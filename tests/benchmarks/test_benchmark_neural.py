@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import neuralforecast.models
@@ -15,6 +17,7 @@ from darts.models import NeuralForecastModel
 from darts.utils.likelihood_models.torch import QuantileRegression
 from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, backtest, fitted, waves
 
+from benchmarks.experiments import Budget
 from benchmarks.models import load_forecaster
 from benchmarks.models.base import QUIET
 from benchmarks.models.neural import OrderedITransformer
@@ -106,10 +109,24 @@ def test_the_authors_rate_is_tried_and_higher_ones(name: str, rates: list[float]
 )
 def test_rates_go_down_by_epoch(name: str, dataset: str, factor: float) -> None:
     options = {"look_back": LOOK_BACK, "lr": 1e-3, "network": SMALL[name]}
-    _, model, _ = fitted(name, options, None, waves(dataset), BUDGET)
+    _, model, _ = fitted(name, options, None, waves(dataset), replace(BUDGET, train_windows=None))
     scheduler = model.inner.trainer.lr_scheduler_configs[0].scheduler
     assert scheduler.last_epoch == BUDGET.epochs == 2
     assert scheduler.get_last_lr() == pytest.approx([1e-3 * factor])
+
+
+@pytest.mark.parametrize("name", ["dlinear", "itransformer"])
+def test_rates_of_a_sampled_budget_go_down_by_passes_over_all_windows(name: str) -> None:
+    """An epoch of one batch in three: after seven of them two passes are whole, and the rate is halved once."""
+    data = waves("ETTm1")
+    options = {"look_back": LOOK_BACK, "lr": 1e-3, **({"network": SMALL[name]} if name in SMALL else {})}
+    begin, end = data.bounds["train"]
+    windows = end - begin - LOOK_BACK - HORIZON + 1
+    budget = Budget(epochs=7, patience=7, batch_size=ceil(windows / 3), train_windows=ceil(windows / 3))
+    _, model, _ = fitted(name, options, None, data, budget)
+    trainer = model.inner.trainer
+    assert trainer.global_step == 7
+    assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr() == pytest.approx([0.5e-3])
 
 
 @pytest.mark.parametrize("name", ["patchtst", "timemixer"])
