@@ -13,7 +13,6 @@ an entry to `results/checkpoint.json`. How the data are split and scaled: `parts
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import time
@@ -27,6 +26,7 @@ from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
 
 from benchmarks import dlinear
+from benchmarks.listings import append, read
 from benchmarks.parts import QUANTILES, STEPS_PER_DAY, VALIDATION_STRIDE, Data, load, naive_score, score
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
@@ -177,14 +177,6 @@ def speed(checkpoint: str, threads: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text()) if path.exists() else []
-
-
-def append_result(path: Path, entry: dict[str, Any]) -> None:
-    path.write_text(json.dumps([*read_results(path), entry], indent=1) + "\n")
-
-
 def entry_of(arguments: argparse.Namespace, data: Data | None = None) -> dict[str, Any]:
     """What an entry says beside its figures."""
     entry: dict[str, Any] = {
@@ -215,7 +207,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures what the command asks for, and keeps each data set's and horizon's figures as soon as they are there."""
     if arguments.command == "speed":
         found = speed(arguments.checkpoint, arguments.threads)
-        append_result(arguments.results, {**entry_of(arguments), **found})
+        append(arguments.results, {**entry_of(arguments), **found})
         print(f"weights {found['weight_file_bytes'] / 1e6:.2f} MB; seconds by patch size:", end=" ")
         print(", ".join(f"{patch}: {value:.2f}" for patch, value in found["seconds_by_patch_size"].items()))
         return
@@ -231,7 +223,7 @@ def run(arguments: argparse.Namespace) -> None:
             else:
                 measure = test if arguments.command == "test" else finetune
                 found = measure(data, horizon, *_window(arguments, name, entry["weights"]), arguments)
-            append_result(arguments.results, {**entry, **found})
+            append(arguments.results, {**entry, **found})
 
 
 def _window(arguments: argparse.Namespace, dataset: str, weights: str) -> tuple[int, int]:
@@ -241,7 +233,7 @@ def _window(arguments: argparse.Namespace, dataset: str, weights: str) -> tuple[
         return given
     if arguments.command == "test" and "zero-shot" not in arguments.models:
         return 0, 0
-    context, patch_size = find_choice(read_results(arguments.results), weights, dataset)
+    context, patch_size = find_choice(read(arguments.results), weights, dataset)
     return given[0] or context, given[1] or patch_size
 
 

@@ -13,8 +13,6 @@ where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from darts.dataprocessing.transformers import Scaler
 from darts.metrics import mcrps
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.listings import append, read
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
@@ -153,10 +152,6 @@ def used(settings: Settings) -> Settings:
     return {name: value for name, value in settings.items() if not name.startswith("lr_") or name in rates}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text()) if path.exists() else []
-
-
 def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
     """What was run, as `plan` says it."""
     return {**entry["run"], "settings": used(entry["run"]["settings"])}
@@ -164,15 +159,11 @@ def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
 
 def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
     path = arguments.results / f"{dataset}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     for run in plan(arguments, dataset):
-        entries = read(path)
-        if any(settings_of(entry) == run for entry in entries):
+        if any(settings_of(entry) == run for entry in read(path)):
             continue
         entry = {"run": run, **provenance(), **fit(run, arguments.data)}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps([*entries, entry], indent=1) + "\n")
-        os.replace(part, path)
+        append(path, entry)
         print(dataset, run["settings"], f"{entry['best']:.4f}", f"{entry['seconds']:.0f} s", flush=True)
 
 

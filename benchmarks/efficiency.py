@@ -23,7 +23,6 @@ context that fits) are in `results/efficiency/`.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -50,6 +49,7 @@ from benchmarks.efficiency_cases import (
     save_random_small,
 )
 from benchmarks.errors import Misuse
+from benchmarks.listings import append, read
 from benchmarks.processes import ProcessFailed, isolated
 from benchmarks.provenance import provenance
 from benchmarks.results import write
@@ -148,7 +148,7 @@ def check(asked: argparse.Namespace) -> None:
             load_dataset("ETTm1", asked.data)
         except (OSError, ValueError) as error:
             raise Misuse(f"--cases memory: {error}") from error
-    entries(asked.results)
+    read(asked.results)
 
 
 def settings_of(asked: argparse.Namespace) -> Settings:
@@ -291,20 +291,7 @@ def import_rows(rounds: int = 3) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------ results
 
 
-def entries(path: Path) -> list[dict[str, Any]]:
-    """What the results' file holds so far; Misuse where it is no list of entries."""
-    if not path.exists():
-        return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Misuse(f"--results {path} is not JSON ({error}); restore it, or give another file") from error
-    if not isinstance(found, list):
-        raise Misuse(f"--results {path} holds no list of entries; restore it, or give another file")
-    return found
-
-
-def append(path: Path, asked: argparse.Namespace, record: Record) -> dict[str, Any]:
+def keep(path: Path, asked: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Adds the run's entry to the file, at once or not at all, and writes its profiles; returns the entry."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(asked).items()}
     device = "cpu" if asked.accelerator == "cpu" else torch.cuda.get_device_name()
@@ -322,7 +309,7 @@ def append(path: Path, asked: argparse.Namespace, record: Record) -> dict[str, A
         file = folder / f"profile_{name}_{stamp}.txt"
         write(file, text)
         entry["profiles"].append(file.name)
-    write(path, json.dumps([*entries(path), entry], indent=1) + "\n")
+    append(path, entry)
     return entry
 
 
@@ -341,7 +328,7 @@ def run(asked: argparse.Namespace, preload: bool = False) -> int:
             measure_all(asked, [Model(name, places[name], PATCHES[name]) for name in asked.models], record)
         finally:
             if record.rows:
-                print(report.render(append(asked.results, asked, record)))
+                print(report.render(keep(asked.results, asked, record)))
     if not record.rows:
         reasons = [part["reason"] for part in [*record.left_out, *record.failed]]
         raise Misuse(f"nothing was measured: {reasons[0]}")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from darts import TimeSeries
 
+from benchmarks.listings import append
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.pretraining.train import Pretraining, Settings
@@ -82,8 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for size in arguments.sizes:
         result = {**provenance(), "minutes": arguments.minutes, **measure(size, arguments.minutes)}
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-        RESULTS.write_text(json.dumps([*results, result], indent=1) + "\n")
+        append(RESULTS, result)
         print(json.dumps(result), flush=True)
 
 

@@ -1,0 +1,38 @@
+"""Results that are one list a file: entries are added whole, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import listings
+from benchmarks.errors import Misuse
+
+
+def test_entries_are_added_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "found.json"
+    assert listings.read(path) == []
+    listings.append(path, {"a": 1})
+    listings.append(path, {"b": 2})
+    assert listings.read(path) == [{"a": 1}, {"b": 2}]
+    assert [file.name for file in path.parent.iterdir()] == ["found.json"]
+
+
+def test_an_entry_that_cannot_be_written_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    listings.append(path, {"a": 1})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        listings.append(path, {"b": object()})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("text", "message"), [("[1", "is not JSON"), (json.dumps({"a": 1}), "no list of entries")])
+def test_what_is_no_list_is_refused_and_kept(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "found.json"
+    path.write_text(text)
+    with pytest.raises(Misuse, match=message):
+        listings.append(path, {"a": 1})
+    assert path.read_text() == text
