@@ -45,8 +45,8 @@ class Budget:
     batch_size: windows a step; train_windows: at most so many training windows an epoch, in whole batches, drawn at
     random and others each epoch (None: all); validation_windows: at most so many for choosing settings and for the best
     epoch, evenly spaced and always the same (None: all); look_backs: the contexts, in steps, that every model chooses
-    from on validation data; zero_shot_choice: the methods that train a pretrained model take context and patch size
-    from the choice of the same model untrained.
+    from on validation data; zero_shot_choice: the methods that train a pretrained model take the patch size from the
+    choice of the same model untrained; their look-back they choose as all others do.
     """
 
     epochs: int = 10

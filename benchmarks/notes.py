@@ -95,7 +95,8 @@ def _settings(table: Table) -> list[str]:
     lines = [f"Look-back {how}: {_look_backs(table)}."]
     if table.budget.get("zero_shot_choice"):
         lines.append(
-            "What trains a pretrained model's architecture has the look-back and patch size chosen for zero-shot."
+            "What trains a pretrained model's architecture has the patch size chosen for zero-shot, "
+            "and a look-back of its own choice."
         )
     return lines
 

@@ -4,7 +4,7 @@
 - harness: DLinear and PatchTST as their papers train them, whose figures a right harness gives again
   (`python -m benchmarks check`).
 - first: the bundled checkpoint against all that two processor cores can train, with a sampled budget;
-  baselines that begin from random weights may train four times as long.
+  baselines that begin from random weights may train four times as long. Every trained model chooses its look-back.
 - fracast: Fracast-0 at the places of "first". It takes days on two cores; `--stride` gives a quick look.
 - ablations: MSFT on ETTm1 at horizon 96, each switch a diff against one base; the budget is that of "first".
 - lsf, pf: the paper's two families in full, every model.

@@ -353,7 +353,7 @@ def budget_text(budget: Mapping[str, Any]) -> str:
         f"{'all' if train is None else train} training and {'all' if validation is None else validation} validation "
         "windows",
         f"look-backs {', '.join(map(str, look_backs))}",
-        *(["context as chosen for zero-shot"] if follows else []),
+        *(["patch size as chosen for zero-shot"] if follows else []),
     ]
     return "; ".join(parts + [f"{name}={value}" for name, value in left.items()])
 

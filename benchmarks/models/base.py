@@ -23,7 +23,8 @@ from benchmarks.errors import Diverged, Misuse
 from benchmarks.experiments import Budget
 from benchmarks.models.views import View, inner_of
 
-FOLLOWED = ("look_back", "patch_size")  # settings that a follower takes from its leader's choice
+FOLLOWED = ("patch_size",)  # settings that a follower takes from its leader's choice
+SIZES = ("look_back", "patch_size")  # settings that decide whether a model can take a place
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -182,7 +183,7 @@ class Forecaster(ABC):
         for values in product(*choices.values()):
             settings = dict(zip(choices, values, strict=True))
             reason = self.refusal(settings, dataset, horizon)
-            entry = {**{name: settings[name] for name in FOLLOWED if name in settings}, "reason": reason}
+            entry = {**{name: settings[name] for name in SIZES if name in settings}, "reason": reason}
             if reason is None:
                 kept.append(settings)
             elif entry not in dropped:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from benchmarks.datasets import Dataset
-from benchmarks.models.base import FOLLOWED, Forecaster, quantile_likelihood, sha256_of
+from benchmarks.models.base import SIZES, Forecaster, quantile_likelihood, sha256_of
 from benchmarks.models.views import FromSamples, inner_of
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe as describe_backbone
@@ -33,9 +33,11 @@ class Ours(Forecaster):
     validation data; `likelihood` (quantile forecasts only): "native" trains the backbone's own distribution and takes
     the quantiles of `num_samples` sample paths, "quantile" trains a new head with the pinball loss.
 
-    With the budget's `zero_shot_choice`, what is trained takes look-back and patch size from the zero-shot model's
-    choice. So does "scratch", which is a control for the same context.
+    With the budget's `zero_shot_choice`, what is trained takes the patch size from the zero-shot model's choice, and
+    chooses the look-back itself: the context that is best before finetuning need not be the best after it.
     """
+
+    version = 2  # 1 took the look-back from the zero-shot model's choice too
 
     method: ClassVar[str]
 
@@ -51,7 +53,7 @@ class Ours(Forecaster):
     def leader(self) -> tuple[str, dict[str, Any]] | None:
         if not (self.trains and self.budget.zero_shot_choice):
             return None
-        shared = (*FOLLOWED, "backbone", "revision", "likelihood", "num_samples")
+        shared = (*SIZES, "backbone", "revision", "likelihood", "num_samples")
         return "zero_shot", {name: value for name, value in self.given.items() if name in shared}
 
     def refusal(self, settings: Mapping[str, Any], dataset: Dataset, horizon: int) -> str | None:

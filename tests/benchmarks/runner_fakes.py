@@ -20,6 +20,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load", waves)
     monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
     monkeypatch.setattr(jobs, "quiet", lambda: None)
+    monkeypatch.setattr(jobs, "FOLLOWED", ("look_back",))  # fakes have no patch size
     monkeypatch.setattr(runner, "isolated", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(jobs, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
     forget()

@@ -25,6 +25,7 @@ def parts_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The parts that were measured, in order. The fakes are registered."""
     monkeypatch.setattr(datasets, "load", waves)
     monkeypatch.setattr(jobs, "quiet", lambda: None)
+    monkeypatch.setattr(jobs, "FOLLOWED", ("look_back",))  # fakes have no patch size
     monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
     read: list[str] = []
 

@@ -75,7 +75,7 @@ def test_quantiles_beyond_and_between_known_levels_are_told() -> None:
 @pytest.mark.parametrize("follows", [True, False])
 def test_whose_context_it_is(follows: bool) -> None:
     lines = notes_of(lsf("msft", budget={"zero_shot_choice": follows}))
-    assert ("has the look-back and patch size chosen for zero-shot" in " ".join(lines)) == follows
+    assert ("has the patch size chosen for zero-shot, and a look-back of its own choice" in " ".join(lines)) == follows
 
 
 def test_epochs_of_baselines_are_told() -> None:

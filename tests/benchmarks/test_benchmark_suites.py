@@ -84,8 +84,8 @@ def test_first_is_what_the_issue_asks_for() -> None:
     assert {(e.dataset, e.horizon) for e in pf} == {("JenaWeather", 144), ("ETTm1", 96)}
 
 
-def test_first_leaves_what_follows_one_candidate() -> None:
-    """Two patch sizes and three contexts for the zero-shot model; the others take what it takes."""
+def test_first_offers_all_of_ours_the_same_places() -> None:
+    """Two patch sizes and three contexts; the patch size is chosen for the zero-shot model and then for all."""
     places = {"train": (0, 9000), "validation": (9000, 9500), "test": (9500, 9999)}
     data = Dataset("ETTh1", "lsf", "h", 24, np.zeros((9999, 1), np.float32), ("a",), pd.DatetimeIndex([]), places)
     ours = {e.model: e for e in suites.load("first") if e.model in suites.OURS}

@@ -63,7 +63,7 @@ def test_budgets_and_families_have_tables_of_their_own_whose_titles_name_them() 
     )
     assert titles["full finetuning"] == (
         "Long-sequence forecasting (2 epochs, patience 3, batches of 32; 1000 training and 200 validation windows; "
-        "look-backs 96; context as chosen for zero-shot)"
+        "look-backs 96; patch size as chosen for zero-shot)"
     )
     assert tables.markdown(found).count("### Long-sequence forecasting (2 epochs, patience 3") == 1
 
