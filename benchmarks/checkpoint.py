@@ -205,6 +205,7 @@ def _print_row(data: Data, horizon: int, label: str, row: dict[str, Any]) -> Non
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures what the command asks for, and keeps each data set's and horizon's figures as soon as they are there."""
+    read(arguments.results)  # a file that can't be added to is noticed before hours of work
     if arguments.command == "speed":
         found = speed(arguments.checkpoint, arguments.threads)
         append(arguments.results, {**entry_of(arguments), **found})
@@ -272,9 +273,13 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main() -> None:
+def be_quiet() -> None:
     logging.disable(logging.INFO)  # Lightning's, at every forecast
     warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
+
+
+def main() -> None:
+    be_quiet()
     run(parse())
 
 

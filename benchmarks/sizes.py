@@ -2,89 +2,147 @@
 
     python -m benchmarks.sizes [--sizes 96x4 128x6 192x6 --minutes 8]
 
-Each size pretrains for the same processor time on one thread (whole schedule, decay included) and is scored on the
-held-back synthetic series; then its size on disk and the time of 256 zero-shot forecasts (context 512, horizon 96,
-100 samples, patch 32) are measured.
+Each size trains on one thread until the same processor time is spent, decay of the rate included, and is scored on the
+held-back synthetic series; then the size of its weights and the time of its forecasts are measured as
+`python -m benchmarks.checkpoint speed` does. Every size adds an entry to `results/sizes.json` when all of it is there.
+
+Entries from before `seconds_by_patch_size` counted the steps beforehand, by the time of twelve of them: what they
+got is in their `processor_seconds`, validation included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from darts import TimeSeries
 
-from benchmarks.listings import append
+from benchmarks.checkpoint import be_quiet, speed
+from benchmarks.listings import append, read
 from benchmarks.provenance import provenance
-from darts_msft import MSFTFoundationModel
 from darts_msft.pretraining.train import Pretraining, Settings
 
 RESULTS = Path(__file__).parent / "results" / "sizes.json"
-PROBE_STEPS = 12  # steps that tell how many fit into the time
+SETTINGS: dict[str, Any] = {"precision": "bfloat16", "warmup": 100}  # beside width and layers
+ENDLESS = 10**9  # steps: time ends the run
 
 
-def steps_within(settings: dict[str, Any], seconds: float, directory: Path) -> int:
-    """Training steps that take `seconds` of processor time."""
-    run = Pretraining(Settings(**settings, steps=PROBE_STEPS + 1), directory)
-    for index, task in enumerate(run.batches()):
-        if index == 1:
-            begin = time.process_time()
-        run.train_step(task)
-    return max(PROBE_STEPS, round(seconds / (time.process_time() - begin) * PROBE_STEPS))
+class TimedPretraining(Pretraining):
+    """A run that is over when its processor time is spent, however many steps that makes.
+
+    The rate falls over the last of the time as it otherwise does over the last of the steps. Fixing the steps
+    beforehand would give sizes unequal time: batches differ in length, and the machine's speed from minute to minute.
+    """
+
+    def __init__(self, settings: Settings, directory: Path, seconds: float) -> None:
+        super().__init__(settings, directory)
+        self.budget, self.spent = seconds, 0.0
+
+    def schedule(self) -> float:
+        return min(super().schedule(), (1 - self.spent / self.budget) / self.settings.decay)
+
+    def train(self) -> None:
+        """Making the batches counts, validation and files don't; the last step may end a little too late."""
+        begin = time.process_time()
+        for task in self.batches():
+            self.train_step(task)
+            self.spent = time.process_time() - begin
+            if self.spent >= self.budget:
+                return
 
 
-def forecast_seconds(checkpoint: Path) -> float:
-    """Seconds of 256 forecasts through Darts, all threads; the second of two calls."""
-    model = MSFTFoundationModel(
-        512, 96, backbone=str(checkpoint), patch_size=32, batch_size=256, pl_trainer_kwargs={"accelerator": "cpu"}
-    )
-    walks = np.random.default_rng(0).standard_normal((256, 512, 1)).cumsum(axis=1).astype(np.float32)
-    series = [TimeSeries.from_values(walk) for walk in walks]
-    for _ in range(2):
-        begin = time.perf_counter()
-        model.predict(96, series=series, num_samples=100, verbose=False)
-    return time.perf_counter() - begin
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def measure(size: str, minutes: float) -> dict[str, Any]:
-    width, layers = map(int, size.split("x"))
-    settings = {"width": width, "layers": layers, "precision": "bfloat16", "warmup": 100}
+def measure(size: str, minutes: float, threads: int) -> dict[str, Any]:
+    """One size's entry; `threads` are for the forecasts."""
+    width, layers = shape_of(size)
+    settings = Settings(**SETTINGS, width=width, layers=layers, steps=ENDLESS)
     with tempfile.TemporaryDirectory() as folder:
-        directory, threads = Path(folder), torch.get_num_threads()
-        torch.set_num_threads(1)
-        steps = steps_within(settings, minutes * 60, directory / "probe")
-        run, begin = Pretraining(Settings(**settings, steps=steps), directory / "run"), time.process_time()
-        run.run(log_every=steps, save_every=steps)
-        seconds = time.process_time() - begin
-        torch.set_num_threads(threads)
-        export = directory / "run" / "export"
+        run = TimedPretraining(settings, Path(folder), minutes * 60)
+        with one_thread():
+            run.train()
+            loss = run.validation_loss(run.averaged_backbones)
+        run.save()
         return {
             "size": size,
+            "pretraining": {name: value for name, value in asdict(settings).items() if name != "steps"},
             "parameters": sum(p.numel() for p in run.module.parameters()),
-            "megabytes": (export / "model.safetensors").stat().st_size / 1e6,
-            "steps": steps,
-            "processor_seconds": seconds,
-            "validation_loss": run.validation_loss(run.averaged_backbones),
-            "seconds_256_forecasts": forecast_seconds(export),
-            "threads": threads,
+            "steps": run.step,
+            "processor_seconds": run.spent,
+            "validation_loss": loss,
+            **speed(str(Path(folder) / "export"), threads),
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes", description=__doc__)
-    parser.add_argument("--sizes", nargs="+", default=["96x4", "128x6", "192x6"], help="width x layers")
-    parser.add_argument("--minutes", type=float, default=8.0, help="processor time for each size")
-    arguments = parser.parse_args()
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+def shape_of(size: str) -> tuple[int, int]:
+    """Width and layers of "96x4"; a ValueError where no MoiraiModule has them."""
+    if not (found := re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", size)):
+        raise ValueError(f"{size!r} is no size; give width x layers, such as 96x4")
+    width, layers = int(found[1]), int(found[2])
+    Settings(width=width, layers=layers)  # knows which widths there are
+    return width, layers
+
+
+def size(word: str) -> str:
+    """For argparse, which swallows a ValueError's text."""
+    try:
+        shape_of(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return word
+
+
+def minutes(word: str) -> float:
+    value = float(word)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{word} is no processor time; give minutes above 0")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures one size after the other, and keeps each one's entry as soon as it is whole."""
+    read(arguments.results)  # a file that can't be added to is noticed before the first size
     for size in arguments.sizes:
-        result = {**provenance(), "minutes": arguments.minutes, **measure(size, arguments.minutes)}
-        append(RESULTS, result)
-        print(json.dumps(result), flush=True)
+        entry = {**provenance(), "minutes": arguments.minutes}
+        entry |= measure(size, arguments.minutes, arguments.threads)
+        append(arguments.results, entry)
+        print(json.dumps(entry), flush=True)
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sizes", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", type=size, default=["96x4", "128x6", "192x6"], help="width x layers")
+    parser.add_argument("--minutes", type=minutes, default=8.0, help="processor time for each size")
+    parser.add_argument("--threads", type=int, default=2, help="of the forecasts that are timed; training has one")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file that the entries are added to")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    be_quiet()
+    run(parse())
 
 
 if __name__ == "__main__":

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import hashlib
 import json
 import logging
+import math
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy
 import torch
+import uni2ts
 from torch import Tensor
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -27,7 +34,20 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_SEED = 1_000_003
 VALIDATION_BATCHES = 24
-FREE = ("steps", "decay", "device", "precision", "workers")  # settings that a resumed run may change
+FREE = ("steps", "decay", "device", "workers")  # settings that a resumed run may change
+RANGES = {  # smallest and largest value of a setting
+    "steps": (1, math.inf),
+    "tokens": (1, math.inf),
+    "layers": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "hidden_learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup": (0, math.inf),
+    "decay": (0, 1),
+    "workers": (0, math.inf),
+}
+PACKAGE = Path(__file__).resolve().parents[1]
+CODE = ("pretraining/*.py", "backbones/base.py", "backbones/moirai.py", "backbones/moirai_mixture.py")  # run in a step
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,14 @@ class Settings:
     workers: int = 0  # processes that prepare batches; 0: the training process itself; the batches are the same
 
     def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ValueError(f"{name} must be {bound}, got {value}")
+        heads = self.width // 64
+        if heads < 1 or self.width % (4 * heads):  # half of a head's channels are rotated, in pairs
+            raise ValueError(f"width must be at least 64 and a multiple of 4 * (width // 64), got {self.width}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be at least 0 and less than 1, got {self.ema}")
         if self.precision not in ("float32", "bfloat16"):
@@ -90,7 +118,9 @@ def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
 
 
 def make_optimizers(module: MoiraiModule, settings: Settings) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon (Jordan et al. 2024) for the encoder layers' matrices, AdamW for all else. Muon came with torch 2.9."""
+    """Muon (Jordan et al. 2024) for the encoder layers' matrices, AdamW for all else."""
+    if not hasattr(torch.optim, "Muon"):
+        raise RuntimeError(f"pretraining needs torch 2.9 or newer, for torch.optim.Muon; this is {torch.__version__}")
     hidden = [p for name, p in module.named_parameters() if p.ndim == 2 and name.startswith("encoder.layers.")]
     known = {id(parameter) for parameter in hidden}
     others = [p for p in module.parameters() if id(p) not in known]
@@ -105,12 +135,41 @@ def make_optimizers(module: MoiraiModule, settings: Settings) -> tuple[torch.opt
     return muon, torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
 
 
+class _Statements(ast.NodeTransformer):
+    """Drops docstrings and other lone constants."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) else node
+
+
+def fingerprint() -> dict[str, str]:
+    """What decides a run's batches and steps besides its settings: packages' versions, a hash of each source file.
+
+    Comments, docstrings and layout don't count; any other edit of these files does, also a harmless one. (A hash of
+    batches would differ from one processor to another, and would miss what only rare rows or the optimisers show.)
+    """
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}  # of another one, the syntax trees differ
+    for package in (np, scipy, torch, uni2ts):
+        found[package.__name__] = str(package.__version__).split("+")[0]  # torch 2.13.0+cpu: the device may change
+    for path in sorted(path for pattern in CODE for path in PACKAGE.glob(pattern) if path.name != "__main__.py"):
+        statements = ast.dump(_Statements().visit(ast.parse(path.read_text(encoding="utf-8"))))
+        found[path.relative_to(PACKAGE).as_posix()] = hashlib.sha256(statements.encode()).hexdigest()[:12]
+    return found
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values, by name, where they are not the same; None stands for a name that is not there."""
+    names = [*now, *(name for name in saved if name not in now)]
+    return {name: (saved.get(name), now.get(name)) for name in names if saved.get(name) != now.get(name)}
+
+
 class Pretraining:
     """A run in `directory`: `state.pt` to resume from, `log.jsonl`, and `export/` with averaged weights."""
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.directory = settings, directory
+        self.fingerprint = fingerprint()  # now: the files may be edited while a run goes on
         self.module = build_module(settings).to(settings.device)
         self.averaged = AveragedModel(self.module, multi_avg_fn=warmed_ema(settings.ema))
         self.backbones, self.averaged_backbones = backbones_of(self.module), backbones_of(self.averaged.module)
@@ -125,32 +184,47 @@ class Pretraining:
         return self.directory / "state.pt"
 
     def resume(self) -> None:
-        """Goes on from `state.pt` if there is one; another run's settings are refused (more steps are not)."""
+        """Goes on from `state.pt` if there is one.
+
+        Refused are another run's settings, except `FREE`, and a state that other code or packages saved
+        (`fingerprint`): what comes out would be neither the old run's weights nor the new one's.
+        """
         if not self.state_file.exists():
             return
         state = torch.load(self.state_file, map_location=self.settings.device, weights_only=True)
-        changed = {
-            name: (state["settings"].get(name), value)
-            for name, value in asdict(self.settings).items()
-            if name not in FREE and state["settings"].get(name) != value
-        }
-        if changed:
+        if "fingerprint" not in state:
             raise ValueError(
-                f"{self.state_file} holds a run with other settings (saved, asked): {changed}; "
+                f"{self.state_file} does not say which code saved it: it is from before that was recorded; "
+                "go on with that older code, or give another --out directory"
+            )
+        if changed := differences(state["fingerprint"], self.fingerprint):
+            raise ValueError(
+                f"{self.state_file} was saved by other code or packages (saved, now): {changed}; "
+                "go on with the saved ones, or give another --out directory"
+            )
+        changed = differences(state["settings"], asdict(self.settings))
+        if refused := {name: values for name, values in changed.items() if name not in FREE}:
+            raise ValueError(
+                f"{self.state_file} holds a run with other settings (saved, asked): {refused}; "
                 "use the saved ones or another --out directory"
+            )
+        if "device" in changed:
+            logger.warning(
+                "device was %s and is now %s: the weights will not be those of a run on one device", *changed["device"]
             )
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
-        logger.info("resumed at step %d", self.step)
+        logger.info("resumed at step %d of %d", self.step, self.settings.steps)
 
     def save(self) -> None:
         """Writes `state.pt` and `export/`, each whole or not at all."""
         self.directory.mkdir(parents=True, exist_ok=True)
         state = {
             "settings": asdict(self.settings),
+            "fingerprint": self.fingerprint,
             "module": self.module.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],

@@ -1,8 +1,7 @@
-"""The checkpoint's benchmark: splits, windows, errors, forecasts in chunks, and what is chosen where."""
+"""The checkpoint's benchmark data: splits, windows, errors, forecasts in chunks; and DLinear, chosen on validation."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
+from parted_waves import waves
 
 from benchmarks import checkpoint, dlinear, parts
 from benchmarks.parts import QUANTILES, Data, Score
@@ -20,12 +20,7 @@ CONTEXT, HORIZON = 32, 8
 
 @pytest.fixture
 def data() -> Data:
-    """Three noisy daily waves on different levels; the third is flat for stretches longer than a context."""
-    time = np.arange(400)[:, None]
-    noise = np.random.default_rng(0).standard_normal((400, 3))
-    values = np.sin(2 * np.pi * time / 24 + np.arange(3)) * [1, 5, 2] + [10, -20, 0] + 0.2 * noise
-    values[:, 2] = np.where(time[:, 0] % 120 < 60, 0, values[:, 2])
-    return Data.make("waves", 24, values, [240, 320, 400])
+    return waves()
 
 
 def make(checkpoint_folder: str, **changes: Any) -> Any:
@@ -160,104 +155,6 @@ def test_chunks_do_not_change_the_score(tiny_moirai: str, data: Data, monkeypatc
 def test_context_longer_than_what_lies_before_is_refused(tiny_moirai: str, data: Data) -> None:
     with pytest.raises(ValueError, match="no 32 steps before it; take a context of at most 20"):
         parts.forecast(make(tiny_moirai), data, range(20, 30), HORIZON)
-
-
-def test_patch_sizes_that_fit(tiny_moirai: str) -> None:
-    assert checkpoint.fitting_patches(tiny_moirai, 2016, 32) == [4, 8]
-    assert checkpoint.fitting_patches(tiny_moirai, 2016, 33) == [8]
-    assert checkpoint.fitting_patches(tiny_moirai, 6, 4) == [4]
-
-
-# ------------------------------------------------------------------------------------------------------------ commands
-
-
-@pytest.fixture
-def run(data: Data, tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command on the waves in ETTh1's place; returns the entries written so far."""
-    results = tmp_path / "results.json"
-    results.write_text(json.dumps([{"dataset": "ETTh1", "weights": "an older entry's"}]))
-    named = Data("ETTh1", data.day, data.values, data.bounds)
-    monkeypatch.setattr(checkpoint, "load", lambda name, folder: named)
-
-    def command(*words: str) -> list[dict[str, Any]]:
-        shared = ["--checkpoint", tiny_moirai, "--results", str(results)]
-        checkpoint.run(checkpoint.parse([*words, *shared]))
-        entries: list[dict[str, Any]] = json.loads(results.read_text())
-        return entries
-
-    return command
-
-
-CHOOSE = ("choose", "--datasets", "ETTh1", "--contexts", "32", "64", "--stride", "13", "--horizon", "8")
-
-
-def test_choose_reads_the_validation_part_alone(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, starts = [], Data.starts
-    monkeypatch.setattr(Data, "starts", lambda self, part, *rest: read.append(part) or starts(self, part, *rest))
-    older, entry = run(*CHOOSE)
-    assert set(read) == {"validation"}
-    assert older["weights"] == "an older entry's"
-    rows = entry["rows"]
-    assert [(row["context"], row["patch_size"]) for row in rows] == [(32, 4), (32, 8), (64, 4), (64, 8)]
-    assert entry["chosen"]["mse"] == min(row["mse"] for row in rows)
-    assert all(0 <= row["coverage"] <= 1 and row["pinball"] < row["mae"] for row in rows)
-    assert len(entry["commit"]) == 40
-    assert entry["weights"] == checkpoint.weights_hash(entry["settings"]["checkpoint"])
-
-
-def test_test_forecasts_with_what_was_chosen(run: Any, data: Data, tiny_moirai: str) -> None:
-    chosen = run(*CHOOSE)[-1]["chosen"]
-    models = ("--models", "zero-shot", "seasonal naive")
-    rows = run("test", "--datasets", "ETTh1", "--horizons", "8", "--stride", "5", *models)[-1]["rows"]
-    pair = {name: chosen[name] for name in ("context", "patch_size")}
-    assert rows["zero-shot"]["settings"] == pair
-    model = checkpoint.make_model(tiny_moirai, chosen["context"], 8, chosen["patch_size"])
-    assert rows["zero-shot"]["mse"] == pytest.approx(parts.score(model, data, "test", 8, 5)["mse"], rel=1e-5)
-    assert rows["seasonal naive"]["mae"] == parts.naive_score(data, "test", 8, 5)["mae"]
-
-
-def test_test_wants_a_choice_for_the_same_weights(run: Any) -> None:
-    with pytest.raises(ValueError, match="choose --datasets ETTh1"):
-        run("test", "--datasets", "ETTh1")
-
-
-def test_the_newest_choice_of_the_same_weights_counts() -> None:
-    entries = [
-        {"command": command, "weights": weights, "dataset": name, "chosen": {"context": context, "patch_size": 8}}
-        for command, weights, name, context in [
-            ("choose", "a", "ETTh1", 1),
-            ("choose", "a", "ETTh1", 2),
-            ("choose", "a", "ETTm1", 3),
-            ("choose", "b", "ETTh1", 4),
-        ]
-    ]
-    assert checkpoint.find_choice([*entries, {"rows": {}}], "a", "ETTh1") == (2, 8)
-    with pytest.raises(ValueError, match="no context and patch size were chosen for weights c"):
-        checkpoint.find_choice(entries, "c", "ETTh1")
-
-
-def test_finetune_keeps_a_row_for_each_method_and_seed(run: Any) -> None:
-    run(*CHOOSE)
-    words = ("--datasets", "ETTh1", "--horizons", "8", "--context", "32", "--patch-size", "4", "--epochs", "1")
-    part = ("--part", "validation", "--train-stride", "16", "--stride", "13")
-    entry = run("finetune", *words, *part, "--methods", "msft", "--seeds", "0", "1")[-1]
-    assert [(row["method"], row["seed"]) for row in entry["rows"]] == [("msft", 0), ("msft", 1)]
-    for row in entry["rows"]:
-        assert row["mse"] > 0
-        assert row["trainable_parameters"] > 0
-        assert row["candidates"][0][0] == "zero-shot"
-    assert entry["zero-shot"]["mse"] > 0
-
-
-def test_speed_counts_the_bytes_of_the_weights(run: Any, tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkpoint.SPEED, "forecasts", 4)
-    monkeypatch.setitem(checkpoint.SPEED, "rounds", 1)
-    before = torch.get_num_threads()
-    entry = run("speed", "--threads", "2")[-1]
-    assert torch.get_num_threads() == before
-    assert entry["weight_file_bytes"] == (Path(tiny_moirai) / "model.safetensors").stat().st_size
-    assert entry["seconds_by_patch_size"].keys() == {"4", "8"}
-    assert entry["forecasts"] == 4
 
 
 # ------------------------------------------------------------------------------------------------------------- DLinear

@@ -1,0 +1,379 @@
+"""The bundled checkpoint's model card, and the README where it is about that checkpoint, say what was measured.
+
+Every figure is written anew from the result files, the log and the weights, and looked for in the text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+import darts_msft
+from benchmarks import checkpoint, defaults, listings, parts, sizes
+from benchmarks.provenance import ROOT
+from darts_msft.pretraining import objective, synthetic, train
+from darts_msft.pretraining.train import Settings
+
+Entry = dict[str, Any]
+
+FOLDER = Path(darts_msft.__file__).parent / "checkpoints" / "moirai-tiny"
+CONFIG = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+LOG = [json.loads(line) for line in (FOLDER / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+MEASURED = listings.read(checkpoint.RESULTS)
+BASELINES = listings.read(checkpoint.RESULTS.with_name("baselines.json"))
+SIZES = listings.read(sizes.RESULTS)
+METHODS = json.loads((checkpoint.RESULTS.parent / "methods" / "methods_ETTh1.json").read_text(encoding="utf-8"))
+LATER_CHOICE = "Weather-96 was measured before the choice that is on file; it gives the same pair."
+
+
+@cache
+def text(path: Path) -> str:
+    """On one line, so that it may be wrapped anywhere."""
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
+def card() -> str:
+    return text(FOLDER / "README.md")
+
+
+def readme() -> str:
+    return text(ROOT / "README.md")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def table(path: Path, head: str) -> dict[str, list[str]]:
+    """The rows of the tables with the row `head`, by their first cell."""
+    rows: dict[str, list[str]] = {}
+    inside = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        inside = line == head or (inside and line.startswith("|"))
+        if inside and line != head and not line.startswith("|---"):
+            label, *rest = (cell.strip() for cell in line.strip("|").split("|"))
+            assert label not in rows
+            rows[label] = rest
+    return rows
+
+
+@pytest.fixture(scope="module")
+def weights() -> str:
+    return checkpoint.weights_hash("moirai-tiny")
+
+
+def newest(entries: list[Entry], **wanted: Any) -> Entry:
+    """The last entry that was added with these values; `model` is one that has a row."""
+    model = wanted.pop("model", None)
+    found = [
+        entry for entry in entries if wanted.items() <= entry.items() and (model is None or model in entry["rows"])
+    ]
+    assert found, f"no entry with {wanted}, model {model}: measure it, or take its figures out of the text"
+    return found[-1]
+
+
+def errors(row: Entry) -> str:
+    return f"{row['mse']:.3f} / {row['mae']:.3f}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the figures
+
+
+@pytest.mark.parametrize("horizon", [96, 336])
+@pytest.mark.parametrize("dataset", parts.STEPS_PER_DAY)
+def test_errors_are_the_measured_ones(weights: str, dataset: str, horizon: int) -> None:
+    where = {"command": "test", "dataset": dataset, "horizon": horizon}
+    ours = newest(MEASURED, weights=weights, model="zero-shot", **where)
+    naive = newest(BASELINES + MEASURED, model="seasonal naive", **where)
+    dlinear = newest(BASELINES, model="DLinear", **where)
+    assert ours["data_hash"] == naive["data_hash"] == dlinear["data_hash"]
+    assert [entry["settings"]["stride"] for entry in (ours, naive, dlinear)] == [1, 1, 1]
+    pair = ours["rows"]["zero-shot"]["settings"]
+    shown = table(FOLDER / "README.md", "| | zero-shot (context, patch) | seasonal naive | DLinear |")
+    assert shown[f"{dataset}-{horizon}"] == [
+        f"{errors(ours['rows']['zero-shot'])} ({pair['context']}, {pair['patch_size']})",
+        errors(naive["rows"]["seasonal naive"]),
+        errors(dlinear["rows"]["DLinear"]),
+    ]
+    assert len(shown) == 6
+
+
+def test_context_and_patch_size_were_chosen_on_validation(weights: str) -> None:
+    """Also when: a test entry that is older than the choice is named."""
+    late = []
+    for dataset in parts.STEPS_PER_DAY:
+        choice = newest(MEASURED, command="choose", weights=weights, dataset=dataset)
+        assert (choice["horizon"], choice["settings"]["contexts"]) == (96, [512, 1024, 2048])
+        best = min(choice["rows"], key=lambda row: row["mse"])
+        assert checkpoint.find_choice(MEASURED, weights, dataset) == (best["context"], best["patch_size"])
+        for horizon in (96, 336):
+            where = {"command": "test", "weights": weights, "dataset": dataset, "horizon": horizon}
+            entry = newest(MEASURED, model="zero-shot", **where)
+            pair = {name: best[name] for name in ("context", "patch_size")}
+            assert entry["rows"]["zero-shot"]["settings"] == pair
+            late += [f"{dataset}-{horizon}"] if entry["made"] < choice["made"] else []
+    assert "at horizon 96 among 512, 1,024 and 2,048 steps" in card()
+    assert late == (["Weather-96"] if LATER_CHOICE in card() else [])
+
+
+def test_coverage_is_that_of_what_was_chosen(weights: str) -> None:
+    chosen = {
+        name: newest(MEASURED, command="choose", weights=weights, dataset=name)["chosen"]["coverage"]
+        for name in parts.STEPS_PER_DAY
+    }
+    first, second, third = (f"{100 * chosen[name]:.1f} %" for name in ("ETTh1", "ETTm1", "Weather"))
+    sentence = f"covers {first} of the values of ETTh1's validation part, {second} of ETTm1's and {third} of Weather's,"
+    assert f"The central 80 % interval {sentence} at horizon 96" in card()
+    assert (parts.QUANTILES[0], parts.QUANTILES[-1]) == (0.1, 0.9)
+
+
+def dlinear_rows() -> dict[tuple[str, int], Entry]:
+    wanted = [(name, horizon) for name in parts.STEPS_PER_DAY for horizon in (96, 336)]
+    return {
+        (name, horizon): newest(BASELINES, dataset=name, horizon=horizon, model="DLinear")["rows"]["DLinear"]
+        for name, horizon in wanted
+    }
+
+
+def test_baseline_is_described_as_it_was_run() -> None:
+    grid = [(look_back, rate) for look_back in (96, 336, 512) for rate in (1e-4, 1e-3, 5e-3)]
+    strides = {"ETTh1": 1, "ETTm1": 4, "Weather": 4}
+    for (name, _), row in dlinear_rows().items():
+        settings = row["settings"]
+        assert settings["train_stride"] == strides[name]
+        assert [(one["look_back"], one["lr"]) for one in settings["tried"]] == grid
+        best = min(settings["tried"], key=lambda one: one["validation_mse"])
+        assert (settings["look_back"], settings["lr"]) == (best["look_back"], best["lr"])
+    assert (
+        "DLinear: look-back (96, 336, 512) and rate (1e-4, 1e-3, 5e-3) chosen on the validation part, trained on each "
+        "set (on every fourth window of ETTm1 and Weather; one seed;"
+    ) in card()
+
+
+def test_baseline_with_its_paper_s_settings(weights: str) -> None:
+    """The table's DLinear is one seed of a grid's best; the card says what more training windows and seeds give."""
+    mean, said = {}, {}
+    for name in parts.STEPS_PER_DAY:
+        files = sorted((checkpoint.RESULTS.parent / "runs").glob(f"lsf-{name}-96-dlinear-*.json"))
+        runs = [run for run in map(read_json, files) if run["experiment"]["options"].get("lr") == "paper"]
+        assert sorted(run["experiment"]["seed"] for run in runs) == [0, 1, 2]
+        for run in runs:
+            experiment = run["experiment"]
+            assert experiment["options"] == {"look_back": 336, "lr": "paper"}
+            assert (experiment["test_stride"], experiment["budget"]["train_windows"]) == (1, None)
+        found = [run["metrics"]["mse"] for run in runs]
+        mean[name] = statistics.mean(found)
+        said[name] = f"{mean[name]:.3f} on {name} ({min(found):.3f} to {max(found):.3f}"
+    where = {"command": "test", "weights": weights, "dataset": "ETTh1", "horizon": 96}
+    ours = newest(MEASURED, model="zero-shot", **where)["rows"]["zero-shot"]["mse"]
+    rows = dlinear_rows()
+    lower = [name for name in mean if mean[name] < rows[name, 96]["mse"]]
+    assert lower == ["ETTh1", "ETTm1"]
+    assert mean["ETTh1"] < ours
+    assert (
+        "With its paper's settings, every training window and three seeds, DLinear's MSE at horizon 96 is "
+        f"{said['ETTh1']}), {said['ETTm1']}) and {said['Weather']}; `benchmarks/results/runs`): on ETTh1 and ETTm1 "
+        "lower than in the table, and on ETTh1 lower than zero-shot too."
+    ) in card()
+
+
+def test_speed_and_size_of_the_file(weights: str) -> None:
+    entry = newest(MEASURED, command="speed", weights=weights)
+    assert [entry[name] for name in ("forecasts", "context", "horizon", "samples")] == [256, 512, 96, 100]
+    assert entry["threads"] == 2
+    assert entry["weight_file_bytes"] == (FOLDER / "model.safetensors").stat().st_size
+    at = {patch: f"{seconds:.2f} s at" for patch, seconds in entry["seconds_by_patch_size"].items()}
+    times = f"{at['32']} patch 32, {at['16']} 16, {at['8']} 8, on two cores"
+    assert f"256 forecasts of 96 steps with 100 samples from 512 steps: {times}" in card()
+
+
+# ------------------------------------------------------------------------------------------------------- the checkpoint
+
+
+def test_parameters_shape_and_tokens_are_the_files() -> None:
+    with safe_open(FOLDER / "model.safetensors", "pt") as file:
+        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+    assert {one.get_dtype() for one in slices} == {"F16"}
+    parameters = sum(math.prod(one.get_shape()) for one in slices)
+    width, layers, longest = CONFIG["d_model"], CONFIG["num_layers"], CONFIG["max_seq_len"]
+    megabytes = (FOLDER / "model.safetensors").stat().st_size / 1e6
+    shape = f"(width {width}, {layers} layers, {width // 64} heads)"
+    assert f"| parameters | {parameters:,} {shape}; float16, {megabytes:.1f} MB |" in card()
+    patches = CONFIG["patch_sizes"]
+    assert f"| patch sizes | {', '.join(map(str, patches))} steps; at most {longest} tokens " in card()
+    assert f"({longest * max(patches):,} steps at patch {max(patches)})" in card()
+    module = train.build_module(Settings())
+    assert (module.d_model, module.num_layers, tuple(module.patch_sizes)) == (width, layers, tuple(patches))
+    assert module.max_seq_len == longest
+    assert module.encoder.layers[0].self_attn.num_heads == width // 64
+    assert sum(p.numel() for p in module.parameters()) == parameters
+    components = [one["_target_"].rpartition(".")[2] for one in CONFIG["distr_output"]["components"]]
+    assert components == ["StudentTOutput"] * 3
+    assert "mixture of three Student-t distributions" in card()
+
+
+def test_training_is_today_s_command_and_the_log_s() -> None:
+    """The log has the rate's share at step 100 (warming up), between, and 200 steps before the end (decaying)."""
+    settings = Settings(steps=12_000, decay=0.3, precision="bfloat16")
+    assert (
+        "made by | `python -m darts_msft.pretraining --out runs/tiny --steps 12000 --decay 0.3 --precision bfloat16 "
+        "--threads 1`"
+    ) in card()
+    last = LOG[-1]
+    assert last["step"] == settings.steps
+    assert LOG[0]["schedule"] == pytest.approx((LOG[0]["step"] + 1) / settings.warmup, abs=1e-5)
+    [late] = (line["schedule"] for line in LOG if line["step"] == settings.steps - 200)
+    assert late == pytest.approx(200 / (settings.decay * settings.steps), abs=1e-5)
+    between = range(settings.warmup, round(settings.steps * (1 - settings.decay)) + 1)
+    assert {line["schedule"] for line in LOG if line["step"] in between} == {1.0}
+    tokens = settings.steps * settings.tokens / 1e6
+    hidden, rest = (
+        f"{rate:.0e}".replace("e-0", "e-") for rate in (settings.hidden_learning_rate, settings.learning_rate)
+    )
+    for said in (
+        f"{settings.steps:,} steps of about {settings.tokens:,} tokens, {tokens:.0f} M tokens in all",
+        f"Muon (encoder matrices, rate {hidden}) and AdamW (all else, {rest}), {settings.warmup} steps of warm-up,",
+        f"linear decay over the last {100 * settings.decay:.0f} %",
+        f"moving average of the weights ({settings.ema} a step); bfloat16 autocast; seed {settings.seed} |",
+        f"; {last['seconds']:,.0f} s |",
+        f"a run of {last['seconds'] / 60:.0f} minutes",
+    ):
+        assert said in card()
+
+
+def test_objective_is_that_of_the_code() -> None:
+    low, high = objective.HORIZON_SHARE
+    damaged = {0.25: "a quarter"}[objective.DAMAGED_SHARE]
+    quiet = {0.3: "three in ten", 0.05: "one in twenty"}
+    for said in (
+        f"horizon share {low}-{high}, {objective.MIN_TOKENS}-{objective.MAX_TOKENS} tokens a series, {damaged} of the",
+        f"Up to step {objective.CLEAR_BATCHES:,} {quiet[objective.CLEAR_QUIET]} cyclic series have hardly any noise; "
+        f"later {quiet[synthetic.QUIET]}.",
+    ):
+        assert said in card()
+
+
+def test_losses_are_the_log_s() -> None:
+    steps = (1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000, 11_000, 12_000)
+    head = f"| step | {' | '.join(f'{step:,}' for step in steps)} |"
+    at = {line["step"]: line for line in LOG}
+    assert table(FOLDER / "README.md", head) == {
+        "weights": [f"{at[step]['validation_loss']:.3f}" for step in steps],
+        "moving average": [f"{at[step]['averaged_validation_loss']:.3f}" for step in steps],
+    }
+    assert f"Loss on {train.VALIDATION_BATCHES} held-back synthetic batches" in card()
+
+
+def test_choice_of_the_size_is_what_was_measured(weights: str) -> None:
+    found = {(entry["minutes"], entry["size"]): entry for entry in SIZES}
+    losses = {key: f"{entry['validation_loss']:.3f} at {key[1]}" for key, entry in found.items()}
+    seconds = {key: f"{entry['processor_seconds']:.0f}" for key, entry in found.items()}
+    narrow, middle, wide = ((6, size) for size in ("96x4", "128x6", "192x6"))
+    assert (
+        f"after 6 minutes: {losses[narrow]} (which got {seconds[narrow]} s in fact), {losses[middle]} "
+        f"({seconds[middle]} s), {losses[wide]} ({seconds[wide]} s);"
+    ) in card()
+    narrow, middle = ((15, size) for size in ("96x4", "128x6"))
+    assert (
+        f"after 15 minutes: {losses[narrow]}, {losses[middle]} ({seconds[narrow]} and {seconds[middle]} s; 192x6 was "
+        "not run)"
+    ) in card()
+    assert (15, "192x6") not in found
+    assert all(entry.get("megabytes", 0) < 8 for entry in SIZES)
+    assert "all are within 8 MB" in card()
+    [earlier] = (entry for entry in MEASURED if entry["weights"] != weights)
+    assert (earlier["dataset"], earlier["horizon"]) == ("ETTh1", 96)
+    assert f"(ETTh1-96: {earlier['rows']['zero-shot']['mse']:.3f})" in card()
+
+
+# ----------------------------------------------------------------------------------------------------------- the README
+
+
+def rows_of(method: str) -> list[Entry]:
+    return [row for row in METHODS["rows"] if row["method"] == method]
+
+
+def test_readme_has_every_method_s_figures() -> None:
+    asked = METHODS["settings"]
+    expected = {}
+    for method in asked["methods"]:
+        rows = rows_of(method)
+        assert [row["seed"] for row in rows] == [0, 1, 2]
+        spread = [
+            f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+            for values in ([row[name] for row in rows] for name in ("MSE", "MAE", "CRPS"))
+        ]
+        seconds = statistics.mean(row["seconds"] for row in rows)
+        expected[f"`{method}`"] = [*spread, f"{rows[0]['trained']:,}", f"{seconds:.0f}"]
+    assert table(ROOT / "README.md", "| method | MSE | MAE | CRPS | parameters trained | seconds |") == expected
+    assert asked["backbone"] == "moirai-tiny"
+    assert f"{asked['epochs']} epochs of every {asked['stride']}th window" in readme()
+    assert f"of every {asked['test_stride']}th window of the test part" in readme()
+
+
+def test_readme_has_the_adapter_files_sizes() -> None:
+    """float32, without the few hundred bytes of names."""
+    lora, msft = (4 * rows_of(method)[0]["trained"] / 1e6 for method in ("lora", "msft"))
+    assert f"with the bundled model {lora:.1f} MB for LoRA and {msft:.1f} MB for MSFT" in readme()
+
+
+def validated(weights: str, group: str, measure: Callable[[Entry], float], seeds: Iterable[int] = (0,)) -> list[Any]:
+    """Each setting of the group and its mean over the seeds on ETTh1 and on ETTm1."""
+    found = []
+    for settings in defaults.GROUPS[group]:
+        means = []
+        for name in ("ETTh1", "ETTm1"):
+            entries = [
+                entry
+                for entry in defaults.read(defaults.RESULTS / f"{name}.json")
+                if entry["run"]["weights"] == weights
+                and entry["run"]["seed"] in seeds
+                and defaults.settings_of(entry)["settings"] == defaults.resolved(settings)
+            ]
+            assert {entry["run"]["seed"] for entry in entries} == set(seeds)
+            means.append(statistics.mean(map(measure, entries)))
+        found.append((settings, means))
+    return found
+
+
+def pair(means: list[float]) -> str:
+    return f"{means[0]:.4f} / {means[1]:.4f}"
+
+
+def test_readme_has_the_switches_scores(weights: str) -> None:
+    shown = table(ROOT / "README.md", "| | |")
+    mixing = {one["mixing"]: pair(means) for one, means in validated(weights, "mixing", lambda entry: entry["best"])}
+    assert shown["`mixing`"] == [
+        f"quantile {mixing['quantile']}, **mixture {mixing['mixture']}**, first (finest scale alone) "
+        f"{mixing['first']}, samples {mixing['samples']}"
+    ]
+    scales = {one["num_scales"]: pair(m) for one, m in validated(weights, "scales", lambda entry: entry["best"])}
+    assert shown["`num_scales`"] == [f"0: {scales[0]}, 1: {scales[1]}, **2: {scales[2]}**, 3: {scales[3]}"]
+    before = validated(weights, "scales", lambda entry: entry["scores"]["zero-shot"])[0][1]
+    assert f"zero-shot {pair(before)}):" in readme()
+
+
+def test_readme_has_the_scores_of_weight_learning(weights: str) -> None:
+    found = validated(weights, "weights", lambda entry: entry["held_back"], seeds=(0, 1))
+    stacking = found[0][1]
+    labels = {
+        ("mixed_loss", 1e-2): "mixed_loss, `lr_omega` 1e-2",
+        ("mixed_loss", 1e-1): "mixed_loss, `lr_omega` 1e-1",
+        ("scale_loss", 1e-2): "scale_loss (the paper's), `lr_omega` 1e-2",
+        ("scale_loss", 1e-1): "scale_loss, `lr_omega` 1e-1",
+        ("uniform", None): "uniform",
+    }
+    expected = {"**stacking**": [pair(stacking), ""]}
+    for settings, means in found[1:]:
+        label = labels[settings["weight_learning"], settings.get("lr_omega")]
+        ratio = statistics.mean(mean / base for mean, base in zip(means, stacking, strict=True)) - 1
+        expected[label] = [pair(means), f"{100 * ratio:+.2f} %"]
+    assert table(ROOT / "README.md", "| `weight_learning` | CRPS, ETTh1 / ETTm1 | over stacking |") == expected
