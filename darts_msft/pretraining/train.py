@@ -163,6 +163,12 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, t
     return {name: (saved.get(name), now.get(name)) for name in names if saved.get(name) != now.get(name)}
 
 
+def share_of_rates(settings: Settings, step: int) -> float:
+    """Warm-up, a constant stretch, and a linear decay to zero."""
+    left = (settings.steps - step) / max(1, round(settings.steps * settings.decay))
+    return min(1.0, (step + 1) / max(1, settings.warmup), left)
+
+
 class Pretraining:
     """A run in `directory`: `state.pt` to resume from, `log.jsonl`, and `export/` with averaged weights."""
 
@@ -208,16 +214,40 @@ class Pretraining:
                 f"{self.state_file} holds a run with other settings (saved, asked): {refused}; "
                 "use the saved ones or another --out directory"
             )
-        if "device" in changed:
-            logger.warning(
-                "device was %s and is now %s: the weights will not be those of a run on one device", *changed["device"]
-            )
+        self._warn(changed, state)
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
+        self._forget_log_after(self.step)
         logger.info("resumed at step %d of %d", self.step, self.settings.steps)
+
+    def _warn(self, changed: Mapping[str, tuple[Any, Any]], state: Mapping[str, Any]) -> None:
+        """Names what may change and makes other weights than one run without a stop."""
+        reasons = [f"device was {old} and is now {new}" for name, (old, new) in changed.items() if name == "device"]
+        if (threads := torch.get_num_threads()) != state["threads"]:
+            reasons.append(f"threads were {state['threads']} and are now {threads}")
+        if state["step"] and {"steps", "decay"} & set(changed):
+            last = state["step"] - 1
+            shares = [share_of_rates(settings, last) for settings in (Settings(**state["settings"]), self.settings)]
+            if shares[0] != shares[1]:
+                reasons.append(
+                    f"step {last} was made at {shares[0]:.3f} of the rates, where the steps and decay of now have "
+                    f"{shares[1]:.3f}"
+                )
+        for reason in reasons:
+            logger.warning("%s: the weights will not be those of one run without a stop", reason)
+
+    def _forget_log_after(self, step: int) -> None:
+        """Drops the log's lines of steps that will be made again, and one that a kill left unfinished."""
+        log = self.directory / "log.jsonl"
+        if log.exists():
+            whole = [line for line in log.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            part = log.with_suffix(".part")
+            part.write_text("".join(f"{line}\n" for line in kept))
+            os.replace(part, log)
 
     def save(self) -> None:
         """Writes `state.pt` and `export/`, each whole or not at all."""
@@ -225,6 +255,7 @@ class Pretraining:
         state = {
             "settings": asdict(self.settings),
             "fingerprint": self.fingerprint,
+            "threads": torch.get_num_threads(),
             "module": self.module.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -238,9 +269,7 @@ class Pretraining:
 
     def schedule(self) -> float:
         """The share of their rates at which the optimisers make the present step."""
-        settings = self.settings
-        left = (settings.steps - self.step) / max(1, round(settings.steps * settings.decay))
-        return min(1.0, (self.step + 1) / max(1, settings.warmup), left)
+        return share_of_rates(self.settings, self.step)
 
     def batches(self) -> DataLoader[Task]:
         """The training batches from the present step on; the index of a batch is its step."""

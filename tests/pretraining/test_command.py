@@ -299,6 +299,52 @@ def test_another_device_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "device was cuda:1 and is now cpu" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("now", "warning"),
+    [
+        ({"steps": 20}, None),  # both at the whole rate so far
+        ({"steps": 11}, None),
+        (
+            {"steps": 6, "decay": 0.7},
+            "step 3 was made at 1.000 of the rates, where the steps and decay of now have 0.750",
+        ),
+        ({"decay": 0.8}, "step 3 was made at 1.000 of the rates, where the steps and decay of now have 0.875"),
+    ],
+)
+def test_a_schedule_that_the_steps_so_far_did_not_have_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, now: dict[str, Any], warning: str | None
+) -> None:
+    """Saved after 4 of 10 steps, with the decay to come; 0.875 is (10 - 3) / 8, and 0.75 is (6 - 3) / 4."""
+    first = start(tmp_path, steps=10, decay=0.5)
+    first.step = 4
+    first.save()
+    start(tmp_path, **{"steps": 10, "decay": 0.5, **now}).resume()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == (
+        [] if warning is None else [f"{warning}: the weights will not be those of one run without a stop"]
+    )
+
+
+def test_other_threads_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start(tmp_path).save()
+    change_state(tmp_path, lambda state: state.update(threads=99))
+    start(tmp_path).resume()
+    assert f"threads were 99 and are now {torch.get_num_threads()}: the weights will not be" in caplog.text
+
+
+def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path) -> None:
+    """Killed after step 3, with 2 saved and the last line half written."""
+    run = start(tmp_path, steps=4)
+    run.run(log_every=1, save_every=2)
+    log, state = tmp_path / "log.jsonl", tmp_path / "state.pt"
+    change_state(tmp_path, lambda saved: saved.update(step=2))
+    assert state.exists()
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]) + '{"step": 4, "los')
+    again = start(tmp_path, steps=4)
+    again.resume()
+    again.run(log_every=1, save_every=2)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+
+
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(RuntimeError, match=r"needs torch 2\.9 or newer.*this is 2\."):
