@@ -6,14 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from series_statistics import assert_spread, record
 from torch import Tensor
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
 from darts_msft.pretraining import objective
 from darts_msft.pretraining.objective import (
-    CLEAR_BATCHES,
-    CLEAR_QUIET,
     PATCH_SIZE_SHARES,
     Layout,
     Task,
@@ -24,7 +23,6 @@ from darts_msft.pretraining.objective import (
     horizon_loss,
     make_task,
 )
-from darts_msft.pretraining.synthetic import QUIET
 from darts_msft.pretraining.train import Settings, build_module
 
 
@@ -37,7 +35,14 @@ def counting(rows: int, length: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(4, 2, 1, 1, 48), Layout(4, 2, 1, 2, 60), Layout(2, 1, 1, 4, 47), Layout(10, 2, 1, 1, 30)]
+    "layout",
+    [
+        Layout(4, 2, 1, 1, 48),
+        Layout(4, 2, 1, 2, 60),
+        Layout(2, 1, 1, 4, 47),
+        Layout(10, 2, 1, 1, 30),
+        Layout(2, 1, 1, 1, 61),
+    ],
 )
 def test_cut_gives_averages_of_separate_pieces_of_each_row(layout: Layout) -> None:
     series = counting(5, layout.length)
@@ -47,6 +52,7 @@ def test_cut_gives_averages_of_separate_pieces_of_each_row(layout: Layout) -> No
     assert (np.diff(pieces, axis=1) == layout.pooling).all()
     rows, places = np.divmod(pieces[:, 0] - (layout.pooling - 1) / 2, 10_000)  # an average lies in its middle
     np.testing.assert_array_equal(rows, np.repeat(np.arange(5), layout.pieces))
+    np.testing.assert_array_equal(places, np.round(places))
     assert (places >= 0).all()
     assert (places + span <= layout.length).all()
     for row in range(5):
@@ -59,6 +65,7 @@ def test_pieces_come_from_everywhere() -> None:
         places += (cut(counting(4, 512), layout, np.random.default_rng(seed))[:, 0] % 10_000).tolist()
     histogram, _ = np.histogram(places, bins=4, range=(0, 488))
     assert min(histogram) > 0.18 * len(places)
+    assert {place % 24 for place in places} == set(range(9))  # 8 steps are left over, at either end
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -93,6 +100,23 @@ def test_damage_shortens_scatters_and_blanks_but_leaves_most_rows_an_end() -> No
     assert missing[:, -1].mean() < 0.25
 
 
+def test_damage_has_the_sizes_and_shares_asked_for() -> None:
+    """Left parts are uniform up to 80 %; a quarter of the rows each lose 5 or 30 % of the single values, and blocks of
+    5 or 20 %: long runs, looked for in rows without a left part."""
+    missing = np.isnan(damaged(2000, 2000, seed=3))
+    padded = np.argmin(missing, axis=1) / 2000
+    assert_spread(padded[padded > 0.02], 0.02, 0.8, log=False, slack=0.3, tolerance=0.05)
+    widths, rates = [], []
+    for row in missing[padded < 0.02]:
+        edges = np.flatnonzero(np.diff(row, prepend=False, append=False))
+        runs = edges[1::2] - edges[::2]
+        widths.append(runs.max(initial=0))
+        rates.append((row.sum() - widths[-1] * (widths[-1] > 50)) / (2000 - widths[-1]))
+    for found, expected, slack in ((rates, [0, 0.05, 0.3], 0.04), (widths, [0, 100, 400], 20)):
+        near = np.abs(np.array(found)[:, None] - expected) < slack
+        np.testing.assert_allclose(near.mean(axis=0), [0.5, 0.25, 0.25], atol=0.07)
+
+
 def test_damage_leaves_every_context_something_to_see() -> None:
     missing = np.isnan(damaged(3000, 16, seed=2))
     assert (~missing).sum(axis=1).min() == 8
@@ -106,7 +130,7 @@ def test_layouts_fit_and_have_the_documented_shares() -> None:
     rng = np.random.default_rng(0)
     layouts = [draw_layout(rng) for _ in range(4000)]
     patches = Counter(layout.patch_size for layout in layouts)
-    for patch_size, share in PATCH_SIZE_SHARES.items():
+    for patch_size, share in ((8, 0.2), (16, 0.4), (32, 0.4)):
         assert patches[patch_size] / len(layouts) == pytest.approx(share, abs=0.03)
     tokens = np.array([layout.tokens for layout in layouts])
     assert (tokens.min(), tokens.max()) == (3, 128)
@@ -120,6 +144,10 @@ def test_layouts_fit_and_have_the_documented_shares() -> None:
         assert context >= horizon >= 1
     shares = [layout.horizon_tokens / layout.tokens for layout in layouts]
     assert np.mean(shares) == pytest.approx(0.325, abs=0.02)
+    assert_spread(np.array(shares)[tokens > 60], 0.15, 0.5, log=False, slack=0.03)
+    spans = [(layout.length, layout.tokens * layout.patch_size * layout.pooling) for layout in layouts]
+    parts = Counter(length / span for length, span in spans if 512 <= span <= 1024)  # any multiple fits
+    assert [parts[factor] / sum(parts.values()) for factor in (1, 2, 4)] == pytest.approx([1 / 3] * 3, abs=0.05)
     free = Counter(layout.pooling for layout in layouts if layout.patch_size == 8)  # any pooling fits
     assert [free[factor] / sum(free.values()) for factor in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
 
@@ -174,17 +202,35 @@ def test_a_batch_depends_on_seed_and_index_only() -> None:
 
 
 def test_only_the_first_batches_hold_many_quiet_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
-
-    def record(rng: np.random.Generator, size: int, length: int, quiet: float) -> np.ndarray:
-        asked.append(quiet)
-        return rng.standard_normal((size, length), dtype=np.float32)
-
-    monkeypatch.setattr(objective, "synthetic_series", record)
-    for index in (0, CLEAR_BATCHES - 1, CLEAR_BATCHES, CLEAR_BATCHES + 1):
+    """Three in ten rows of the first 5,500 batches, then one in twenty."""
+    calls = record(monkeypatch, objective, "synthetic_series")
+    for index in (0, 5499, 5500, 5501):
         Tasks(seed=0, tokens=100)[index]
-    assert asked == [CLEAR_QUIET, CLEAR_QUIET, QUIET, QUIET]
-    assert QUIET < CLEAR_QUIET
+    assert [call.asked["quiet"] for call in calls] == [0.3, 0.3, 0.05, 0.05]
+
+
+def test_tasks_are_cut_from_as_many_synthetic_series_as_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "draw_layout", lambda rng: Layout(8, 4, 2, 1, 200))
+    monkeypatch.setattr(objective, "DAMAGED_SHARE", 0.0)
+    calls = record(monkeypatch, objective, "synthetic_series")
+    task = Tasks(seed=0, tokens=63)[0]  # 10 or 11 rows of 6 tokens, up to 4 of them from one series
+    asked, series = calls[0]
+    assert (asked["size"], asked["length"]) == (3, 200)
+    for row in torch.cat([task.context, task.horizon], dim=-1)[:, 0].numpy():
+        found = np.lib.stride_tricks.sliding_window_view(series, 48, axis=1) == row
+        assert found.all(axis=2).any(), "not a piece of the series"
+
+
+def test_a_task_moves_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_loss_task(8, missing=False)
+    moved = task.to("meta")
+    assert (moved.patch_size, moved.context.shape, moved.horizon.shape) == (8, task.context.shape, task.horizon.shape)
+    assert moved.context.device.type == moved.horizon.device.type == "meta"
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: x + 1)  # needs an accelerator otherwise
+    pinned = task.pin_memory()
+    assert pinned.patch_size == 8
+    assert torch.equal(pinned.context, task.context + 1)
+    assert torch.equal(pinned.horizon, task.horizon + 1)
 
 
 def test_batches_hold_about_the_asked_number_of_tokens() -> None:
@@ -266,6 +312,14 @@ def test_the_loss_is_that_of_uni2ts_own_forward(module: MoiraiModule, patch_size
 
 
 @torch.no_grad()
+def test_backbones_are_told_what_is_observed(module: MoiraiModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MOIRAI's embedding needs no such hint, others may."""
+    calls, task = record(monkeypatch, MoiraiBackbone, "embed"), make_loss_task(8, missing=True)
+    horizon_loss(backbones_of(module), task)
+    assert torch.equal(calls[0].asked["observed"], ~task.context.isnan())
+
+
+@torch.no_grad()
 def test_the_loss_ignores_units(module: MoiraiModule) -> None:
     """In units of the context's own standard deviation; the floor of the variance is out of reach here."""
     task, backbones = make_loss_task(8, missing=True), backbones_of(module)
@@ -278,12 +332,15 @@ def test_the_loss_ignores_units(module: MoiraiModule) -> None:
 @torch.no_grad()
 def test_far_targets_count_as_fifty_deviations(module: MoiraiModule) -> None:
     task, backbones = make_loss_task(8, missing=False), backbones_of(module)
-    deviation = task.context.std(dim=-1, keepdim=True)
-    near, far = (
-        Task(8, task.context, task.context.mean(dim=-1, keepdim=True) + size * deviation.expand(-1, -1, 16))
-        for size in (50.0, 1e6)
-    )
-    assert horizon_loss(backbones, far).item() == pytest.approx(horizon_loss(backbones, near).item(), rel=1e-5)
+    deviation = task.context.std(dim=-1, keepdim=True).expand(-1, -1, 16)
+
+    def loss(size: float) -> float:
+        at = Task(8, task.context, task.context.mean(dim=-1, keepdim=True) + size * deviation)
+        return horizon_loss(backbones, at).item()
+
+    for sign in (-1, 1):
+        assert loss(sign * 1e6) == pytest.approx(loss(sign * 50), rel=1e-5)
+        assert loss(sign * 50) > loss(sign * 45) + 1e-3
 
 
 def test_the_loss_teaches_every_parameter_but_the_other_patch_sizes(module: MoiraiModule) -> None:

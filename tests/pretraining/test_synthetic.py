@@ -1,14 +1,13 @@
-"""Synthetic series are reproducible, and each component has the statistics it is there for."""
-
-from inspect import signature
-from typing import Any
+"""Each component of the synthetic series has the statistics it is there for."""
 
 import numpy as np
 import pytest
-from series_statistics import autocorrelation
+from series_statistics import assert_spread, autocorrelation, record
 
 from darts_msft.pretraining import processes, synthetic
 from darts_msft.pretraining.synthetic import Cycles, synthetic_series
+
+QUANTILES = np.array([0.1, 0.5, 0.9])
 
 
 def rows_at(n: int, short: float, middle: float = 1, long: float = 8766) -> Cycles:
@@ -19,88 +18,16 @@ def column(n: int, value: float) -> np.ndarray:
     return np.full(n, value, np.float32)
 
 
-# --- whole batches ----------------------------------------------------------------------------------------------------
-
-
-def test_the_generator_decides_every_bit() -> None:
-    first, again, other = (synthetic_series(np.random.default_rng(seed), 40, 256) for seed in (3, 3, 4))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_unusable_lengths_are_refused(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="at least 128"):
-        synthetic_series(rng, 3, 100)
-
-
-@pytest.mark.parametrize(("length", "size"), [(128, 1), (128, 300), (500, 3), (1024, 256), (4096, 33)])
-def test_batches_are_finite_float32_and_never_constant(length: int, size: int) -> None:
-    rng = np.random.default_rng(11)
-    for _ in range(3):
-        batch = synthetic_series(rng, size, length)
-        assert batch.shape == (size, length)
-        assert batch.dtype == np.float32
-        assert np.isfinite(batch).all()
-        assert (np.ptp(batch, axis=1) > 0).all()
-
-
-def test_batches_spread_over_scales_signs_and_degrees_of_noise() -> None:
-    batch = synthetic_series(np.random.default_rng(5), 1000, 512).astype(np.float64)
-    scale = np.log10(batch.std(axis=1))
-    assert scale.min() < -0.8
-    assert scale.max() > 3.7
-    assert 0.1 < (batch.mean(axis=1) < 0).mean() < 0.5
-    roughness = 1 - autocorrelation(batch, 1)  # 0 smooth, 1 white
-    assert (roughness < 0.05).mean() > 0.15
-    assert (roughness > 0.4).mean() > 0.15
-
-
-def test_copying_the_best_calendar_period_pays_in_most_rows() -> None:
-    batch = processes.standardise(synthetic_series(np.random.default_rng(5), 500, 1024))
-    target, horizon = batch[:, -96:], np.arange(928, 1024)
-    error = {0: np.abs(target - batch[:, 927:928]).mean(axis=1)}
-    for period in (7, 12, 24, 48, 96, 144, 168, 288):
-        back = -(-(horizon - 927) // period) * period  # whole periods back into the context
-        error[period] = np.abs(target - batch[:, horizon - back]).mean(axis=1)
-    assert (np.min([error[key] for key in error if key], axis=0) < error[0]).mean() > 0.65
-    assert (error[24] < 0.7 * error[0]).mean() > 0.12  # 24 helps its own multiples too
-
-
-def test_flipping_reversing_and_adding_act_on_the_share_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shapes(**shares: float) -> np.ndarray:
-        for name in ("FLIPPED", "REVERSED"):
-            monkeypatch.setattr(synthetic, name, shares.get(name, 0.0))
-        batch = synthetic_series(np.random.default_rng(2), 100, 256).astype(np.float64)
-        return (batch - batch.mean(axis=1, keepdims=True)) / batch.std(axis=1, keepdims=True)
-
-    plain = shapes()
-    np.testing.assert_allclose(shapes(FLIPPED=1.0), -plain, atol=1e-3)
-    np.testing.assert_allclose(shapes(REVERSED=1.0), plain[:, ::-1], atol=1e-3)
-
-    def ramps(rng: np.random.Generator, n: int, length: int) -> np.ndarray:
-        return np.linspace(0, 1, length)[None].repeat(n, 0)
-
-    monkeypatch.setattr(synthetic, "ADDITIONS", ((0.5, ramps, 40.0, 50.0),))
-    rows = synthetic.base_rows(np.random.default_rng(0), 1000, 256)
-    rising = rows[:, 192:].mean(axis=1) - rows[:, :64].mean(axis=1) > 2 * rows[:, :64].std(axis=1) + 0.5
-    assert 0.3 < rising.mean() < 0.6
-
-
 # --- cycles -----------------------------------------------------------------------------------------------------------
 
 
 def test_all_cyclic_rows_are_as_quiet_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that counts are drawn around too: the share tells the first batches from the later ones."""
-    asked = []
-    cyclic = synthetic.cyclic
-
-    def record(*arguments: Any, **named: Any) -> np.ndarray:
-        asked.append(signature(cyclic).bind(*arguments, **named).arguments["quiet"])
-        return cyclic(*arguments, **named)
-
-    monkeypatch.setattr(synthetic, "cyclic", record)
-    synthetic_series(np.random.default_rng(0), 200, 256, 0.7)
-    assert asked == [0.7] * 4  # cyclic and count rows, at both rates
+    calls = record(monkeypatch, synthetic, "cyclic")
+    synthetic_series(np.random.default_rng(0), 2000, 128, 0.7)
+    asked = [call.asked for call in calls]
+    assert [(call["quiet"], call["clean"]) for call in asked] == [(0.7, False), (0.7, True)] * 2  # both rates
+    assert asked[1]["periods"].free.mean() == pytest.approx(1 / 3, abs=0.03)  # of the counts' cycles
 
 
 @pytest.mark.parametrize("period", [24, 96, 52.18])
@@ -126,24 +53,98 @@ def test_weekdays_repeat_after_a_week_only_where_there_are_weeks(rng: np.random.
     assert abs(weekly_gain(1)) < 0.015
 
 
-def test_weekends_holidays_and_variation_from_cycle_to_cycle(
+def test_weekdays_weekends_and_holidays_have_their_shares_and_sizes(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gain, offset = synthetic.cycle_effects(rng, column(500, 1), 70, column(500, 1))
-    for effect, share in ((gain, 0.7), (offset, 0.6)):
-        assert (np.ptp(effect, axis=1) > 1e-6).mean() == pytest.approx(share, abs=0.08)
+    """Of the rows with weekdays 80 % rest at weekends (three in four for two days), 15 % on 4 % of all days."""
     monkeypatch.setattr(processes, "ar1", lambda rng, memory, length: np.zeros((len(memory), length), np.float32))
-    monkeypatch.setattr(synthetic, "WEEKDAYS", 1.0)
-    monkeypatch.setattr(synthetic, "HOLIDAYS", 0.0)
-    for effect in synthetic.cycle_effects(rng, column(500, 7), 70, column(500, 1)):
-        weeks = effect.reshape(500, 10, 7)
-        np.testing.assert_array_equal(weeks, weeks[:, :1].repeat(10, 1))
-        weekend = np.abs(weeks[:, 0, 0] - weeks[:, 0, 2:].mean(axis=1))
-        assert (weekend > 0.3).mean() > 0.3
-    monkeypatch.setattr(synthetic, "HOLIDAYS", 1.0)
-    gain, _ = synthetic.cycle_effects(rng, column(500, 7), 70, column(500, 1))
-    odd = gain.reshape(500, 10, 7) != np.median(gain.reshape(500, 10, 7), axis=1, keepdims=True)
-    assert odd[:, :, 2:].mean() == pytest.approx(0.04, abs=0.01)
+    gain, offset = synthetic.cycle_effects(rng, column(4000, 7), 280, column(4000, 1))
+    with_days = np.ptp(offset, axis=1) > 0
+    assert with_days.mean() == pytest.approx(0.55, abs=0.03)
+    gain, offset = (effect[with_days].reshape(-1, 40, 7) for effect in (gain, offset))
+    rest = ~np.isclose(gain, 1 + 0.5 * offset, atol=1e-4)  # a working day's gain and level belong together
+    weekend = rest.mean(axis=1) > 0.9
+    np.testing.assert_allclose(weekend.mean(axis=0), [0.8, 0.6, 0, 0, 0, 0, 0], atol=0.04)
+    odd = rest[:, :, 2:].mean(axis=(1, 2))
+    assert (odd > 0).mean() == pytest.approx(0.15, abs=0.03)
+    assert odd[odd > 0].mean() == pytest.approx(0.04, abs=0.005)
+    np.testing.assert_allclose(np.quantile(gain[weekend[:, 0], 0, 0], [0.1, 0.5, 0.9]), [0.2, 0.6, 1.0], atol=0.08)
+    level = offset[weekend[:, 0], 0, 0]
+    assert (level.mean(), level.std()) == pytest.approx((-0.4, 0.7), abs=0.06)
+    assert offset[:, 0, 2:].std() == pytest.approx(0.25 / np.sqrt(3), abs=0.02)
+
+
+def test_cycles_vary_from_one_to_the_next_unless_quiet(rng: np.random.Generator) -> None:
+    """Deviations are log-uniform: 0.02 to 0.6 (log gain) or 0.03 to 1.2 (offset); so are memories: 0.3 to 20 cycles."""
+    gain, offset = synthetic.cycle_effects(rng, column(700, 1), 1500, column(700, 1))
+    for effect, share, low, high in ((np.log(gain), 0.7, 0.02, 0.6), (offset, 0.6, 0.03, 1.2)):
+        size = effect.std(axis=1)
+        varying = size > 1e-5
+        assert varying.mean() == pytest.approx(share, abs=0.06)
+        sizes, lasting = np.quantile(size[varying], QUANTILES), autocorrelation(effect[varying], 1)
+        np.testing.assert_allclose(sizes, low * (high / low) ** QUANTILES, rtol=0.3)
+        np.testing.assert_allclose(np.quantile(lasting, QUANTILES), np.exp(-1 / (0.3 * 67**QUANTILES)), atol=0.1)
+    gain, offset = synthetic.cycle_effects(rng, column(200, 1), 100, column(200, 0))
+    assert (gain == 1).all()
+    assert (offset == 0).all()
+
+
+def test_cyclic_rows_add_up_as_their_equation_says(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {name: record(monkeypatch, synthetic, name) for name in ("cycle_effects", "modulation", "disturbances")}
+    parts |= {name: record(monkeypatch, processes, name) for name in ("cycle_shapes", "look_up", "per_cycle")}
+    x = synthetic.cyclic(rng, rows_at(1200, 24, 7, 300), 600, quiet=0.3)
+    gain, offset = parts["per_cycle"]
+    shape, year = parts["look_up"]
+    modulated = parts["modulation"][0].made * (gain.made * shape.made + offset.made)
+    unrest = parts["cycle_effects"][0].asked["unrest"]
+    rest = x - modulated - unrest[:, None] * parts["disturbances"][0].made
+    size = (rest * year.made).sum(axis=1) / (year.made**2).sum(axis=1)
+    np.testing.assert_allclose(rest, size[:, None] * year.made, atol=2e-3)
+    assert (size > 0.05).mean() == pytest.approx(0.6, abs=0.05)
+    assert_spread(size[size > 0.05], 0.1, 2.0)
+    assert (unrest < 1).mean() == pytest.approx(0.3, abs=0.05)
+    assert_spread(unrest[unrest < 1], 0.001, 0.05)
+    for part, effect in zip((gain, offset), parts["cycle_effects"][0].made, strict=True):
+        np.testing.assert_array_equal(part.asked["table"], effect)
+        assert part.asked["phase"] is shape.asked["phase"]
+        assert part.asked["blend"].mean() == pytest.approx(0.5, abs=0.06)
+    for part, calls, steps in ((shape, parts["cycle_shapes"][0], 24), (year, parts["cycle_shapes"][1], 300)):
+        assert part.asked["table"] is calls.made
+        np.testing.assert_allclose(np.diff(part.asked["phase"], axis=1), 1 / steps, atol=2e-5)
+        assert_spread(part.asked["phase"][:, 0] % 1, 0, 1, log=False)
+    assert_spread(shape.asked["phase"][:, 0] // 1 % 7, 0, 6.5, log=False, tolerance=0.1)  # of the week
+    assert parts["cycle_shapes"][1].asked["shares"] == {"harmonic": 0.9, "saw": 0.1}  # a smooth year
+    np.testing.assert_allclose(parts["disturbances"][0].asked["shape"], processes.standardise(shape.made), atol=1e-4)
+
+
+def test_levels_and_noise_of_cyclic_rows_have_their_shares_and_sizes(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tones of 3 (smooth level), 5 (other level) and 7 cycles (noise, times 11 where there are regimes)."""
+
+    def tone(cycles: int, n: int) -> np.ndarray:
+        return np.cos(2 * np.pi * cycles * np.arange(512) / 512)[None].repeat(n, 0).astype(np.float32)
+
+    monkeypatch.setattr(processes, "smooth", lambda rng, memory, length: tone(3, len(memory)))
+    monkeypatch.setattr(
+        processes, "ar1", lambda rng, memory, length, heavy=None: tone(5 if heavy is None else 7, len(memory))
+    )
+    monkeypatch.setattr(processes, "volatility", lambda rng, n, length: tone(11, n))
+    smooth, ar1 = (record(monkeypatch, processes, name) for name in ("smooth", "ar1"))
+    shape = np.repeat(np.float32([-1, 1]), 256)[None].repeat(4000, 0)
+    size = np.abs(np.fft.rfft(synthetic.disturbances(rng, column(4000, 50), shape))) / 256
+    with_cycle = np.delete(size, [3, 5, 7, 4, 18], axis=1).max(axis=1) > 1e-5
+    regimes = ~with_cycle & (size[:, 18] > 1e-5)
+    assert (with_cycle.mean(), regimes.mean()) == pytest.approx((0.175, 0.175), abs=0.025)
+    plain = size[~with_cycle & ~regimes]
+    level = plain[:, 3] + plain[:, 5]
+    assert (level > 0.01).mean() == pytest.approx(0.8, abs=0.03)
+    assert (plain[:, 3] > 0.01).mean() == pytest.approx(0.8 * 0.4, abs=0.03)
+    assert_spread(level[level > 0.01], 0.03, 2.5)
+    assert_spread(plain[:, 7], 0.02, 1.3)
+    assert_spread(np.concatenate([smooth[0].asked["memory"], ar1[0].asked["memory"]]) / 50, 0.1, 10)
+    assert_spread(ar1[1].asked["memory"], 0.1, 6)
+    assert ar1[1].asked["heavy"].mean() == pytest.approx(0.2, abs=0.025)
 
 
 def test_amplitudes_are_modulated_slowly_in_some_rows(
@@ -155,42 +156,53 @@ def test_amplitudes_are_modulated_slowly_in_some_rows(
     assert moving.mean() == pytest.approx(1 - 0.85 * 0.75, abs=0.06)
     assert np.median(np.ptp(np.log(factor[moving]), axis=1)) > 0.3
     assert np.median(autocorrelation(factor[moving], 3)) > 0.95
+    monkeypatch.setattr(processes, "smooth", lambda rng, memory, length: np.ones((len(memory), length), np.float32))
+    log = np.log(synthetic.modulation(rng, column(4000, 8), 300))  # a drift is a constant now
+    beat, drift = np.ptp(log, axis=1) > 1e-3, np.abs(log[:, 0]) > 1e-3
+    assert (beat.mean(), drift[~beat].mean()) == pytest.approx((0.15, 0.25), abs=0.025)
+    assert_spread(log[drift & ~beat, 0], 0.05, 0.7)
+    assert_spread(np.ptp(log[beat], axis=1) / 2, 0.1, 0.9, log=False)
+    turns = np.count_nonzero(np.diff(np.sign(np.diff(log[beat]))), axis=1)  # two a beat of 3 to 30 cycles
+    assert_spread(turns, 2 * 300 / (30 * 8), 2 * 300 / (3 * 8), slack=0.12, tolerance=0.12)
     monkeypatch.setattr(synthetic, "modulation", lambda rng, short, length: np.float32(0))
     x = synthetic.cyclic(rng, rows_at(200, 24, long=1e9), 512, clean=True)  # what is left without any amplitude
     assert np.median(np.ptp(x, axis=1)) == 0
 
 
 def test_phases_drift_only_where_free(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(processes, "per_cycle", lambda table, phase, blend: seen.append(phase) or phase * 0 + 1)
-    periods = rows_at(200, 20)
+    """Three in ten by up to 0.4 cycles times a random process, a ramp from 0 to 1 here."""
+    ramp = np.linspace(0, 1, 512, dtype=np.float32)[None]
+    monkeypatch.setattr(processes, "smooth", lambda rng, memory, length: ramp.repeat(len(memory), 0))
+    seen = record(monkeypatch, processes, "per_cycle")
+    periods = rows_at(2000, 20)
     synthetic.cyclic(rng, periods, 512, clean=True)
-    synthetic.cyclic(rng, periods._replace(free=column(200, 1)), 512, clean=True)
-    fixed, free = (np.ptp(np.diff(phase, axis=1), axis=1) > 1e-3 for phase in (seen[0], seen[2]))
-    assert not fixed.any()
-    assert 0.1 < free.mean() < 0.5
+    synthetic.cyclic(rng, periods._replace(free=column(2000, 1)), 512, clean=True)
+    fixed, free = (seen[call].asked["phase"] for call in (0, 2))
+    fixed, free = (np.abs(phase[:, -1] - phase[:, 0] - 511 / 20) for phase in (fixed, free))
+    assert (fixed < 1e-3).all()
+    assert (free > 5e-3).mean() == pytest.approx(0.3, abs=0.03)
+    assert_spread(free[free > 5e-3], 0.01, 0.4)
 
 
-def test_rates_carry_real_periods(rng: np.random.Generator) -> None:
-    hours = {"5min": 1 / 12, "10min": 1 / 6, "15min": 1 / 4, "20min": 1 / 3, "30min": 1 / 2, "hourly": 1, "3hourly": 3}
-    for name, step in hours.items():
-        _, short, middle, long = synthetic.RATES[name]
-        assert (short * step, middle) == (pytest.approx(24), 7)
-        assert long * step == pytest.approx(8766)
-    assert sum(rate[0] for rate in synthetic.RATES.values()) == pytest.approx(1)
-    periods = synthetic.cycles(rng, 4000, 2000, 1024, 1)
-    assert np.mean(periods.short[:4000] == 24) == pytest.approx(synthetic.RATES["hourly"][0], abs=0.05)
-    tides = np.isclose(periods.short[:4000], 12.42)
-    assert 0.002 < tides.mean() < 0.05
-    np.testing.assert_allclose(periods.long[:4000][tides], 12)
-    assert not periods.free[:4000].any()
-    assert periods.free[4000:].all()
-    assert np.isin(np.arange(5, 40), np.unique(np.round(periods.short[4000:]))).all()
+@pytest.mark.parametrize("factor", [1, 4])
+def test_arbitrary_periods_are_spread_and_a_third_is_the_calendars(rng: np.random.Generator, factor: int) -> None:
+    x = synthetic.cycles(rng, 0, 6000, 1024, factor)
+    known = np.isclose(x.short[:, None], np.array([288, 144, 96, 72, 48, 24, 8, 7, 52.18, 12]) * factor)
+    np.testing.assert_allclose(known.mean(axis=0), 1 / 30, atol=0.013)
+    whole = x.short % 1 == 0
+    assert (whole & ~known.any(axis=1)).mean() == pytest.approx(1 / 3, abs=0.04)
+    assert_spread(x.short[~whole & ~known[:, 8]], 4 * factor, 512)
+    assert (x.middle == 1).mean() == pytest.approx(0.6, abs=0.03)
+    assert_spread(x.middle[x.middle > 1], 1.5, 12.5, log=False)
+    assert_spread(x.long / x.short, 1.5, 40)
 
 
 def test_resampled_cycles_keep_at_least_four_steps(rng: np.random.Generator) -> None:
     for factor in (2, 4, 8):
-        assert (synthetic.cycles(rng, 500, 500, 256 * factor, factor).short >= 4 * factor).all()
+        periods = synthetic.cycles(rng, 500, 500, 256 * factor, factor)
+        assert (periods.short >= 4 * factor).all()
+        ratio = np.round(periods.long / periods.short, 2)[:500]  # stretched together
+        assert np.isin(ratio, np.float32([365.25, 52.18, 5, 0.97])).all()
     x = synthetic.cyclic(rng, rows_at(200, 96), 2048, clean=True)
     slowed = synthetic.resample(rng, x, 4)
     assert np.median(autocorrelation(slowed, 24) - autocorrelation(slowed, 12)) > 0.5
@@ -212,6 +224,38 @@ def test_cycle_shapes_are_standard(rng: np.random.Generator, shape: str) -> None
         assert ((night > 0.3) & (night < 0.7)).all()
     jumps = np.abs(np.diff(table, axis=1)).max(axis=1)
     assert np.median(jumps) < (1.0 if shape == "rough" else 0.4)
+
+
+def test_each_cycle_shape_has_its_share_and_its_features(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, n = np.linspace(0, 1, processes.BINS, endpoint=False, dtype=np.float32)[None], 1000
+    shapes = {name: getattr(processes, f"_{name}")(rng, grid, n) for name in processes.SHAPES}
+    power = np.abs(np.fft.rfft(shapes["harmonic"])) ** 2
+    assert power[:, 11:].max() < 1e-6 * power.max()
+    assert 0.3 < np.median(power[:, 2:11].sum(axis=1) / power[:, 1:11].sum(axis=1)) < 0.6
+    rising = np.diff(shapes["bumps"], axis=1, append=shapes["bumps"][:, :1]) > 0
+    peaks = (rising & ~np.roll(rising, -1, axis=1)).sum(axis=1)
+    assert 0.25 < (peaks > 1).mean() < 0.6
+    assert 0.02 < (peaks > 2).mean() < 0.2
+    noon, plateau = shapes["working"][:, 271], shapes["working"][:, 224:312].max(axis=1)
+    assert (noon < 0.95 * plateau).mean() == pytest.approx(0.45, abs=0.06)
+    still = (np.diff(shapes["rough"], axis=1) == 0).mean(axis=1) > 0.8
+    assert still.mean() == pytest.approx(0.3, abs=0.05)
+    values = [len(np.unique(row)) for row in shapes["rough"][still]]
+    assert_spread(np.array(values), 5.5, 64.5, log=False, tolerance=0.1)
+    rise = (shapes["saw"].argmax(axis=1) - shapes["saw"].argmin(axis=1)) % processes.BINS / processes.BINS
+    assert_spread(rise, 0.03, 0.97, log=False)
+
+    expected = {"harmonic": 0.36, "bumps": 0.16, "solar": 0.14, "working": 0.10, "rough": 0.16, "saw": 0.08}
+    for cycles, name in enumerate(expected, start=1):
+        wave = np.cos(2 * np.pi * cycles * grid)
+        monkeypatch.setattr(processes, f"_{name}", lambda rng, u, m, wave=wave: wave.repeat(m, 0))
+    for cycles, name in enumerate(expected, start=1):
+        assert np.abs(np.fft.rfft(processes.cycle_shapes(rng, 1, {name: 1.0})))[0, 1:].argmax() + 1 == cycles
+    chosen = record(monkeypatch, processes, "choose")
+    processes.cycle_shapes(rng, 8000)
+    assert {name: (chosen[0].made == name).mean() for name in expected} == pytest.approx(expected, abs=0.018)
 
 
 def test_tables_are_read_as_a_slow_loop_reads_them(rng: np.random.Generator) -> None:
@@ -244,6 +288,7 @@ def test_heavy_innovations_have_heavy_tails_and_others_do_not(rng: np.random.Gen
     assert np.abs(kurtosis[:100] - 3).max() < 0.6
     assert np.median(kurtosis[100:]) > 6
     np.testing.assert_allclose(np.median(e.std(axis=1)[100:]), 1, atol=0.15)
+    assert np.abs(e).max() == 60  # and no farther
 
 
 @pytest.mark.parametrize("memory", [0.05, 3, 30])
@@ -280,6 +325,32 @@ def test_stochastic_kinds_differ_as_they_should(rng: np.random.Generator) -> Non
     assert np.median(autocorrelation(smooth_step, 1)) > 0.5
 
 
+def test_stochastic_rows_have_their_shares_of_kinds_tails_and_regimes(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("choose", "innovations", "volatility", "arma", "coloured")
+    chosen, innovations, volatility, arma, coloured = (record(monkeypatch, processes, name) for name in names)
+    processes.stochastic(rng, 8000, 128)
+    expected = {"white": 0.1, "ar1": 0.2, "arma": 0.12, "walk": 0.16, "oscillation": 0.12, "coloured": 0.16}
+    kinds = {name: (chosen[0].made == name).mean() for name in processes.NOISES}
+    assert kinds == pytest.approx(expected | {"smooth_walk": 0.14}, abs=0.018)
+    assert innovations[0].asked["heavy"].mean() == pytest.approx(0.3, abs=0.025)
+    assert volatility[0].asked["n"] / 8000 == pytest.approx(0.25, abs=0.025)
+    assert len(arma[0].asked["e"]) == (chosen[0].made == "arma").sum()
+    assert_spread(coloured[0].asked["slope"], 0.2, 2.6, log=False)
+
+
+def test_walks_drift_a_little(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By 0.1 deviations of a step, here without any others."""
+    monkeypatch.setattr(
+        processes, "innovations", lambda rng, heavy, length: np.tile(np.float32([1, -1]), (len(heavy), length // 2))
+    )
+    monkeypatch.setattr(processes, "volatility", lambda rng, n, length: np.ones((n, length), np.float32))
+    monkeypatch.setattr(processes, "standardise", lambda x: x)
+    drift = np.diff(processes.stochastic(rng, 2000, 128, "walk"), axis=1).reshape(2000, -1)[:, :2].mean(axis=1)
+    assert drift.std() == pytest.approx(0.1, abs=0.01)
+
+
 def test_oscillations_concentrate_around_one_frequency(rng: np.random.Generator) -> None:
     def concentration(kind: str) -> float:
         power = np.abs(np.fft.rfft(processes.stochastic(rng, 200, 1024, kind)))[:, 8:] ** 2  # periods below L / 8
@@ -296,71 +367,6 @@ def test_volatility_is_positive_and_lasts(rng: np.random.Generator) -> None:
     assert np.median(autocorrelation(np.log(factor[np.ptp(factor, axis=1) > 0]), 5)) > 0.7
     two_levels = np.array([len(np.unique(row)) <= 2 for row in factor])
     assert 0.35 < two_levels.mean() < 0.65
-
-
-# --- counts, breaks, transforms, mixtures ---------------------------------------------------------
-
-
-def test_counts_are_whole_and_some_are_mostly_zero(rng: np.random.Generator) -> None:
-    x = synthetic.count_series(rng, 600, 512)
-    assert (x >= 0).all()
-    np.testing.assert_array_equal(x, np.round(x))
-    assert 0.15 < ((x == 0).mean(axis=1) > 0.5).mean() < 0.5
-    assert (x.mean(axis=1) > 20).mean() > 0.2
-    assert np.median(x.var(axis=1) / x.mean(axis=1)) > 1.2
-
-
-def test_trends_shifts_and_spikes(rng: np.random.Generator) -> None:
-    trend = processes.trend(rng, 300, 500)
-    np.testing.assert_allclose(np.ptp(trend, axis=1), 1, atol=0.05)
-    bends = np.abs(np.diff(trend, n=2, axis=1)) > 1e-5
-    assert (bends.sum(axis=1) == 0).mean() > 0.25
-    assert (bends.sum(axis=1) > 0).mean() > 0.25
-    shifts = np.count_nonzero(np.diff(processes.level_shifts(rng, 300, 500), axis=1), axis=1)
-    assert shifts.max() == 3
-    assert shifts.min() <= 1
-    spikes = processes.spikes(rng, 300, 500)
-    assert ((spikes >= 0).all(axis=1) | (spikes <= 0).all(axis=1)).all()
-    assert 0.001 < (np.abs(spikes) > 2).mean() < 0.05
-    assert np.abs(spikes).max() > 5
-
-
-def test_transforms_keep_order_and_bounds(rng: np.random.Generator) -> None:
-    z = np.sort(rng.standard_normal((50, 300)).astype(np.float32), axis=1)
-    for kind in processes.TRANSFORMS:
-        y = processes.transform(rng, z, kind)
-        assert (np.diff(y, axis=1) >= -1e-6).all(), kind
-        ties = ((y == y[:, :1]).mean(axis=1), (y == y[:, -1:]).mean(axis=1))
-        match kind:
-            case "none":
-                np.testing.assert_array_equal(y, z)
-            case "exp" | "softplus":
-                assert (y > 0).all()
-            case "logistic":
-                assert ((y > 0) & (y < 1)).all()
-            case "floor":
-                assert np.median(ties[0]) > 0.1
-            case "cap":
-                assert np.median(ties[1]) > 0.05
-            case "round":
-                assert max(len(np.unique(row)) for row in y) < 100
-
-
-def test_mixing_replaces_a_share_by_convex_combinations(rng: np.random.Generator) -> None:
-    x = processes.standardise(rng.standard_normal((2000, 128)).astype(np.float32))
-    mixed = synthetic.mix(rng, x)
-    changed = ~np.isclose(mixed, x, atol=1e-5).all(axis=1)
-    assert changed.mean() == pytest.approx(synthetic.MIXED, abs=0.03)
-    for row in np.flatnonzero(changed)[:20]:
-        parts = x[[row, (row + 1) % 2000, (row + 2) % 2000]].T
-        weights, rest, *_ = np.linalg.lstsq(parts, mixed[row], rcond=None)
-        assert rest < 1e-4
-        assert weights.min() > -1e-3
-    assert synthetic.mix(rng, np.zeros((3, 128), np.float32)).std(axis=1).min() > 0.5  # constant rows become noise
-
-
-def test_placing_changes_only_offset_and_scale(rng: np.random.Generator) -> None:
-    x = processes.standardise(rng.standard_normal((500, 128)).astype(np.float32))
-    placed = synthetic.place(rng, x)
-    np.testing.assert_allclose(processes.standardise(placed / placed.std(axis=1, keepdims=True)), x, atol=1e-3)
-    assert 0.2 < np.isclose(placed.min(axis=1), 0, atol=1e-6).mean() < 0.4
+    ratio = np.ptp(np.log(factor[two_levels]), axis=1)
+    assert_spread(np.exp(ratio[ratio > 0]), 1.5, 8.0, tolerance=0.12)
+    assert np.log(factor[~two_levels]).std() == pytest.approx(0.6, abs=0.08)
