@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from written_figures import read_json, table, text
+from written_figures import read_json, read_log, table, text
 
 import darts_msft
 from benchmarks import checkpoint, listings, parts, sizes
@@ -24,11 +24,11 @@ Entry = dict[str, Any]
 
 FOLDER = Path(darts_msft.__file__).parent / "checkpoints" / "moirai-tiny"
 CONFIG = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
-LOG = [json.loads(line) for line in (FOLDER / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 MEASURED = listings.read(checkpoint.RESULTS)
 BASELINES = listings.read(checkpoint.RESULTS.with_name("baselines.json"))
 SIZES = listings.read(sizes.RESULTS)
 METHODS = read_json(checkpoint.RESULTS.parent / "methods" / "methods_ETTh1.json")
+LOG = read_log(FOLDER / "log.jsonl")
 LATER_CHOICE = "Weather-96 was measured before the choice that is on file; it gives the same pair."
 
 
@@ -248,7 +248,6 @@ def test_training_is_today_s_command_and_the_log_s() -> None:
         f"linear decay over the last {100 * settings.decay:.0f} %",
         f"moving average of the weights ({settings.ema} a step); bfloat16 autocast; seed {settings.seed} |",
         f"; {last['seconds']:,.0f} s |",
-        f"a run of {last['seconds'] / 60:.0f} minutes",
     ):
         assert said in card()
 
@@ -263,6 +262,40 @@ def test_objective_is_that_of_the_code() -> None:
         f"later {quiet[synthetic.QUIET]}.",
     ):
         assert said in card()
+
+
+def best(dataset: str, of: str) -> float:
+    """The lowest validation MSE of the checkpoint whose folder's path has `of` in it."""
+    entries = [e for e in MEASURED if e.get("command") == "choose" and of in e["settings"]["checkpoint"]]
+    return float(newest(entries, dataset=dataset, horizon=96)["chosen"]["mse"])
+
+
+def test_the_smaller_size_and_the_raw_weights_are_behind_at_full_length() -> None:
+    log = read_log(checkpoint.RESULTS.parent / "sizes" / "96x4.jsonl")
+    assert log[-1]["step"] == 27_500
+    assert log[-1]["averaged_validation_loss"] > LOG[-1]["averaged_validation_loss"] > LOG[-1]["validation_loss"]
+    losses = [f"{one[-1]['averaged_validation_loss']:.3f}" for one in (log, LOG)]
+    assert f"held-back loss {losses[0]} (moving average) against {losses[1]}" in card()
+    errors = {of: [best(name, of) for name in ("ETTh1", "ETTm1")] for of in ("moirai-tiny", "tiny96x4", "tiny4_raw")}
+    small, raw, shipped = (
+        f"{errors[of][0]:.3f} / {errors[of][1]:.3f}" for of in ("tiny96x4", "tiny4_raw", "moirai-tiny")
+    )
+    assert (
+        f"validation MSE {small} on ETTh1 / ETTm1, each at its best context and patch size, against {shipped}" in card()
+    )
+    assert f"their validation MSE is {raw} on ETTh1 / ETTm1." in card()
+    for other in ("tiny96x4", "tiny4_raw"):
+        assert all(ours < theirs for ours, theirs in zip(errors["moirai-tiny"], errors[other], strict=True))
+
+
+def test_code_of_today_repeats_the_run() -> None:
+    shipped = {line["step"]: line for line in LOG}
+    replay = read_log(checkpoint.RESULTS.parent / "replay" / "moirai-tiny.jsonl")
+    assert [line["step"] for line in replay] == list(range(5_600, 6_200, 100))
+    for line in replay:
+        for name in ("loss", "validation_loss", "averaged_validation_loss"):
+            assert line.get(name) == shipped[line["step"]].get(name)
+    assert "resumed from the run's own state at step 5,500, gave every loss up to step 6,100 again" in card()
 
 
 def test_patch_sizes_were_compared(weights: str) -> None:
@@ -308,11 +341,16 @@ def test_choice_of_the_size_is_what_was_measured(weights: str) -> None:
     narrow, middle = ((15, size) for size in ("96x4", "128x6"))
     assert (
         f"after 15 minutes: {losses[narrow]}, {losses[middle]} ({seconds[narrow]} and {seconds[middle]} s; 192x6 was "
-        "not run)"
+        "not run; forecasts were timed under load there)"
     ) in card()
     assert (15, "192x6") not in found
     assert all(entry.get("megabytes", entry.get("weight_file_bytes", 1e9) / 1e6) < 8 for entry in SIZES)
-    assert "all are within 8 MB" in card()
+    assert "All are within 8 MB" in card()
+    assert max(entry["steps"] for entry in SIZES) < objective.CLEAR_BATCHES
+    assert f"all of them within the first {objective.CLEAR_BATCHES:,} steps" in card()
+    steps = {size: found[15, size]["steps"] for size in ("96x4", "128x6")}
+    assert f"12,000 times {steps['96x4']:,} / {steps['128x6']:,}" in card()
+    assert 12_000 * steps["96x4"] / steps["128x6"] == pytest.approx(27_500, rel=0.002)
     [earlier] = (entry for entry in MEASURED if "command" not in entry)  # before entries had one
     assert (earlier["dataset"], earlier["horizon"]) == ("ETTh1", 96)
     assert earlier["weights"] != weights

@@ -18,6 +18,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """A file of one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def table(path: Path, head: str) -> dict[str, list[str]]:
     """The rows of the tables with the row `head`, by their first cell."""
     rows: dict[str, list[str]] = {}
