@@ -102,6 +102,18 @@ def test_errors_are_the_measured_ones(weights: str, dataset: str, horizon: int) 
     assert len(shown) == 6
 
 
+def test_mean_over_the_four_horizons(weights: str) -> None:
+    rows = {}
+    for horizon in (96, 192, 336, 720):
+        where = {"command": "test", "weights": weights, "dataset": "ETTh1", "horizon": horizon}
+        rows[horizon] = newest(MEASURED, model="zero-shot", **where)["rows"]["zero-shot"]
+    mean = statistics.mean(row["mse"] for row in rows.values())
+    assert (
+        f"At horizons 192 and 720 zero-shot has {errors(rows[192])} and {errors(rows[720])} on ETTh1, so a mean MSE of "
+        f"{mean:.3f} over the four horizons"
+    ) in card()
+
+
 def test_context_and_patch_size_were_chosen_on_validation(weights: str) -> None:
     """Also when: a test entry that is older than the choice is named."""
     late = []
