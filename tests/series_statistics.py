@@ -30,6 +30,11 @@ def record(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Call]
     return calls
 
 
+def column(n: int, value: float) -> np.ndarray:
+    """The same value for each of n rows."""
+    return np.full(n, value, np.float32)
+
+
 def autocorrelation(x: np.ndarray, lag: int) -> np.ndarray:
     """Of each row, at a lag in steps."""
     x = x - x.mean(axis=1, keepdims=True)

@@ -2,16 +2,11 @@
 
 import numpy as np
 import pytest
-from series_statistics import assert_spread, autocorrelation
+from series_statistics import assert_spread, autocorrelation, column
 
 from darts_msft.pretraining import gaussian, processes, synthetic
 from darts_msft.pretraining.gaussian import gaussian_process
 from darts_msft.pretraining.synthetic import Cycles
-
-
-def column(n: int, value: float) -> np.ndarray:
-    return np.full(n, value, np.float32)
-
 
 # --- Gaussian processes -----------------------------------------------------------------------------------------------
 
@@ -168,11 +163,13 @@ def test_seasonal_series_are_a_lasting_pattern_and_some_noise(
 
     def seasonal(rng: np.random.Generator, periods: np.ndarray, length: int, keep: np.ndarray) -> np.ndarray:
         kept.append(keep)
+        assert periods.min() >= 4 * 4  # before resampling
+        assert len(np.unique(periods)) > 100
         return wave[:1].repeat(len(keep), 0)
 
     monkeypatch.setattr(processes, "seasonal", seasonal)
     monkeypatch.setattr(processes, "stochastic", lambda rng, n, length: wave[1:].repeat(n, 0))
-    size = np.abs(np.fft.rfft(synthetic.seasonal_series(rng, 1000, 64)))
+    size = np.abs(np.fft.rfft(synthetic.seasonal_series(rng, 1000, 64, factor=4)))
     assert_spread(size[:, 5] / size[:, 3], 0.02, 0.7)
     assert_spread(-1 / np.log(kept[0]), 2, 100, slack=0.02)
 
@@ -213,18 +210,22 @@ def test_daylight_comes_at_every_rate_and_hour(rng: np.random.Generator) -> None
 def test_daylight_follows_its_equation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Powers are 0.7 to 1.6, heights move with place and year, and clouds come with days and with steps."""
     monkeypatch.setattr(synthetic, "RATES", {"any": (1.0, 400, 7, 1e9)})
+    memories: list[np.ndarray] = []
 
     def light(of_days: float, of_steps: float) -> np.ndarray:
         """Four days under clouds that come and go every other day, or every other step."""
 
         def ar1(rng: np.random.Generator, memory: np.ndarray, length: int) -> np.ndarray:
             size = of_steps if length == 1600 else of_days
+            memories.append(memory)
             return (size * (np.arange(length) % 2)).astype(np.float32)[None].repeat(len(memory), 0)
 
         monkeypatch.setattr(processes, "ar1", ar1)
-        return synthetic.daylight(np.random.default_rng(3), 1000, 1600).astype(np.float64)
+        return synthetic.daylight(np.random.default_rng(3), 1000, 1600, factor=4).astype(np.float64)
 
     clear = light(0, 0)
+    assert_spread(memories[0], 0.3, 5)  # days
+    assert_spread(memories[1], 4 * 0.3, 4 * 20)  # steps before resampling
     day = np.pi * (clear > 0).mean(axis=1)  # from noon to night, as an angle; half of the light comes in half of it
     half = np.nanmedian(np.where(clear > 0, clear, np.nan), axis=1) / clear.max(axis=1)
     assert_spread(
@@ -236,6 +237,9 @@ def test_daylight_follows_its_equation(monkeypatch: pytest.MonkeyPatch) -> None:
         clearness = np.where(clear > 0, clouds / np.maximum(clear, 1e-9), np.nan)
         changes = np.nanstd(clearness[:, ::2], axis=1), np.nanmedian(np.abs(np.diff(clearness)), axis=1)
         assert [(change > 0.05).mean() for change in changes] == pytest.approx([of_days, of_steps], abs=0.08)
+    monkeypatch.setattr(synthetic, "RATES", {"any": (1.0, 400, 7, 1600)})
+    days = (light(0, 0) > 0).reshape(1000, 4, 400).sum(axis=2)
+    assert (np.ptp(days, axis=1) > 20).mean() > 0.7  # short in winter
 
 
 def test_intermittent_series_are_mostly_zero(rng: np.random.Generator) -> None:
@@ -270,7 +274,8 @@ def test_multiplied_noise_grows_with_the_level(rng: np.random.Generator) -> None
     low, high = x[:, 200:400], x[:, 400:]
     assert np.median(np.log(high.std(axis=1) / low.std(axis=1))) == pytest.approx(np.log(5), abs=0.2)
     size = np.log(low).std(axis=1)
-    assert 0.01 < size.min() < size.max() < 0.8
+    assert 0.01 < size.min() < 0.05
+    assert 0.4 < size.max() < 0.8
     lasting = np.quantile(autocorrelation(np.log(low), 1), [0.1, 0.9])
     assert lasting[0] < 0.1
     assert lasting[1] > 0.7
@@ -347,6 +352,8 @@ def test_shifts_stay_and_spikes_pass_or_fade(rng: np.random.Generator) -> None:
     rows = np.flatnonzero(hit & (first < 499))
     fading = spikes[rows, first[rows] + 1] != 0
     assert fading.mean() == pytest.approx(0.5, abs=0.06)
+    kept = (spikes[rows, first[rows] + 1] / spikes[rows, first[rows]])[fading]
+    assert_spread(-1 / np.log(kept[kept < 1]), 0.1, 12, slack=0.5)  # unless one hits the next
     size = np.abs(spikes[rows, first[rows]])
     assert 2 <= size.min() < size.max() <= 10
     assert size.mean() == pytest.approx(3.5, abs=0.2)

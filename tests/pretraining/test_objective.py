@@ -148,6 +148,8 @@ def test_layouts_fit_and_have_the_documented_shares() -> None:
     spans = [(layout.length, layout.tokens * layout.patch_size * layout.pooling) for layout in layouts]
     parts = Counter(length / span for length, span in spans if 512 <= span <= 1024)  # any multiple fits
     assert [parts[factor] / sum(parts.values()) for factor in (1, 2, 4)] == pytest.approx([1 / 3] * 3, abs=0.05)
+    halved = [layout.pooling for layout in layouts if 1024 < layout.tokens * layout.patch_size <= 2048]  # 4 is too long
+    assert np.mean(np.array(halved) == 2) == pytest.approx(0.3, abs=0.05)
     free = Counter(layout.pooling for layout in layouts if layout.patch_size == 8)  # any pooling fits
     assert [free[factor] / sum(free.values()) for factor in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
 

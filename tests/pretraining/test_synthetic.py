@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from series_statistics import assert_spread, autocorrelation, record
+from series_statistics import assert_spread, autocorrelation, column, record
 
 from darts_msft.pretraining import processes, synthetic
 from darts_msft.pretraining.synthetic import Cycles, synthetic_series
@@ -12,10 +12,6 @@ QUANTILES = np.array([0.1, 0.5, 0.9])
 
 def rows_at(n: int, short: float, middle: float = 1, long: float = 8766) -> Cycles:
     return Cycles(*(np.full(n, value, np.float32) for value in (short, middle, long, 0)))
-
-
-def column(n: int, value: float) -> np.ndarray:
-    return np.full(n, value, np.float32)
 
 
 # --- cycles -----------------------------------------------------------------------------------------------------------
@@ -173,7 +169,7 @@ def test_phases_drift_only_where_free(rng: np.random.Generator, monkeypatch: pyt
     """Three in ten by up to 0.4 cycles times a random process, a ramp from 0 to 1 here."""
     ramp = np.linspace(0, 1, 512, dtype=np.float32)[None]
     monkeypatch.setattr(processes, "smooth", lambda rng, memory, length: ramp.repeat(len(memory), 0))
-    seen = record(monkeypatch, processes, "per_cycle")
+    smooth, seen = (record(monkeypatch, processes, name) for name in ("smooth", "per_cycle"))
     periods = rows_at(2000, 20)
     synthetic.cyclic(rng, periods, 512, clean=True)
     synthetic.cyclic(rng, periods._replace(free=column(2000, 1)), 512, clean=True)
@@ -182,6 +178,7 @@ def test_phases_drift_only_where_free(rng: np.random.Generator, monkeypatch: pyt
     assert (fixed < 1e-3).all()
     assert (free > 5e-3).mean() == pytest.approx(0.3, abs=0.03)
     assert_spread(free[free > 5e-3], 0.01, 0.4)
+    assert_spread(smooth[2].asked["memory"], 51.2, 1024)  # slow: a tenth of the length to twice the length
 
 
 @pytest.mark.parametrize("factor", [1, 4])
@@ -234,18 +231,26 @@ def test_each_cycle_shape_has_its_share_and_its_features(
     power = np.abs(np.fft.rfft(shapes["harmonic"])) ** 2
     assert power[:, 11:].max() < 1e-6 * power.max()
     assert 0.3 < np.median(power[:, 2:11].sum(axis=1) / power[:, 1:11].sum(axis=1)) < 0.6
+    faint = power[:, 8:11].sum(axis=1) < 1e-6 * power.sum(axis=1)  # in a third of the Gaussian envelopes
+    assert faint.mean() == pytest.approx(0.18, abs=0.06)
     rising = np.diff(shapes["bumps"], axis=1, append=shapes["bumps"][:, :1]) > 0
     peaks = (rising & ~np.roll(rising, -1, axis=1)).sum(axis=1)
     assert 0.25 < (peaks > 1).mean() < 0.6
     assert 0.02 < (peaks > 2).mean() < 0.2
     noon, plateau = shapes["working"][:, 271], shapes["working"][:, 224:312].max(axis=1)
     assert (noon < 0.95 * plateau).mean() == pytest.approx(0.45, abs=0.06)
+    open_ = (shapes["working"] > 0.5) & (np.abs(grid - 0.53) > 0.05)  # without the dip
+    assert_spread(open_.argmax(axis=1) / processes.BINS, 0.2, 0.42, log=False, slack=0.15)
+    assert_spread(1 - open_[:, ::-1].argmax(axis=1) / processes.BINS, 0.6, 0.9, log=False, slack=0.15)
+    assert np.abs(shapes["solar"].argmax(axis=1) / processes.BINS - 0.52).max() < 0.2  # around noon
     still = (np.diff(shapes["rough"], axis=1) == 0).mean(axis=1) > 0.8
     assert still.mean() == pytest.approx(0.3, abs=0.05)
     values = [len(np.unique(row)) for row in shapes["rough"][still]]
     assert_spread(np.array(values), 5.5, 64.5, log=False, tolerance=0.1)
     rise = (shapes["saw"].argmax(axis=1) - shapes["saw"].argmin(axis=1)) % processes.BINS / processes.BINS
     assert_spread(rise, 0.03, 0.97, log=False)
+    halfway = shapes["saw"][np.arange(n), (processes.BINS * rise / 2).astype(int)][rise > 0.3]
+    assert_spread(-np.log2(halfway), 0.5, 2, slack=0.05)
 
     expected = {"harmonic": 0.36, "bumps": 0.16, "solar": 0.14, "working": 0.10, "rough": 0.16, "saw": 0.08}
     for cycles, name in enumerate(expected, start=1):
@@ -328,8 +333,8 @@ def test_stochastic_kinds_differ_as_they_should(rng: np.random.Generator) -> Non
 def test_stochastic_rows_have_their_shares_of_kinds_tails_and_regimes(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("choose", "innovations", "volatility", "arma", "coloured")
-    chosen, innovations, volatility, arma, coloured = (record(monkeypatch, processes, name) for name in names)
+    names = ("choose", "innovations", "volatility", "arma", "coloured", "autoregress")
+    chosen, innovations, volatility, arma, coloured, poles = (record(monkeypatch, processes, name) for name in names)
     processes.stochastic(rng, 8000, 128)
     expected = {"white": 0.1, "ar1": 0.2, "arma": 0.12, "walk": 0.16, "oscillation": 0.12, "coloured": 0.16}
     kinds = {name: (chosen[0].made == name).mean() for name in processes.NOISES}
@@ -338,6 +343,10 @@ def test_stochastic_rows_have_their_shares_of_kinds_tails_and_regimes(
     assert volatility[0].asked["n"] / 8000 == pytest.approx(0.25, abs=0.025)
     assert len(arma[0].asked["e"]) == (chosen[0].made == "arma").sum()
     assert_spread(coloured[0].asked["slope"], 0.2, 2.6, log=False)
+    poles = [call.asked["pole"] for call in poles]  # volatility, AR(1), two of ARMA, oscillation, smooth walk
+    for place, low, high in ((0, 10, 64), (1, 0.5, 128), (4, 5, 128), (5, 2, 60), (6, 30, 4 * 128)):
+        assert_spread(-1 / np.log(np.abs(poles[place])), low, high)
+    assert_spread(2 * np.pi / np.angle(poles[4]), 4, 128 / 3)
 
 
 def test_walks_drift_a_little(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +376,8 @@ def test_volatility_is_positive_and_lasts(rng: np.random.Generator) -> None:
     assert np.median(autocorrelation(np.log(factor[np.ptp(factor, axis=1) > 0]), 5)) > 0.7
     two_levels = np.array([len(np.unique(row)) <= 2 for row in factor])
     assert 0.35 < two_levels.mean() < 0.65
+    changes = np.count_nonzero(np.diff(factor[two_levels]), axis=1)
+    assert changes.mean() == pytest.approx(11 / np.log(12), abs=0.8)  # 1 to 12 are expected, log-uniform
     ratio = np.ptp(np.log(factor[two_levels]), axis=1)
     assert_spread(np.exp(ratio[ratio > 0]), 1.5, 8.0, tolerance=0.12)
     assert np.log(factor[~two_levels]).std() == pytest.approx(0.6, abs=0.08)
