@@ -24,6 +24,7 @@ def notes(table: Table) -> list[str]:
         "training windows are at most so many an epoch, drawn at random and others each epoch, and validation windows "
         "at most so many, evenly spaced over all times of the season.",
         *_baseline_epochs(table),
+        *_best_epochs(table),
         *(_of_lsf(table) if table.family == "lsf" else _of_pf(table)),
         *_windows(table),
         _seeds(table),
@@ -44,6 +45,18 @@ def _baseline_epochs(table: Table) -> list[str]:
         f"Baselines that begin from random weights ({', '.join(names)}) may train for {epochs} epochs, all others for "
         f"{table.budget['epochs']}; the patience is the same."
     ]
+
+
+def _best_epochs(table: Table) -> list[str]:
+    """What decides on the validation part which epoch is kept; baselines of "pf" train and are kept by pinball loss."""
+    loss = "squared error" if table.family == "lsf" else "pinball loss"
+    kinds = {"CRPS": suites.OURS, f"the {loss} that they train": BASELINES}
+    parts = []
+    for what, models in kinds.items():
+        trained = [row for row in table.rows if row.model in models and row.model not in suites.UNSEEDED]
+        if trained:
+            parts.append(f"{what} ({', '.join(table.row_names[row] for row in trained)})")
+    return [f"The best epoch, on validation data, is that of the least {'; '.join(parts)}."] if parts else []
 
 
 def _of_lsf(table: Table) -> list[str]:

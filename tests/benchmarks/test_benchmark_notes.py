@@ -59,6 +59,14 @@ def test_point_forecasts_are_told_apart() -> None:
     assert not any(line.startswith("Point") for line in notes_of(result("msft", family="pf")))
 
 
+def test_what_keeps_an_epoch_is_told() -> None:
+    models = ("msft", "zero_shot", "dlinear", "patchtst", "seasonal_naive")
+    says = "The best epoch, on validation data, is that of the least CRPS (MSFT); the {} that they train ({})."
+    assert says.format("squared error", "DLinear, PatchTST") in notes_of(*map(lsf, models))
+    assert says.format("pinball loss", "DLinear") in notes_of(*(result(name, family="pf") for name in models[:3]))
+    assert not any(line.startswith("The best epoch") for line in notes_of(lsf("zero_shot"), lsf("seasonal_naive")))
+
+
 def test_quantiles_beyond_and_between_known_levels_are_told() -> None:
     tenths = [level / 10 for level in range(1, 10)]
     entries = [
