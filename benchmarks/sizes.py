@@ -1,10 +1,14 @@
-"""Width and depth of the bundled checkpoint: equal processor time for each, on synthetic series alone.
+"""Width, depth and patch sizes of the bundled checkpoint: equal processor time for each, on synthetic series alone.
 
     python -m benchmarks.sizes [--sizes 96x4 128x6 192x6 --minutes 8]
+    python -m benchmarks.sizes --sizes 128x6 --patch-shares 16:0.5,32:0.5 --minutes 12 --keep runs/p16-32
 
 Each size trains on one thread until the same processor time is spent, decay of the rate included, and is scored on the
 held-back synthetic series; then the size of its weights and the time of its forecasts are measured as
 `python -m benchmarks.checkpoint speed` does. Every size adds an entry to `results/sizes.json` when all of it is there.
+
+Held-back losses of other `--patch-shares` are on other batches, so these can't stand side by side. `--keep` leaves the
+checkpoint for `python -m benchmarks.checkpoint choose`, whose entry has the same hash of the weights.
 
 Entries from before `seconds_by_patch_size` counted the steps beforehand, by the time of twelve of them: what they
 got is in their `processor_seconds`, validation included.
@@ -16,23 +20,28 @@ import argparse
 import json
 import math
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
-from benchmarks.checkpoint import be_quiet, speed
+from benchmarks.checkpoint import be_quiet, speed, weights_hash
+from benchmarks.errors import Misuse
 from benchmarks.listings import append, read
 from benchmarks.provenance import provenance
+from darts_msft.pretraining.objective import MAX_LENGTH, MAX_TOKENS, PATCH_SIZE_SHARES
 from darts_msft.pretraining.train import Pretraining, Settings
 
 RESULTS = Path(__file__).parent / "results" / "sizes.json"
 SETTINGS: dict[str, Any] = {"precision": "bfloat16", "warmup": 100}  # beside width and layers
+LARGEST_PATCH = MAX_LENGTH // MAX_TOKENS  # steps; longer series are not generated
 ENDLESS = 10**9  # steps: time ends the run
 
 
@@ -70,25 +79,28 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(size: str, minutes: float, threads: int) -> dict[str, Any]:
-    """One size's entry; `threads` are for the forecasts."""
+def measure(size: str, minutes: float, threads: int, shares: Mapping[int, float], folder: Path) -> dict[str, Any]:
+    """One size's entry; `threads` are for the forecasts; the run is left in `folder`."""
     width, layers = shape_of(size)
     settings = Settings(**SETTINGS, width=width, layers=layers, steps=ENDLESS)
-    with tempfile.TemporaryDirectory() as folder:
-        run = TimedPretraining(settings, Path(folder), minutes * 60)
+    with patch.dict(PATCH_SIZE_SHARES, shares, clear=True):  # a constant of the pretraining, which has no flag for it
+        run = TimedPretraining(settings, folder, minutes * 60)
         with one_thread():
             run.train()
             loss = run.validation_loss(run.averaged_backbones)
-        run.save()
-        return {
-            "size": size,
-            "pretraining": {name: value for name, value in asdict(settings).items() if name != "steps"},
-            "parameters": sum(p.numel() for p in run.module.parameters()),
-            "steps": run.step,
-            "processor_seconds": run.spent,
-            "validation_loss": loss,
-            **speed(str(Path(folder) / "export"), threads),
-        }
+    run.save()
+    checkpoint = str(folder / "export")
+    return {
+        "size": size,
+        "patch_size_shares": {str(patch_size): share for patch_size, share in shares.items()},
+        "pretraining": {name: value for name, value in asdict(settings).items() if name != "steps"},
+        "parameters": sum(p.numel() for p in run.module.parameters()),
+        "steps": run.step,
+        "processor_seconds": run.spent,
+        "validation_loss": loss,
+        "weights": weights_hash(checkpoint),
+        **speed(checkpoint, threads),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -112,6 +124,22 @@ def size(word: str) -> str:
     return word
 
 
+def patch_shares(word: str) -> dict[int, float]:
+    """ "16:0.5,32:0.5" as the shares of the batches by patch size, in steps."""
+    try:
+        pairs = [part.split(":") for part in word.split(",")]
+        shares = {int(patch_size): float(share) for patch_size, share in pairs}
+    except ValueError:
+        shares = {}
+    good = all(1 <= patch_size <= LARGEST_PATCH and 0 < share <= 1 for patch_size, share in shares.items())
+    if not shares or not good or not math.isclose(sum(shares.values()), 1):
+        raise argparse.ArgumentTypeError(
+            f"{word!r} are no shares of patch sizes; give patch size (at most {LARGEST_PATCH}):share, separated by "
+            "commas, with the sum 1, such as 16:0.5,32:0.5"
+        )
+    return shares
+
+
 def minutes(word: str) -> float:
     value = float(word)
     if not 0 < value < math.inf:
@@ -123,8 +151,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures one size after the other, and keeps each one's entry as soon as it is whole."""
     read(arguments.results)  # a file that can't be added to is noticed before the first size
     for size in arguments.sizes:
+        if arguments.keep is not None and (arguments.keep / size).exists():
+            raise Misuse(f"{arguments.keep / size} exists; give another folder to --keep")
+    for size in arguments.sizes:
         entry = {**provenance(), "minutes": arguments.minutes}
-        entry |= measure(size, arguments.minutes, arguments.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            entry |= measure(size, arguments.minutes, arguments.threads, arguments.patch_shares, Path(folder))
+            if arguments.keep is not None:
+                shutil.copytree(Path(folder) / "export", arguments.keep / size)
         append(arguments.results, entry)
         print(json.dumps(entry), flush=True)
 
@@ -134,6 +168,14 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.sizes", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", type=size, default=["96x4", "128x6", "192x6"], help="width x layers")
+    parser.add_argument(
+        "--patch-shares",
+        type=patch_shares,
+        default=dict(PATCH_SIZE_SHARES),
+        metavar="P:S,...",
+        help="share of the batches by patch size, such as 16:0.5,32:0.5; default: %(default)s",
+    )
+    parser.add_argument("--keep", type=Path, help="new folder for the checkpoint of each size; default: none is kept")
     parser.add_argument("--minutes", type=minutes, default=8.0, help="processor time for each size")
     parser.add_argument("--threads", type=int, default=2, help="of the forecasts that are timed; training has one")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file that the entries are added to")
