@@ -14,7 +14,12 @@ from pathlib import Path
 
 import torch
 
-from darts_msft.pretraining.train import Pretraining, Settings
+try:
+    from darts_msft.pretraining.train import Pretraining, Settings
+except ModuleNotFoundError as error:
+    if error.name != "uni2ts":
+        raise
+    sys.exit("pretraining needs the package `uni2ts`; install it with: pip install 'darts-msft[moirai]'")
 
 PROGRAM = "python -m darts_msft.pretraining"
 
@@ -33,7 +38,7 @@ def at_least(low: int) -> Callable[[str], int]:
 def device_here(text: str) -> str:
     """For argparse: the name of a device that this machine and this torch have."""
     try:
-        torch.empty(0, device=text)
+        torch.zeros(1, device=text).item()  # "meta" has no values
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled for it
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return text
@@ -76,13 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     make_repeatable(settings.device)
-    run = Pretraining(settings, arguments.out)
+    if arguments.out.exists() and not arguments.out.is_dir():
+        parser.error(f"argument --out: {arguments.out} is a file; give a directory, new or of a run")
     try:
+        run = Pretraining(settings, arguments.out)
         arguments.out.mkdir(parents=True, exist_ok=True)
         run.resume()
-    except (OSError, ValueError) as error:  # what the user can put right
+        run.run(arguments.log_every, arguments.save_every)
+    except (OSError, ValueError, FloatingPointError, ImportError) as error:  # what the user can put right
         sys.exit(f"{PROGRAM}: error: {error}")
-    run.run(arguments.log_every, arguments.save_every)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ def gaussian_process(rng: np.random.Generator, length: int, periods: Float[np.nd
     f(t) = sum_m a_m cos(2 pi (v_m t + phi_m)), a_m normal, phi_m uniform. v_m is drawn from the kernel's spectral
     measure (random Fourier features, Rahimi and Recht 2007): a sum of kernels mixes the measures, a product adds their
     frequencies. The cost is linear in `length`, where an exact draw (Cholesky) is cubic. Kernels: RBF, rational
-    quadratic, periodic (one of the row's two `periods`, in steps); a linear kernel multiplies or adds a line, white
-    noise is added.
+    quadratic, periodic (one of the row's two `periods`, in steps) plus its mean over all lags, a constant; a linear
+    kernel multiplies or adds a line, white noise is added.
     """
     n = len(periods)
     frequency = _composed_frequency(rng, n, length, periods)
@@ -57,7 +57,12 @@ def _composed_frequency(
 
 
 def _kernel_frequency(rng: np.random.Generator, n: int, length: int, period: PerRow) -> Float[np.ndarray, "n features"]:
-    """Draws from one kernel's spectral measure a row: half periodic, a quarter RBF, a quarter rational quadratic."""
+    """Draws from one kernel's spectral measure a row: half periodic, a quarter RBF, a quarter rational quadratic.
+
+    The periodic kernel's Fourier coefficients are I_0 and, on either side, I_k of 1 / l^2. Here all I_k have the same
+    share, the sign being drawn afterwards, so that I_0 has twice its weight: the kernel plus its mean over all lags.
+    In a sum that constant is taken off with the row's mean; in a product it adds the other factor by itself.
+    """
     shape = (n, FEATURES)
     kind = rng.random((n, 1))
     scale = log_uniform(rng, 0.01, 1.0, n)[:, None] * length

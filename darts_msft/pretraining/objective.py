@@ -78,8 +78,8 @@ class Task:
 class Tasks(Dataset[Task]):
     """Training batches of about `tokens` tokens, each a pure function of (seed, index).
 
-    Copying cycles is learned first, from many rows with hardly any noise (`CLEAR_BATCHES`). Later such rows would rule
-    the likelihood: what is gained there costs accuracy on noisy series.
+    Copying cycles is to be learned first, from many rows with hardly any noise (`CLEAR_BATCHES`). Later such rows are
+    to be few, since their likelihood, which has no bound, would rule the mean.
     """
 
     def __init__(self, seed: int, tokens: int) -> None:

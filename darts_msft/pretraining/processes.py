@@ -85,7 +85,10 @@ def ar1(rng: np.random.Generator, memory: PerRow, length: int, heavy: PerRow | N
 
 
 def smooth(rng: np.random.Generator, memory: PerRow, length: int, smoothing: float = 0.4) -> Rows:
-    """Unit AR(1) of `memory` steps followed by an exponential average of `smoothing` times as many: air pressure."""
+    """AR(1) of `memory` steps followed by an exponential average of `smoothing` times as many: air pressure.
+
+    Its deviation is 1 in the end; the average begins at the first value, so a sixth more at the start of a row.
+    """
     x = ar1(rng, memory, length)
     a = np.exp(-1 / np.maximum(memory, 0.05))
     b = np.exp(-1 / np.maximum(memory * smoothing, 0.05)).astype(np.float32)

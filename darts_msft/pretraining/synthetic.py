@@ -45,7 +45,7 @@ ADDITIONS = ((0.35, p.trend, 0.3, 6.0), (0.06, p.level_shifts, 0.5, 3.0), (0.07,
 MULTIPLIED = 0.06  # rows lifted to a minimum of 0 and multiplied by noise
 QUIET = 0.05  # cyclic rows in which all that no past cycle tells is at most a twentieth of its usual size
 FLIPPED, REVERSED = 0.08, 0.05  # rows turned upside down or back to front
-WEEKDAYS, HOLIDAYS = 0.55, 0.15  # rows with weekday effects; of them, with odd days off
+WEEKDAYS, HOLIDAYS = 0.55, 0.15  # rows with weekday effects; of them, with odd days off (rates below a day alone)
 HEAVY, UNEVEN = 0.2, 0.35  # cyclic rows whose noise has heavy tails; whose noise changes with phase or regime
 SMALL, LARGE = 0.1, 1e4  # range of the final scale (MOIRAI takes windows below 0.003 for constant)
 
@@ -292,7 +292,10 @@ def resample(rng: np.random.Generator, x: Float[np.ndarray, "n fine"], factor: i
 
 
 def mix(rng: np.random.Generator, x: Rows) -> Rows:
-    """Replace a share of the standardised rows by convex combinations of two or three; standardise all again."""
+    """Replace a share of the standardised rows by convex combinations of two or three; standardise all again.
+
+    A row that is constant then (a count series of zeros, say) becomes white noise.
+    """
     n = len(x)
     rows = np.flatnonzero(rng.random(n) < MIXED)
     weight = rng.standard_gamma(1.5, (len(rows), 3))

@@ -120,7 +120,7 @@ def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
 def make_optimizers(module: MoiraiModule, settings: Settings) -> tuple[torch.optim.Optimizer, ...]:
     """Muon (Jordan et al. 2024) for the encoder layers' matrices, AdamW for all else."""
     if not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(f"pretraining needs torch 2.9 or newer, for torch.optim.Muon; this is {torch.__version__}")
+        raise ImportError(f"pretraining needs torch 2.9 or newer, for torch.optim.Muon; this is {torch.__version__}")
     hidden = [p for name, p in module.named_parameters() if p.ndim == 2 and name.startswith("encoder.layers.")]
     known = {id(parameter) for parameter in hidden}
     others = [p for p in module.parameters() if id(p) not in known]
@@ -196,8 +196,14 @@ class Pretraining:
         (`fingerprint`): what comes out would be neither the old run's weights nor the new one's.
         """
         if not self.state_file.exists():
+            self._forget_log_after(0)  # of a run that was killed before it saved anything
             return
-        state = torch.load(self.state_file, map_location=self.settings.device, weights_only=True)
+        try:
+            state = torch.load(self.state_file, map_location=self.settings.device, weights_only=True)
+        except Exception as error:  # broken files make torch raise many kinds
+            raise ValueError(
+                f"{self.state_file} is not readable ({error}); delete it to begin anew, or give another --out directory"
+            ) from error
         if "fingerprint" not in state:
             raise ValueError(
                 f"{self.state_file} does not say which code saved it: it is from before that was recorded; "
@@ -221,7 +227,10 @@ class Pretraining:
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         self._forget_log_after(self.step)
-        logger.info("resumed at step %d of %d", self.step, self.settings.steps)
+        if self.step >= self.settings.steps:
+            logger.warning("step %d of %d is made: nothing is left to do", self.step, self.settings.steps)
+        else:
+            logger.info("resumed at step %d of %d", self.step, self.settings.steps)
 
     def _warn(self, changed: Mapping[str, tuple[Any, Any]], state: Mapping[str, Any]) -> None:
         """Names what may change and makes other weights than one run without a stop."""

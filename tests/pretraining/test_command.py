@@ -130,6 +130,7 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
         ("seed", "1000003"),  # the validation series'
         ("device", "gpu"),
         ("device", "cuda:77"),
+        ("device", "meta"),
         ("precision", "float16"),
         ("workers", "-1"),
         ("threads", "-1"),
@@ -156,11 +157,52 @@ def test_widths_that_are_not_refused_can_be_trained(tmp_path: Path, width: int) 
     assert np.isfinite(run.train_step(run.tasks[0]))
 
 
-def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(SystemExit, match=r"error: .*File exists.*run"):
+    with pytest.raises(SystemExit):
         command.main([*FLAGS, "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().err.endswith("run is a file; give a directory, new or of a run\n")
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path) -> None:
+    start(tmp_path).save()
+    whole = (tmp_path / "state.pt").read_bytes()
+    for broken in (b"", b"text", whole[:1000]):
+        (tmp_path / "state.pt").write_bytes(broken)
+        with pytest.raises(
+            SystemExit, match=r"error: .*state\.pt is not readable .*; delete it to begin anew, or give"
+        ):
+            command.main([*FLAGS, "--out", str(tmp_path)])
+        assert (tmp_path / "state.pt").read_bytes() == broken
+
+
+def test_a_loss_that_is_not_finite_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "horizon_loss", lambda backbones, task: torch.tensor(torch.nan))
+    with pytest.raises(SystemExit, match=r"error: loss is nan at step 0; resume from .*state\.pt"):
+        command.main([*FLAGS, "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("steps", [2, 1])
+def test_a_run_that_has_its_steps_is_told(tmp_path: Path, steps: int, caplog: pytest.LogCaptureFixture) -> None:
+    run = start(tmp_path)
+    run.step = 2
+    run.save()
+    command.main([*FLAGS, f"--out={tmp_path}", f"--steps={steps}"])
+    assert f"step 2 of {steps} is made: nothing is left to do" in caplog.text
+    assert "resumed" not in caplog.text
+
+
+def test_a_missing_uni2ts_is_a_message() -> None:
+    code = (
+        "import runpy, sys; sys.modules['uni2ts'] = None; "
+        "runpy.run_module('darts_msft.pretraining', run_name='__main__', alter_sys=True)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 1
+    assert found.stderr.strip() == (
+        "pretraining needs the package `uni2ts`; install it with: pip install 'darts-msft[moirai]'"
+    )
 
 
 def test_cuda_runs_are_strictly_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,13 +373,16 @@ def test_other_threads_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert f"threads were 99 and are now {torch.get_num_threads()}: the weights will not be" in caplog.text
 
 
-def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path) -> None:
-    """Killed after step 3, with 2 saved and the last line half written."""
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path, saved: bool) -> None:
+    """Killed after step 3, with 2 or nothing saved and the last line half written."""
     run = start(tmp_path, steps=4)
     run.run(log_every=1, save_every=2)
     log, state = tmp_path / "log.jsonl", tmp_path / "state.pt"
-    change_state(tmp_path, lambda saved: saved.update(step=2))
-    assert state.exists()
+    if saved:
+        change_state(tmp_path, lambda state: state.update(step=2))
+    else:
+        state.unlink()
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]) + '{"step": 4, "los')
     again = start(tmp_path, steps=4)
     again.resume()
@@ -347,5 +392,5 @@ def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path) -> None:
 
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(RuntimeError, match=r"needs torch 2\.9 or newer.*this is 2\."):
+    with pytest.raises(ImportError, match=r"needs torch 2\.9 or newer.*this is 2\."):
         make_optimizers(build_module(Settings(width=64, layers=1)), Settings())

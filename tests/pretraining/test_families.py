@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import ive
 from series_statistics import assert_spread, autocorrelation, column
 
 from darts_msft.pretraining import gaussian, processes, synthetic
@@ -62,7 +63,11 @@ def test_kernels_are_periodic_smooth_or_of_many_scales(rng: np.random.Generator)
     assert periodic.mean() == pytest.approx(0.5, abs=0.03)
     orders = np.abs(2 * x[periodic])
     assert orders.max() == 8
-    assert 0.1 < (orders > 1).mean() < 0.4
+    # order 0 has twice the share of exp(cos(x) / l^2), whose Fourier coefficients are I_0 and twice I_k
+    inverse = 1 / np.exp(np.linspace(np.log(0.3), np.log(2.0), 1001)) ** 2
+    bessel = ive(np.arange(9)[:, None], inverse)
+    shares = (bessel / bessel.sum(axis=0)).mean(axis=1)
+    np.testing.assert_allclose(np.bincount(orders.astype(int).ravel(), minlength=9) / orders.size, shares, atol=0.015)
     spread = x[~periodic].std(axis=1) * 2 * np.pi * 1000  # inverse scales: 0.01 to 1 of the length, log-uniform
     np.testing.assert_allclose(np.quantile(spread, [0.1, 0.5, 0.9]), [1.6, 11, 70], rtol=0.25)
     kurtosis = (x[~periodic] ** 4).mean(axis=1) / (x[~periodic] ** 2).mean(axis=1) ** 2
