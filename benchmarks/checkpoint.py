@@ -1,18 +1,20 @@
-"""The bundled checkpoint's figures beside seasonal naive and DLinear, on ETTh1, ETTm1 and Weather.
+"""The bundled checkpoint's zero-shot figures on ETTh1, ETTm1 and Weather, and the speed of its forecasts.
 
-    python -m benchmarks.checkpoint choose   --data ../shared/data   # context and patch size, on the validation part
-    python -m benchmarks.checkpoint test     --data ../shared/data   # zero-shot and the baselines, on the test part
-    python -m benchmarks.checkpoint finetune --data ../shared/data   # methods with the same budget, by seed
-    python -m benchmarks.checkpoint speed                            # seconds for 256 forecasts, size of the weights
+    python -m benchmarks.checkpoint choose --data ../shared/data   # context and patch size, on the validation part
+    python -m benchmarks.checkpoint test   --data ../shared/data   # zero-shot, on the test part
+    python -m benchmarks.checkpoint speed                          # seconds for 256 forecasts, size of the weights
 
-`--checkpoint DIR` takes another checkpoint. `test` and `finetune` read context and patch size from the newest entry
-that `choose` wrote for the same weights, so nothing is ever chosen on the test part. Every data set and horizon adds
-an entry to `results/checkpoint.json`. How the data are split and scaled: `parts.py`.
+`--checkpoint DIR` takes another checkpoint. Context and patch size are chosen at horizon 96 for all horizons: `test`
+reads them from the newest entry that `choose` wrote for the same weights and data, so nothing is ever chosen on the
+test part. Every data set and horizon adds an entry to `results/checkpoint.json`, whose `data_hash` is the sha256 of
+the values alone. Data and errors are those of the family "lsf" (`datasets.py`, `measures.py`); what stands beside the
+figures is measured by `python -m benchmarks run --suite card`.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import statistics
 import time
@@ -25,18 +27,18 @@ import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
 
-from benchmarks import dlinear
+from benchmarks.datasets import Dataset, load
 from benchmarks.listings import append, read
-from benchmarks.parts import QUANTILES, STEPS_PER_DAY, VALIDATION_STRIDE, Data, load, naive_score, score
+from benchmarks.measures import LEVELS, measure
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe, load_class
-from darts_msft.methods import METHODS
 from darts_msft.pyramid import ScalePlan
 from darts_msft.weights import WEIGHTS_FILE, load_state, state_hash
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint.json"
-MODELS = ("zero-shot", "seasonal naive", "DLinear")
+VALIDATION_STRIDE = {"ETTh1": 8, "ETTm1": 32, "Weather": 32}  # of the data sets; a few hundred windows each
+CHOICE_HORIZON = 96  # at which context and patch size are chosen, for all horizons
 SPEED = {"forecasts": 256, "context": 512, "horizon": 96, "samples": 100, "rounds": 3}
 
 
@@ -65,90 +67,45 @@ def fitting_patches(checkpoint: str, context: int, horizon: int) -> list[int]:
 # ------------------------------------------------------------------------------------------------------------ measures
 
 
-def choose(
-    data: Data, checkpoint: str, contexts: list[int], horizon: int, stride: int, accelerator: str = "cpu"
-) -> dict[str, Any]:
+def choose(data: Dataset, checkpoint: str, contexts: list[int], stride: int, accelerator: str) -> dict[str, Any]:
     """Zero-shot on the validation part by context and patch size, and the pair with the lowest MSE."""
     rows = []
     for context in contexts:
-        for patch in fitting_patches(checkpoint, context, horizon):
-            begin = time.perf_counter()
-            quantiles = QuantileRegression(list(QUANTILES))
-            model = make_model(checkpoint, context, horizon, patch, accelerator, likelihood=quantiles)
-            row = {"context": context, "patch_size": patch}
-            row |= score(model, data, "validation", horizon, stride, QUANTILES)
-            rows.append({**row, "seconds": time.perf_counter() - begin})
-            _print_row(data, horizon, f"context {context} patch {patch}", rows[-1])
+        for patch in fitting_patches(checkpoint, context, CHOICE_HORIZON):
+            quantiles = QuantileRegression(list(LEVELS))
+            model = make_model(checkpoint, context, CHOICE_HORIZON, patch, accelerator, likelihood=quantiles)
+            found = measure(model, data, "validation", CHOICE_HORIZON, stride, context, LEVELS)
+            rows.append({"context": context, "patch_size": patch, **found.metrics, "seconds": found.seconds})
+            _print_row(data, CHOICE_HORIZON, f"context {context} patch {patch}", rows[-1])
     if not rows:
         raise ValueError(f"no patch size of {checkpoint!r} fits any context of {contexts}; give other contexts")
-    return {"rows": rows, "chosen": min(rows, key=lambda row: row["mse"])}
+    return {"stride": stride, "rows": rows, "chosen": min(rows, key=lambda row: row["mse"])}
 
 
-def find_choice(entries: list[dict[str, Any]], weights: str, dataset: str) -> tuple[int, int]:
-    """Context and patch size of the newest `choose` entry for these weights and data set."""
-    wanted = {"command": "choose", "weights": weights, "dataset": dataset}
+def find_choice(entries: list[dict[str, Any]], weights: str, dataset: str, data_hash: str) -> tuple[int, int]:
+    """Context and patch size of the newest `choose` entry for these weights and these values of the data set."""
+    wanted = {"command": "choose", "weights": weights, "dataset": dataset, "data_hash": data_hash}
+    wanted |= {"horizon": CHOICE_HORIZON}
     for entry in reversed(entries):
         if wanted.items() <= entry.items():
             return entry["chosen"]["context"], entry["chosen"]["patch_size"]
     raise ValueError(
-        f"no context and patch size were chosen for weights {weights[:12]}... on {dataset}; run first: "
-        f"python -m benchmarks.checkpoint choose --datasets {dataset}, with the same --checkpoint"
+        f"no context and patch size were chosen for weights {weights[:12]}... on {dataset} with the values "
+        f"{data_hash[:12]}... at horizon {CHOICE_HORIZON}; run first: python -m benchmarks.checkpoint choose "
+        f"--datasets {dataset}, with the same --checkpoint and --data"
     )
 
 
-def test(data: Data, horizon: int, context: int, patch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Errors of zero-shot and of the baselines over the test part."""
-    where = (data, "test", horizon, arguments.stride)
-    rows: dict[str, dict[str, Any]] = {}
-    for name in arguments.models:
-        begin = time.perf_counter()
-        settings: dict[str, Any]
-        if name == "zero-shot":
-            settings = {"context": context, "patch_size": patch_size}
-            model = make_model(arguments.checkpoint, context, horizon, patch_size, arguments.accelerator)
-            found = score(model, *where)
-        elif name == "DLinear":
-            model, settings = dlinear.best(data, horizon, VALIDATION_STRIDE[data.name])
-            found = score(model, *where)
-        else:
-            settings, found = {"steps_per_day": data.day}, naive_score(*where)
-        rows[name] = {**found, "seconds": time.perf_counter() - begin, "settings": settings}
-        _print_row(data, horizon, name, rows[name])
-    return {"rows": rows}
-
-
-def finetune(data: Data, horizon: int, context: int, patch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Errors after finetuning, by method and seed, all with the same epochs and windows; zero-shot beside them.
-
-    The validation part picks each run's best epoch, so its own errors flatter all methods a little.
-    """
-    where = (data, arguments.part, horizon, arguments.stride)
-    rows = []
-    for method in arguments.methods:
-        for seed in arguments.seeds:
-            model = make_model(
-                arguments.checkpoint,
-                context,
-                horizon,
-                patch_size,
-                arguments.accelerator,
-                method=method,
-                n_epochs=arguments.epochs,
-                random_state=seed,
-            )
-            begin = time.perf_counter()
-            validation = data.series("validation", context)
-            model.fit(data.series("train"), val_series=validation, stride=arguments.train_stride)
-            row = {"method": method, "seed": seed, "fit_seconds": time.perf_counter() - begin}
-            row |= score(model, *where)
-            row["trainable_parameters"] = sum(p.numel() for p in model.model.parameters() if p.requires_grad)
-            row["scale_weights"] = model.scale_weights.tolist()
-            row["candidates"] = [[state.label, state.score] for state in model.candidates]
-            rows.append(row)
-            _print_row(data, horizon, f"{method} seed {seed}", row)
-    zero_shot = score(make_model(arguments.checkpoint, context, horizon, patch_size, arguments.accelerator), *where)
-    _print_row(data, horizon, "zero-shot", zero_shot)
-    return {"context": context, "patch_size": patch_size, "rows": rows, "zero-shot": zero_shot}
+def test(
+    data: Dataset, checkpoint: str, context: int, patch_size: int, horizon: int, stride: int, accelerator: str
+) -> dict[str, Any]:
+    """Errors of zero-shot over the test part."""
+    model = make_model(checkpoint, context, horizon, patch_size, accelerator)
+    found = measure(model, data, "test", horizon, stride, context, None)
+    settings = {"context": context, "patch_size": patch_size}
+    row = {**found.metrics, "seconds": found.seconds, "settings": settings}
+    _print_row(data, horizon, "zero-shot", row)
+    return {"rows": {"zero-shot": row}}
 
 
 def speed(checkpoint: str, threads: int) -> dict[str, Any]:
@@ -177,7 +134,7 @@ def speed(checkpoint: str, threads: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-def entry_of(arguments: argparse.Namespace, data: Data | None = None) -> dict[str, Any]:
+def entry_of(arguments: argparse.Namespace, data: Dataset | None = None) -> dict[str, Any]:
     """What an entry says beside its figures."""
     entry: dict[str, Any] = {
         **provenance(),
@@ -185,19 +142,21 @@ def entry_of(arguments: argparse.Namespace, data: Data | None = None) -> dict[st
         "weights": weights_hash(arguments.checkpoint),
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
     }
-    return entry if data is None else {**entry, "dataset": data.name, "data_hash": data.hash}
+    return entry if data is None else {**entry, "dataset": data.name, "data_hash": values_hash(data)}
+
+
+def values_hash(data: Dataset) -> str:
+    """sha256 of the values' bytes alone; `Dataset.hash` also covers times, names and parts."""
+    return hashlib.sha256(np.ascontiguousarray(data.values).data).hexdigest()
 
 
 def weights_hash(checkpoint: str) -> str:
     return state_hash(load_state(describe(checkpoint)[0]))
 
 
-def _print_row(data: Data, horizon: int, label: str, row: dict[str, Any]) -> None:
-    names = [name for name in ("mse", "mae", "pinball", "coverage") if name in row]
-    seconds = row.get("seconds", row.get("fit_seconds"))
-    figures = "  ".join(f"{name} {row[name]:.4f}" for name in names)
-    end = "" if seconds is None else f"  {seconds:.0f} s"
-    print(f"{data.name}-{horizon:<4d} {label:24s} {figures}{end}", flush=True)
+def _print_row(data: Dataset, horizon: int, label: str, row: dict[str, Any]) -> None:
+    figures = "  ".join(f"{name} {row[name]:.4f}" for name in ("mse", "mae", "crps", "coverage") if name in row)
+    print(f"{data.name}-{horizon:<4d} {label:24s} {figures}  {row['seconds']:.0f} s", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -213,29 +172,17 @@ def run(arguments: argparse.Namespace) -> None:
         print(", ".join(f"{patch}: {value:.2f}" for patch, value in found["seconds_by_patch_size"].items()))
         return
     for name in arguments.datasets:
-        data = load(name, arguments.data)
-        for horizon in arguments.horizons:
+        data = load(name, "lsf", arguments.data)
+        for horizon in [CHOICE_HORIZON] if arguments.command == "choose" else arguments.horizons:
             entry = {**entry_of(arguments, data), "horizon": horizon}
             if arguments.command == "choose":
                 stride = arguments.stride or VALIDATION_STRIDE[name]
-                found = choose(data, arguments.checkpoint, arguments.contexts, horizon, stride, arguments.accelerator)
+                found = choose(data, arguments.checkpoint, arguments.contexts, stride, arguments.accelerator)
                 print("chosen: context {context}, patch size {patch_size}".format(**found["chosen"]), flush=True)
-                found = {"stride": stride, **found}
             else:
-                measure = test if arguments.command == "test" else finetune
-                found = measure(data, horizon, *_window(arguments, name, entry["weights"]), arguments)
+                pair = find_choice(read(arguments.results), entry["weights"], name, entry["data_hash"])
+                found = test(data, arguments.checkpoint, *pair, horizon, arguments.stride, arguments.accelerator)
             append(arguments.results, {**entry, **found})
-
-
-def _window(arguments: argparse.Namespace, dataset: str, weights: str) -> tuple[int, int]:
-    """Context and patch size: as given, else as chosen on validation; zeros where only baselines are asked for."""
-    given = getattr(arguments, "context", None), getattr(arguments, "patch_size", None)
-    if all(given):
-        return given
-    if arguments.command == "test" and "zero-shot" not in arguments.models:
-        return 0, 0
-    context, patch_size = find_choice(read(arguments.results), weights, dataset)
-    return given[0] or context, given[1] or patch_size
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -243,8 +190,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--checkpoint", default="moirai-tiny", help="directory of a checkpoint; default: the bundled")
     shared.add_argument("--results", type=Path, default=RESULTS, help="file that the entries are added to")
     sets = argparse.ArgumentParser(add_help=False)
-    sets.add_argument("--data", help="folder with ETTh1.csv, ETTm1.csv and weather.csv")
-    sets.add_argument("--datasets", nargs="+", default=list(STEPS_PER_DAY), choices=STEPS_PER_DAY)
+    sets.add_argument("--data", help="folder with the data files; default: DARTS_MSFT_DATA, then Darts' cache")
+    sets.add_argument("--datasets", nargs="+", default=list(VALIDATION_STRIDE), choices=VALIDATION_STRIDE)
     sets.add_argument("--accelerator", default="cpu", help="Lightning's, for the checkpoint's model")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.checkpoint", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -253,21 +200,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     choosing = commands.add_parser("choose", parents=[shared, sets])
     choosing.add_argument("--contexts", nargs="+", type=int, default=[256, 512, 1024, 2048])
     choosing.add_argument("--stride", type=int, help=f"steps between windows; default: {VALIDATION_STRIDE}")
-    choosing.add_argument("--horizon", dest="horizons", nargs=1, type=int, default=[96], metavar="H")
     testing = commands.add_parser("test", parents=[shared, sets])
     testing.add_argument("--horizons", nargs="+", type=int, default=[96, 336])
     testing.add_argument("--stride", type=int, default=1, help="steps between test windows")
-    testing.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    tuning = commands.add_parser("finetune", parents=[shared, sets])
-    tuning.add_argument("--horizons", nargs="+", type=int, default=[96])
-    tuning.add_argument("--methods", nargs="+", default=["msft"], choices=sorted(METHODS))
-    tuning.add_argument("--seeds", nargs="+", type=int, default=[0])
-    tuning.add_argument("--epochs", type=int, default=8)
-    tuning.add_argument("--train-stride", type=int, default=8, help="steps between training (and validation) windows")
-    tuning.add_argument("--part", default="test", choices=("validation", "test"))
-    tuning.add_argument("--stride", type=int, default=1, help="steps between the windows that are measured")
-    tuning.add_argument("--context", type=int, help="steps; default: the chosen")
-    tuning.add_argument("--patch-size", type=int, help="default: the chosen")
     timing = commands.add_parser("speed", parents=[shared])
     timing.add_argument("--threads", type=int, default=2)
     return parser.parse_args(words)

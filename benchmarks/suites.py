@@ -3,6 +3,8 @@
 - smoke: everything once, in minutes, on the bundled series; its figures mean nothing.
 - harness: DLinear and PatchTST as their papers train them, whose figures a right harness gives again
   (`python -m benchmarks check`).
+- card: what stands beside the bundled checkpoint's zero-shot figures on its model card: DLinear as its paper trains it
+  (at horizon 96 these are experiments of "harness", so what that measured isn't measured again) and seasonal naive.
 - first: the bundled checkpoint against all that two processor cores can train, with a sampled budget;
   baselines that begin from random weights may train four times as long. Every trained model chooses its look-back.
 - fracast: Fracast-0 at the places of "first". It takes days on two cores; `--stride` gives a quick look.
@@ -45,8 +47,8 @@ FIRST_BASELINES = ("dlinear", "seasonal_naive", "patchtst")
 FIRST_OPTIONS = {"patch_size": [16, 32]}  # of ours
 FIRST_LSF = [(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)]
 FIRST_PF = [(name, REGISTRY["pf"][name].horizon) for name in ("ETTm1", "JenaWeather")]
-# Epochs and batch sizes of the papers' scripts (models/papers.py says where they are). No fit ends early: PatchTST's
-# one-cycle rate rises for 40 of its 100 epochs.
+# Epochs and batch sizes of the papers' scripts (models/papers.py says where they are), DLinear's the same at every
+# horizon. No fit ends early: PatchTST's one-cycle rate rises for 40 of its 100 epochs.
 HARNESS_BUDGETS = {
     ("dlinear", "ETTh1"): Budget(epochs=10, patience=10, batch_size=32),
     ("dlinear", "ETTm1"): Budget(epochs=10, patience=10, batch_size=8),
@@ -113,6 +115,15 @@ def harness() -> list[Experiment]:
     ]
 
 
+def card() -> list[Experiment]:
+    dlinear = [
+        Experiment("lsf", dataset, horizon, "dlinear", seed, HARNESS_OPTIONS, HARNESS_BUDGETS["dlinear", dataset])
+        for seed in SEEDS
+        for dataset, horizon in FIRST_LSF
+    ]
+    return grid("lsf", FIRST_LSF, ["seasonal_naive"], SEEDS) + dlinear
+
+
 def first() -> list[Experiment]:
     found = [
         experiment
@@ -153,6 +164,7 @@ def pf() -> list[Experiment]:
 SUITES: dict[str, Callable[[], list[Experiment]]] = {
     "smoke": smoke,
     "harness": harness,
+    "card": card,
     "first": first,
     "fracast": fracast,
     "ablations": ablations,

@@ -1,8 +1,10 @@
-"""The checkpoint's commands: what is chosen where, what reaches the fits, which part is scored, what is timed."""
+"""The checkpoint's commands: what is chosen where, which part is scored, what is timed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,18 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from darts import TimeSeries
-from parted_waves import waves
+from darts.utils.likelihood_models.torch import QuantileRegression
+from three_waves import waves
 
-from benchmarks import checkpoint, parts
+from benchmarks import checkpoint
+from benchmarks.datasets import Dataset
 from benchmarks.errors import Misuse
-from benchmarks.parts import Data
+from benchmarks.measures import LEVELS, forecast, measure
 from darts_msft import MSFTFoundationModel
 
 
 @pytest.fixture
-def data() -> Data:
-    return waves()
+def data() -> Dataset:
+    return waves(family="lsf")
 
 
 def test_patch_sizes_that_fit(tiny_moirai: str) -> None:
@@ -35,10 +38,11 @@ def test_patch_sizes_that_fit(tiny_moirai: str) -> None:
 
 @pytest.fixture
 def run(tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command on the waves in ETTh1's place; returns the entries written so far."""
+    """Runs a command on the waves in ETTh1's place, where 8 steps are what is chosen at; returns the entries so far."""
     results = tmp_path / "results.json"
     results.write_text(json.dumps([{"dataset": "ETTh1", "weights": "an older entry's"}]))
-    monkeypatch.setattr(checkpoint, "load", lambda name, folder: waves(name))
+    monkeypatch.setattr(checkpoint, "load", lambda name, family, folder: waves(name, family))
+    monkeypatch.setattr(checkpoint, "CHOICE_HORIZON", 8)
 
     def command(*words: str) -> list[dict[str, Any]]:
         shared = ["--checkpoint", tiny_moirai, "--results", str(results)]
@@ -49,32 +53,61 @@ def run(tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     return command
 
 
-CHOOSE = ("choose", "--datasets", "ETTh1", "--contexts", "32", "64", "--stride", "13", "--horizon", "8")
+CHOOSE = ("choose", "--datasets", "ETTh1", "--contexts", "32", "64", "--stride", "13")
 
 
-def test_choose_reads_the_validation_part_alone(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, starts = [], Data.starts
-    monkeypatch.setattr(Data, "starts", lambda self, part, *rest: read.append(part) or starts(self, part, *rest))
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parts whose windows were asked for."""
+    seen: list[str] = []
+    starts = Dataset.starts
+    monkeypatch.setattr(Dataset, "starts", lambda self, part, *rest: seen.append(part) or starts(self, part, *rest))
+    return seen
+
+
+def test_choose_reads_the_validation_part_alone(run: Any, read: list[str], data: Dataset, tiny_moirai: str) -> None:
     older, entry = run(*CHOOSE)
     assert set(read) == {"validation"}
     assert older["weights"] == "an older entry's"
     rows = entry["rows"]
     assert [(row["context"], row["patch_size"]) for row in rows] == [(32, 4), (32, 8), (64, 4), (64, 8)]
     assert entry["chosen"]["mse"] == min(row["mse"] for row in rows)
-    assert all(0 <= row["coverage"] <= 1 and row["pinball"] < row["mae"] for row in rows)
+    model = checkpoint.make_model(tiny_moirai, 64, 8, 4, likelihood=QuantileRegression(list(LEVELS)))
+    expected = measure(model, data, "validation", 8, 13, 64, LEVELS).metrics
+    assert {name: rows[2][name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert set(expected) == {"mse", "mae", "crps", "msis", "coverage"}
+    assert (entry["horizon"], entry["stride"]) == (8, 13)
     assert len(entry["commit"]) == 40
     assert entry["weights"] == checkpoint.weights_hash(entry["settings"]["checkpoint"])
+    assert entry["data_hash"] == hashlib.sha256(data.values.tobytes()).hexdigest()
 
 
-def test_test_forecasts_with_what_was_chosen(run: Any, data: Data, tiny_moirai: str) -> None:
+def test_choose_wants_a_context_that_fits(run: Any) -> None:
+    with pytest.raises(ValueError, match=r"no patch size of .* fits any context of \[3\]"):
+        run("choose", "--datasets", "ETTh1", "--contexts", "3")
+
+
+@pytest.mark.parametrize("horizon", [8, 16])
+def test_test_forecasts_the_test_part_with_what_was_chosen(
+    run: Any, read: list[str], data: Dataset, tiny_moirai: str, horizon: int
+) -> None:
     chosen = run(*CHOOSE)[-1]["chosen"]
-    models = ("--models", "zero-shot", "seasonal naive")
-    rows = run("test", "--datasets", "ETTh1", "--horizons", "8", "--stride", "5", *models)[-1]["rows"]
-    pair = {name: chosen[name] for name in ("context", "patch_size")}
-    assert rows["zero-shot"]["settings"] == pair
-    model = checkpoint.make_model(tiny_moirai, chosen["context"], 8, chosen["patch_size"])
-    assert rows["zero-shot"]["mse"] == pytest.approx(parts.score(model, data, "test", 8, 5)["mse"], rel=1e-5)
-    assert rows["seasonal naive"]["mae"] == parts.naive_score(data, "test", 8, 5)["mae"]
+    read.clear()
+    entry = run("test", "--datasets", "ETTh1", "--horizons", str(horizon), "--stride", "5")[-1]
+    assert set(read) == {"test"}
+    [(name, row)] = entry["rows"].items()
+    assert (entry["command"], entry["horizon"], name) == ("test", horizon, "zero-shot")
+    assert row["settings"] == {name: chosen[name] for name in ("context", "patch_size")}
+    model = checkpoint.make_model(tiny_moirai, chosen["context"], horizon, chosen["patch_size"])
+    expected = measure(model, data, "test", horizon, 5, chosen["context"], None).metrics
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert entry["data_hash"] == hashlib.sha256(data.values.tobytes()).hexdigest()
+
+
+def test_test_is_of_every_window_at_two_horizons_by_default() -> None:
+    found = checkpoint.parse(["test"])
+    assert (found.horizons, found.stride, found.datasets) == ([96, 336], 1, ["ETTh1", "ETTm1", "Weather"])
+    assert checkpoint.CHOICE_HORIZON == 96
 
 
 def test_test_wants_a_choice_for_the_same_weights(run: Any) -> None:
@@ -82,110 +115,60 @@ def test_test_wants_a_choice_for_the_same_weights(run: Any) -> None:
         run("test", "--datasets", "ETTh1")
 
 
-def test_the_newest_choice_of_the_same_weights_counts() -> None:
+def test_the_newest_choice_of_the_same_weights_data_and_horizon_counts() -> None:
     entries = [
-        {"command": command, "weights": weights, "dataset": name, "chosen": {"context": context, "patch_size": 8}}
-        for command, weights, name, context in [
-            ("choose", "a", "ETTh1", 1),
-            ("choose", "a", "ETTh1", 2),
-            ("choose", "a", "ETTm1", 3),
-            ("choose", "b", "ETTh1", 4),
+        {
+            "command": command,
+            "weights": weights,
+            "dataset": name,
+            "data_hash": data_hash,
+            "horizon": horizon,
+            "chosen": {"context": context, "patch_size": 8},
+        }
+        for command, weights, name, data_hash, horizon, context in [
+            ("choose", "a", "ETTh1", "x", 96, 1),
+            ("choose", "a", "ETTh1", "x", 96, 2),
+            ("choose", "a", "ETTm1", "x", 96, 3),
+            ("choose", "b", "ETTh1", "x", 96, 4),
+            ("choose", "a", "ETTh1", "y", 96, 5),
+            ("choose", "a", "ETTh1", "x", 336, 6),
+            ("test", "a", "ETTh1", "x", 96, 7),
         ]
     ]
-    assert checkpoint.find_choice([*entries, {"rows": {}}], "a", "ETTh1") == (2, 8)
-    with pytest.raises(ValueError, match="no context and patch size were chosen for weights c"):
-        checkpoint.find_choice(entries, "c", "ETTh1")
+    assert checkpoint.find_choice([*entries, {"rows": {}}], "a", "ETTh1", "x") == (2, 8)
+    for weights, dataset, data_hash in [("c", "ETTh1", "x"), ("b", "ETTm1", "x"), ("b", "ETTh1", "y")]:
+        with pytest.raises(ValueError, match=f"chosen for weights {weights}.* on {dataset} .* {data_hash}.*horizon 96"):
+            checkpoint.find_choice(entries, weights, dataset, data_hash)
 
 
-FINETUNE = (
-    *("finetune", "--datasets", "ETTh1", "--horizons", "8", "--context", "32", "--patch-size", "4"),
-    *("--epochs", "1", "--train-stride", "16", "--stride", "13"),
-)
-
-
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What every fit with a validation series was given, and its model."""
-    seen: list[dict[str, Any]] = []
-    fit = MSFTFoundationModel.fit
-
-    def spy(self: MSFTFoundationModel, series: TimeSeries, **options: Any) -> Any:
-        if "val_series" in options:  # zero-shot forecasts call `fit` without
-            seen.append({"model": self, "series": series, **options})
-        return fit(self, series, **options)
-
-    monkeypatch.setattr(MSFTFoundationModel, "fit", spy)
-    return seen
-
-
-def test_finetune_keeps_a_row_for_each_method_and_seed(run: Any) -> None:
-    run(*CHOOSE)
-    entry = run(*FINETUNE, "--methods", "linear_probe", "zero_shot", "--seeds", "0", "1")[-1]
-    rows = [(row["method"], row["seed"]) for row in entry["rows"]]
-    assert rows == [("linear_probe", 0), ("linear_probe", 1), ("zero_shot", 0), ("zero_shot", 1)]
-    for row in entry["rows"][:2]:
-        assert row["mse"] > 0
-        assert row["trainable_parameters"] > 0
-        assert row["candidates"][0][0] == "zero-shot"
-        assert row["scale_weights"] == [1]
-    for row in entry["rows"][2:]:
-        assert row["trainable_parameters"] == 0
-        assert row["mse"] == entry["zero-shot"]["mse"] > 0
-
-
-@pytest.mark.parametrize(("part", "bounds"), [("validation", (240, 320)), ("test", (320, 400))])
-def test_finetune_scores_the_part_that_is_asked_for(
-    run: Any, data: Data, tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, part: str, bounds: tuple[int, int]
+@pytest.mark.parametrize("levels", [None, (0.1, 0.5, 0.9)])
+def test_a_backtest_is_the_network_s_own_forecast_of_each_variable(
+    tiny_moirai: str, data: Dataset, levels: tuple[float, ...] | None
 ) -> None:
-    """Only windows within the part are scored, all of them, for the method and for zero-shot."""
-    scored: list[tuple[int, int]] = []
-    forecast = parts.forecast
-
-    def spy(model: Any, data: Data, starts: range, horizon: int, *rest: Any) -> Any:
-        scored.extend((start, start + horizon) for start in starts)
-        return forecast(model, data, starts, horizon, *rest)
-
-    monkeypatch.setattr(parts, "forecast", spy)
-    entry = run(*FINETUNE, "--part", part, "--methods", "zero_shot")[-1]
-    windows = [(start, start + 8) for start in range(bounds[0], bounds[1] - 8 + 1, 13)]
-    assert scored == windows * 2
-    assert entry["settings"]["part"] == part
-    errors = parts.score(checkpoint.make_model(tiny_moirai, 32, 8, 4), data, part, 8, 13)
-    assert entry["zero-shot"] == pytest.approx(errors, rel=1e-5)
-    assert {name: entry["rows"][0][name] for name in errors} == pytest.approx(errors, rel=1e-5)
-
-
-def test_finetune_scores_the_test_part_by_default(run: Any) -> None:
-    assert checkpoint.parse(["finetune"]).part == "test"
-    default = run(*FINETUNE, "--methods", "zero_shot")[-1]
-    assert default["zero-shot"] == run(*FINETUNE, "--methods", "zero_shot", "--part", "test")[-1]["zero-shot"]
-
-
-def test_fits_see_no_test_values_and_have_the_epochs_and_stride(run: Any, data: Data, fits: Any) -> None:
-    entry = run(*FINETUNE, "--methods", "msft", "--epochs", "3", "--train-stride", "20")[-1]
-    [fit] = fits
-    np.testing.assert_array_equal(fit["series"].values(), data.values[:240])
-    np.testing.assert_array_equal(fit["val_series"].values(), data.values[240 - 32 : 320])
-    assert fit["stride"] == 20
-    assert fit["model"].fit_report.epochs == 3
-    assert fit["model"].input_chunk_length == 32
-    [row] = entry["rows"]
-    assert [label for label, _ in row["candidates"]][:4] == ["zero-shot", "epoch 0", "epoch 1", "epoch 2"]
-    assert row["trainable_parameters"] == fit["model"].fit_report.trained_parameters
-    assert row["scale_weights"] == fit["model"].scale_weights.tolist()
-    assert len(row["scale_weights"]) == 2
-
-
-def test_seeds_reach_the_fit(run: Any, fits: Any) -> None:
-    """Another seed gives other figures, the same seed the same ones."""
-    words = (*FINETUNE, "--methods", "full", "--epochs", "2", "--seeds", "0", "1", "0")
-    first, other, again = run(*words)[-1]["rows"]
-    assert first["candidates"] == again["candidates"]
-    assert first["mse"] == again["mse"]
-    assert first["candidates"][0] == other["candidates"][0]  # before the first step
-    assert first["candidates"][1] != other["candidates"][1]
-    assert [fit["model"].fit_report.kept for fit in fits] != ["zero-shot"] * 3
-    assert first["mse"] != other["mse"]
+    """Each window from the context before it alone, also where that is flat."""
+    values = data.values.copy()
+    values[480:530, 2] = values[480, 2]
+    data, starts, context = replace(data, values=values), range(490, 550, 13), 32
+    model = checkpoint.make_model(
+        tiny_moirai, context, 8, 8, likelihood=None if levels is None else QuantileRegression(list(levels))
+    )
+    found = forecast(model, data, starts, 8, context, levels)
+    assert found.shape == (len(starts), 8, 3, len(levels or [0]))
+    flat = 0
+    for index, start in enumerate(starts):
+        for variable in range(3):
+            past = values[start - context : start, variable]
+            outputs = model.model.forecast_scales(torch.from_numpy(past[None, :, None].copy()))
+            stats = outputs.stats[0]
+            for place, level in enumerate(levels or (0.5,)):
+                expected = outputs.family.quantile(outputs.params[0], level) * stats.scale + stats.loc
+                # flat contexts are forecast as they are; the network's own forecast is within its least spread
+                tolerance = 0.02 if np.ptp(past) == 0 else 1e-4
+                np.testing.assert_allclose(
+                    found[index, :, variable, place], expected[0, 0].detach().numpy(), rtol=1e-5, atol=tolerance
+                )
+            flat += np.ptp(past) == 0
+    assert flat == 2
 
 
 # --------------------------------------------------------------------------------------------------------------- speed

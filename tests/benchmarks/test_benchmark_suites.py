@@ -14,6 +14,7 @@ from benchmarks import datasets, suites
 from benchmarks.datasets import Dataset
 from benchmarks.experiments import Budget
 from benchmarks.models import MODELS, load_forecaster
+from benchmarks.models.papers import DLINEAR_RATES
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS
 from darts_msft.pyramid import largest_num_scales
@@ -31,7 +32,7 @@ def test_names_are_registered_and_nothing_is_there_twice(name: str) -> None:
 
 
 def test_unknown_suite() -> None:
-    with pytest.raises(ValueError, match="suite 'fast' is not known; choose one of smoke, harness, first"):
+    with pytest.raises(ValueError, match="suite 'fast' is not known; choose one of smoke, harness, card, first"):
         suites.load("fast")
 
 
@@ -163,6 +164,27 @@ def test_the_harness_check_trains_as_the_papers_do() -> None:
         dlinear = {"ETTh1": (5e-3, 32, 10), "ETTm1": (1e-4, 8, 10), "Weather": (1e-4, 16, 10)}[experiment.dataset]
         expected = dlinear if experiment.model == "dlinear" else (1e-4, 128, 100)
         assert (settings["lr"], experiment.budget.batch_size, experiment.budget.epochs) == expected
+
+
+def test_the_card_s_baselines_are_dlinear_as_its_paper_trains_it_and_seasonal_naive() -> None:
+    experiments = suites.load("card")
+    places = {(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)}
+    dlinear = [e for e in experiments if e.model == "dlinear"]
+    naive = [e for e in experiments if e.model == "seasonal_naive"]
+    assert len(dlinear) + len(naive) == len(experiments)
+    assert {(e.dataset, e.horizon, e.seed) for e in dlinear} == {
+        (*place, seed) for place in places for seed in range(3)
+    }
+    assert {(e.dataset, e.horizon, e.seed) for e in naive} == {(*place, 0) for place in places}
+    assert {(e.family, e.test_stride) for e in experiments} == {("lsf", 1)}
+    assert all((e.options, e.budget) == ({}, Budget()) for e in naive)
+    measured = {e.key for e in suites.load("harness") if e.model == "dlinear"}
+    assert {e.key for e in dlinear if e.horizon == 96} == measured
+    for experiment in dlinear:
+        assert experiment.options == {"look_back": 336, "lr": "paper"}
+        assert (experiment.dataset, experiment.horizon) in DLINEAR_RATES
+        batch = {"ETTh1": 32, "ETTm1": 8, "Weather": 16}[experiment.dataset]  # the authors' at every horizon
+        assert experiment.budget == Budget(epochs=10, patience=10, batch_size=batch)
 
 
 def test_smoke_needs_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

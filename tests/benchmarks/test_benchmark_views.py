@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from darts.models import GlobalNaiveSeasonal
 from scipy.stats import norm
 from three_waves import HORIZON, LEVELS, SEASON, backtest, waves
 
-from benchmarks.measures import forecast
+from benchmarks.datasets import load
+from benchmarks.measures import forecast, measure
 from benchmarks.models import load_forecaster
 from benchmarks.models.classical import SeasonalNaiveModel
 from benchmarks.models.views import AtLevels, FromSamples, Standardised, WindowModel, at_levels
@@ -118,6 +120,12 @@ def test_seasonal_naive_is_darts_own(caplog: pytest.LogCaptureFixture) -> None:
         assert own.time_index.equals(other.time_index)
         assert list(own.components) == list(other.components)
         np.testing.assert_array_equal(own.values(), other.values())
+
+
+def test_seasonal_naive_has_the_published_figure(ett_dir: Path) -> None:
+    data = load("ETTh1", "lsf", ett_dir)
+    errors = measure(SeasonalNaiveModel(data, 96, None), data, "test", 96, 1, 24, None).metrics
+    assert errors == pytest.approx({"mse": 0.512, "mae": 0.433}, abs=1e-3)
 
 
 def test_seasonal_naives_quantiles_against_a_loop() -> None:
