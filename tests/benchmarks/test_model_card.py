@@ -5,6 +5,7 @@ Every figure is written anew from the result files, the log and the weights, and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -307,14 +308,9 @@ def test_the_smaller_size_and_the_raw_weights_are_behind_at_full_length() -> Non
         assert all(ours < theirs for ours, theirs in zip(errors["moirai-tiny"], errors[other], strict=True))
 
 
-def test_code_of_today_repeats_the_run() -> None:
-    shipped = {line["step"]: line for line in LOG}
-    replay = read_log(checkpoint.RESULTS.parent / "replay" / "moirai-tiny.jsonl")
-    assert [line["step"] for line in replay] == list(range(5_600, 6_200, 100))
-    for line in replay:
-        for name in ("loss", "validation_loss", "averaged_validation_loss"):
-            assert line.get(name) == shipped[line["step"]].get(name)
-    assert "resumed from the run's own state at step 5,500, gave every loss up to step 6,100 again" in card()
+def test_weights_have_the_bytes_that_the_card_says() -> None:
+    digest = hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
+    assert f"`model.safetensors` has the same bytes, sha256 {digest}." in card()
 
 
 def test_patch_sizes_were_compared(weights: str) -> None:
