@@ -267,7 +267,7 @@ def test_training_is_today_s_command_and_the_log_s() -> None:
         f"Muon (encoder matrices, rate {hidden}) and AdamW (all else, {rest}), {settings.warmup} steps of warm-up,",
         f"linear decay over the last {100 * settings.decay:.0f} %",
         f"moving average of the weights ({settings.ema} a step); bfloat16 autocast; seed {settings.seed} |",
-        f"; {last['seconds']:,.0f} s |",
+        f"; {last['seconds']:,.0f} s; on a CPU",
     ):
         assert said in card()
 
