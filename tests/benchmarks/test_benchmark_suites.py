@@ -148,7 +148,10 @@ def test_the_harness_check_trains_as_the_papers_do() -> None:
     experiments = suites.load("harness")
     names = ("ETTh1", "ETTm1", "Weather")
     assert {(e.model, e.dataset, e.seed) for e in experiments} == {
-        (model, name, seed) for model in ("dlinear", "patchtst") for name in names for seed in (0, 1, 2)
+        (model, name, seed)
+        for model, seeds in (("dlinear", (0, 1, 2)), ("patchtst", (0,)))
+        for name in names
+        for seed in seeds
     }
     for experiment in experiments:
         assert (experiment.horizon, experiment.test_stride) == (96, 1)
