@@ -23,12 +23,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
@@ -36,12 +35,11 @@ from benchmarks.checkpoint import be_quiet, speed, weights_hash
 from benchmarks.errors import Misuse
 from benchmarks.listings import append, read
 from benchmarks.provenance import provenance
-from darts_msft.pretraining.objective import MAX_LENGTH, MAX_TOKENS, PATCH_SIZE_SHARES
+from darts_msft.pretraining.objective import parse_shares
 from darts_msft.pretraining.train import Pretraining, Settings
 
 RESULTS = Path(__file__).parent / "results" / "sizes.json"
 SETTINGS: dict[str, Any] = {"precision": "bfloat16", "warmup": 100}  # beside width and layers
-LARGEST_PATCH = MAX_LENGTH // MAX_TOKENS  # steps; longer series are not generated
 ENDLESS = 10**9  # steps: time ends the run
 
 
@@ -79,20 +77,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(size: str, minutes: float, threads: int, shares: Mapping[int, float], folder: Path) -> dict[str, Any]:
+def measure(size: str, minutes: float, threads: int, shares: str, folder: Path) -> dict[str, Any]:
     """One size's entry; `threads` are for the forecasts; the run is left in `folder`."""
     width, layers = shape_of(size)
-    settings = Settings(**SETTINGS, width=width, layers=layers, steps=ENDLESS)
-    with patch.dict(PATCH_SIZE_SHARES, shares, clear=True):  # a constant of the pretraining, which has no flag for it
-        run = TimedPretraining(settings, folder, minutes * 60)
-        with one_thread():
-            run.train()
-            loss = run.validation_loss(run.averaged_backbones)
+    settings = Settings(**SETTINGS, width=width, layers=layers, patch_shares=shares, steps=ENDLESS)
+    run = TimedPretraining(settings, folder, minutes * 60)
+    with one_thread():
+        run.train()
+        loss = run.validation_loss(run.averaged_backbones)
     run.save()
     checkpoint = str(folder / "export")
     return {
         "size": size,
-        "patch_size_shares": {str(patch_size): share for patch_size, share in shares.items()},
         "pretraining": {name: value for name, value in asdict(settings).items() if name != "steps"},
         "parameters": sum(p.numel() for p in run.module.parameters()),
         "steps": run.step,
@@ -124,20 +120,13 @@ def size(word: str) -> str:
     return word
 
 
-def patch_shares(word: str) -> dict[int, float]:
-    """ "16:0.5,32:0.5" as the shares of the batches by patch size, in steps."""
+def patch_shares(word: str) -> str:
+    """For argparse, as `size`."""
     try:
-        pairs = [part.split(":") for part in word.split(",")]
-        shares = {int(patch_size): float(share) for patch_size, share in pairs}
-    except ValueError:
-        shares = {}
-    good = all(1 <= patch_size <= LARGEST_PATCH and 0 < share <= 1 for patch_size, share in shares.items())
-    if not shares or not good or not math.isclose(sum(shares.values()), 1):
-        raise argparse.ArgumentTypeError(
-            f"{word!r} are no shares of patch sizes; give patch size (at most {LARGEST_PATCH}):share, separated by "
-            "commas, with the sum 1, such as 16:0.5,32:0.5"
-        )
-    return shares
+        parse_shares(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return word
 
 
 def minutes(word: str) -> float:
@@ -171,7 +160,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--patch-shares",
         type=patch_shares,
-        default=dict(PATCH_SIZE_SHARES),
+        default=Settings.patch_shares,
         metavar="P:S,...",
         help="share of the batches by patch size, such as 16:0.5,32:0.5; default: %(default)s",
     )

@@ -19,7 +19,10 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "uni2ts":
         raise
-    sys.exit("pretraining needs the package `uni2ts`; install it with: pip install 'darts-msft[moirai]'")
+    sys.exit(
+        "python -m darts_msft.pretraining: error: pretraining needs the package `uni2ts`; install it with: "
+        "pip install 'darts-msft[moirai]'"
+    )
 
 PROGRAM = "python -m darts_msft.pretraining"
 
@@ -87,8 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = Pretraining(settings, arguments.out)
         arguments.out.mkdir(parents=True, exist_ok=True)
         run.resume()
+    except (OSError, ValueError, ImportError) as error:  # what the user can put right
+        sys.exit(f"{PROGRAM}: error: {error}")
+    try:
         run.run(arguments.log_every, arguments.save_every)
-    except (OSError, ValueError, FloatingPointError, ImportError) as error:  # what the user can put right
+    except (OSError, FloatingPointError) as error:
         sys.exit(f"{PROGRAM}: error: {error}")
 
 

@@ -82,25 +82,42 @@ class Tasks(Dataset[Task]):
     to be few, since their likelihood, which has no bound, would rule the mean.
     """
 
-    def __init__(self, seed: int, tokens: int) -> None:
-        self.seed, self.tokens = seed, tokens
+    def __init__(self, seed: int, tokens: int, shares: Mapping[int, float] = PATCH_SIZE_SHARES) -> None:
+        self.seed, self.tokens, self.shares = seed, tokens, dict(shares)
 
     def __getitem__(self, index: int) -> Task:
         rng = np.random.default_rng([self.seed, index])
-        layout = draw_layout(rng)
+        layout = draw_layout(rng, self.shares)
         size = max(1, round(self.tokens / layout.tokens))
         quiet = CLEAR_QUIET if index < CLEAR_BATCHES else QUIET
         series = synthetic_series(rng, -(-size // layout.pieces), layout.length, quiet)
         return make_task(series, layout, rng, size)
 
 
-def draw_layout(rng: np.random.Generator) -> Layout:
+def parse_shares(text: str) -> dict[int, float]:
+    """ "16:0.5,32:0.5" as the shares of the batches by patch size, in steps; a ValueError where they are none."""
+    largest = MAX_LENGTH // MAX_TOKENS
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        shares = {int(patch_size): float(share) for patch_size, share in pairs}
+    except ValueError:
+        shares = {}
+    good = all(1 <= patch_size <= largest and 0 < share <= 1 for patch_size, share in shares.items())
+    if not shares or not good or not np.isclose(sum(shares.values()), 1):
+        raise ValueError(
+            f"patch_shares must be patch size (at most {largest}):share, separated by commas, with the sum 1, such as "
+            f"16:0.5,32:0.5, got {text!r}"
+        )
+    return shares
+
+
+def draw_layout(rng: np.random.Generator, shares: Mapping[int, float] = PATCH_SIZE_SHARES) -> Layout:
     """The only place where lengths are drawn.
 
     Tokens are MIN_TOKENS (MAX_TOKENS / MIN_TOKENS)^(u^(2/3)) with u uniform: between log-uniform (exponent u, median
     20) and uniform (median 66). Generated series are one, two or four times as long as a piece, within their bounds.
     """
-    patch_size = int(rng.choice(list(PATCH_SIZE_SHARES), p=list(PATCH_SIZE_SHARES.values())))
+    patch_size = int(rng.choice(list(shares), p=list(shares.values())))
     tokens = round(MIN_TOKENS * (MAX_TOKENS / MIN_TOKENS) ** (rng.random() ** (2 / 3)))
     horizon_tokens = min(max(1, round(tokens * rng.uniform(*HORIZON_SHARE))), tokens // 2)
     pooling = int(rng.choice(list(POOLING_SHARES), p=list(POOLING_SHARES.values())))

@@ -28,7 +28,15 @@ from uni2ts.distribution import MixtureOutput, StudentTOutput
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
-from darts_msft.pretraining.objective import CLEAR_BATCHES, MAX_TOKENS, PATCH_SIZE_SHARES, Task, Tasks, horizon_loss
+from darts_msft.pretraining.objective import (
+    CLEAR_BATCHES,
+    MAX_TOKENS,
+    PATCH_SIZE_SHARES,
+    Task,
+    Tasks,
+    horizon_loss,
+    parse_shares,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +64,7 @@ class Settings:
 
     steps: int = 12_000
     tokens: int = 4096  # tokens a step
+    patch_shares: str = ",".join(f"{patch}:{share}" for patch, share in PATCH_SIZE_SHARES.items())  # of the batches
     width: int = 128
     layers: int = 6
     learning_rate: float = 1e-3  # of AdamW: projections, head, norms
@@ -75,6 +84,7 @@ class Settings:
             if not (math.isfinite(value) and low <= value <= high):
                 bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
                 raise ValueError(f"{name} must be {bound}, got {value}")
+        parse_shares(self.patch_shares)
         heads = self.width // 64
         if heads < 1 or self.width % (4 * heads):  # half of a head's channels are rotated, in pairs
             raise ValueError(f"width must be at least 64 and a multiple of 4 * (width // 64), got {self.width}")
@@ -92,7 +102,7 @@ def build_module(settings: Settings) -> MoiraiModule:
         distr_output=MixtureOutput([StudentTOutput(), StudentTOutput(), StudentTOutput()]),
         d_model=settings.width,
         num_layers=settings.layers,
-        patch_sizes=tuple(PATCH_SIZE_SHARES),
+        patch_sizes=tuple(parse_shares(settings.patch_shares)),
         max_seq_len=MAX_TOKENS,  # longer sequences are refused: forecasts from them are poor
         attn_dropout_p=0.0,
         dropout_p=0.0,
@@ -120,7 +130,10 @@ def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
 def make_optimizers(module: MoiraiModule, settings: Settings) -> tuple[torch.optim.Optimizer, ...]:
     """Muon (Jordan et al. 2024) for the encoder layers' matrices, AdamW for all else."""
     if not hasattr(torch.optim, "Muon"):
-        raise ImportError(f"pretraining needs torch 2.9 or newer, for torch.optim.Muon; this is {torch.__version__}")
+        raise ImportError(
+            f"pretraining needs torch 2.9 or newer, for torch.optim.Muon; this is {torch.__version__}; "
+            "install a newer one: pip install -U torch"
+        )
     hidden = [p for name, p in module.named_parameters() if p.ndim == 2 and name.startswith("encoder.layers.")]
     known = {id(parameter) for parameter in hidden}
     others = [p for p in module.parameters() if id(p) not in known]
@@ -180,9 +193,10 @@ class Pretraining:
         self.averaged = AveragedModel(self.module, multi_avg_fn=warmed_ema(settings.ema))
         self.backbones, self.averaged_backbones = backbones_of(self.module), backbones_of(self.averaged.module)
         self.optimizers = make_optimizers(self.module, settings)
-        self.tasks = Tasks(settings.seed, settings.tokens)
+        shares = parse_shares(settings.patch_shares)
+        self.tasks = Tasks(settings.seed, settings.tokens, shares)
         self.step, self.seconds = 0, 0.0
-        held_back = Tasks(VALIDATION_SEED, settings.tokens)
+        held_back = Tasks(VALIDATION_SEED, settings.tokens, shares)
         self.validation = [held_back[CLEAR_BATCHES + index] for index in range(VALIDATION_BATCHES)]
 
     @property
@@ -196,13 +210,17 @@ class Pretraining:
         (`fingerprint`): what comes out would be neither the old run's weights nor the new one's.
         """
         if not self.state_file.exists():
-            self._forget_log_after(0)  # of a run that was killed before it saved anything
+            self._put_log_away()
             return
         try:
-            state = torch.load(self.state_file, map_location=self.settings.device, weights_only=True)
-        except Exception as error:  # broken files make torch raise many kinds
+            state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except OSError:
+            raise  # names the file and what is wrong with it
+        except Exception as error:  # damaged files make torch raise many kinds
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ValueError(
-                f"{self.state_file} is not readable ({error}); delete it to begin anew, or give another --out directory"
+                f"{self.state_file} cannot be read as a run's state ({reason}); if it is damaged, move it away to "
+                "begin anew, or give another --out directory"
             ) from error
         if "fingerprint" not in state:
             raise ValueError(
@@ -220,7 +238,8 @@ class Pretraining:
                 f"{self.state_file} holds a run with other settings (saved, asked): {refused}; "
                 "use the saved ones or another --out directory"
             )
-        self._warn(changed, state)
+        if state["step"] < self.settings.steps:
+            self._warn(changed, state)
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -228,7 +247,11 @@ class Pretraining:
         self.step, self.seconds = state["step"], state["seconds"]
         self._forget_log_after(self.step)
         if self.step >= self.settings.steps:
-            logger.warning("step %d of %d is made: nothing is left to do", self.step, self.settings.steps)
+            logger.warning(
+                "%d steps are made and --steps is %d: nothing is left to do; give more --steps to go on",
+                self.step,
+                self.settings.steps,
+            )
         else:
             logger.info("resumed at step %d of %d", self.step, self.settings.steps)
 
@@ -247,6 +270,14 @@ class Pretraining:
                 )
         for reason in reasons:
             logger.warning("%s: the weights will not be those of one run without a stop", reason)
+
+    def _put_log_away(self) -> None:
+        """The log of a run that was killed before it saved anything, or whatever else has that name."""
+        log = self.directory / "log.jsonl"
+        if log.exists():
+            old = log.with_suffix(".old.jsonl")
+            os.replace(log, old)
+            logger.warning("there is no %s to go on from: %s is now %s", self.state_file, log, old)
 
     def _forget_log_after(self, step: int) -> None:
         """Drops the log's lines of steps that will be made again, and one that a kill left unfinished."""
@@ -309,7 +340,10 @@ class Pretraining:
                 group["lr"] = rate * self.schedule()
         loss = self.loss(task, self.backbones)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; resume from {self.state_file}")
+            raise FloatingPointError(
+                f"loss is {loss.item()} at step {self.step}; lower --learning-rate or --hidden-learning-rate, or take "
+                "--precision float32, in another --out directory"
+            )
         self.module.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)

@@ -72,6 +72,7 @@ def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(tmp_p
 GIVEN = {
     "steps": 7,
     "tokens": 50,
+    "patch_shares": "8:0.25,32:0.75",
     "width": 96,
     "layers": 2,
     "learning_rate": 0.01,
@@ -115,6 +116,21 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
         ("steps", "0"),
         ("steps", "2.5"),
         ("tokens", "0"),
+        *(
+            ("patch-shares", value)
+            for value in (
+                "",
+                "16",
+                "16:0.5",
+                "16:0.5,32:0.6",
+                "0:1",
+                "16:1.5,32:-0.5",
+                "16:a",
+                "16:1:1",
+                "64:1",
+                "8:nan",
+            )
+        ),
         ("width", "32"),
         ("width", "66"),
         ("width", "200"),
@@ -165,21 +181,28 @@ def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path, capsys: p
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path).save()
     whole = (tmp_path / "state.pt").read_bytes()
     for broken in (b"", b"text", whole[:1000]):
         (tmp_path / "state.pt").write_bytes(broken)
         with pytest.raises(
-            SystemExit, match=r"error: .*state\.pt is not readable .*; delete it to begin anew, or give"
+            SystemExit, match=r"error: .*state\.pt cannot be read as a run's state \(\w+: .*move it away"
         ):
             command.main([*FLAGS, "--out", str(tmp_path)])
         assert (tmp_path / "state.pt").read_bytes() == broken
 
+    def deny(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "state.pt")
+
+    monkeypatch.setattr(torch, "load", deny)
+    with pytest.raises(SystemExit, match=r"error: .*Permission denied: 'state\.pt'$"):
+        command.main([*FLAGS, "--out", str(tmp_path)])
+
 
 def test_a_loss_that_is_not_finite_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "horizon_loss", lambda backbones, task: torch.tensor(torch.nan))
-    with pytest.raises(SystemExit, match=r"error: loss is nan at step 0; resume from .*state\.pt"):
+    with pytest.raises(SystemExit, match=r"error: loss is nan at step 0; lower --learning-rate or --hidden"):
         command.main([*FLAGS, "--out", str(tmp_path)])
 
 
@@ -189,8 +212,9 @@ def test_a_run_that_has_its_steps_is_told(tmp_path: Path, steps: int, caplog: py
     run.step = 2
     run.save()
     command.main([*FLAGS, f"--out={tmp_path}", f"--steps={steps}"])
-    assert f"step 2 of {steps} is made: nothing is left to do" in caplog.text
-    assert "resumed" not in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        f"2 steps are made and --steps is {steps}: nothing is left to do; give more --steps to go on"
+    ]
 
 
 def test_a_missing_uni2ts_is_a_message() -> None:
@@ -201,7 +225,8 @@ def test_a_missing_uni2ts_is_a_message() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert found.returncode == 1
     assert found.stderr.strip() == (
-        "pretraining needs the package `uni2ts`; install it with: pip install 'darts-msft[moirai]'"
+        "python -m darts_msft.pretraining: error: pretraining needs the package `uni2ts`; install it with: "
+        "pip install 'darts-msft[moirai]'"
     )
 
 
@@ -379,18 +404,21 @@ def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path, saved: bool) ->
     run = start(tmp_path, steps=4)
     run.run(log_every=1, save_every=2)
     log, state = tmp_path / "log.jsonl", tmp_path / "state.pt"
+    left = "".join(log.read_text().splitlines(keepends=True)[:3]) + '{"step": 4, "los'
+    log.write_text(left)
     if saved:
         change_state(tmp_path, lambda state: state.update(step=2))
     else:
         state.unlink()
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]) + '{"step": 4, "los')
     again = start(tmp_path, steps=4)
     again.resume()
     again.run(log_every=1, save_every=2)
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+    old = tmp_path / "log.old.jsonl"
+    assert (old.read_text() == left) if not saved else not old.exists()
 
 
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(ImportError, match=r"needs torch 2\.9 or newer.*this is 2\."):
+    with pytest.raises(ImportError, match=r"needs torch 2\.9 or newer.*this is 2\..*pip install -U torch$"):
         make_optimizers(build_module(Settings(width=64, layers=1)), Settings())

@@ -22,6 +22,7 @@ from darts_msft.pretraining.objective import (
     draw_layout,
     horizon_loss,
     make_task,
+    parse_shares,
 )
 from darts_msft.pretraining.train import Settings, build_module
 
@@ -152,6 +153,16 @@ def test_layouts_fit_and_have_the_documented_shares() -> None:
     assert np.mean(np.array(halved) == 2) == pytest.approx(0.3, abs=0.05)
     free = Counter(layout.pooling for layout in layouts if layout.patch_size == 8)  # any pooling fits
     assert [free[factor] / sum(free.values()) for factor in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
+
+
+def test_shares_of_patch_sizes_can_be_given() -> None:
+    shares = parse_shares("4:0.25,32:0.75")
+    assert shares == {4: 0.25, 32: 0.75}
+    rng = np.random.default_rng(0)
+    patches = Counter(draw_layout(rng, shares).patch_size for _ in range(2000))
+    assert patches.keys() == {4, 32}
+    assert patches[4] / 2000 == pytest.approx(0.25, abs=0.03)
+    assert {Tasks(0, 100, {4: 1.0})[index].patch_size for index in range(3)} == {4}
 
 
 def test_few_generated_points_are_thrown_away() -> None:
