@@ -50,13 +50,13 @@ def _baseline_epochs(table: Table) -> list[str]:
 def _best_epochs(table: Table) -> list[str]:
     """What decides on the validation part which epoch is kept; baselines of "pf" train and are kept by pinball loss."""
     loss = "squared error" if table.family == "lsf" else "pinball loss"
-    kinds = {"CRPS": suites.OURS, f"the {loss} that they train": BASELINES}
+    kinds = {"CRPS": suites.OURS, f"{loss}, which they also train": BASELINES}
     parts = []
     for what, models in kinds.items():
         trained = [row for row in table.rows if row.model in models and row.model not in suites.UNSEEDED]
         if trained:
             parts.append(f"{what} ({', '.join(table.row_names[row] for row in trained)})")
-    return [f"The best epoch, on validation data, is that of the least {'; '.join(parts)}."] if parts else []
+    return [f"The epoch that is kept has the least validation {' or '.join(parts)}."] if parts else []
 
 
 def _of_lsf(table: Table) -> list[str]:
