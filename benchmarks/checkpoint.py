@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import logging
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -28,6 +29,7 @@ from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
 
 from benchmarks.datasets import Dataset, load
+from benchmarks.errors import Misuse
 from benchmarks.listings import append, read
 from benchmarks.measures import LEVELS, measure
 from benchmarks.provenance import provenance
@@ -78,7 +80,7 @@ def choose(data: Dataset, checkpoint: str, contexts: list[int], stride: int, acc
             rows.append({"context": context, "patch_size": patch, **found.metrics, "seconds": found.seconds})
             _print_row(data, CHOICE_HORIZON, f"context {context} patch {patch}", rows[-1])
     if not rows:
-        raise ValueError(f"no patch size of {checkpoint!r} fits any context of {contexts}; give other contexts")
+        raise Misuse(f"no patch size of {checkpoint!r} fits any context of {contexts}; give other contexts")
     return {"stride": stride, "rows": rows, "chosen": min(rows, key=lambda row: row["mse"])}
 
 
@@ -89,7 +91,7 @@ def find_choice(entries: list[dict[str, Any]], weights: str, dataset: str, data_
     for entry in reversed(entries):
         if wanted.items() <= entry.items():
             return entry["chosen"]["context"], entry["chosen"]["patch_size"]
-    raise ValueError(
+    raise Misuse(
         f"no context and patch size were chosen for weights {weights[:12]}... on {dataset} with the values "
         f"{data_hash[:12]}... at horizon {CHOICE_HORIZON}; run first: python -m benchmarks.checkpoint choose "
         f"--datasets {dataset}, with the same --checkpoint and --data"
@@ -215,7 +217,10 @@ def be_quiet() -> None:
 
 def main() -> None:
     be_quiet()
-    run(parse())
+    try:
+        run(parse())
+    except Misuse as error:
+        sys.exit(f"python -m benchmarks.checkpoint: {error}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import json
 import math
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
     for size in arguments.sizes:
         if arguments.keep is not None and (arguments.keep / size).exists():
             raise Misuse(f"{arguments.keep / size} exists; give another folder to --keep")
-    for size in arguments.sizes:
+    for size in dict.fromkeys(arguments.sizes):
         entry = {**provenance(), "minutes": arguments.minutes}
         with tempfile.TemporaryDirectory() as folder:
             entry |= measure(size, arguments.minutes, arguments.threads, arguments.patch_shares, Path(folder))
@@ -173,7 +174,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     be_quiet()
-    run(parse())
+    try:
+        run(parse())
+    except Misuse as error:
+        sys.exit(f"python -m benchmarks.sizes: {error}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -252,3 +253,15 @@ def test_results_that_are_no_list_are_noticed_before_any_work(run: Any, tmp_path
     with pytest.raises(Misuse, match="holds no list of entries"):
         run("speed")
     assert calls == []
+
+
+def test_what_was_not_chosen_yet_is_a_line(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load", lambda *asked: data)
+    words = ["checkpoint", "test", "--datasets", "ETTh1", "--results", str(tmp_path / "new.json")]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    with pytest.raises(
+        SystemExit, match=r"^python -m benchmarks\.checkpoint: no context and patch size were chosen for"
+    ):
+        checkpoint.main()
+    assert not (tmp_path / "new.json").exists()

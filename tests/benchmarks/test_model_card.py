@@ -204,8 +204,8 @@ def test_who_is_ahead_and_by_more_than_the_seeds_differ(weights: str) -> None:
     dlinear, zero_shot = (f"{', '.join(places[:-1])} and {places[-1]}" for places in (ahead[True], ahead[False]))
     assert (
         f"DLinear, trained on each set, is ahead of zero-shot in MSE on {dlinear}, zero-shot on {zero_shot}. "
-        f"Between three seeds DLinear's MSE differs by up to {widest[0]:.3f} ({widest[1]}, where one seed is far off); zero-shot's lies within that "
-        f"range on {' and '.join(within)}, outside it elsewhere."
+        f"Between three seeds DLinear's MSE differs by up to {widest[0]:.3f} ({widest[1]}, where one seed is far off); "
+        f"zero-shot's lies within that range on {' and '.join(within)}, outside it elsewhere."
     ) in card()
 
 
