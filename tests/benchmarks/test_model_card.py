@@ -140,6 +140,7 @@ def test_mean_over_the_four_horizons(weights: str) -> None:
         f"At horizons 192 and 720 zero-shot has {errors(rows[192])} and {errors(rows[720])} on ETTh1, so a mean MSE of "
         f"{average:.3f} over the four horizons"
     ) in card()
+    assert f"On ETTm1-192 it has {errors(zero_shot_entry(weights, 'ETTm1', 192)['rows']['zero-shot'])}." in card()
 
 
 def test_context_and_patch_size_were_chosen_on_validation(weights: str) -> None:
