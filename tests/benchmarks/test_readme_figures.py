@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from written_figures import read_json, table, text
 
-from benchmarks import checkpoint, defaults
+from benchmarks import checkpoint, defaults, harness, results
 from benchmarks.provenance import ROOT
 
 Entry = dict[str, Any]
@@ -46,6 +46,22 @@ def test_readme_has_every_method_s_figures() -> None:
     assert asked["backbone"] == "moirai-tiny"
     assert f"{asked['epochs']} epochs of every {asked['stride']}th window" in readme()
     assert f"of every {asked['test_stride']}th window of the test part" in readme()
+
+
+def test_readme_has_the_harness_figures() -> None:
+    found = {(check.model, check.dataset): check for check in harness.checks(results.FOLDER)}
+    mse = {place: f"{statistics.mean(check.found.values()):.3f}" for place, check in found.items() if check.found}
+    sets = ("ETTh1", "ETTm1", "Weather")
+    ours, theirs = (
+        " / ".join(values["dlinear", name] for name in sets)
+        for values in (mse, {place: f"{value:.3f}" for place, value in harness.REFERENCES.items()})
+    )
+    assert f"DLinear has a test MSE of {ours} on {' / '.join(sets)}, mean of three seeds (paper: {theirs})" in readme()
+    assert f"and PatchTST {mse['patchtst', 'ETTh1']} on ETTh1, one seed (paper: 0.375)" in readme()
+    assert all(check.passed for check in found.values() if check.found)
+    missing = [place for place, check in found.items() if not check.found]
+    assert missing == [("patchtst", "ETTm1"), ("patchtst", "Weather")]
+    assert "PatchTST on ETTm1 and Weather was not run" in readme()
 
 
 def test_readme_has_the_adapter_files_sizes() -> None:
