@@ -223,7 +223,7 @@ def test_only_the_first_batches_hold_many_quiet_rows(monkeypatch: pytest.MonkeyP
 
 
 def test_tasks_are_cut_from_as_many_synthetic_series_as_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "draw_layout", lambda rng: Layout(8, 4, 2, 1, 200))
+    monkeypatch.setattr(objective, "draw_layout", lambda rng, shares: Layout(8, 4, 2, 1, 200))
     monkeypatch.setattr(objective, "DAMAGED_SHARE", 0.0)
     calls = record(monkeypatch, objective, "synthetic_series")
     task = Tasks(seed=0, tokens=63)[0]  # 10 or 11 rows of 6 tokens, up to 4 of them from one series
