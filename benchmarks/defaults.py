@@ -19,20 +19,17 @@ from typing import Any
 
 import numpy as np
 from darts import TimeSeries
-from darts.dataprocessing.transformers import Scaler
 from darts.metrics import mcrps
-from sklearn.preprocessing import StandardScaler
 
+from benchmarks.datasets import load
 from benchmarks.listings import append, read
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
-from darts_msft.datasets import load_dataset
 from darts_msft.methods import find_method
 from darts_msft.weights import load_state, state_hash
 
 RESULTS = Path(__file__).parent / "results" / "defaults"
-PARTS = {"ETTh1": (8640, 11520), "ETTm1": (34560, 46080)}  # ends of the training and the validation part
 STRIDES = {"ETTh1": 24, "ETTm1": 96}  # steps between training (and validation) windows: a day
 CONTEXT, HORIZON = 512, 96
 Settings = dict[str, Any]
@@ -74,11 +71,8 @@ GROUPS: dict[str, list[Settings]] = {
 
 def parts(name: str, folder: str | None) -> tuple[TimeSeries, TimeSeries]:
     """Training and validation series, standardised with training statistics; the latter looks back CONTEXT steps."""
-    first, second = PARTS[name]
-    series = load_dataset(name, folder)
-    scaler = Scaler(StandardScaler())
-    train = scaler.fit_transform(series[:first])
-    return train.astype(np.float32), scaler.transform(series[first - CONTEXT : second]).astype(np.float32)
+    data = load(name, "lsf", folder)
+    return data.series("train"), data.series("validation", CONTEXT)
 
 
 def fit(run: dict[str, Any], folder: str | None) -> dict[str, Any]:
@@ -197,7 +191,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder with the ETT files")
     parser.add_argument("--backbone", default="moirai-tiny")
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
-    parser.add_argument("--datasets", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--datasets", nargs="+", default=list(STRIDES), choices=list(STRIDES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the entries")

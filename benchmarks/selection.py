@@ -24,7 +24,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, default=results.FOLDER, help="folder of the results (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, help="folder to write into (default: the folder of the results)")
-    parser.add_argument("--suite", nargs="+", choices=sorted(suites.SUITES), help="only what these suites measured")
+    parser.add_argument("--suite", nargs="+", choices=sorted(suites.SUITES), help="only what belongs to these suites")
     parser.add_argument("--family", nargs="+", choices=list(FAMILIES), help="only this family")
     parser.add_argument("--datasets", nargs="+", help="only these data sets")
     parser.add_argument("--horizons", nargs="+", type=int, help="only these horizons")
@@ -45,7 +45,7 @@ def select(arguments: argparse.Namespace) -> list[Table]:
             "--protocol shows"
         )
     if arguments.suite is not None:
-        runs = [run for run in runs if run.result["suite"] in arguments.suite]
+        runs = _of_suites(runs, arguments.suite)
         if not runs:
             raise Misuse(
                 f"no result in {arguments.results} is of the suite {' or '.join(arguments.suite)}; run it first"
@@ -64,6 +64,12 @@ def read(folder: str | Path) -> list[Run]:
     if not runs:
         raise Misuse(f"no results in {folder}; make some first: python -m benchmarks run --suite smoke")
     return runs
+
+
+def _of_suites(runs: list[Run], names: list[str]) -> list[Run]:
+    """What they measured, with a user's data and options too, and what they share with the suite that measured it."""
+    keys = {experiment.key for name in names for experiment in suites.load(name)}
+    return [run for run in runs if run.result["suite"] in names or run.result["key"] in keys]
 
 
 def _of_fields(runs: list[Run], arguments: argparse.Namespace) -> Iterable[Run]:

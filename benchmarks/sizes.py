@@ -10,8 +10,9 @@ held-back synthetic series; then the size of its weights and the time of its for
 Held-back losses of other `--patch-shares` are on other batches, so these can't stand side by side. `--keep` leaves the
 checkpoint for `python -m benchmarks.checkpoint choose`, whose entry has the same hash of the weights.
 
-Entries from before `seconds_by_patch_size` counted the steps beforehand, by the time of twelve of them: what they
-got is in their `processor_seconds`, validation included.
+Entries of 12 minutes call the shares `patch_size_shares`, later ones `pretraining.patch_shares`; where neither is
+there, they were 8:0.2,16:0.4,32:0.4. Entries from before `seconds_by_patch_size` counted the steps beforehand, by the
+time of twelve of them: what they got is in their `processor_seconds`, validation included.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -112,22 +113,17 @@ def shape_of(size: str) -> tuple[int, int]:
     return width, layers
 
 
-def size(word: str) -> str:
-    """For argparse, which swallows a ValueError's text."""
-    try:
-        shape_of(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return word
+def checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """The word itself, for argparse, if `check` accepts it; argparse would swallow the text of its ValueError."""
 
+    def word_itself(word: str) -> str:
+        try:
+            check(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return word
 
-def patch_shares(word: str) -> str:
-    """For argparse, as `size`."""
-    try:
-        parse_shares(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return word
+    return word_itself
 
 
 def minutes(word: str) -> float:
@@ -157,10 +153,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sizes", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="+", type=size, default=["96x4", "128x6", "192x6"], help="width x layers")
+    parser.add_argument(
+        "--sizes", nargs="+", type=checked(shape_of), default=["96x4", "128x6", "192x6"], help="width x layers"
+    )
     parser.add_argument(
         "--patch-shares",
-        type=patch_shares,
+        type=checked(parse_shares),
         default=Settings.patch_shares,
         metavar="P:S,...",
         help="share of the batches by patch size, such as 16:0.5,32:0.5; default: %(default)s",

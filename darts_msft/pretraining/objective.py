@@ -95,7 +95,7 @@ class Tasks(Dataset[Task]):
 
 
 def parse_shares(text: str) -> dict[int, float]:
-    """ "16:0.5,32:0.5" as the shares of the batches by patch size, in steps; a ValueError where they are none."""
+    """Shares of the batches by patch size, in steps, from text such as 16:0.5,32:0.5; a ValueError for other text."""
     largest = MAX_LENGTH // MAX_TOKENS
     try:
         pairs = [part.split(":") for part in text.split(",")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -64,7 +65,8 @@ class Settings:
 
     steps: int = 12_000
     tokens: int = 4096  # tokens a step
-    patch_shares: str = ",".join(f"{patch}:{share}" for patch, share in PATCH_SIZE_SHARES.items())  # of the batches
+    # share of the batches by patch size (steps)
+    patch_shares: str = ",".join(f"{patch}:{share}" for patch, share in PATCH_SIZE_SHARES.items())
     width: int = 128
     layers: int = 6
     learning_rate: float = 1e-3  # of AdamW: projections, head, norms
@@ -275,7 +277,8 @@ class Pretraining:
         """The log of a run that was killed before it saved anything, or whatever else has that name."""
         log = self.directory / "log.jsonl"
         if log.exists():
-            old = log.with_suffix(".old.jsonl")
+            names = (log.with_suffix(f".old{n}.jsonl") for n in itertools.count(1))
+            old = next(name for name in names if not name.exists())
             os.replace(log, old)
             logger.warning("there is no %s to go on from: %s is now %s", self.state_file, log, old)
 

@@ -96,7 +96,7 @@ def test_default_rates_follow_from_the_results(method: str) -> None:
     """The smallest rate within half a percent of the best mean CRPS; AdaLoRA's is an exception, see the README."""
     main = {"full": "pretrained", "scratch": "pretrained", "linear_probe": "head"}.get(method, "new")
     scores: dict[float, list[float]] = {}
-    for name in defaults.PARTS:
+    for name in defaults.STRIDES:
         entries = defaults.read(defaults.RESULTS / f"{name}.json")
         for settings in map(defaults.resolved, defaults.GROUPS[method]):
             scores.setdefault(settings[f"lr_{main}"], []).extend(

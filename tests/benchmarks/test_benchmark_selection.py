@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_results import arguments_of, result, store
 
-from benchmarks import plots, tables
+from benchmarks import plots, suites, tables
 from benchmarks.errors import Misuse
 from benchmarks.experiments import PROTOCOL
 from benchmarks.notes import notes
@@ -38,6 +39,13 @@ def test_only_what_was_asked_for(tmp_path: Path) -> None:
         models(tmp_path, "--datasets", "ETTm1", "--only", "msft")
     with pytest.raises(Misuse, match="is of the suite ablations; run it first"):
         models(tmp_path, "--suite", "ablations")
+
+
+def test_what_two_suites_share_belongs_to_both(tmp_path: Path) -> None:
+    shared = {"options": suites.HARNESS_OPTIONS, "budget": asdict(suites.HARNESS_BUDGETS["dlinear", "ETTh1"])}
+    store(tmp_path, lsf("dlinear", 0.4, suite="harness", **shared), lsf("patchtst", 0.4, suite="harness"))
+    assert models(tmp_path, "--suite", "card") == [("dlinear", "ETTh1")]
+    assert len(models(tmp_path, "--suite", "harness")) == 2
 
 
 def test_results_of_other_protocols_are_left_out_and_told(tmp_path: Path) -> None:

@@ -346,7 +346,12 @@ def test_pretrained_against_scratch() -> None:
         for method in ("full", "scratch")
     }
     reached = f"reaches an MSE of {means['full']:.3f}, the same architecture from random weights {means['scratch']:.3f}"
-    assert reached in card()
+    asked = METHODS["settings"]
+    assert (
+        f"context 512, {asked['epochs']} epochs of every {asked['stride']}th window, every {asked['test_stride']}th "
+        f"test window, three seeds) the checkpoint {reached}"
+    ) in card()
+    assert len(asked["seeds"]) == 3
     assert means["full"] < 0.75 * means["scratch"]
 
 

@@ -1,0 +1,281 @@
+"""A pretraining run that stopped and goes on: to the bit, or refused, or warned of."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy
+import torch
+import uni2ts
+from small_runs import FLAGS, same_bits, start, weights
+
+from darts_msft.pretraining import __main__ as command
+from darts_msft.pretraining import train
+from darts_msft.pretraining.train import Pretraining, fingerprint
+
+
+class MachineGoneError(RuntimeError):
+    """Stands for a machine that goes away."""
+
+
+def interrupt_after(run: Pretraining, step: int) -> None:
+    """Runs up to `step` and dies there, with the batch for the next step already drawn."""
+    train_step = run.train_step
+
+    def mortal(task: Any) -> float:
+        if run.step == step:
+            raise MachineGoneError
+        return train_step(task)
+
+    run.train_step = mortal  # type: ignore[method-assign]
+    with pytest.raises(MachineGoneError):
+        run.run(log_every=1, save_every=2)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path) -> None:
+    whole = start(tmp_path / "whole")
+    initial = weights(whole)
+    whole.run(log_every=1, save_every=2)
+    interrupt_after(start(tmp_path / "broken"), step=3)  # saved at 2
+    torch.manual_seed(123)
+    resumed = start(tmp_path / "broken")
+    resumed.resume()
+    assert resumed.step == 2
+    resumed.run(log_every=1, save_every=2)
+    assert resumed.step == whole.step == 5
+    assert same_bits(weights(whole), weights(resumed))
+    for left, right in zip(whole.optimizers, resumed.optimizers, strict=True):
+        assert same_bits(left.state_dict(), right.state_dict())
+    assert same_bits(whole.averaged.state_dict(), resumed.averaged.state_dict())
+    assert whole.validation_loss(whole.backbones) == resumed.validation_loss(resumed.backbones)
+    assert not same_bits(initial, weights(whole))
+    first, second = (tmp_path / name / "export" / "model.safetensors" for name in ("whole", "broken"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_workers_change_no_bit(tmp_path: Path) -> None:
+    """Also where they join a run that was started without them."""
+    alone = start(tmp_path / "alone")
+    alone.run(log_every=1, save_every=2)
+    interrupt_after(start(tmp_path / "joined"), step=2)
+    joined = start(tmp_path / "joined", workers=2)
+    joined.resume()
+    joined.run(log_every=1, save_every=2)
+    assert joined.step == 5
+    assert same_bits(weights(alone), weights(joined))
+    assert same_bits(alone.averaged.state_dict(), joined.averaged.state_dict())
+
+
+def test_a_finished_run_goes_on_with_more_steps(tmp_path: Path) -> None:
+    start(tmp_path, steps=2).run(log_every=1, save_every=2)
+    longer = start(tmp_path, steps=3)
+    longer.resume()
+    longer.run(log_every=1, save_every=2)
+    assert longer.step == 3
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_nothing_to_resume_starts_at_zero(tmp_path: Path) -> None:
+    run = start(tmp_path / "none")
+    run.resume()
+    assert run.step == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 1),
+        ("width", 128),
+        ("layers", 2),
+        ("tokens", 49),
+        ("learning_rate", 2e-3),
+        ("hidden_learning_rate", 1e-3),
+        ("weight_decay", 0.1),
+        ("warmup", 3),
+        ("ema", 0.9),
+        ("precision", "bfloat16"),
+    ],
+)
+def test_other_settings_are_refused_with_both_values(tmp_path: Path, name: str, value: float | str) -> None:
+    first = start(tmp_path)
+    first.save()
+    saved = getattr(first.settings, name)
+    other = start(tmp_path, **{name: value})
+    before = weights(other)
+    with pytest.raises(ValueError, match=rf"{name}.*{saved}.*{value}.*--out"):
+        other.resume()
+    assert same_bits(before, weights(other))
+
+
+# --- with other code, machine or schedule -----------------------------------------------------------------------------
+
+IN_A_STEP = {
+    "backbones/base.py",
+    "backbones/moirai.py",
+    "backbones/moirai_mixture.py",
+    "pretraining/gaussian.py",
+    "pretraining/objective.py",
+    "pretraining/processes.py",
+    "pretraining/synthetic.py",
+    "pretraining/train.py",
+}
+
+
+@pytest.fixture
+def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Puts text before and after a file of the code that fingerprints are taken from, a copy."""
+    copy = tmp_path / "code"
+    for folder in ("pretraining", "backbones"):
+        shutil.copytree(train.PACKAGE / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(train, "PACKAGE", copy)
+
+    def put(name: str, before: str, after: str) -> None:
+        file = copy / name
+        file.write_text(before + file.read_text(encoding="utf-8") + after, encoding="utf-8")
+
+    return put
+
+
+@pytest.mark.parametrize("name", sorted(IN_A_STEP))
+def test_an_edit_of_any_file_of_a_step_changes_its_own_hash(edit: Callable[[str, str, str], None], name: str) -> None:
+    before = fingerprint()
+    edit(name, '"""Another title."""\n# A comment.\n', "\n\n# Another comment.\n")
+    assert fingerprint() == before
+    edit(name, "", "\nANYTHING = 1\n")
+    assert {key for key, value in fingerprint().items() if value != before[key]} == {name}
+
+
+def test_the_files_of_a_step_are_those_that_run_in_it(tmp_path: Path) -> None:
+    ran = set()
+
+    def look(frame: FrameType, *_: Any) -> None:
+        ran.add(frame.f_code.co_filename)
+
+    previous = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        run = start(tmp_path)
+        run.train_step(run.tasks[0])
+    finally:
+        sys.setprofile(previous)
+    files = [Path(name).resolve() for name in ran]
+    ours = {file.relative_to(train.PACKAGE).as_posix() for file in files if file.is_relative_to(train.PACKAGE)}
+    assert IN_A_STEP <= ours <= fingerprint().keys()
+    assert "pretraining/__main__.py" not in fingerprint()
+
+
+@pytest.mark.parametrize("package", [np, scipy, torch, uni2ts])
+def test_a_packages_version_is_part_of_it(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, name = fingerprint(), package.__name__
+    monkeypatch.setattr(package, "__version__", before[name] + "+cu126")  # the same for another device
+    assert fingerprint() == before
+    monkeypatch.setattr(package, "__version__", "0.0.7")
+    assert fingerprint() == before | {name: "0.0.7"}
+
+
+def test_other_code_is_refused_by_name_with_both_hashes(tmp_path: Path, edit: Callable[[str, str, str], None]) -> None:
+    run = start(tmp_path / "run")
+    saved = fingerprint()
+    edit("pretraining/objective.py", "", "\nANYTHING = 1\n")
+    run.save()  # by the code that it was started with
+    now = fingerprint()["pretraining/objective.py"]
+    assert now != saved["pretraining/objective.py"]
+    with pytest.raises(SystemExit) as exit_:
+        command.main([*FLAGS, "--out", str(tmp_path / "run")])
+    assert exit_.value.code == (
+        f"python -m darts_msft.pretraining: error: {tmp_path / 'run' / 'state.pt'} was saved by other code or packages "
+        f"(saved, now): {{'pretraining/objective.py': ('{saved['pretraining/objective.py']}', '{now}')}}; "
+        "go on with the saved ones, or give another --out directory"
+    )
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_files_that_came_or_went_are_refused(tmp_path: Path, edit: Callable[[str, str, str], None]) -> None:
+    start(tmp_path / "run").save()
+    (train.PACKAGE / "pretraining" / "gaussian.py").rename(train.PACKAGE / "pretraining" / "normal.py")
+    with pytest.raises(ValueError, match=r"normal\.py': \(None, .*gaussian\.py': \('\w+', None\)"):
+        start(tmp_path / "run").resume()
+
+
+def change_state(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    state = torch.load(directory / "state.pt", weights_only=True)
+    change(state)
+    torch.save(state, directory / "state.pt")
+
+
+def test_a_state_that_does_not_say_which_code_saved_it_is_refused(tmp_path: Path) -> None:
+    start(tmp_path).save()
+    change_state(tmp_path, lambda state: state.pop("fingerprint"))
+    with pytest.raises(ValueError, match=r"does not say which code saved it.*another --out directory"):
+        start(tmp_path).resume()
+
+
+def test_another_device_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start(tmp_path).save()
+    start(tmp_path, steps=6, decay=0.5).resume()
+    assert not caplog.records
+    change_state(tmp_path, lambda state: state["settings"].update(device="cuda:1"))
+    start(tmp_path).resume()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "device was cuda:1 and is now cpu" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("now", "warning"),
+    [
+        ({"steps": 20}, None),  # both at the whole rate so far
+        ({"steps": 11}, None),
+        (
+            {"steps": 6, "decay": 0.7},
+            "step 3 was made at 1.000 of the rates, where the steps and decay of now have 0.750",
+        ),
+        ({"decay": 0.8}, "step 3 was made at 1.000 of the rates, where the steps and decay of now have 0.875"),
+    ],
+)
+def test_a_schedule_that_the_steps_so_far_did_not_have_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, now: dict[str, Any], warning: str | None
+) -> None:
+    """Saved after 4 of 10 steps, with the decay to come; 0.875 is (10 - 3) / 8, and 0.75 is (6 - 3) / 4."""
+    first = start(tmp_path, steps=10, decay=0.5)
+    first.step = 4
+    first.save()
+    start(tmp_path, **{"steps": 10, "decay": 0.5, **now}).resume()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == (
+        [] if warning is None else [f"{warning}: the weights will not be those of one run without a stop"]
+    )
+
+
+def test_other_threads_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start(tmp_path).save()
+    change_state(tmp_path, lambda state: state.update(threads=99))
+    start(tmp_path).resume()
+    assert f"threads were 99 and are now {torch.get_num_threads()}: the weights will not be" in caplog.text
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path, saved: bool) -> None:
+    """Killed after step 3, with 2 or nothing saved and the last line half written."""
+    run = start(tmp_path, steps=4)
+    run.run(log_every=1, save_every=2)
+    log, state = tmp_path / "log.jsonl", tmp_path / "state.pt"
+    left = "".join(log.read_text().splitlines(keepends=True)[:3]) + '{"step": 4, "los'
+    log.write_text(left)
+    (tmp_path / "log.old1.jsonl").write_text("an older one")
+    if saved:
+        change_state(tmp_path, lambda state: state.update(step=2))
+    else:
+        state.unlink()
+    again = start(tmp_path, steps=4)
+    again.resume()
+    again.run(log_every=1, save_every=2)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+    old = tmp_path / "log.old2.jsonl"
+    assert (old.read_text() == left) if not saved else not old.exists()
+    assert (tmp_path / "log.old1.jsonl").read_text() == "an older one"

@@ -1,0 +1,203 @@
+"""A training step: rates, decay, clipping, and the average of the weights."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import same_bits, start, weights
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from darts_msft.pretraining.objective import CLEAR_BATCHES
+from darts_msft.pretraining.train import Pretraining, Settings, warmed_ema
+
+# --- a step -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=20, warmup=4, decay=0.5)
+    shares = []
+    for step in range(21):
+        run.step = step
+        shares.append(run.schedule())
+    assert shares[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert shares[4:11] == pytest.approx([1.0] * 7)
+    assert shares[11:] == pytest.approx([left / 10 for left in range(9, -1, -1)])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    before, task = weights(run), run.tasks[0]
+    task.horizon[:] = torch.nan
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        run.train_step(task)
+    assert same_bits(before, weights(run))
+
+
+NORMS = {"norm", "norm1", "norm2", "q_norm", "k_norm"}
+ENCODER_MATRICES = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "fc_gate"}
+
+
+def test_which_weights_decay_and_at_whose_rate(tmp_path: Path) -> None:
+    """Without gradients a step only decays the weights: by rate times weight decay."""
+    run = start(tmp_path, learning_rate=0.1, hidden_learning_rate=0.2, weight_decay=0.5)
+    for parameter in run.module.parameters():
+        torch.nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in run.optimizers:
+        optimizer.step()
+    held = [id(p) for optimizer in run.optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(map(id, run.module.parameters()))
+    seen = set()
+    for name, parameter in run.module.named_parameters():
+        if "var_attn_bias" in name:  # the loss does not use it
+            continue
+        seen.add(leaf := name.split(".")[-2])
+        expected = 1.0 if leaf in NORMS else 0.9 if leaf in ENCODER_MATRICES else 0.95
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected), msg=name)
+    assert seen == NORMS | ENCODER_MATRICES | {"mask_encoding", "in_proj", "weights_logits", "df", "loc", "scale"}
+
+
+def test_the_optimisers_and_their_constants(tmp_path: Path) -> None:
+    muon, adamw = start(tmp_path).optimizers
+    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert [group["betas"] for group in adamw.param_groups] == [(0.9, 0.98)] * 2
+    (group,) = muon.param_groups
+    assert (group["momentum"], group["nesterov"], group["adjust_lr_fn"]) == (0.95, True, "match_rms_adamw")
+
+
+def test_each_optimiser_steps_at_its_own_rate_times_the_schedule(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=10, warmup=4, decay=0.5, learning_rate=0.008, hidden_learning_rate=0.02)
+    rates = []
+    for optimizer in run.optimizers:
+        optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append([g["lr"] for g in optimizer.param_groups]))
+    for step in (0, 1, 5, 8):
+        run.step = step
+        run.train_step(run.tasks[0])
+    assert rates[0::2] == [pytest.approx([rate]) for rate in (0.005, 0.01, 0.02, 0.008)]
+    assert rates[1::2] == [pytest.approx([rate, rate]) for rate in (0.002, 0.004, 0.008, 0.0032)]
+
+
+def gradients_at_each_step(run: Pretraining, factor: float, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """All gradients, flat, as the optimisers find them in two steps on one batch, of a loss times `factor`."""
+    loss, found = run.loss, []
+    monkeypatch.setattr(run, "loss", lambda *arguments: factor * loss(*arguments))
+
+    def look(*_: Any) -> None:
+        present = [parameter.grad.flatten() for parameter in run.module.parameters() if parameter.grad is not None]
+        found.append(torch.cat(present).clone())
+
+    for optimizer in run.optimizers:
+        optimizer.register_step_pre_hook(look)
+    for _ in range(2):
+        run.train_step(run.tasks[0])
+    assert len(found) == 4
+    return found
+
+
+def test_large_gradients_are_clipped_to_norm_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = [gradient.norm().item() for gradient in gradients_at_each_step(start(tmp_path), 1e4, monkeypatch)]
+    assert norms == pytest.approx([1.0] * 4, rel=1e-3)
+
+
+def test_small_gradients_are_whole_and_of_one_step_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At rates of 0 the weights stay, and so must the gradient."""
+    run = start(tmp_path, learning_rate=0.0, hidden_learning_rate=0.0)
+    loss = run.loss(run.tasks[0], run.backbones)
+    expected = torch.autograd.grad(loss, tuple(run.module.parameters()), allow_unused=True)
+    flat = torch.cat([gradient.flatten() for gradient in expected if gradient is not None])
+    for gradient in gradients_at_each_step(run, 1e-3, monkeypatch):
+        torch.testing.assert_close(gradient, 1e-3 * flat, rtol=1e-4, atol=1e-9)
+
+
+def test_each_step_enters_the_average(tmp_path: Path) -> None:
+    run, weights_of = start(tmp_path, ema=0.5, warmup=0), []
+    for step in range(2):
+        run.train_step(run.tasks[step])
+        weights_of.append(weights(run))
+    first, second = weights_of
+    assert not same_bits(first, second)
+    for name, value in run.averaged.module.state_dict().items():
+        torch.testing.assert_close(value, first[name] * 2 / 11 + second[name] * 9 / 11, msg=name)
+
+
+def test_batches_take_less_processor_time_than_the_steps_on_them(tmp_path: Path) -> None:
+    """At the shipped size, on one thread; the first step, which sets things up, does not count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run = Pretraining(Settings(precision="bfloat16"), tmp_path)
+        run.train_step(run.tasks[0])
+        making = stepping = 0.0
+        for index in range(CLEAR_BATCHES, CLEAR_BATCHES + 4):
+            begin = time.process_time()
+            task = run.tasks[index]
+            made = time.process_time()
+            run.train_step(task)
+            making, stepping = making + made - begin, stepping + time.process_time() - made
+    finally:
+        torch.set_num_threads(before)
+    assert making < stepping / 3
+
+
+def test_steps_lower_the_loss_on_one_batch(tmp_path: Path) -> None:
+    run = start(tmp_path, steps=30, decay=0.1)
+    task = run.tasks[0]
+    losses = [run.train_step(task) for _ in range(12)]
+    assert losses[-1] < losses[0] - 0.1
+    assert run.step == 12
+
+
+def test_bfloat16_gives_nearly_the_same_loss(tmp_path: Path) -> None:
+    exact, short = start(tmp_path), start(tmp_path, precision="bfloat16")
+    losses = [run.loss(run.tasks[0], run.backbones).item() for run in (exact, short)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+# --- the average ------------------------------------------------------------------------------------------------------
+
+
+def averages_of(values: list[float], decay: float) -> list[float]:
+    """The average after each of these values of one weight that starts at 1000."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1000)
+    averaged, found = AveragedModel(model, multi_avg_fn=warmed_ema(decay)), []
+    for value in values:
+        torch.nn.init.constant_(model.weight, value)
+        averaged.update_parameters(model)
+        found.append(averaged.module.weight.item())
+    return found
+
+
+def test_the_average_is_a_slow_loops() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    found, average = averages_of(values.tolist(), decay=0.7), values[0]
+    for n, value in enumerate(values):
+        decay = 0.0 if n == 0 else min(0.7, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * value
+        assert found[n] == pytest.approx(average, abs=1e-5)
+
+
+def test_the_average_forgets_the_start_early() -> None:
+    found = averages_of([100.0] * 10 + [0.0] * 90, decay=0.999)
+    assert found[99] < 0.01
+    ramp = averages_of([float(step) for step in range(300)], decay=0.999)
+    assert 299 / ramp[-1] == pytest.approx(1.1, abs=0.03)  # a tenth of the steps behind
+
+
+def test_both_losses_and_both_weights_are_kept(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    run.run(log_every=1, save_every=5)
+    line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    losses = [run.validation_loss(backbones) for backbones in (run.backbones, run.averaged_backbones)]
+    assert losses[0] != losses[1]
+    assert [line["validation_loss"], line["averaged_validation_loss"]] == pytest.approx(losses, abs=1e-5)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert same_bits(state["module"], run.module.state_dict())
+    assert same_bits(state["averaged"], run.averaged.state_dict())
