@@ -38,8 +38,11 @@ class LoRA(nn.Module):
     def forward(self, linear: nn.Linear, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         b = self.b * self.scaling
         rounds = linear.weight.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type)
-        if rounds or linear.weight.requires_grad or not torch.is_grad_enabled():
+        few = x[..., 0].numel() * sum(linear.weight.shape) < linear.weight.numel()  # tokens, to multiply by A and B
+        if rounds or linear.weight.requires_grad or (few and not torch.is_grad_enabled()):
             return linear(x) + F.linear(F.linear(x, self.a), b)
+        if not torch.is_grad_enabled():
+            return F.linear(x, torch.addmm(linear.weight, b, self.a), linear.bias)
         projected: Tensor = _LowRankUpdate.apply(x, linear.weight, self.a, b)
         return projected if linear.bias is None else projected + linear.bias
 

@@ -61,13 +61,15 @@ def test_a_new_lora_changes_no_bit_and_draws_a_with_std_001() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize(("rank", "alpha"), [(2, 3.0), (4, 4.0), (1, 0.5)])
-def test_lora_adds_alpha_over_rank_times_b_a_x(rank: int, alpha: float, training: bool) -> None:
-    lora, linear, x = LoRA(5, 3, rank, alpha), frozen_linear(5, 3), torch.randn(2, 4, 5)
+def test_lora_adds_alpha_over_rank_times_b_a_x(rank: int, alpha: float, tokens: int, training: bool) -> None:
+    """Few tokens or many, which forecasts compute in other ways."""
+    lora, linear, x = LoRA(5, 3, rank, alpha), frozen_linear(5, 3), torch.randn(1, tokens, 5)
     randomise(lora)
     with torch.set_grad_enabled(training):
         result = lora(linear, x)
-    assert result.shape == (2, 4, 3)
+    assert result.shape == (1, tokens, 3)
     for token, found in zip(x.reshape(-1, 5), result.reshape(-1, 3), strict=True):
         inner = torch.tensor([dot(row, token) for row in lora.a])
         expected = linear(token) + torch.tensor([alpha / rank * dot(row, inner) for row in lora.b])
