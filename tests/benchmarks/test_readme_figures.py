@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from written_figures import read_json, table, text
 
-from benchmarks import checkpoint, defaults, harness, results
+from benchmarks import checkpoint, defaults, efficiency, harness, results
 from benchmarks.provenance import ROOT
+from darts_msft.pyramid import ScalePlan
 
 Entry = dict[str, Any]
 
@@ -68,6 +69,71 @@ def test_readme_has_the_adapter_files_sizes() -> None:
     """float32, without the few hundred bytes of names."""
     lora, msft = (4 * rows_of(method)[0]["trained"] / 1e6 for method in ("lora", "msft"))
     assert f"with the bundled model {lora:.1f} MB for LoRA and {msft:.1f} MB for MSFT" in readme()
+
+
+@pytest.fixture(scope="module")
+def cost() -> list[Entry]:
+    """The rows of the newest entry that has all cases."""
+    entries = read_json(checkpoint.RESULTS.parent / "efficiency.json")
+    whole = [entry for entry in entries if set(entry["settings"]["cases"]) == set(efficiency.CASES)]
+    assert (whole[-1]["settings"]["batch"], whole[-1]["settings"]["samples"], whole[-1]["threads"]) == (32, 100, 2)
+    rows: list[Entry] = whole[-1]["rows"]
+    return rows
+
+
+def test_readme_has_what_steps_and_forecasts_cost(cost: list[Entry]) -> None:
+    labels = {
+        ("step", "full"): "step over full finetuning's",
+        ("step", "full_uni2ts"): "step over uni2ts' full finetuning's",
+        ("forecast", "zero_shot"): "forecast over zero-shot's",
+        ("forecast", "uni2ts"): "forecast over uni2ts'",
+    }
+    expected = {}
+    for (what, reference), label in labels.items():
+        for context in (512, 2048, 8192):
+            ratios = {
+                row["K"]: f"{row['ratio'][reference]:.2f}"
+                for row in cost
+                if (row["what"], row.get("model"), row["method"]) == (what, "moirai-small", "msft")
+                and row["context"] == context
+            }
+            expected[f"{label}, {context:,}"] = [ratios.get(scales, "") for scales in range(5)]
+    assert table(ROOT / "README.md", "| times, by K | 0 | 1 | 2 | 3 | 4 |") == expected
+    tokens = [sum(ScalePlan(2048, 96, 32, scales, True).token_counts) for scales in range(5)]
+    times = ", ".join(f"{count / tokens[0]:.2f}" for count in tokens[1:])
+    assert f"K = 1, 2, 3, 4 has {times} times as many tokens as K = 0 (at 2,048)" in readme()
+
+
+def test_readme_s_reading_of_the_costs(cost: list[Entry]) -> None:
+    """Aims: a step of 1.3 times full finetuning's, a forecast of 1.6 times zero-shot's."""
+
+    def ratios(what: str, reference: str, scales: int, model: str = "moirai-small") -> list[float]:
+        return [
+            row["ratio"][reference]
+            for row in cost
+            if (row["what"], row.get("model"), row["method"], row.get("K")) == (what, model, "msft", scales)
+        ]
+
+    assert max(ratios("step", "full_uni2ts", 2)) < 1.3 < min(ratios("step", "full", 2))
+    most = [max(ratios("forecast", "zero_shot", scales)) for scales in range(3)]
+    assert most[0] < 1.6 < most[1] < 1.02 * 1.6 < most[2]
+    at_512, at_2048 = ratios("step", "full", 2, "moirai-tiny")
+    assert f"takes {at_2048:.2f} times (at 2,048) and {at_512:.2f} times (at 512) that of full finetuning" in readme()
+
+
+def test_readme_has_the_memory_and_the_import(cost: list[Entry]) -> None:
+    beyond = {
+        (row["length"], row["batch"]): f"{row['beyond_result_bytes'] / 1e6:.0f}"
+        for row in cost
+        if row["what"] == "memory" and row["method"] == "msft"
+    }
+    assert (
+        f"{beyond[11520, 32]} MB in batches of 32 and {beyond[11520, 256]} MB in batches of 256 (a quarter of the "
+        f"part: {beyond[2880, 32]} and {beyond[2880, 256]} MB)"
+    ) in readme()
+    seconds = {row["method"]: f"{row['seconds']:.1f}" for row in cost if row["what"] == "import"}
+    own, theirs = seconds["darts_msft"], seconds["darts' foundation models"]
+    assert f"`import darts_msft` takes {own} s, of which Darts' foundation models are {theirs} s" in readme()
 
 
 def validated(weights: str, group: str, measure: Callable[[Entry], float], seeds: Iterable[int] = (0,)) -> list[Any]:
