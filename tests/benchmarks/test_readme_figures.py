@@ -136,23 +136,47 @@ def test_readme_has_the_memory_and_the_import(cost: list[Entry]) -> None:
     assert f"`import darts_msft` takes {own} s, of which Darts' foundation models are {theirs} s" in readme()
 
 
+def means_of(
+    weights: str, settings: Entry, measure: Callable[[Entry], float], seeds: Iterable[int] = (0,)
+) -> list[float]:
+    """The mean over the seeds on ETTh1 and on ETTm1."""
+    means = []
+    for name in ("ETTh1", "ETTm1"):
+        entries = [
+            entry
+            for entry in defaults.read(defaults.RESULTS / f"{name}.json")
+            if entry["run"]["weights"] == weights
+            and entry["run"]["seed"] in seeds
+            and defaults.settings_of(entry)["settings"] == defaults.resolved(settings)
+        ]
+        assert {entry["run"]["seed"] for entry in entries} == set(seeds)
+        means.append(statistics.mean(map(measure, entries)))
+    return means
+
+
 def validated(weights: str, group: str, measure: Callable[[Entry], float], seeds: Iterable[int] = (0,)) -> list[Any]:
-    """Each setting of the group and its mean over the seeds on ETTh1 and on ETTm1."""
-    found = []
-    for settings in defaults.GROUPS[group]:
-        means = []
-        for name in ("ETTh1", "ETTm1"):
-            entries = [
-                entry
-                for entry in defaults.read(defaults.RESULTS / f"{name}.json")
-                if entry["run"]["weights"] == weights
-                and entry["run"]["seed"] in seeds
-                and defaults.settings_of(entry)["settings"] == defaults.resolved(settings)
-            ]
-            assert {entry["run"]["seed"] for entry in entries} == set(seeds)
-            means.append(statistics.mean(map(measure, entries)))
-        found.append((settings, means))
-    return found
+    """Each setting of the group and its means."""
+    return [(settings, means_of(weights, settings, measure, seeds)) for settings in defaults.GROUPS[group]]
+
+
+def test_readme_has_every_method_s_validation_score(weights: str) -> None:
+    methods = ("msft", "full", "lora", "adalora", "prompt", "linear_probe", "scratch")
+    found = {method: means_of(weights, {"method": method}, lambda entry: entry["best"]) for method in methods}
+    found["zero_shot"] = means_of(weights, {"method": "full"}, lambda entry: entry["scores"]["zero-shot"])
+    expected = {f"`{method}`": [pair(means)] for method, means in found.items()}
+    assert table(ROOT / "README.md", "| method at its default rates | |") == expected
+
+    def ahead(of: str, means: list[float]) -> list[str]:
+        return [f"{100 * (1 - own / other):.1f}" for own, other in zip(means, found[of], strict=True)]
+
+    first, second = ahead("full", found["msft"])
+    assert f"({first} % ahead on one set, {second.removeprefix('-')} % behind on the other)" in readme()
+    assert second.startswith("-")
+    least, most = sorted(ahead("lora", found["msft"]))
+    assert f"and {least} to {most} % ahead of LoRA" in readme()
+    quantile = means_of(weights, {"method": "msft", "mixing": "quantile"}, lambda entry: entry["best"])
+    first, second = ahead("full", quantile)
+    assert f"it is {first} % and {second} % ahead of full finetuning" in readme()
 
 
 def pair(means: list[float]) -> str:
