@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from model_fixtures import wave
@@ -70,10 +71,13 @@ def test_what_has_an_entry_is_not_run_again(tmp_path: Path, monkeypatch: pytest.
         return {"scores": {"start": 0.5, "epoch 0": 0.25}, "best": 0.25, "seconds": 1.0}
 
     monkeypatch.setattr(defaults, "fit", fit)
+    monkeypatch.setattr(defaults, "load", lambda name, family, folder: SimpleNamespace(hash=f"{name} {family}"))
     arguments = argparse.Namespace(**vars(ASKED), results=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         defaults.run_missing(arguments, "ETTh1")
-    assert [entry["run"] for entry in json.loads((tmp_path / "ETTh1.json").read_text())] == done
+    entries = json.loads((tmp_path / "ETTh1.json").read_text())
+    assert [entry["run"] for entry in entries] == done
+    assert {entry["data_hash"] for entry in entries} == {"ETTh1 lsf"}
     first = list(done)
     done.clear()
     defaults.run_missing(arguments, "ETTh1")
