@@ -116,7 +116,7 @@ def fit(run: dict[str, Any], folder: str | None) -> dict[str, Any]:
     if end < len(validation):
         found["held_back"] = held_back(model, validation[end - CONTEXT :], run["stride"])
     scores = {candidate.label: candidate.score for candidate in model.candidates}
-    return {"scores": scores, "best": min(scores.values()), "scale_weights": model.scale_weights.tolist(), **found}
+    return {"scores": scores, "best": min(scores.values(), default=None), "scale_weights": model.scale_weights.tolist(), **found}
 
 
 def held_back(model: MSFTFoundationModel, series: TimeSeries, stride: int) -> float:
