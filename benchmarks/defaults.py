@@ -116,7 +116,8 @@ def fit(run: dict[str, Any], folder: str | None) -> dict[str, Any]:
     if end < len(validation):
         found["held_back"] = held_back(model, validation[end - CONTEXT :], run["stride"])
     scores = {candidate.label: candidate.score for candidate in model.candidates}
-    return {"scores": scores, "best": min(scores.values(), default=None), "scale_weights": model.scale_weights.tolist(), **found}
+    best = min(scores.values(), default=None)  # zero-shot has none
+    return {"scores": scores, "best": best, "scale_weights": model.scale_weights.tolist(), **found}
 
 
 def held_back(model: MSFTFoundationModel, series: TimeSeries, stride: int) -> float:
@@ -175,7 +176,7 @@ def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
         data = {"data_hash": load(dataset, "lsf", arguments.data).hash}
         entry = {"run": run, **provenance(), **data, **fit(run, arguments.data)}
         append(path, entry)
-        print(dataset, run["settings"], f"{entry['best']:.4f}", f"{entry['seconds']:.0f} s", flush=True)
+        print(dataset, run["settings"], f"{entry.get('held_back', entry['best']):.4f}", f"{entry['seconds']:.0f} s", flush=True)
 
 
 def table(arguments: argparse.Namespace) -> None:
