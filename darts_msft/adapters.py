@@ -37,27 +37,33 @@ class LoRA(nn.Module):
 
     def forward(self, linear: nn.Linear, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         b = self.b * self.scaling
-        rounds = linear.weight.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type)
-        few = x[..., 0].numel() * sum(linear.weight.shape) < linear.weight.numel()  # tokens, to multiply by A and B
-        if rounds or linear.weight.requires_grad or (few and not torch.is_grad_enabled()):
+        rounds = _sum_rounds(linear.weight.device, linear.weight.dtype)
+        if rounds or linear.weight.requires_grad or self._beside_is_cheaper(x):
             return linear(x) + F.linear(F.linear(x, self.a), b)
-        if not torch.is_grad_enabled():
-            return F.linear(x, torch.addmm(linear.weight, b, self.a), linear.bias)
-        projected: Tensor = _LowRankUpdate.apply(x, linear.weight, self.a, b)
-        return projected if linear.bias is None else projected + linear.bias
+        projected: Tensor = _LowRankUpdate.apply(x, linear.weight, linear.bias, self.a, b)
+        return projected
+
+    def _beside_is_cheaper(self, x: Tensor) -> bool:
+        """For a forecast of few tokens: rank (I + O) products for each of them, against rank I O for W + B A."""
+        inputs, outputs = self.a.shape[1], self.b.shape[0]
+        return not torch.is_grad_enabled() and x.shape[:-1].numel() * (inputs + outputs) < inputs * outputs
+
+
+def _sum_rounds(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products with W + B A may lose a small update: in half precision, under autocast, and as TF32."""
+    if torch.is_autocast_enabled(device.type) or dtype not in (torch.float32, torch.float64):
+        return True
+    return device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
 
 
 class _LowRankUpdate(torch.autograd.Function):
-    """x (W + B A)^T with a frozen W: one product each way for x, thin ones for A and B, and no sum of two outputs.
-
-    Not for half precision, where the sum with W rounds small updates away.
-    """
+    """x (W + B A)^T + bias, W frozen: one product each way for x, thin ones for A and B, and no sum of two outputs."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
         merged = torch.addmm(weight, b, a)
         ctx.save_for_backward(x, merged, a, b)
-        return F.linear(x, merged)
+        return F.linear(x, merged, bias)
 
     @staticmethod
     @once_differentiable
@@ -65,7 +71,8 @@ class _LowRankUpdate(torch.autograd.Function):
         x, merged, a, b = ctx.saved_tensors
         x_rows, rows = x.flatten(0, -2), gradient.flatten(0, -2)
         grad_x = gradient @ merged if ctx.needs_input_grad[0] else None
-        return grad_x, None, (rows @ b).T @ x_rows, rows.T @ (x_rows @ a.T)
+        grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return grad_x, None, grad_bias, (rows @ b).T @ x_rows, rows.T @ (x_rows @ a.T)
 
 
 class StepHead(nn.Linear):

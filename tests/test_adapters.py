@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from darts_msft import adapters
 from darts_msft.adapters import InputAdapter, LoRA, StepHead
 
 
@@ -49,12 +50,18 @@ def frozen_linear(in_features: int, out_features: int, bias: bool = True) -> nn.
     return linear.requires_grad_(False)
 
 
-def test_a_new_lora_changes_no_bit_and_draws_a_with_std_001() -> None:
-    torch.manual_seed(0)
-    lora, linear, x = LoRA(300, 200, rank=16, alpha=16.0), frozen_linear(300, 200, bias=False), torch.randn(7, 300)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [7, 130])
+def test_a_new_lora_changes_no_bit(tokens: int, bias: bool) -> None:
+    lora, linear, x = LoRA(300, 200, rank=16, alpha=16.0), frozen_linear(300, 200, bias), torch.randn(tokens, 300)
     assert torch.equal(lora(linear, x), linear(x))
     with torch.no_grad():
         assert torch.equal(lora(linear, x), linear(x))
+
+
+def test_a_new_lora_draws_a_with_std_001() -> None:
+    torch.manual_seed(0)
+    lora = LoRA(300, 200, rank=16, alpha=16.0)
     assert (lora.a.shape, lora.b.shape) == ((16, 300), (200, 16))
     assert abs(lora.a.mean().item()) < 5e-4
     assert lora.a.std().item() == pytest.approx(0.01, rel=0.05)
@@ -64,16 +71,32 @@ def test_a_new_lora_changes_no_bit_and_draws_a_with_std_001() -> None:
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize(("rank", "alpha"), [(2, 3.0), (4, 4.0), (1, 0.5)])
 def test_lora_adds_alpha_over_rank_times_b_a_x(rank: int, alpha: float, tokens: int, training: bool) -> None:
-    """Few tokens or many, which forecasts compute in other ways."""
-    lora, linear, x = LoRA(5, 3, rank, alpha), frozen_linear(5, 3), torch.randn(1, tokens, 5)
+    lora, linear = LoRA(15, 9, rank, alpha).double(), frozen_linear(15, 9).double()
+    x = torch.randn(2, tokens, 15).double()
     randomise(lora)
     with torch.set_grad_enabled(training):
         result = lora(linear, x)
-    assert result.shape == (1, tokens, 3)
-    for token, found in zip(x.reshape(-1, 5), result.reshape(-1, 3), strict=True):
-        inner = torch.tensor([dot(row, token) for row in lora.a])
-        expected = linear(token) + torch.tensor([alpha / rank * dot(row, inner) for row in lora.b])
-        torch.testing.assert_close(found, expected)
+    assert result.shape == (2, tokens, 9)
+    for token, found in zip(x.reshape(-1, 15), result.reshape(-1, 9), strict=True):
+        inner = torch.tensor([dot(row, token) for row in lora.a], dtype=torch.float64)
+        update = torch.tensor([alpha / rank * dot(row, inner) for row in lora.b], dtype=torch.float64)
+        torch.testing.assert_close(found, linear(token) + update, rtol=1e-12, atol=1e-12)
+
+
+def test_forecasts_fold_the_update_into_the_weight_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 inputs and 9 outputs: from 135 / 24 tokens on. With gradients always."""
+    folded: list[tuple[int, ...]] = []
+    fold = adapters._LowRankUpdate.apply
+    monkeypatch.setattr(
+        adapters._LowRankUpdate, "apply", lambda x, *rest: folded.append(tuple(x.shape)) or fold(x, *rest)
+    )
+    lora, linear = LoRA(15, 9, rank=2, alpha=1.0), frozen_linear(15, 9)
+    for shape in [(5, 15), (2, 2, 15), (6, 15), (2, 3, 15)]:
+        with torch.no_grad():
+            lora(linear, torch.randn(shape))
+    assert folded == [(6, 15), (2, 3, 15)]
+    lora(linear, torch.randn(1, 15))
+    assert folded[2:] == [(1, 15)]
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -106,8 +129,9 @@ def test_lora_under_autocast_is_the_plain_formula() -> None:
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("autocast", [True, False])
-def test_small_updates_survive_half_precision(autocast: bool) -> None:
+def test_small_updates_survive_half_precision(autocast: bool, training: bool) -> None:
     """An update far below the weight's rounding step still reaches the forecast, once the weight's part is small."""
     linear, lora = frozen_linear(4, 1, bias=False), LoRA(4, 1, rank=1, alpha=1.0)
     with torch.no_grad():
@@ -117,8 +141,21 @@ def test_small_updates_survive_half_precision(autocast: bool) -> None:
     x = torch.ones(1, 4)
     if not autocast:
         linear, lora, x = linear.bfloat16(), lora.bfloat16(), x.bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
         assert lora(linear, x).item() == 4 * 2**-12
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("highest", False), ("high", True), ("medium", True)])
+def test_tf32_products_round_small_updates_too(precision: str, rounds: bool) -> None:
+    """Ten bits of a GPU's products in single precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert adapters._sum_rounds(torch.device("cuda"), torch.float32) is rounds
+        assert not adapters._sum_rounds(torch.device("cuda"), torch.float64)
+        assert not adapters._sum_rounds(torch.device("cpu"), torch.float32)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_lora_beside_a_frozen_linear_learns_alone() -> None:
