@@ -40,8 +40,8 @@ def _only_known(what: str, given: Mapping[str, Any], cls: type) -> dict[str, Any
 class Budget:
     """What a fit may spend, the same for every model of a table.
 
-    epochs: passes over the training windows; baseline_epochs: those of the models that begin from random weights and
-    are not ours (None: as epochs); patience: epochs without a better validation score before any fit stops;
+    epochs: passes over the training windows; baseline_epochs: those of the models that begin from random weights
+    (None: as epochs); patience: epochs without a better validation score before any fit stops;
     batch_size: windows a step; train_windows: at most so many training windows an epoch, in whole batches, drawn at
     random and others each epoch (None: all); validation_windows: at most so many for choosing settings and for the best
     epoch, evenly spaced and always the same (None: all); look_backs: the contexts, in steps, that every model chooses

@@ -1,12 +1,12 @@
 """The suites: lists of experiments by name.
 
-- smoke: everything once, in minutes, on the bundled series; its figures mean nothing.
+- smoke: both families with five models, in minutes, on the bundled series; its figures mean nothing.
 - harness: DLinear and PatchTST as their papers train them, whose figures a right harness gives again
   (`python -m benchmarks check`).
 - card: what stands beside the bundled checkpoint's zero-shot figures on its model card: DLinear as its paper trains it
   (at horizon 96 these are experiments of "harness", so what that measured isn't measured again) and seasonal naive.
 - first: the bundled checkpoint against all that two processor cores can train, with a sampled budget;
-  baselines that begin from random weights may train four times as long. Every trained model chooses its look-back.
+  what begins from random weights may train four times as long. Every trained model chooses its look-back.
 - fracast: Fracast-0 at the places of "first". It takes days on two cores; `--stride` gives a quick look.
 - ablations: MSFT on ETTm1 at horizon 96, each switch a diff against one base; the budget is that of "first".
 - lsf, pf: the paper's two families in full, every model.
@@ -43,7 +43,7 @@ SMALL_BUDGET = Budget(
     zero_shot_choice=True,
 )
 FIRST_OURS = ("zero_shot", "msft", "full", "lora", "linear_probe", "scratch")
-FIRST_BASELINES = ("dlinear", "seasonal_naive", "patchtst")
+FIRST_BASELINES = ("seasonal_naive", "dlinear", "patchtst", "itransformer", "timemixer")
 FIRST_OPTIONS = {"patch_size": [16, 32]}  # of ours
 FIRST_LSF = [(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)]
 FIRST_PF = [(name, REGISTRY["pf"][name].horizon) for name in ("ETTm1", "JenaWeather")]
@@ -127,11 +127,13 @@ def card() -> list[Experiment]:
 
 
 def first() -> list[Experiment]:
+    """Place after place, all models of each."""
     found = [
         experiment
         for family, places in (("lsf", FIRST_LSF), ("pf", FIRST_PF))
+        for place in places
         for models, options in ((FIRST_OURS, FIRST_OPTIONS), (FIRST_BASELINES, {}))
-        for experiment in grid(family, places, models, SEEDS, options, SMALL_BUDGET)
+        for experiment in grid(family, [place], models, SEEDS, options, SMALL_BUDGET)
     ]
     return sorted(found, key=lambda experiment: experiment.seed)
 

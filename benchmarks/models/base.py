@@ -28,6 +28,10 @@ SIZES = ("look_back", "patch_size")  # settings that decide whether a model can 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
+class WeightsMissing(FileNotFoundError):
+    """Pretrained weights can't be had on this machine, and nobody asked for others: a run skips the experiment."""
+
+
 class Forecaster(ABC):
     """One row of the results table: how a model is built, fitted and described.
 
@@ -42,7 +46,7 @@ class Forecaster(ABC):
 
     version: ClassVar[int] = 1  # raised when the code of a model, here or behind it, changes its figures
     trains: ClassVar[bool] = True  # False: zero-shot or naive
-    baseline: ClassVar[bool] = False  # True: begins from random weights and is not ours, so it has epochs of its own
+    baseline: ClassVar[bool] = False  # True: begins from random weights, so it has epochs of its own
     defaults: ClassVar[Mapping[str, Any]] = {}
     chosen: ClassVar[tuple[str, ...]] = ("look_back",)
 
@@ -122,7 +126,7 @@ class Forecaster(ABC):
         return {"look_back": model.input_chunk_length}
 
     def weights(self) -> str | None:
-        """sha256 of the pretrained weights; None where there are none."""
+        """sha256 of the pretrained weights; None where there are none. WeightsMissing where they can't be had."""
         return None
 
     def defaults_hash(self) -> str:

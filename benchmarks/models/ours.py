@@ -182,6 +182,8 @@ class Scratch(Ours):
     """The same architecture with random weights, as a control."""
 
     method = "scratch"
+    baseline = True
+    version = 3  # 2 had the epochs of pretrained models
 
     def weights(self) -> str:
         """sha256 of the configuration: there is nothing else of the backbone in it."""

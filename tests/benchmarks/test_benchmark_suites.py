@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -75,8 +76,10 @@ def test_first_is_what_the_issue_asks_for() -> None:
     assert {e.test_stride for e in lsf} == {1}
     assert {e.model for e in lsf} == {
         *("zero_shot", "msft", "full", "lora", "linear_probe", "scratch"),
-        *("dlinear", "seasonal_naive", "patchtst"),
+        *("dlinear", "seasonal_naive", "patchtst", "itransformer", "timemixer"),
     }
+    seeds_and_places = [(e.seed, e.family, e.dataset, e.horizon) for e in suites.load("first")]
+    assert len([one for one, _ in itertools.groupby(seeds_and_places)]) == len(set(seeds_and_places)) == 3 * 8
     (budget,) = {e.budget for e in suites.load("first")}
     assert budget.zero_shot_choice
     assert budget.look_backs == (336, 512, 1024)
