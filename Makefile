@@ -1,6 +1,7 @@
 # make demo   set up .venv and run the main example
 # make test   set up .venv and run lint, types and tests
-# make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke
+# make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
+#             10 minutes is ended, as a failure (by GNU timeout)
 # make clean  remove .venv, caches and build outputs
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
@@ -34,7 +35,7 @@ test: setup-test
 
 smoke: setup-test
 	rm -rf $(SMOKE)
-	$(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
+	timeout --foreground 600 $(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
 	$(BIN)/python -m benchmarks report --results $(SMOKE)
 
 lint: setup-test

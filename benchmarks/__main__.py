@@ -5,6 +5,10 @@
     python -m benchmarks plot                   # pictures of it
     python -m benchmarks report                 # one HTML page with both
     python -m benchmarks check                  # compares the suite "harness" with published figures
+    python -m benchmarks efficiency             # measures what training steps and forecasts cost
+    python -m benchmarks defaults               # measures learning rates and switches on validation data
+    python -m benchmarks checkpoint choose      # measures the bundled checkpoint as it is; also "test" and "speed"
+    python -m benchmarks sizes                  # measures widths and depths of the checkpoint on synthetic series
 
 `python -m benchmarks COMMAND --help` says what a command takes.
 """
@@ -26,6 +30,12 @@ COMMANDS = {
     "report": ("benchmarks.report", "write one HTML page with tables and pictures"),
     "check": ("benchmarks.harness", "compare the suite 'harness' with published figures"),
 }
+PROGRAMS = {  # modules that are command lines themselves: they get the words after the command
+    "efficiency": ("benchmarks.efficiency", "measure what training steps and forecasts cost"),
+    "defaults": ("benchmarks.defaults", "measure learning rates and switches on validation data"),
+    "checkpoint": ("benchmarks.checkpoint", "measure the bundled checkpoint without finetuning"),
+    "sizes": ("benchmarks.sizes", "measure widths and depths of the bundled checkpoint on synthetic series"),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -38,7 +48,10 @@ def main(words: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    parsers = {name: subparsers.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+    known = {**COMMANDS, **PROGRAMS}
+    parsers = {name: subparsers.add_parser(name, help=text) for name, (_, text) in known.items()}
+    if words and words[0] in PROGRAMS:
+        return importlib.import_module(PROGRAMS[words[0]][0]).main(words[1:]) or 0
     if not words or words[0] not in COMMANDS:
         parser.parse_args(words[:1])  # ends with the help, or with what is wrong
     module = importlib.import_module(COMMANDS[words[0]][0])

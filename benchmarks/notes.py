@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from benchmarks import suites
-from benchmarks.summary import METRIC_NAMES, Column, Run, Table
+from benchmarks.summary import METRIC_NAMES, Column, Row, Run, Table
 
 # not ours, from random weights, and trained on squared errors where points are asked for
 BASELINES = ("dlinear", "patchtst", "itransformer", "timemixer")
+TRAINED = tuple(model for model in suites.OURS if model not in suites.UNSEEDED)
 MEDIANS = (*suites.OURS, "fracast", "chronos2")
 OUTERMOST = 0.025  # the lower of the two levels that the MSIS is of
+CHOSEN = "chosen on validation data"
 
 
 def notes(table: Table) -> list[str]:
@@ -38,13 +42,18 @@ def notes(table: Table) -> list[str]:
 
 def _baseline_epochs(table: Table) -> list[str]:
     epochs = table.budget.get("baseline_epochs")
-    names = [table.row_names[row] for row in table.rows if row.model in BASELINES]
+    names = [table.row_names[row] for row in table.rows if row.model in BASELINES or _trained_longer(table, row)]
     if epochs is None or not names:
         return []
     return [
         f"Baselines that begin from random weights ({', '.join(names)}) may train for {epochs} epochs, all others for "
         f"{table.budget['epochs']}; the patience is the same."
     ]
+
+
+def _trained_longer(table: Table, row: Row) -> bool:
+    """Whether a fit took more epochs than pretrained models may: "scratch" does in newer results."""
+    return any((run.result["fit_report"] or {}).get("epochs", 0) > table.budget["epochs"] for run in table.runs(row))
 
 
 def _best_epochs(table: Table) -> list[str]:
@@ -93,24 +102,29 @@ def _of_pf(table: Table) -> list[str]:
 
 def _windows(table: Table) -> list[str]:
     """How many windows figures and choices are of."""
-    chosen = {}
+    tested, chosen = {}, {}
     for column in table.columns:
-        counts = sorted({run.result["validation_windows"] for run in table.runs(column=column)})
-        chosen[table.column_names[column]] = " or ".join(map(str, counts))
-    return [
-        f"Test windows: {_grouped({table.column_names[column]: str(column.windows) for column in table.columns})}.",
-        f"Validation windows that settings were chosen by: {_grouped(chosen)}.",
-    ]
+        tested[table.column_names[column]] = str(column.windows)
+        if counts := sorted({run.result["validation_windows"] for run in table.runs(column=column) if _chose(run)}):
+            chosen[table.column_names[column]] = " or ".join(map(str, counts))
+    lines = [f"Test windows: {_grouped(tested)}."]
+    return lines + ([f"Validation windows that settings were chosen by: {_grouped(chosen)}."] if chosen else [])
+
+
+def _chose(run: Run) -> bool:
+    """Whether any of its settings were chosen on validation data."""
+    options = run.experiment["options"]
+    rates = run.experiment["model"] in BASELINES and options.get("lr") is None  # chosen from the rates of its recipe
+    return rates or _way(run) == CHOSEN or any(map(_several, options.values()))
 
 
 def _settings(table: Table) -> list[str]:
-    how = "as given" if "look_back" in table.fixed else "chosen on validation data"
-    lines = [f"Look-back {how}: {_look_backs(table)}."]
-    if table.budget.get("zero_shot_choice"):
-        lines.append(
-            "What trains a pretrained model's architecture has the patch size chosen for zero-shot, "
-            "and a look-back of its own choice."
-        )
+    lines = [*_look_backs(table), *_sizes(table)]
+    trained = [run for row in table.rows if row.model in TRAINED for run in table.runs(row)]
+    following = [run for run in trained if _several(run.experiment["options"].get("patch_size"))]
+    if table.budget.get("zero_shot_choice") and following:
+        own = ", and a look-back of its own choice" if any(_way(run) == CHOSEN for run in following) else ""
+        lines.append(f"What trains a pretrained model's architecture has the patch size chosen for zero-shot{own}.")
     return lines
 
 
@@ -167,28 +181,74 @@ def _seeds(table: Table) -> str:
     return f"Seeds: {_grouped(counts)}.{' ± is the sample standard deviation over seeds.' if spread else ''}"
 
 
-def _look_backs(table: Table) -> str:
-    """By model: one number where it is the same everywhere, else a number for each data set and horizon."""
-    found = {}
+def _look_backs(table: Table) -> list[str]:
+    """One line for each way in which models came by their look-back."""
+    ways = defaultdict(list)
     for row in table.rows:
-        cells = {column: table.cells[row, column] for column in table.columns if (row, column) in table.cells}
+        ways[_way(table.runs(row)[0])].append(row)  # a row is of one state, so all of its runs came by it alike
+    return [
+        f"Look-back {way}: {_grouped(_by_model(table, rows, _look_back), named=len(ways) > 1)}."
+        for way, rows in ways.items()
+    ]
+
+
+def _way(run: Run) -> str:
+    """How the model came by its look-back."""
+    if run.experiment["model"] == "seasonal_naive":
+        return "of one season"
+    asked = run.experiment["options"].get("look_back") or run.experiment["budget"]["look_backs"]
+    return CHOSEN if _several(asked) else "as given"
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 1
+
+
+def _sizes(table: Table) -> list[str]:
+    """The patch sizes and K that our models really had; where they are left open they follow from the look-back."""
+    ours = [row for row in table.rows if row.model in suites.OURS]
+    if not ours:
+        return []
+    text = f"Patch size of the pretrained model's architecture: {_grouped(_by_model(table, ours, _patch_size))}"
+    if scaled := [row for row in ours if row.model == "msft"]:
+        scales = _grouped(_by_model(table, scaled, _num_scales), named=len(scaled) < len(table.rows))
+        text += f"; K (new scales): {scales}"
+    return [f"{text}."]
+
+
+def look_back(runs: Iterable[Run]) -> str:
+    """The context that was taken, in steps."""
+    return _values(runs, _look_back)
+
+
+def _look_back(run: Run) -> Any:
+    return run.result["settings"]["look_back"]
+
+
+def _patch_size(run: Run) -> Any:
+    return run.result["resolved"].get("patch_size", "?")
+
+
+def _num_scales(run: Run) -> Any:
+    return run.result["resolved"].get("num_scales", "?")
+
+
+def _values(runs: Iterable[Run], value: Callable[[Run], Any]) -> str:
+    """`1`, or `1 or 2` where the runs differ."""
+    return " or ".join(dict.fromkeys(str(value(run)) for run in runs))
+
+
+def _by_model(table: Table, rows: Iterable[Row], value: Callable[[Run], Any]) -> dict[str, str]:
+    """By model: one value where it is the same everywhere, else a value for each data set and horizon."""
+    found = {}
+    for row in rows:
         groups = defaultdict(list)
-        for column, runs in cells.items():
-            groups[look_back(runs)].append(table.column_names[column])
-        text = ", ".join(f"{steps} ({', '.join(names)})" for steps, names in groups.items())
-        found[table.row_names[row]] = next(iter(groups)) if len(groups) == 1 else text
-    return _grouped(found)
-
-
-def look_back(runs: tuple[Run, ...]) -> str:
-    """The context that was taken, in steps; said where the only one was given to choose from."""
-    found = dict.fromkeys(f"{run.result['settings']['look_back']}{_given(run)}" for run in runs)
-    return " or ".join(found)
-
-
-def _given(run: Run) -> str:
-    asked = run.experiment["options"].get("look_back")
-    return " as given" if isinstance(asked, list) and len(asked) == 1 else ""
+        for column in table.columns:
+            if runs := table.runs(row, column):
+                groups[_values(runs, value)].append(table.column_names[column])
+        several = ", ".join(f"{text} ({', '.join(names)})" for text, names in groups.items())
+        found[table.row_names[row]] = next(iter(groups)) if len(groups) == 1 else several
+    return found
 
 
 def _commits(table: Table) -> str:
@@ -199,11 +259,11 @@ def _commits(table: Table) -> str:
     return f"Code: commit {', '.join(sorted(found))}."
 
 
-def _grouped(values: dict[str, str]) -> str:
-    """`512` where all are equal, else `512 for ETTh1 96, ETTh1 336; 1024 for ETTm1 96`."""
+def _grouped(values: dict[str, str], named: bool = False) -> str:
+    """`512` where all are equal, else (or if `named`) `512 for ETTh1 96, ETTh1 336; 1024 for ETTm1 96`."""
     groups = defaultdict(list)
     for name, value in values.items():
         groups[value].append(name)
-    if len(groups) == 1:
+    if len(groups) == 1 and not named:
         return next(iter(groups))
     return "; ".join(f"{value} for {', '.join(names)}" for value, names in groups.items())

@@ -48,7 +48,7 @@ def select(arguments: argparse.Namespace) -> list[Table]:
         runs = _of_suites(runs, arguments.suite)
         if not runs:
             raise Misuse(
-                f"no result in {arguments.results} is of the suite {' or '.join(arguments.suite)}; run it first"
+                f"no result in {arguments.results} belongs to the suite {' or '.join(arguments.suite)}; run it first"
             )
     weights = arguments.weights
     if weights is not None and not any((run.result["weights"] or "").startswith(weights) for run in runs):
@@ -67,7 +67,7 @@ def read(folder: str | Path) -> list[Run]:
 
 
 def _of_suites(runs: list[Run], names: list[str]) -> list[Run]:
-    """What they measured, with a user's data and options too, and what they share with the suite that measured it."""
+    """Results that a run of these suites made, or whose experiment is also one of theirs."""
     keys = {experiment.key for name in names for experiment in suites.load(name)}
     return [run for run in runs if run.result["suite"] in names or run.result["key"] in keys]
 

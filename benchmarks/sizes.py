@@ -25,7 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(entry), flush=True)
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sizes", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -170,10 +170,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     be_quiet()
     try:
-        run(parse())
+        run(parse(words))
     except Misuse as error:
         sys.exit(f"python -m benchmarks.sizes: {error}")
 

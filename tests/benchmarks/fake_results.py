@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import results
+from benchmarks import results, suites
 from benchmarks.datasets import Dataset
 from benchmarks.experiments import LOCATIONS, PROTOCOL, Budget, Experiment
 from benchmarks.models import MODELS, load_forecaster
@@ -53,7 +53,7 @@ def result(
         "weights": "a" * 64,
         "protocol": PROTOCOL,
         "defaults": "d" * 64,
-        "resolved": {"look_back": 512},
+        "resolved": resolved_of(experiment),
         "suite": "first",
         "command": "python -m benchmarks run --suite first",
         "data_hash": hashlib.sha256(dataset.encode()).hexdigest(),
@@ -83,6 +83,13 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         return {"look_back": 512}
     found = _candidates(experiment.model, json.dumps(options), experiment.budget, experiment.horizon)
     return next((settings for settings in found if settings["look_back"] == 512), found[0])
+
+
+def resolved_of(experiment: Experiment) -> dict[str, Any]:
+    """Patches of 32 steps, and K = 2 where it is left open."""
+    scales = experiment.options.get("num_scales", 2 if experiment.model == "msft" else 0)
+    sizes = {"patch_size": 32, "num_scales": scales} if experiment.model in suites.OURS else {}
+    return {"look_back": 512, **sizes}
 
 
 @functools.cache

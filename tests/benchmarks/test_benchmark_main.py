@@ -30,6 +30,18 @@ def test_a_command_is_its_module_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert __main__.main(["table"]) == 3
 
 
+def test_a_program_gets_the_words_after_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    fake = ModuleType("fake_program")
+    fake.main = called.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_program", fake)
+    monkeypatch.setitem(__main__.PROGRAMS, "sizes", ("fake_program", ""))
+    assert __main__.main(["sizes", "--sizes", "96x4", "--help"]) == 0
+    assert called == [["--sizes", "96x4", "--help"]]
+    fake.main = lambda words: 3  # type: ignore[attr-defined]
+    assert __main__.main(["sizes"]) == 3
+
+
 def test_what_is_wrong_is_said_in_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert __main__.main(["table", "--results", str(tmp_path / "nowhere")]) == __main__.MISUSED
     message = capsys.readouterr().err
@@ -67,11 +79,25 @@ def test_without_a_command_the_choices_are_shown(
     assert "COMMAND" in printed.out + printed.err
 
 
-def test_every_command_has_help() -> None:
-    for command in __main__.COMMANDS:
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("checkpoint", "sizes"):
+        monkeypatch.setattr(f"benchmarks.{program}.be_quiet", lambda: None)  # would silence the tests after this one
+    for command in (*__main__.COMMANDS, *__main__.PROGRAMS):
         with pytest.raises(SystemExit) as ended:
             __main__.main([command, "--help"])
         assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(
+            (f"usage: python -m benchmarks {command} ", f"usage: python -m benchmarks.{command} ")
+        )
+
+
+def test_the_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        __main__.main(["--help"])
+    shown = capsys.readouterr().out
+    for command, (_, line) in {**__main__.COMMANDS, **__main__.PROGRAMS}.items():
+        assert f"\n    python -m benchmarks {command} " in shown
+        assert f" {command} {line} " in " ".join(shown.split())
 
 
 def test_the_command_line_starts_without_torch_and_darts() -> None:

@@ -8,6 +8,7 @@ import pytest
 from fake_results import result, tables_of
 
 from benchmarks.notes import notes
+from benchmarks.summary import Table
 
 
 def lsf(model: str, mse: float = 0.4, dataset: str = "ETTh1", horizon: int = 96, **changes: Any) -> dict[str, Any]:
@@ -80,10 +81,27 @@ def test_quantiles_beyond_and_between_known_levels_are_told() -> None:
     assert not any("read off" in line for line in notes_of(entries[-1]))
 
 
-@pytest.mark.parametrize("follows", [True, False])
-def test_whose_context_it_is(follows: bool) -> None:
-    lines = notes_of(lsf("msft", budget={"zero_shot_choice": follows}))
-    assert ("has the patch size chosen for zero-shot, and a look-back of its own choice" in " ".join(lines)) == follows
+LISTS: dict[str, Any] = {"patch_size": [16, 32]}
+OWN = ", and a look-back of its own choice"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "follows", "says"),
+    [
+        ("msft", LISTS, True, [OWN]),
+        ("msft", {**LISTS, "look_back": 512}, True, [""]),
+        ("msft", LISTS, False, []),
+        ("msft", {"look_back": 512, "patch_size": 32}, True, []),
+        ("zero_shot", LISTS, True, []),
+        ("dlinear", {}, True, []),
+    ],
+)
+def test_whose_patch_size_and_look_back_it_is(
+    model: str, options: dict[str, Any], follows: bool, says: list[str]
+) -> None:
+    lines = notes_of(lsf(model, options=options, budget={"zero_shot_choice": follows}))
+    start = "What trains a pretrained model's architecture has the patch size chosen for zero-shot"
+    assert [line for line in lines if line.startswith("What trains")] == [f"{start}{own}." for own in says]
 
 
 def test_epochs_of_baselines_are_told() -> None:
@@ -92,6 +110,9 @@ def test_epochs_of_baselines_are_told() -> None:
     line = "Baselines that begin from random weights (DLinear, PatchTST) may train for 20 epochs, all others for 5; "
     assert f"{line}the patience is the same." in notes(table)
     assert "(5 epochs (20 for baselines), patience 3" in table.title
+    longer = lsf("scratch", budget=budget, fit_report={"kept": "epoch 17", "epochs": 20})
+    names = "from scratch, DLinear"
+    assert line.replace("DLinear, PatchTST", names) in " ".join(notes_of(longer, lsf("dlinear", budget=budget)))
     for entry in (lsf("dlinear"), lsf("msft", budget=budget)):
         assert not any(line.startswith("Baselines") for line in notes_of(entry))
 
@@ -101,6 +122,65 @@ def test_validation_windows_are_counted() -> None:
     assert "Validation windows that settings were chosen by: 200 for ETTh1 96; 7 for ETTh1 336." in lines
 
 
-def test_a_look_back_that_was_given_alone_is_told() -> None:
-    lines = notes_of(lsf("fracast", options={"look_back": [2048]}), lsf("msft"))
-    assert "Look-back chosen on validation data: 512 for MSFT; 2048 as given for Fracast-0." in lines
+def told(table: Table, *starts: str) -> list[str]:
+    return [line for line in notes(table) if line.startswith(starts)]
+
+
+def test_only_what_chose_its_look_back_is_said_to_have_chosen_it() -> None:
+    fracast = lsf("fracast", options={"look_back": [2048]}, settings={"look_back": 2048})
+    naive = lsf("seasonal_naive", settings={"look_back": 24})
+    (table,) = tables_of(fracast, lsf("msft"), naive)
+    assert told(table, "Look-back") == [
+        "Look-back chosen on validation data: 512 for MSFT.",
+        "Look-back as given: 2048 for Fracast-0.",
+        "Look-back of one season: 24 for seasonal naive.",
+    ]
+    (table,) = tables_of(naive, lsf("seasonal_naive", dataset="ETTm1", settings={"look_back": 96}))
+    assert told(table, "Look-back") == ["Look-back of one season: 24 (ETTh1 96), 96 (ETTm1 96)."]
+    (table,) = tables_of(lsf("msft", budget={"look_backs": (512,)}))
+    assert told(table, "Look-back") == ["Look-back as given: 512."]
+
+
+def test_nothing_is_said_to_be_chosen_where_nothing_was() -> None:
+    given = {"look_back": 336, "lr": "paper"}
+    for entry in (lsf("seasonal_naive"), lsf("dlinear", options=given), lsf("full", options={"look_back": 336})):
+        assert "chosen" not in " ".join(notes_of(entry))
+    rates = {"look_back": 336, "lr": [0.1, 0.01]}
+    for entry in (lsf("dlinear", options={"look_back": 336}), lsf("patchtst", options=rates)):
+        assert "Validation windows that settings were chosen by: 200." in notes_of(entry)
+    entries = [lsf("msft"), lsf("seasonal_naive", validation_windows=7)]
+    assert "Validation windows that settings were chosen by: 200." in notes_of(*entries)
+
+
+def sized(look_back: int, scales: int, patch_size: int = 32) -> dict[str, Any]:
+    return {"resolved": {"look_back": look_back, "patch_size": patch_size, "num_scales": scales}}
+
+
+def test_patch_sizes_and_scales_are_those_that_models_really_had() -> None:
+    (table,) = tables_of(
+        lsf("msft", **sized(336, 1)),
+        lsf("msft", horizon=336, **sized(1024, 3)),
+        lsf("full", **sized(336, 0)),
+        lsf("zero_shot", horizon=336, **sized(1024, 0, patch_size=16)),
+        lsf("dlinear"),
+    )
+    patches = "32 for MSFT, full finetuning; 16 for zero-shot"
+    line = f"Patch size of the pretrained model's architecture: {patches}; K (new scales): 1 (ETTh1 96), 3 (ETTh1 336)"
+    assert told(table, "Patch") == [f"{line} for MSFT."]
+
+
+def test_scales_of_variants_and_of_seeds() -> None:
+    (table,) = tables_of(lsf("msft", **sized(512, 2)), lsf("msft", options={"mixing": "first"}, **sized(512, 2)))
+    assert told(table, "Patch") == ["Patch size of the pretrained model's architecture: 32; K (new scales): 2."]
+    fewer = lsf("msft", options={"num_scales": 1}, **sized(512, 1))
+    (table,) = tables_of(lsf("msft", **sized(512, 2)), fewer)
+    assert told(table, "Patch")[0].endswith("K (new scales): 2 for MSFT; 1 for MSFT (num_scales=1).")
+    (table,) = tables_of(lsf("msft", **sized(512, 2)), lsf("msft", seed=1, **sized(512, 1)))
+    assert told(table, "Patch")[0].endswith("K (new scales): 2 or 1.")
+
+
+def test_what_has_no_scales_is_told_none() -> None:
+    (table,) = tables_of(lsf("full"), lsf("lora"), lsf("dlinear"))
+    assert told(table, "Patch") == ["Patch size of the pretrained model's architecture: 32."]
+    (table,) = tables_of(lsf("dlinear"), lsf("patchtst"))
+    assert told(table, "Patch") == []

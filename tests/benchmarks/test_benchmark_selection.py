@@ -37,8 +37,10 @@ def test_only_what_was_asked_for(tmp_path: Path) -> None:
         models(tmp_path, "--datasets", "Weather", "ETTh1")
     with pytest.raises(Misuse, match=r"none of the 4 results in .* fits all"):
         models(tmp_path, "--datasets", "ETTm1", "--only", "msft")
-    with pytest.raises(Misuse, match="is of the suite ablations; run it first"):
+    with pytest.raises(Misuse, match=r"no result in .* belongs to the suite ablations; run it first"):
         models(tmp_path, "--suite", "ablations")
+    with pytest.raises(Misuse, match="belongs to the suite ablations or pf; run it first"):
+        models(tmp_path, "--suite", "ablations", "pf")
 
 
 def test_what_two_suites_share_belongs_to_both(tmp_path: Path) -> None:
