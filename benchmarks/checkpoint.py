@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def run(arguments: argparse.Namespace) -> None:
             append(arguments.results, {**entry, **found})
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--checkpoint", default="moirai-tiny", help="directory of a checkpoint; default: the bundled")
     shared.add_argument("--results", type=Path, default=RESULTS, help="file that the entries are added to")
@@ -215,11 +216,11 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     be_quiet()
     try:
-        run(parse())
-    except Misuse as error:
+        run(parse(words))
+    except (Misuse, FileNotFoundError) as error:
         sys.exit(f"python -m benchmarks.checkpoint: {error}")
 
 

@@ -17,6 +17,9 @@ A user's own CSV is described by a small TOML; times and numbers are read as the
     train = 0.7
     validation = 0.1
     test = 0.2
+
+It takes the place of a suite's data sets, at the suite's horizons or at any others that each part has room for:
+`python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ where it stopped.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from darts import TimeSeries
 from darts.metrics import mcrps
 
 from benchmarks.datasets import load
+from benchmarks.errors import Misuse
 from benchmarks.listings import append, read
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
@@ -176,7 +179,8 @@ def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
         data = {"data_hash": load(dataset, "lsf", arguments.data).hash}
         entry = {"run": run, **provenance(), **data, **fit(run, arguments.data)}
         append(path, entry)
-        print(dataset, run["settings"], f"{entry.get('held_back', entry['best']):.4f}", f"{entry['seconds']:.0f} s", flush=True)
+        score = entry.get("held_back", entry["best"])
+        print(dataset, run["settings"], f"{score:.4f}", f"{entry['seconds']:.0f} s", flush=True)
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -202,7 +206,7 @@ def table(arguments: argparse.Namespace) -> None:
             print(f"{group:<14}{changes:<60}{cells}")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.defaults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -213,10 +217,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the entries")
-    arguments = parser.parse_args()
-    for dataset in arguments.datasets:
-        run_missing(arguments, dataset)
-    table(arguments)
+    arguments = parser.parse_args(words)
+    try:
+        for dataset in arguments.datasets:
+            run_missing(arguments, dataset)
+        table(arguments)
+    except (Misuse, FileNotFoundError) as error:
+        sys.exit(f"python -m benchmarks.defaults: {error}")
 
 
 if __name__ == "__main__":

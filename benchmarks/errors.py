@@ -9,3 +9,7 @@ class Misuse(ValueError):
 
 class Diverged(ValueError):
     """A fit or its forecasts are not finite numbers. While settings are chosen, this is the worst validation score."""
+
+
+class WeightsMissing(FileNotFoundError):
+    """Pretrained weights can't be had on this machine, and nobody asked for others: a run skips the experiment."""

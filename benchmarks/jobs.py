@@ -23,7 +23,7 @@ from benchmarks.measures import LEVELS, Measured, measure
 from benchmarks.models import load_forecaster
 from benchmarks.models.base import FOLLOWED, Forecaster
 from benchmarks.processes import peak_memory_mb, processor_seconds
-from benchmarks.provenance import provenance
+from benchmarks.provenance import provenance, same_code
 
 CHOOSING_SEED = 0
 DECIDES = {"lsf": "mse", "pf": "crps"}
@@ -42,22 +42,28 @@ class Basis:
 
     @classmethod
     def of(cls, experiment: Experiment, data: str | Path | None) -> Basis:
-        """`data`: the folder of the data files."""
+        """`data`: the folder of the data files. ValueError where a part has no room for the horizon."""
         dataset = datasets.load(experiment.dataset, experiment.family, data)
+        for part in datasets.PARTS:
+            dataset.starts(part, experiment.horizon, 1)
         forecaster = forecaster_of(experiment)
         same = {"data_hash": dataset.hash, **standing(forecaster)}
         return cls(experiment, dataset, forecaster, same, provenance())
 
     def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
-        """An entry of the store; RuntimeError if code or weights are no longer those of the beginning."""
+        """An entry of the store; RuntimeError if code or weights are no longer those of the beginning.
+
+        Commits and changes of results, *.md, tests and examples alone don't count (`provenance.COUNTS`).
+        """
         now = provenance()
-        changed = [name for name in ("commit", "dirty") if now[name] != self.provenance[name]]
+        changed = [] if same_code(self.provenance["commit"], now["commit"]) else ["commit"]
+        changed += [] if now["dirty"] == self.provenance["dirty"] else ["dirty"]
         if standing(self.forecaster)["weights"] != self.same["weights"]:
             changed.append("weights")
         if changed:
             raise RuntimeError(
                 f"{' and '.join(changed)} changed while {self.experiment} was measured, so nothing is stored; leave "
-                "both as they are during a run, and start it again"
+                "code and weights as they are during a run, and start it again"
             )
         head = {"kind": kind, "key": key, "experiment": self.experiment.to_dict()}
         return {**head, **rest, **self.same, "provenance": self.provenance}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -9,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import Misuse
+
 ROOT = Path(__file__).parent.parent
+COUNTS = (".", ":!benchmarks/results", ":!*.md", ":!tests", ":!examples")  # git's words for what a figure may rest on
 PACKAGES = (
     *("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "pandas", "peft", "pytorch-lightning", "scipy"),
     *("timecopilot-uni2ts", "torch"),
@@ -17,7 +21,10 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Date, commit, versions and machine; the device is what Lightning trains on where it is left to it."""
+    """Date, commit, versions and machine; the device is what Lightning trains on where it is left to it.
+
+    A Misuse where the code is no git checkout.
+    """
     import torch  # here, for `is_dirty` is asked before anything needs it
 
     return {
@@ -32,8 +39,13 @@ def provenance() -> dict[str, Any]:
 
 
 def is_dirty() -> bool:
-    """Whether there are uncommitted changes; the results themselves don't count."""
-    return bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results"))
+    """Whether there are uncommitted changes; those of results, *.md, tests and examples don't count."""
+    return bool(_git("status", "--porcelain", "--untracked-files=all", "--", *COUNTS))
+
+
+def same_code(commit: str, other: str) -> bool:
+    """Whether two commits differ at most in what `is_dirty` doesn't count."""
+    return commit == other or not _git("diff", "--name-only", commit, other, "--", *COUNTS)
 
 
 def _version(package: str) -> str | None:
@@ -45,4 +57,14 @@ def _version(package: str) -> str | None:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """What git says of this checkout, and of no repository around it; a Misuse where there is none."""
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        raise Misuse(
+            f"results need a git checkout, because each names its commit, and {ROOT} is none that git can read "
+            f"({' '.join(reason.split())}); get the code by `git clone`, not as a download, and run it there"
+        ) from error
+    return done.stdout.strip()

@@ -2,8 +2,13 @@
 
 Settings are chosen on the validation part first, once for all seeds and test strides. What is finished is in the
 results folder, whole; the same command goes on where a stopped one ended, and several at once share the work. An
-experiment that fails doesn't stop the others. Seconds are wall time, processor seconds those of all threads; the peak
-memory is that of the process which fits and forecasts, imports included.
+experiment that fails doesn't stop the others; one whose pretrained weights can't be had on this machine is skipped.
+Seconds are wall time, processor seconds those of all threads; the peak memory is that of the process which fits and
+forecasts, imports included.
+
+A user's own data (a .toml, see `datasets.py`) take the place of the suite's, and `--horizons` that of its horizons:
+
+    python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28
 """
 
 from __future__ import annotations
@@ -14,21 +19,36 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from benchmarks import results, suites
-from benchmarks.errors import Misuse
-from benchmarks.experiments import Experiment
+from benchmarks.errors import Misuse, WeightsMissing
+from benchmarks.experiments import Budget, Experiment
 from benchmarks.processes import ProcessFailed, isolated
 from benchmarks.provenance import is_dirty
 
 FAILED, STOPPED = 1, 130  # exit codes
 SELECTORS = {"only": "model", "datasets": "dataset", "horizons": "horizon", "seeds": "seed"}  # option -> of what
-Failures = list[tuple[Experiment, str]]
+
+
+@dataclass(frozen=True)
+class Undone:
+    """An experiment without a result, and why. Being skipped is no failure."""
+
+    experiment: Experiment
+    reason: str
+    skipped: bool
+
+    @classmethod
+    def of(cls, experiment: Experiment, error: Exception) -> Undone:
+        if isinstance(error, WeightsMissing):
+            return cls(experiment, str(error), skipped=True)
+        own_account = isinstance(error, ProcessFailed)
+        return cls(experiment, str(error) if own_account else f"{type(error).__name__}: {error}", skipped=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,71 +57,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder that the results are added to")
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="these models of the suite alone")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="these alone, or the suite on a .toml's data")
-    parser.add_argument("--horizons", nargs="+", type=int, metavar="STEPS", help="these horizons of the suite alone")
+    parser.add_argument(
+        "--horizons",
+        nargs="+",
+        type=steps,
+        metavar="STEPS",
+        help="these horizons of the suite alone; on a .toml's data any, in place of the suite's",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds of the suite alone")
-    parser.add_argument("--stride", type=int, help="steps between LSF's test windows, for a quick look (see `table`)")
+    parser.add_argument("--stride", type=steps, help="steps between LSF's test windows, for a quick look (see `table`)")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the methods of darts-msft that have a use for it, as JSON or as it stands, say "
-        "backbone=my/checkpoint; repeatable",
+        help="an option for every model of the suite that has one of this name, ours and the baselines alike (--only "
+        "narrows them), as JSON or as it stands, say backbone=my/checkpoint; repeatable",
     )
     parser.add_argument("--dirty", action="store_true", help="keep results of uncommitted code beside the others")
     parser.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Runs what is missing; the exit code is 0 where every experiment of the selection has its result then."""
+    """Runs what is missing; the exit code is 0 where every experiment of the selection has its result then.
+
+    Those that had to be skipped don't change it.
+    """
     chosen = select(with_options(suites.load(arguments.suite), arguments.option), arguments)
     if not arguments.dry_run:
         check_clean(arguments)
-    pending, failures = split(chosen, arguments)
+    pending, undone = split(chosen, arguments)
     if arguments.dry_run:
         for experiment in pending:
             print(f"to run  {experiment.key[:10]}  {experiment}")
         print(f"{len(chosen)} experiments, {len(pending)} of them to run")
-        return report(failures)
-    print(f"{len(chosen)} experiments, {len(chosen) - len(pending) - len(failures)} of them done before", flush=True)
-    return run_all(pending, arguments, failures)
+        return report(undone)
+    print(f"{len(chosen)} experiments, {len(chosen) - len(pending) - len(undone)} of them done before", flush=True)
+    return run_all(pending, arguments, undone)
 
 
 def check_clean(arguments: argparse.Namespace) -> None:
-    """A Misuse where the store would refuse what is measured now, being of uncommitted code."""
-    if results.is_own(arguments.results) and not arguments.dirty and is_dirty():
+    """A Misuse without a git checkout, or where the store would refuse what is measured now, as of uncommitted code."""
+    if is_dirty() and results.is_own(arguments.results) and not arguments.dirty:
         raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
 
 
 # ------------------------------------------------------------------------------------------------- what is asked for
 
 
-def with_options(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
-    """The suite with these options ("name=value") given to the methods of darts-msft that have a use for them.
+def steps(text: str) -> int:
+    """A number of steps, for argparse, which names the option."""
+    try:
+        found = int(text)
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; give an integer of at least 1")
+    return found
 
-    What that makes equal is there once; an option that no method of the suite takes is a Misuse.
+
+def with_options(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
+    """The suite with these options ("name=value"), each given to all models that know it.
+
+    What that makes equal is there once; an option that no model of the suite takes is a Misuse.
     """
     given = dict(option_of(word) for word in words)
     if not given:
         return list(experiments)
-    known = {each.model: _options_of(each) for each in experiments if each.model in suites.OURS}
+    known = {model: _options_of(model) for model in dict.fromkeys(each.model for each in experiments)}
     if useless := [name for name in given if not any(name in options for options in known.values())]:
         raise Misuse(
-            f"--option {', '.join(useless)}: no method of darts-msft in the suite takes it; they take "
+            f"--option {', '.join(useless)}: no model of the suite takes it; they take "
             f"{', '.join(dict.fromkeys(name for options in known.values() for name in options)) or 'none'}"
         )
     return _once(
-        replace(each, options={**each.options, **{n: v for n, v in given.items() if n in known.get(each.model, ())}})
+        replace(each, options={**each.options, **{n: v for n, v in given.items() if n in known[each.model]}})
         for each in experiments
     )
 
 
-def _options_of(experiment: Experiment) -> Sequence[str]:
+def _options_of(model: str) -> Sequence[str]:
     """None where the model's package is missing: its experiments fail and say so."""
     from benchmarks.models import load_forecaster
 
     try:
-        return tuple(load_forecaster(experiment.model, {}, experiment.budget).defaults)
+        return tuple(load_forecaster(model, {}, Budget()).defaults)
     except ModuleNotFoundError:
         return ()
 
@@ -122,20 +162,24 @@ def option_of(word: str) -> tuple[str, Any]:
 def select(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> list[Experiment]:
     """The part of a suite that was asked for; a name that selects nothing is a Misuse.
 
-    The path of a TOML takes the place of the suite's data sets: its experiments with those of the user.
+    The path of a TOML takes the place of the suite's data sets: its experiments with those of the user, at whatever
+    horizons are asked for. Only beside registered data sets these have to be the suite's.
     """
     own = [name for name in arguments.datasets or () if name.endswith(".toml")]
-    everything = [*experiments, *_once(replace(each, dataset=name) for name in own for each in experiments)]
-    chosen = everything
+    present = {name: {getattr(each, name) for each in experiments} for name in SELECTORS.values()}
+    present["dataset"] |= set(own)
+    if own == arguments.datasets:
+        present["horizon"] |= set(arguments.horizons or ())
+    chosen = [*experiments, *_on_own_data(experiments, own, arguments.horizons)]
     for option, name in SELECTORS.items():
         wanted = getattr(arguments, option)
         if wanted is None:
             continue
-        present = {getattr(experiment, name) for experiment in everything}
-        if missing := [value for value in wanted if value not in present]:
+        if missing := [value for value in wanted if value not in present[name]]:
+            hint = "; others are for --datasets that are all a .toml" if option == "horizons" else ""
             raise Misuse(
                 f"--{option} {' '.join(map(str, missing))}: the suite {arguments.suite!r} has "
-                f"{', '.join(map(str, sorted(present)))} alone"
+                f"{', '.join(map(str, sorted(present[name])))} alone{hint}"
             )
         chosen = [experiment for experiment in chosen if getattr(experiment, name) in wanted]
     if not chosen:
@@ -143,6 +187,23 @@ def select(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> 
     if arguments.stride is None:
         return chosen
     return [replace(each, test_stride=arguments.stride) if each.family == "lsf" else each for each in chosen]
+
+
+def _on_own_data(
+    experiments: Sequence[Experiment], tomls: Sequence[str], horizons: Sequence[int] | None
+) -> list[Experiment]:
+    """The suite's experiments on a user's data sets, each at all of these horizons (None: at the suite's)."""
+    return _once(
+        replace(
+            each,
+            dataset=toml,
+            horizon=horizon,
+            test_stride=1 if each.family == "pf" else each.test_stride,  # of "pf" it becomes the horizon
+        )
+        for toml in tomls
+        for each in experiments
+        for horizon in horizons or [each.horizon]
+    )
 
 
 def command(experiment: Experiment, arguments: argparse.Namespace) -> str:
@@ -163,28 +224,28 @@ def _once(experiments: Iterable[Experiment]) -> list[Experiment]:
     return list({json.dumps(each.to_dict(), sort_keys=True): each for each in experiments}.values())
 
 
-def split(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> tuple[list[Experiment], Failures]:
-    """What has no result yet, and what can't be told (the data that a result is of are not there) with the reason."""
-    pending, failures = [], []
+def split(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> tuple[list[Experiment], list[Undone]]:
+    """What has no result yet, and what can't be told (the data or weights that a result is of are not there)."""
+    pending, undone = [], []
     for experiment in experiments:
         try:
             if find_result(arguments, experiment) is None:
                 pending.append(experiment)
         except Exception as error:
-            failures.append((experiment, reason_of(error)))
-    return pending, failures
+            undone.append(Undone.of(experiment, error))
+    return pending, undone
 
 
 # ------------------------------------------------------------------------------------------------------- what is done
 
 
-def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, failures: Failures) -> int:
-    """Runs one after the other; reports what failed, here or before, at the end, and returns the exit code.
+def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, before: Sequence[Undone]) -> int:
+    """Runs one after the other; reports what is left undone, here or before, at the end, and returns the exit code.
 
     What another process is at comes last: then there is nothing else to do but wait for it. Code that changes meanwhile
     ends the run before the next experiment.
     """
-    failures, code, elsewhere = list(failures), 0, list[Experiment]()
+    undone, code, elsewhere = list(before), 0, list[Experiment]()
     with tqdm(total=len(experiments), unit="experiment", smoothing=0, file=sys.stderr) as bar:
 
         def attempt(experiment: Experiment, wait: bool) -> None:
@@ -193,8 +254,8 @@ def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, fa
             try:
                 result = run_one(experiment, arguments, wait)
             except Exception as error:
-                failures.append((experiment, reason_of(error)))
-                bar.write(f"FAILED {experiment}")
+                undone.append(Undone.of(experiment, error))
+                bar.write(f"{'skipped' if undone[-1].skipped else 'FAILED'} {experiment}")
             else:
                 if result is None:
                     elsewhere.append(experiment)
@@ -211,23 +272,23 @@ def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, fa
             code, why = STOPPED, "stopped"
         except Misuse as error:  # of `check_clean`: those of an experiment are failures
             code, why = FAILED, f"stopped: {error}"
-    failed = report(failures)
+    failed = report(undone)
     if code:
         print(f"{why}; what is finished is stored, and the same command goes on from there", file=sys.stderr)
     return code or failed
 
 
-def report(failures: Failures) -> int:
-    """Prints what failed and why; returns the exit code."""
-    for experiment, reason in failures:
-        print(f"\nFAILED {experiment}\n{reason.rstrip()}", file=sys.stderr)
+def report(undone: Sequence[Undone]) -> int:
+    """Prints what was skipped, what failed, and why; returns the exit code."""
+    for each in undone:
+        if each.skipped:
+            print(f"{each.experiment}  skipped: {each.reason}", file=sys.stderr)
+    failures = [each for each in undone if not each.skipped]
+    for each in failures:
+        print(f"\nFAILED {each.experiment}\n{each.reason.rstrip()}", file=sys.stderr)
     if failures:
         print(f"\n{len(failures)} experiments failed, see above; the same command tries them again", file=sys.stderr)
     return FAILED if failures else 0
-
-
-def reason_of(error: Exception) -> str:
-    return str(error) if isinstance(error, ProcessFailed) else f"{type(error).__name__}: {error}"
 
 
 def run_one(experiment: Experiment, arguments: argparse.Namespace, wait: bool) -> dict[str, Any] | None:

@@ -28,10 +28,6 @@ SIZES = ("look_back", "patch_size")  # settings that decide whether a model can 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
-class WeightsMissing(FileNotFoundError):
-    """Pretrained weights can't be had on this machine, and nobody asked for others: a run skips the experiment."""
-
-
 class Forecaster(ABC):
     """One row of the results table: how a model is built, fitted and described.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,10 @@ from typing import Any, ClassVar
 
 from darts.models import Chronos2Model
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from benchmarks.datasets import Dataset
+from benchmarks.errors import WeightsMissing
 from benchmarks.models.base import QUIET, Forecaster, quantile_likelihood
 from benchmarks.models.views import AtLevels
 
@@ -22,7 +25,7 @@ class Chronos2(Forecaster):
     """Zero-shot, with all variables as one group; quantiles at levels that it lacks are read off by `at_levels`.
 
     Options: `hub_model_name` and `revision` of the weights on the Hugging Face hub, or `local_dir`, a directory with
-    config.json and model.safetensors.
+    config.json and model.safetensors (`python -m benchmarks run --option local_dir=DIRECTORY ...`).
     """
 
     trains = False
@@ -69,7 +72,10 @@ class Chronos2(Forecaster):
         return found
 
     def _file(self, name: str) -> Path:
-        """One of the two files, from the directory, or the hub's cache; downloaded where that lacks it."""
+        """One of the two files, from the directory, or the hub's cache; downloaded where that lacks it.
+
+        WeightsMissing where that can't be for want of the hub; FileNotFoundError where what was asked for isn't there.
+        """
         repo, revision, folder = (self.options[option] for option in ("hub_model_name", "revision", "local_dir"))
         if folder is not None:
             path = Path(folder).expanduser() / name
@@ -79,9 +85,24 @@ class Chronos2(Forecaster):
                 )
             return path
         try:
-            return Path(hf_hub_download(repo, name, revision=revision))
+            found = _from_hub(repo, name, revision)
         except OSError as error:
             raise FileNotFoundError(
-                f"{name} of {repo} can't be had ({type(error).__name__}); where the hub can't be reached, give the "
-                f"option local_dir a directory with {CONFIG} and {WEIGHTS}"
+                f"{name} of {repo} at revision {revision} can't be had ({error}); give another hub_model_name or "
+                f"revision, or local_dir, a directory with {CONFIG} and {WEIGHTS}"
             ) from error
+        if found is None:
+            raise WeightsMissing(
+                f"{name} of {repo} is not in the hub's cache, and the hub can't be reached; give --option "
+                f"local_dir=DIRECTORY, one with {CONFIG} and {WEIGHTS}"
+            )
+        return found
+
+
+@functools.cache  # an attempt without network takes half a minute
+def _from_hub(repo: str, name: str, revision: str | None) -> Path | None:
+    """The file in the hub's cache, downloaded where that lacks it; None where the hub can't be reached."""
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision))
+    except LocalEntryNotFoundError:
+        return None

@@ -16,7 +16,7 @@ import torch
 from darts.utils.likelihood_models.torch import QuantileRegression
 from three_waves import waves
 
-from benchmarks import checkpoint
+from benchmarks import checkpoint, datasets
 from benchmarks.datasets import Dataset
 from benchmarks.errors import Misuse
 from benchmarks.measures import LEVELS, forecast, measure
@@ -264,4 +264,14 @@ def test_what_was_not_chosen_yet_is_a_line(tmp_path: Path, data: Dataset, monkey
         SystemExit, match=r"^python -m benchmarks\.checkpoint: no context and patch size were chosen for"
     ):
         checkpoint.main()
+    assert not (tmp_path / "new.json").exists()
+
+
+@pytest.mark.usefixtures("only_given_places", "run")
+def test_data_that_are_not_there_are_a_line(tmp_path: Path, tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load", datasets.load)
+    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    shared = ["--data", str(tmp_path / "nowhere"), "--results", str(tmp_path / "new.json"), "--checkpoint", tiny_moirai]
+    with pytest.raises(SystemExit, match=r"^python -m benchmarks\.checkpoint: .*nowhere.*"):
+        checkpoint.main(["choose", "--datasets", "Weather", *shared])
     assert not (tmp_path / "new.json").exists()

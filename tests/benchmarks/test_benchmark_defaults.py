@@ -11,6 +11,7 @@ import pytest
 from model_fixtures import wave
 
 from benchmarks import defaults
+from benchmarks.errors import Misuse
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import find_method
@@ -82,6 +83,16 @@ def test_what_has_an_entry_is_not_run_again(tmp_path: Path, monkeypatch: pytest.
     done.clear()
     defaults.run_missing(arguments, "ETTh1")
     assert first + done == defaults.plan(ASKED, "ETTh1")
+
+
+@pytest.mark.parametrize("of", [FileNotFoundError, Misuse])
+def test_data_that_are_not_there_are_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: type) -> None:
+    def fail(*asked: object) -> None:
+        raise of("ETTh1.csv is not in nowhere")
+
+    monkeypatch.setattr(defaults, "load", fail)
+    with pytest.raises(SystemExit, match=r"^python -m benchmarks\.defaults: ETTh1\.csv is not in nowhere$"):
+        defaults.main(["--data", "nowhere", "--results", str(tmp_path)])
 
 
 def test_table_has_scores_and_no_ratio_for_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

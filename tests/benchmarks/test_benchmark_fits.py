@@ -129,8 +129,8 @@ def test_a_fit_without_a_finite_loss_is_an_error() -> None:
     assert best.best == 3
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("dlinear", 4), ("patchtst", 4), ("full", 2), ("scratch", 2)])
-def test_baselines_have_epochs_of_their_own(tiny_moirai: str, name: str, epochs: int) -> None:
+@pytest.mark.parametrize(("name", "epochs"), [("dlinear", 4), ("patchtst", 4), ("full", 2), ("scratch", 4)])
+def test_models_from_random_weights_have_epochs_of_their_own(tiny_moirai: str, name: str, epochs: int) -> None:
     """And a schedule over them; everything else has the budget's."""
     forecaster = load_forecaster(
         name, {"backbone": tiny_moirai} if name in ("full", "scratch") else {}, replace(BUDGET, baseline_epochs=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,8 +302,29 @@ def test_what_changes_meanwhile_spoils_the_result(
             now[changed] = {"commit": "f" * 40, "dirty": not now["dirty"]}[changed]
 
     monkeypatch.setattr(jobs, "provenance", lambda: dict(now))
+    monkeypatch.setattr(jobs, "same_code", lambda commit, other: commit == other)
     monkeypatch.setattr(Fake, "fit", changing)
     choice = choice_for(asked, look_back=SEASON, spread=0.5)
     with pytest.raises(RuntimeError, match=f"{changed} changed while .* so nothing is stored"):
         jobs.choose(asked, None, None, tmp_path) if job == "choose" else jobs.test(asked, choice, None)
     assert results.entries(tmp_path, "candidate") == []
+
+
+def test_a_commit_of_other_things_than_code_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result names the commit of the beginning."""
+    asked, commits = experiment(tmp_path, options={"look_back": SEASON}), iter(["a" * 40, "b" * 40])
+    choice, compared = choice_for(asked, look_back=SEASON, spread=0.5), list[tuple[str, str]]()
+    monkeypatch.setattr(jobs, "provenance", lambda: {"commit": next(commits), "dirty": False})
+    monkeypatch.setattr(jobs, "same_code", lambda *pair: compared.append(pair) or True)
+    assert jobs.test(asked, choice, None)["provenance"]["commit"] == "a" * 40
+    assert compared == [("a" * 40, "b" * 40)]
+
+
+def test_a_part_without_room_for_the_horizon_is_an_error_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = {"train": (0, 300), "validation": (300, 400), "test": (400, 400 + HORIZON - 1)}
+    monkeypatch.setattr(datasets, "load", lambda *asked: replace(waves(*asked), bounds=bounds))
+    with pytest.raises(ValueError, match="horizon=6 does not fit into the test part of waves; take 1 to 5 steps"):
+        jobs.choose(experiment(tmp_path), None, None, tmp_path)
+    assert notes(tmp_path) == []

@@ -12,7 +12,8 @@ import pytest
 from benchmark_fakes import HORIZON, SEASON, Back, waves
 from runner_fakes import Run, choices, experiment, notes, runs, stored
 
-from benchmarks import datasets, jobs, measures, results, runner, suites
+from benchmarks import datasets, jobs, measures, provenance, results, runner, suites
+from benchmarks.errors import WeightsMissing
 from benchmarks.experiments import Experiment
 from benchmarks.processes import ProcessFailed
 
@@ -210,6 +211,61 @@ def test_data_that_are_gone_are_a_failure_of_their_experiments(
     assert len(runs(tmp_path)) == 3
 
 
+def without_weights(self: Any) -> str | None:
+    """In place of the fake's own: those of one spread can't be had."""
+    if self.options["spread"] == 9:
+        raise WeightsMissing("no hub here; give local_dir")
+    return None
+
+
+def test_what_lacks_its_weights_is_skipped_and_no_failure(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = experiment(tmp_path, options={"spread": 9})
+    asked = [lacking, experiment(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark_fakes.Fake, "weights", without_weights)
+        assert run(asked) == 0
+        printed = capsys.readouterr()
+        assert f"{lacking}  skipped: no hub here; give local_dir\n" in printed.err
+        assert "failed" not in printed.err
+        assert [result["experiment"]["options"].get("spread") for result in runs(tmp_path)] == [None]
+        assert run([*asked, experiment(tmp_path, options={"trouble": "raise"})]) == 1
+        errors = capsys.readouterr().err
+        assert "skipped: no hub here" in errors
+        assert "\n1 experiments failed" in errors
+    assert run(asked) == 0
+    assert "skipped" not in capsys.readouterr().err
+    assert len(runs(tmp_path)) == 2
+    monkeypatch.setattr(benchmark_fakes.Fake, "weights", without_weights)
+    for words in ([], ["--dry-run"]):  # whether its result is of the same weights can't be told
+        assert run(asked, *words) == 0
+        assert "skipped: no hub here" in capsys.readouterr().err
+
+
+def test_without_a_git_checkout_nothing_is_begun(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert run([experiment(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("python -m benchmarks run: results need a git checkout")
+    assert message.count("\n") == 1
+    assert (stored(tmp_path), notes(tmp_path)) == ({}, [])
+    assert run([experiment(tmp_path)], "--dry-run") == 0
+
+
+def test_a_horizon_that_does_not_fit_is_told_before_any_fit(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [experiment(tmp_path)]
+    assert run(asked, "--datasets", "my.toml", "--horizons", "101") == 1
+    assert (
+        "horizon=101 does not fit into the validation part of my.toml; take 1 to 100 steps" in capsys.readouterr().err
+    )
+    assert notes(tmp_path) == []
+
+
 def test_an_interrupt_stops_and_keeps_what_is_finished(
     tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,25 +281,21 @@ def test_an_interrupt_stops_and_keeps_what_is_finished(
 # ------------------------------------------------------------------------------------------------- what is asked for
 
 
-def test_an_option_reaches_the_model(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(suites, "OURS", ("fake",))
+def test_an_option_reaches_the_model(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([experiment(tmp_path)], "--option", "spread=2", "--option", "look_back=[7]") == 0
     assert notes(tmp_path)[0] == "build 7 2 seed 0"
     assert run([experiment(tmp_path)], "--option", "spread") == 2
     assert "--option spread is not allowed; give NAME=VALUE" in capsys.readouterr().err
 
 
-def test_the_command_of_a_result_selects_its_experiment(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a stride, an option, and a data set that needs quoting; other families come along."""
-    monkeypatch.setattr(suites, "OURS", ("fake",))
+def test_the_command_of_a_result_selects_its_experiment(tmp_path: Path, run: Run) -> None:
+    """With a stride, an option, a data set that needs quoting, and a horizon of its own; other families come along."""
     suite = [experiment(tmp_path, family, seed=seed) for family in ("lsf", "pf") for seed in (0, 1)]
-    words = ["--datasets", "my data.toml", "--seeds", "1", "--stride", "9", "--option", "look_back=[7, 11]"]
-    assert run(suite, *words) == 0
+    words = ["--datasets", "my data.toml", "--horizons", "7", "--seeds", "1", "--stride", "9"]
+    assert run(suite, *words, "--option", "look_back=[7, 11]") == 0
+    assert len(runs(tmp_path)) == 2
     for result in runs(tmp_path):
+        assert result["experiment"]["horizon"] == 7
         assert result["suite"] == "fake"
         command = shlex.split(result["command"])
         assert command[:4] == ["python", "-m", "benchmarks", "run"]
@@ -261,6 +313,6 @@ def test_what_the_suite_lacks_is_an_error(tmp_path: Path, run: Run, capsys: pyte
     assert "--only dlinear: the suite 'fake' has fake, msft alone" in capsys.readouterr().err
     assert run(asked, "--only", "msft", "--datasets", "waves") == 2
     assert "no experiment of the suite fits all of --only, --datasets" in capsys.readouterr().err
-    assert run(asked, "--stride", "0") == 2
-    assert "test_stride=0" in capsys.readouterr().err
+    assert run(asked, "--horizons", "28") == 2
+    assert "--horizons 28: the suite 'fake' has 6, 24 alone" in capsys.readouterr().err
     assert stored(tmp_path) == {}

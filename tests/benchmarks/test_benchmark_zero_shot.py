@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from three_waves import BUDGET, HORIZON, LEVELS, backtest, waves
 
+from benchmarks.errors import WeightsMissing
 from benchmarks.measures import forecast
 from benchmarks.models import chronos2, load_forecaster
 
@@ -114,13 +116,34 @@ def test_chronos2_leaves_out_contexts_that_it_was_not_made_for(tiny_chronos: str
     assert [entry["look_back"] for entry in forecaster.dropped(data, HORIZON)] == [513]
 
 
-def test_chronos2_says_where_weights_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; give local_dir"):
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exception]]:
+    """Asking it raises what is put in here, one after the other; it has no file."""
+    errors: list[Exception] = []
+
+    def no_file(*args: Any, **kwargs: Any) -> str:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(chronos2, "hf_hub_download", no_file)
+    chronos2._from_hub.cache_clear()
+    yield errors
+    chronos2._from_hub.cache_clear()
+
+
+def test_chronos2_lacks_its_weights_where_the_hub_is_out_of_reach(hub: list[Exception]) -> None:
+    """It is asked once: an attempt without network takes long."""
+    hub.append(LocalEntryNotFoundError("offline"))
+    for _ in range(2):
+        with pytest.raises(WeightsMissing, match=r"amazon/chronos-2 is not in .* give --option local_dir=DIRECTORY"):
+            load_forecaster("chronos2", {}, BUDGET).weights()
+    assert hub == []
+
+
+def test_chronos2_says_where_weights_are_wanted(tmp_path: Path, hub: list[Exception]) -> None:
+    """What was asked for and isn't there is a failure."""
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; give local_dir") as missing:
         backtest("chronos2", {"look_back": 48, "local_dir": str(tmp_path)}, STARTS)
-
-    def unreachable(*args: Any, **kwargs: Any) -> str:
-        raise LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(chronos2, "hf_hub_download", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"amazon/chronos-2 can't be had .* option local_dir"):
-        load_forecaster("chronos2", {}, BUDGET).weights()
+    hub.append(OSError("404 Client Error"))
+    with pytest.raises(FileNotFoundError, match=r"of my/own at revision v2 can't be had \(404 .*give another") as wrong:
+        load_forecaster("chronos2", {"hub_model_name": "my/own", "revision": "v2"}, BUDGET).weights()
+    assert not any(isinstance(error.value, WeightsMissing) for error in (missing, wrong))
