@@ -14,6 +14,14 @@ def only_given_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DatasetLoader, "_DEFAULT_DIRECTORY", tmp_path / "cache")
 
 
+@pytest.fixture(scope="session")
+def weights() -> str:
+    """The hash of the bundled checkpoint's weights, by which results say that they are of it."""
+    from benchmarks import checkpoint
+
+    return checkpoint.weights_hash("moirai-tiny")
+
+
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The fakes are registered, and every job runs in this process."""

@@ -24,11 +24,6 @@ def readme() -> str:
     return text(ROOT / "README.md")
 
 
-@pytest.fixture(scope="module")
-def weights() -> str:
-    return checkpoint.weights_hash("moirai-tiny")
-
-
 def rows_of(method: str) -> list[Entry]:
     return [row for row in METHODS["rows"] if row["method"] == method]
 
