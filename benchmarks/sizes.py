@@ -10,9 +10,9 @@ held-back synthetic series; then the size of its weights and the time of its for
 Held-back losses of other `--patch-shares` are on other batches, so these can't stand side by side. `--keep` leaves the
 checkpoint for `python -m benchmarks.checkpoint choose`, whose entry has the same hash of the weights.
 
-Entries of 12 minutes call the shares `patch_size_shares`, later ones `pretraining.patch_shares`; where neither is
-there, they were 8:0.2,16:0.4,32:0.4. Entries from before `seconds_by_patch_size` counted the steps beforehand, by the
-time of twelve of them: what they got is in their `processor_seconds`, validation included.
+The shares of the patch sizes are in `pretraining.patch_shares`, in older entries in `patch_size_shares`; where neither
+is there, they were 8:0.2,16:0.4,32:0.4. Entries from before `seconds_by_patch_size` counted the steps beforehand, by
+the time of twelve of them: what they got is in their `processor_seconds`, validation included.
 """
 
 from __future__ import annotations

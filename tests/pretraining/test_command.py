@@ -18,6 +18,8 @@ from darts_msft.pretraining import __main__ as command
 from darts_msft.pretraining import train
 from darts_msft.pretraining.train import Settings, build_module, make_optimizers
 
+pytestmark = pytest.mark.usefixtures("two_validation_batches")
+
 # --- a process --------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from darts_msft.pretraining import __main__ as command
 from darts_msft.pretraining import train
 from darts_msft.pretraining.train import Pretraining, fingerprint
 
+pytestmark = pytest.mark.usefixtures("two_validation_batches")
+
 
 class MachineGoneError(RuntimeError):
     """Stands for a machine that goes away."""

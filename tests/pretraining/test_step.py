@@ -15,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from darts_msft.pretraining.objective import CLEAR_BATCHES
 from darts_msft.pretraining.train import Pretraining, Settings, warmed_ema
 
+pytestmark = pytest.mark.usefixtures("two_validation_batches")
+
 # --- a step -----------------------------------------------------------------------------------------------------------
 
 

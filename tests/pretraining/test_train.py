@@ -14,6 +14,8 @@ from darts_msft.pretraining import train
 from darts_msft.pretraining.objective import CLEAR_BATCHES, Task, Tasks
 from darts_msft.pretraining.train import VALIDATION_BATCHES
 
+pytestmark = pytest.mark.usefixtures("two_validation_batches")
+
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
 
