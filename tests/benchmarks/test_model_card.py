@@ -186,6 +186,16 @@ def test_who_is_ahead_and_by_more_than_the_seeds_differ(weights: str) -> None:
     ) in card()
 
 
+def test_fracast_is_ahead(weights: str) -> None:
+    [run] = [run for run in RUNS if run["suite"] == "fracast"]
+    experiment, found = run["experiment"], run["metrics"]
+    assert (experiment["dataset"], experiment["horizon"], experiment["test_stride"]) == ("ETTh1", 96, 1)
+    assert f"another zero-shot model, has {errors(found)} on ETTh1-96" in card()
+    for other in (zero_shot_entry(weights, "ETTh1", 96)["rows"]["zero-shot"], mean(baselines("ETTh1", 96, "dlinear"))):
+        assert found["mse"] < other["mse"]
+        assert found["mae"] < other["mae"]
+
+
 def test_speed_and_size_of_the_file(weights: str) -> None:
     entry = newest(MEASURED, command="speed", weights=weights)
     assert [entry[name] for name in ("forecasts", "context", "horizon", "samples")] == [256, 512, 96, 100]
