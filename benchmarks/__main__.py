@@ -8,7 +8,7 @@
     python -m benchmarks efficiency             # measures what training steps and forecasts cost
     python -m benchmarks defaults               # measures learning rates and switches on validation data
     python -m benchmarks checkpoint choose      # measures the bundled checkpoint as it is; also "test" and "speed"
-    python -m benchmarks sizes                  # measures widths and depths of the checkpoint on synthetic series
+    python -m benchmarks sizes                  # measures widths, depths, patch sizes of the checkpoint
 
 `python -m benchmarks COMMAND --help` says what a command takes.
 """
@@ -34,7 +34,7 @@ PROGRAMS = {  # modules that are command lines themselves: they get the words af
     "efficiency": ("benchmarks.efficiency", "measure what training steps and forecasts cost"),
     "defaults": ("benchmarks.defaults", "measure learning rates and switches on validation data"),
     "checkpoint": ("benchmarks.checkpoint", "measure the bundled checkpoint without finetuning"),
-    "sizes": ("benchmarks.sizes", "measure widths and depths of the bundled checkpoint on synthetic series"),
+    "sizes": ("benchmarks.sizes", "measure widths, depths and patch sizes of the bundled checkpoint"),
 }
 
 

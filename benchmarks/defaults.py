@@ -203,6 +203,7 @@ def table(arguments: argparse.Namespace) -> None:
                     ratio = np.mean([entry["best"] / next(iter(entry["scores"].values())) for entry in own])
                     cells += f" ({ratio:.4f})"
             changes = " ".join(f"{key}={value}" for key, value in settings.items() if key != "method")
+            changes += "" if settings["method"] == group else f" method={settings['method']}"
             print(f"{group:<14}{changes:<60}{cells}")
 
 

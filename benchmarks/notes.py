@@ -42,18 +42,20 @@ def notes(table: Table) -> list[str]:
 
 def _baseline_epochs(table: Table) -> list[str]:
     epochs = table.budget.get("baseline_epochs")
-    names = [table.row_names[row] for row in table.rows if row.model in BASELINES or _trained_longer(table, row)]
+    names = [table.row_names[row] for row in table.rows if any(_max_epochs(run) == epochs for run in table.runs(row))]
     if epochs is None or not names:
         return []
     return [
-        f"Baselines that begin from random weights ({', '.join(names)}) may train for {epochs} epochs, all others for "
+        f"Models that begin from random weights ({', '.join(names)}) may train for {epochs} epochs, all others for "
         f"{table.budget['epochs']}; the patience is the same."
     ]
 
 
-def _trained_longer(table: Table, row: Row) -> bool:
-    """Whether a fit took more epochs than pretrained models may: "scratch" does in newer results."""
-    return any((run.result["fit_report"] or {}).get("epochs", 0) > table.budget["epochs"] for run in table.runs(row))
+def _max_epochs(run: Run) -> int | None:
+    """What a fit might take; before results said so, "scratch" had the epochs of pretrained models."""
+    named = "baseline_epochs" if run.experiment["model"] in BASELINES else "epochs"
+    found: int | None = run.result["resolved"].get("max_epochs", run.experiment["budget"].get(named))
+    return found
 
 
 def _best_epochs(table: Table) -> list[str]:

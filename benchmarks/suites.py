@@ -55,7 +55,7 @@ HARNESS_BUDGETS = {
     ("dlinear", "Weather"): Budget(epochs=10, patience=10, batch_size=16),
     **{("patchtst", name): Budget(epochs=100, patience=100, batch_size=128) for name in ("ETTh1", "ETTm1", "Weather")},
 }
-HARNESS_SEEDS = {"dlinear": SEEDS, "patchtst": (0,)}  # DLinear's differ by up to 5 %; one of PatchTST takes an hour
+HARNESS_SEEDS = {"dlinear": SEEDS, "patchtst": (0,)}  # DLinear's differ by up to 5 %; one of PatchTST takes hours
 HARNESS_OPTIONS = {"look_back": 336, "lr": "paper"}
 ABLATION_BASE = {"look_back": 512, "patch_size": 32}  # K is 2 by default here, and 3 at most
 SWITCHES: tuple[dict[str, Any], ...] = (

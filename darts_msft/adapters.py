@@ -26,6 +26,8 @@ class InputAdapter(nn.Linear):
 class LoRA(nn.Module):
     """W x + (alpha / rank) B A x beside a frozen linear W; B starts at zero (Hu et al. 2022).
 
+    Computed with the sum W + (alpha / rank) B A where that is cheaper and loses nothing.
+
     `a` is (rank, in_features), normal with standard deviation 0.01; `b` is (out_features, rank).
     """
 

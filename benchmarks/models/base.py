@@ -118,8 +118,8 @@ class Forecaster(ABC):
         }
 
     def resolved(self, model: Any) -> dict[str, Any]:
-        """What the model really has where options leave it open: patch sizes, scales, rates; in JSON's types."""
-        return {"look_back": model.input_chunk_length}
+        """What the model really has where options leave it open: most epochs, patch sizes, rates; in JSON's types."""
+        return {"look_back": model.input_chunk_length, **({"max_epochs": self.epochs} if self.trains else {})}
 
     def weights(self) -> str | None:
         """sha256 of the pretrained weights; None where there are none. WeightsMissing where they can't be had."""

@@ -106,6 +106,14 @@ def test_table_has_scores_and_no_ratio_for_scratch(tmp_path: Path, capsys: pytes
     assert lines["scratch", "lr_pretrained=0.001"][1:] == ["ETTh1", "0.2500"]
 
 
+def test_table_of_methods_names_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    defaults.table(argparse.Namespace(**{**vars(ASKED), "groups": ["methods"]}, results=tmp_path))
+    shown = [line.split()[1:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert ["validation_share=0.5", "method=full"] in shown
+    assert ["validation_share=0.5", "num_scales=0", "method=msft"] in shown
+    assert len({tuple(line) for line in shown}) == len(defaults.GROUPS["methods"])
+
+
 @pytest.mark.parametrize("method", ["msft", "full", "linear_probe", "prompt", "lora", "scratch"])
 def test_default_rates_follow_from_the_results(method: str) -> None:
     """The smallest rate within half a percent of the best mean CRPS; AdaLoRA's is an exception, see the README."""

@@ -140,6 +140,7 @@ def test_models_from_random_weights_have_epochs_of_their_own(tiny_moirai: str, n
     model = forecaster.build(settings, data, HORIZON, 0, None)
     assert getattr(model, "inner", model).n_epochs == forecaster.epochs == epochs
     assert forecaster.steps(data, LOOK_BACK, HORIZON) == epochs * 3
+    assert Forecaster.resolved(forecaster, model)["max_epochs"] == epochs
     assert load_forecaster(name, {}, BUDGET).epochs == 2
 
 

@@ -236,7 +236,7 @@ def test_a_result_is_the_test_part_s(
     assert len(result["provenance"]["commit"]) == 40
     assert {"peft", "pytorch-lightning", "pandas", "scipy", "torch"} < result["provenance"]["versions"].keys()
     assert (result["provenance"]["device"] == "cpu") == (not torch.cuda.is_available())
-    assert (result["protocol"], result["resolved"]) == (PROTOCOL, {"look_back": SEASON - 1})
+    assert (result["protocol"], result["resolved"]) == (PROTOCOL, {"look_back": SEASON - 1, "max_epochs": 1})
     assert result["defaults"] == jobs.forecaster_of(asked).defaults_hash()
     assert result["validation_windows"] == (19 if family == "lsf" else 16)
     assert json.loads(json.dumps(result)) == result

@@ -107,14 +107,14 @@ def test_whose_patch_size_and_look_back_it_is(
 def test_epochs_of_baselines_are_told() -> None:
     budget = {"epochs": 5, "baseline_epochs": 20}
     (table,) = tables_of(*(lsf(model, budget=budget) for model in ("msft", "scratch", "dlinear", "patchtst")))
-    line = "Baselines that begin from random weights (DLinear, PatchTST) may train for 20 epochs, all others for 5; "
+    line = "Models that begin from random weights (DLinear, PatchTST) may train for 20 epochs, all others for 5; "
     assert f"{line}the patience is the same." in notes(table)
     assert "(5 epochs (20 for baselines), patience 3" in table.title
-    longer = lsf("scratch", budget=budget, fit_report={"kept": "epoch 17", "epochs": 20})
+    longer = lsf("scratch", budget=budget, resolved={"look_back": 512, "max_epochs": 20})
     names = "from scratch, DLinear"
     assert line.replace("DLinear, PatchTST", names) in " ".join(notes_of(longer, lsf("dlinear", budget=budget)))
     for entry in (lsf("dlinear"), lsf("msft", budget=budget)):
-        assert not any(line.startswith("Baselines") for line in notes_of(entry))
+        assert not any(line.startswith("Models that begin") for line in notes_of(entry))
 
 
 def test_validation_windows_are_counted() -> None:
