@@ -213,7 +213,8 @@ def test_resolved_is_what_the_model_has(tiny_moirai: str) -> None:
     assert (found["lr_head"], found["lr_new"]) == (0.25, find_method("msft").rates.new)
     assert found["num_scales"] > 0
     model, _, _ = backtest("dlinear", {"look_back": LOOK_BACK, "lr": 0.01}, STARTS)
-    assert resolved_of("dlinear", {}, model) == {"look_back": LOOK_BACK, "lr": 0.01, "schedule": "halved"}
+    expected = {"look_back": LOOK_BACK, "max_epochs": BUDGET.epochs, "lr": 0.01, "schedule": "halved"}
+    assert resolved_of("dlinear", {}, model) == expected
 
 
 def resolved_of(name: str, options: dict[str, Any], model: Any) -> dict[str, Any]:
