@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from darts_msft.backbones.base import Backbone
 from darts_msft.pretraining.synthetic import QUIET, synthetic_series
 
-PATCH_SIZE_SHARES = {8: 0.2, 16: 0.4, 32: 0.4}
+PATCH_SIZE_SHARES = {16: 0.5, 32: 0.5}
 HORIZON_SHARE = (0.15, 0.5)
 MIN_TOKENS, MAX_TOKENS = 3, 128  # tokens of one series, context and horizon together; the median is 32
 POOLING_SHARES = {1: 0.7, 2: 0.2, 4: 0.1}  # series are averaged over so many steps: the same process at several rates
