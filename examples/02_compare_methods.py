@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from compare_report import plot_methods, print_methods
+from compare_report import commit, plot_methods, print_methods
 from darts.dataprocessing.transformers import Scaler
 from darts.metrics import mae, mcrps, mse
 from sklearn.preprocessing import StandardScaler
@@ -43,9 +43,12 @@ train = scaler.fit_transform(series[:first])
 validation = scaler.transform(series[first - CONTEXT : second])
 test = scaler.transform(series[second - CONTEXT : third])
 
-settings = {name: value for name, value in vars(args).items() if name != "out"}
-made = datetime.now(UTC).isoformat(timespec="seconds")
-versions = {name: version(name) for name in ("darts-msft", "darts", "torch")}
+made = {
+    "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    "commit": commit(),
+    "versions": {name: version(name) for name in ("darts-msft", "darts", "torch")},
+    "settings": {name: value for name, value in vars(args).items() if name != "out"},
+}
 file = args.out / f"methods_{args.dataset}.json"
 args.out.mkdir(parents=True, exist_ok=True)
 
@@ -83,7 +86,7 @@ for method in args.methods:
         for name, metric in (("MSE", mse), ("MAE", mae), ("CRPS", mcrps)):
             row[name] = float(np.mean(metric([test] * len(found), found)))
         rows.append(row)
-        file.write_text(json.dumps({"made": made, "versions": versions, "settings": settings, "rows": rows}, indent=1))
+        file.write_text(json.dumps({**made, "rows": rows}, indent=1))
         print(json.dumps(row), flush=True)
 
 print_methods(rows)

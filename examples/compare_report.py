@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,16 @@ import numpy as np
 
 Rows = Sequence[Mapping[str, Any]]
 METRICS = ("MSE", "MAE", "CRPS")
+
+
+def commit() -> str:
+    """The commit of the code that made a file of results, with "-dirty" where a tracked file is changed."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"unknown: {error}"
+    return answer.stdout.strip()
 
 
 def by_method(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,10 @@ def test_one_method_that_trains_and_one_that_does_not(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", str(EXAMPLE), *arguments]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert answer.returncode == 0, answer.stderr[-2000:]
-    rows = json.loads((tmp_path / "methods_sea_temperature.json").read_text())["rows"]
+    found = json.loads((tmp_path / "methods_sea_temperature.json").read_text())
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?|unknown: .*", found["commit"])
+    assert found["settings"]["epochs"] == 1
+    rows = found["rows"]
     assert [row["method"] for row in rows] == ["zero_shot", "linear_probe"]
     assert (rows[0]["trained"], rows[0]["validation"]) == (0, None)
     assert rows[1]["trained"] > 0
