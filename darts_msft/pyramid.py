@@ -63,7 +63,8 @@ class ScalePlan:
         if not _fits(self.context, self.horizon, self.patch_size, 0):
             raise ValueError(
                 f"input_chunk_length={self.context} is too short for patch_size={self.patch_size}: a context needs "
-                f"{MIN_CONTEXT_TOKENS} patches; use at least {self.patch_size + 1} steps or a smaller patch_size"
+                f"{MIN_CONTEXT_TOKENS} patches; use at least {self.patch_size + 1} steps, or a smaller patch_size if "
+                "the backbone has one"
             )
         largest = largest_num_scales(self.context, self.horizon, self.patch_size)
         if self.num_scales > largest:

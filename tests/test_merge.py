@@ -71,10 +71,11 @@ def test_merging_ends_a_resume(tiny_moirai: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [{"num_scales": 0}, {"num_scales": 1, "shared_lora": True}], ids=str)
 def test_one_lora_of_msft_folds(tmp_path: Path, settings: dict[str, Any]) -> None:
     """On more than one layer; adapters and aggregator stay as they are."""
-    learns = {"lr_new": 3e-2, "likelihood": None, "patch_size": 8, "enable_finetuning": {"unfreeze": ["method.lora.*"]}}
-    model = make_model("moirai-tiny", **{**learns, **settings}).fit(wave())
+    asked = {"input_chunk_length": 64, "patch_size": 16, "likelihood": None}
+    learns = {"lr_new": 3e-2, "enable_finetuning": {"unfreeze": ["method.lora.*"]}}
+    model = make_model("moirai-tiny", **asked, **learns, **settings).fit(wave())
     expected, names = forecast_of(model), set(parameters_snapshot(model))
-    unmoved = make_model("moirai-tiny", likelihood=None, patch_size=8, num_scales=0)
+    unmoved = make_model("moirai-tiny", **asked, num_scales=0)
     assert model.model.backbone.spec.num_layers > 1
     assert not np.allclose(expected, forecast_of(unmoved), rtol=1e-3, atol=1e-3)
     assert model.merge() is model

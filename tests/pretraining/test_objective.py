@@ -13,7 +13,6 @@ from uni2ts.model.moirai.module import MoiraiModule
 from darts_msft.backbones.moirai import MoiraiBackbone
 from darts_msft.pretraining import objective
 from darts_msft.pretraining.objective import (
-    PATCH_SIZE_SHARES,
     Layout,
     Task,
     Tasks,
@@ -131,8 +130,8 @@ def test_layouts_fit_and_have_the_documented_shares() -> None:
     rng = np.random.default_rng(0)
     layouts = [draw_layout(rng) for _ in range(4000)]
     patches = Counter(layout.patch_size for layout in layouts)
-    for patch_size, share in ((8, 0.2), (16, 0.4), (32, 0.4)):
-        assert patches[patch_size] / len(layouts) == pytest.approx(share, abs=0.03)
+    assert patches.keys() == {16, 32}
+    assert patches[16] / len(layouts) == pytest.approx(0.5, abs=0.03)
     tokens = np.array([layout.tokens for layout in layouts])
     assert (tokens.min(), tokens.max()) == (3, 128)
     assert np.median(tokens) == pytest.approx(32, abs=3)
@@ -151,7 +150,7 @@ def test_layouts_fit_and_have_the_documented_shares() -> None:
     assert [parts[factor] / sum(parts.values()) for factor in (1, 2, 4)] == pytest.approx([1 / 3] * 3, abs=0.05)
     halved = [layout.pooling for layout in layouts if 1024 < layout.tokens * layout.patch_size <= 2048]  # 4 is too long
     assert np.mean(np.array(halved) == 2) == pytest.approx(0.3, abs=0.05)
-    free = Counter(layout.pooling for layout in layouts if layout.patch_size == 8)  # any pooling fits
+    free = Counter(layout.pooling for layout in layouts if layout.tokens * layout.patch_size <= 1024)  # any fits
     assert [free[factor] / sum(free.values()) for factor in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
 
 
@@ -259,7 +258,7 @@ def test_batches_hold_about_the_asked_number_of_tokens() -> None:
 @pytest.fixture(scope="module")
 def module() -> MoiraiModule:
     torch.manual_seed(0)
-    module = build_module(Settings(width=64, layers=2))
+    module = build_module(Settings(width=64, layers=2, patch_shares="8:0.2,16:0.4,32:0.4"))
     with torch.no_grad():
         for parameter in module.parameters():  # none at its special start, such as zero biases
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -316,7 +315,7 @@ def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
 
 
 @pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("patch_size", list(PATCH_SIZE_SHARES))
+@pytest.mark.parametrize("patch_size", [8, 16, 32])
 @torch.no_grad()
 def test_the_loss_is_that_of_uni2ts_own_forward(module: MoiraiModule, patch_size: int, missing: bool) -> None:
     task = make_loss_task(patch_size, missing)
