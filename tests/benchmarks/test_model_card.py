@@ -70,7 +70,7 @@ def test_zero_shot_does_what_was_asked_for(weights: str, dataset: str) -> None:
 def test_shipped_weights_are_small_and_fast(weights: str) -> None:
     entry = newest(MEASURED, command="speed", weights=weights)
     assert entry["weight_file_bytes"] < 8e6
-    assert sorted(entry["seconds_by_patch_size"], key=int) == ["8", "16", "32"]
+    assert sorted(entry["seconds_by_patch_size"], key=int) == ["16", "32"]
     assert max(entry["seconds_by_patch_size"].values()) < 3
 
 
@@ -202,7 +202,7 @@ def test_speed_and_size_of_the_file(weights: str) -> None:
     assert entry["threads"] == 2
     assert entry["weight_file_bytes"] == (FOLDER / "model.safetensors").stat().st_size
     at = {patch: f"{seconds:.2f} s at" for patch, seconds in entry["seconds_by_patch_size"].items()}
-    times = f"{at['32']} patch 32, {at['16']} 16, {at['8']} 8, on two cores"
+    times = f"{at['32']} patch 32, {at['16']} 16, on two cores"
     assert f"256 forecasts of 96 steps with 100 samples from 512 steps: {times}" in card()
 
 
@@ -273,7 +273,7 @@ def test_objective_is_that_of_the_code() -> None:
 
 def test_weights_have_the_bytes_that_the_card_says() -> None:
     digest = hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
-    assert f"`model.safetensors` has the same bytes, sha256 {digest}." in card()
+    assert f"The sha256 of its `model.safetensors` is {digest}." in card()
 
 
 def test_pretrained_against_scratch() -> None:
