@@ -30,7 +30,7 @@ COMMANDS = {
     "report": ("benchmarks.report", "write one HTML page with tables and pictures"),
     "check": ("benchmarks.harness", "compare the suite 'harness' with published figures"),
 }
-PROGRAMS = {  # modules that are command lines themselves: they get the words after the command
+PROGRAMS = {  # modules that read the words after the command themselves
     "efficiency": ("benchmarks.efficiency", "measure what training steps and forecasts cost"),
     "defaults": ("benchmarks.defaults", "measure learning rates and switches on validation data"),
     "checkpoint": ("benchmarks.checkpoint", "measure the bundled checkpoint without finetuning"),
@@ -50,17 +50,17 @@ def main(words: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     known = {**COMMANDS, **PROGRAMS}
     parsers = {name: subparsers.add_parser(name, help=text) for name, (_, text) in known.items()}
-    if words and words[0] in PROGRAMS:
-        return importlib.import_module(PROGRAMS[words[0]][0]).main(words[1:]) or 0
-    if not words or words[0] not in COMMANDS:
+    if not words or words[0] not in known:
         parser.parse_args(words[:1])  # ends with the help, or with what is wrong
-    module = importlib.import_module(COMMANDS[words[0]][0])
-    module.add_arguments(parsers[words[0]])
-    arguments = parser.parse_args(words)
+    command, rest = words[0], words[1:]
+    module = importlib.import_module(known[command][0])
     try:
-        return module.main(arguments) or 0
+        if command in PROGRAMS:
+            return module.main(rest) or 0
+        module.add_arguments(parsers[command])
+        return module.main(parser.parse_args(words)) or 0
     except Misuse as error:
-        print(f"python -m benchmarks {arguments.command}: {error}", file=sys.stderr)
+        print(f"python -m benchmarks {command}: {error}", file=sys.stderr)
         return MISUSED
 
 

@@ -1,8 +1,8 @@
 """The bundled checkpoint's zero-shot figures on ETTh1, ETTm1 and Weather, and the speed of its forecasts.
 
-    python -m benchmarks.checkpoint choose --data ../shared/data   # context and patch size, on the validation part
-    python -m benchmarks.checkpoint test   --data ../shared/data   # zero-shot, on the test part
-    python -m benchmarks.checkpoint speed                          # seconds for 256 forecasts, size of the weights
+    python -m benchmarks checkpoint choose --data ../shared/data   # context and patch size, on the validation part
+    python -m benchmarks checkpoint test   --data ../shared/data   # zero-shot, on the test part
+    python -m benchmarks checkpoint speed                          # seconds for 256 forecasts, size of the weights
 
 `--checkpoint DIR` takes another checkpoint. Context and patch size are chosen at horizon 96 for all horizons: `test`
 reads them from the newest entry that `choose` wrote for the same weights and data, so nothing is ever chosen on the
@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import logging
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -94,7 +93,7 @@ def find_choice(entries: list[dict[str, Any]], weights: str, dataset: str, data_
             return entry["chosen"]["context"], entry["chosen"]["patch_size"]
     raise Misuse(
         f"no context and patch size were chosen for weights {weights[:12]}... on {dataset} with the values "
-        f"{data_hash[:12]}... at horizon {CHOICE_HORIZON}; run first: python -m benchmarks.checkpoint choose "
+        f"{data_hash[:12]}... at horizon {CHOICE_HORIZON}; run first: python -m benchmarks checkpoint choose "
         f"--datasets {dataset}, with the same --checkpoint and --data"
     )
 
@@ -188,7 +187,7 @@ def run(arguments: argparse.Namespace) -> None:
             append(arguments.results, {**entry, **found})
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--checkpoint", default="moirai-tiny", help="directory of a checkpoint; default: the bundled")
     shared.add_argument("--results", type=Path, default=RESULTS, help="file that the entries are added to")
@@ -197,7 +196,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     sets.add_argument("--datasets", nargs="+", default=list(VALIDATION_STRIDE), choices=VALIDATION_STRIDE)
     sets.add_argument("--accelerator", default="cpu", help="Lightning's, for the checkpoint's model")
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.checkpoint", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks checkpoint", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     choosing = commands.add_parser("choose", parents=[shared, sets])
@@ -216,13 +215,9 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str]) -> None:
     be_quiet()
     try:
         run(parse(words))
-    except (Misuse, FileNotFoundError) as error:
-        sys.exit(f"python -m benchmarks.checkpoint: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    except FileNotFoundError as error:  # of the data
+        raise Misuse(str(error)) from error

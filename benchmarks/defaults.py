@@ -1,6 +1,6 @@
 """Which defaults: learning rates of every method, and MSFT's weights, mixing and scales, on validation data alone.
 
-    python -m benchmarks.defaults --data ../shared/data [--groups msft lora weights --datasets ETTh1 ETTm1 --seeds 0]
+    python -m benchmarks defaults --data ../shared/data [--groups msft lora weights --datasets ETTh1 ETTm1 --seeds 0]
 
 A group is a list of settings that are compared with each other; what they leave out is today's default. For each
 method the rate of the parameters that it is about is varied; MSFT's pretrained and head rates are a tenth of that of
@@ -14,7 +14,6 @@ where it stopped.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,9 +206,9 @@ def table(arguments: argparse.Namespace) -> None:
             print(f"{group:<14}{changes:<60}{cells}")
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.defaults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks defaults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", help="folder with the ETT files")
     parser.add_argument("--backbone", default="moirai-tiny")
@@ -223,9 +222,5 @@ def main(words: Sequence[str] | None = None) -> None:
         for dataset in arguments.datasets:
             run_missing(arguments, dataset)
         table(arguments)
-    except (Misuse, FileNotFoundError) as error:
-        sys.exit(f"python -m benchmarks.defaults: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    except FileNotFoundError as error:  # of the data
+        raise Misuse(str(error)) from error

@@ -1,7 +1,7 @@
 """What MSFT costs: training steps, forecasts, backtests and imports, on this machine, in one run.
 
-    python -m benchmarks.efficiency --data ../shared/data
-    python -m benchmarks.efficiency --contexts 512 --rounds 3 --models moirai-tiny --cases step forecast   # short
+    python -m benchmarks efficiency --data ../shared/data
+    python -m benchmarks efficiency --contexts 512 --rounds 3 --models moirai-tiny --cases step forecast   # short
 
 `moirai-tiny` is the bundled model, `moirai-small` random weights of MOIRAI small's size. Each takes the smallest of its
 patch sizes at which a context fits; what fits at none is listed as left out.
@@ -68,7 +68,7 @@ IMPORTS = {
     "darts' foundation models": "import darts.models.forecasting.foundation_model",
 }
 PRELOADED = ["benchmarks.efficiency_cases", "darts_msft.backbones.moirai"]  # once, for the processes of all cases
-FAILED, MISUSED = 1, 2  # exit codes
+FAILED = 1  # exit code
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Record:
 # ------------------------------------------------------------------------------------------------------ what is asked
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.efficiency", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks efficiency", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=list(PATCHES), choices=PATCHES)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
@@ -335,13 +335,5 @@ def run(asked: argparse.Namespace, preload: bool = False) -> int:
     return FAILED if record.failed else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    try:
-        return run(parse(words), preload=True)
-    except Misuse as error:
-        print(f"python -m benchmarks.efficiency: {error}", file=sys.stderr)
-        return MISUSED
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(words: Sequence[str]) -> int:
+    return run(parse(words), preload=True)

@@ -1,14 +1,14 @@
 """Width, depth and patch sizes of the bundled checkpoint: equal processor time for each, on synthetic series alone.
 
-    python -m benchmarks.sizes [--sizes 96x4 128x6 192x6 --minutes 8]
-    python -m benchmarks.sizes --sizes 128x6 --patch-shares 16:0.5,32:0.5 --minutes 12 --keep runs/p16-32
+    python -m benchmarks sizes [--sizes 96x4 128x6 192x6 --minutes 8]
+    python -m benchmarks sizes --sizes 128x6 --patch-shares 16:0.5,32:0.5 --minutes 12 --keep runs/p16-32
 
 Each size trains on one thread until the same processor time is spent, decay of the rate included, and is scored on the
 held-back synthetic series; then the size of its weights and the time of its forecasts are measured as
-`python -m benchmarks.checkpoint speed` does. Every size adds an entry to `results/sizes.json` when all of it is there.
+`python -m benchmarks checkpoint speed` does. Every size adds an entry to `results/sizes.json` when all of it is there.
 
 Held-back losses of other `--patch-shares` are on other batches, so these can't stand side by side. `--keep` leaves the
-checkpoint for `python -m benchmarks.checkpoint choose`, whose entry has the same hash of the weights.
+checkpoint for `python -m benchmarks checkpoint choose`, whose entry has the same hash of the weights.
 
 The shares of the patch sizes are in `pretraining.patch_shares`, in older entries in `patch_size_shares`; where neither
 is there, they were 8:0.2,16:0.4,32:0.4. Entries from before `seconds_by_patch_size` counted the steps beforehand, by
@@ -22,7 +22,6 @@ import json
 import math
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -149,9 +148,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(entry), flush=True)
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sizes", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks sizes", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
         "--sizes", nargs="+", type=checked(shape_of), default=["96x4", "128x6", "192x6"], help="width x layers"
@@ -170,13 +169,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str]) -> None:
     be_quiet()
-    try:
-        run(parse(words))
-    except Misuse as error:
-        sys.exit(f"python -m benchmarks.sizes: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    run(parse(words))

@@ -91,7 +91,7 @@ def test_data_that_are_not_there_are_a_line(tmp_path: Path, monkeypatch: pytest.
         raise of("ETTh1.csv is not in nowhere")
 
     monkeypatch.setattr(defaults, "load", fail)
-    with pytest.raises(SystemExit, match=r"^python -m benchmarks\.defaults: ETTh1\.csv is not in nowhere$"):
+    with pytest.raises(Misuse, match=r"^ETTh1\.csv is not in nowhere$"):
         defaults.main(["--data", "nowhere", "--results", str(tmp_path)])
 
 

@@ -313,11 +313,11 @@ def test_an_interrupted_run_keeps_what_is_whole(
     assert {each["context"] for each in entry["rows"]} == {512}
 
 
-def test_nothing_that_fits_is_an_error_with_the_reason(tmp_path: Path, capsys: Any) -> None:
+def test_nothing_that_fits_is_an_error_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     words = ["--models", "moirai-tiny", "--cases", "step", "--contexts", "8192", "--results", str(path)]
-    assert efficiency.main(words) == efficiency.MISUSED
-    assert "nothing was measured: input_chunk_length=8192" in capsys.readouterr().err
+    with pytest.raises(Misuse, match="nothing was measured: input_chunk_length=8192"):
+        efficiency.main(words)
     assert not path.exists()
 
 
