@@ -30,9 +30,16 @@ from benchmarks.errors import Misuse, WeightsMissing
 from benchmarks.experiments import Budget, Experiment
 from benchmarks.processes import ProcessFailed, isolated
 from benchmarks.provenance import is_dirty
+from benchmarks.registry import REGISTRY
 
 FAILED, STOPPED = 1, 130  # exit codes
-SELECTORS = {"only": "model", "datasets": "dataset", "horizons": "horizon", "seeds": "seed"}  # option -> of what
+SELECTORS = {  # option -> of what
+    "family": "family",
+    "only": "model",
+    "datasets": "dataset",
+    "horizons": "horizon",
+    "seeds": "seed",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", required=True, choices=sorted(suites.SUITES), help="what to run, see suites.py")
     parser.add_argument("--data", help="folder with the data files; default: DARTS_MSFT_DATA, then Darts' cache")
     parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder that the results are added to")
+    parser.add_argument("--family", nargs="+", choices=list(REGISTRY), help="this family of the suite alone")
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="these models of the suite alone")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="these alone, or the suite on a .toml's data")
     parser.add_argument(
@@ -209,9 +217,10 @@ def _on_own_data(
 def command(experiment: Experiment, arguments: argparse.Namespace) -> str:
     """The command line that measures it again, into a folder of its own.
 
-    It may measure more than this experiment: the selectors don't tell families and a suite's own options apart.
+    It may measure more than this experiment: the selectors don't tell a suite's own options apart.
     """
-    words = ["--results", "again", "--suite", arguments.suite, "--only", experiment.model]
+    words = ["--results", "again", "--suite", arguments.suite]
+    words += ["--family", experiment.family, "--only", experiment.model]
     words += ["--datasets", experiment.dataset, "--horizons", experiment.horizon, "--seeds", experiment.seed]
     words += [] if arguments.stride is None else ["--stride", arguments.stride]
     for word in arguments.option:

@@ -14,7 +14,7 @@ from benchmarks.experiments import Experiment
 
 
 def arguments(**changes: Any) -> argparse.Namespace:
-    nothing = dict.fromkeys(("only", "datasets", "horizons", "seeds", "stride"))
+    nothing = dict.fromkeys([*runner.SELECTORS, "stride"])
     return argparse.Namespace(suite="mine", **{**nothing, "option": [], **changes})
 
 
@@ -30,6 +30,7 @@ SUITE = [
 @pytest.mark.parametrize(
     ("option", "name", "values"),
     [
+        ("family", "family", ["lsf"]),
         ("only", "model", ["full"]),
         ("datasets", "dataset", ["b"]),
         ("horizons", "horizon", [48]),

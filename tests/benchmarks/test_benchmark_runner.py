@@ -289,7 +289,7 @@ def test_an_option_reaches_the_model(tmp_path: Path, run: Run, capsys: pytest.Ca
 
 
 def test_the_command_of_a_result_selects_its_experiment(tmp_path: Path, run: Run) -> None:
-    """With a stride, an option, a data set that needs quoting, and a horizon of its own; other families come along."""
+    """With a stride, an option, a data set that needs quoting, and a horizon of its own."""
     suite = [experiment(tmp_path, family, seed=seed) for family in ("lsf", "pf") for seed in (0, 1)]
     words = ["--datasets", "my data.toml", "--horizons", "7", "--seeds", "1", "--stride", "9"]
     assert run(suite, *words, "--option", "look_back=[7, 11]") == 0
@@ -303,8 +303,15 @@ def test_the_command_of_a_result_selects_its_experiment(tmp_path: Path, run: Run
         runner.add_arguments(parser)
         told = parser.parse_args(command[4:])
         found = runner.select(runner.with_options(suites.load(told.suite), told.option), told)
-        assert Experiment.from_dict(result["experiment"]) in found
-        assert {each.seed for each in found} == {1}
+        assert found == [Experiment.from_dict(result["experiment"])]
+
+
+def test_a_family_of_the_suite_alone(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = [experiment(tmp_path, family) for family in ("lsf", "pf")]
+    assert run(suite, "--family", "pf") == 0
+    assert [result["experiment"]["family"] for result in runs(tmp_path)] == ["pf"]
+    assert run(suite[:1], "--family", "pf") == 2
+    assert "--family pf: the suite 'fake' has lsf alone" in capsys.readouterr().err
 
 
 def test_what_the_suite_lacks_is_an_error(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,7 +319,7 @@ def test_what_the_suite_lacks_is_an_error(tmp_path: Path, run: Run, capsys: pyte
     assert run(asked, "--only", "dlinear") == 2
     assert "--only dlinear: the suite 'fake' has fake, msft alone" in capsys.readouterr().err
     assert run(asked, "--only", "msft", "--datasets", "waves") == 2
-    assert "no experiment of the suite fits all of --only, --datasets" in capsys.readouterr().err
+    assert "no experiment of the suite fits all of --family, --only, --datasets" in capsys.readouterr().err
     assert run(asked, "--horizons", "28") == 2
     assert "--horizons 28: the suite 'fake' has 6, 24 alone" in capsys.readouterr().err
     assert stored(tmp_path) == {}
