@@ -62,7 +62,7 @@ def fitting_patches(checkpoint: str, context: int, horizon: int) -> list[int]:
     _, architecture, config = describe(checkpoint)
     cls = load_class(architecture)
     limit = cls.max_tokens(config)
-    sizes = [size for size in cls.patch_sizes(config) if size <= context]
+    sizes = [size for size in cls.patch_sizes(config) if size < context]  # a context has two patches
     return [p for p in sizes if limit is None or ScalePlan(context, horizon, p, 0).token_counts[0] <= limit]
 
 
@@ -200,7 +200,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     choosing = commands.add_parser("choose", parents=[shared, sets])
-    choosing.add_argument("--contexts", nargs="+", type=int, default=[256, 512, 1024, 2048])
+    choosing.add_argument("--contexts", nargs="+", type=int, default=[512, 1024, 2048])
     choosing.add_argument("--stride", type=int, help=f"steps between windows; default: {VALIDATION_STRIDE}")
     testing = commands.add_parser("test", parents=[shared, sets])
     testing.add_argument("--horizons", nargs="+", type=int, default=[96, 336])
@@ -217,7 +217,12 @@ def be_quiet() -> None:
 
 def main(words: Sequence[str]) -> None:
     be_quiet()
+    arguments = parse(words)
     try:
-        run(parse(words))
+        describe(arguments.checkpoint)
+    except ValueError as error:
+        raise Misuse(f"--checkpoint: {error}") from error
+    try:
+        run(arguments)
     except FileNotFoundError as error:  # of the data
         raise Misuse(str(error)) from error

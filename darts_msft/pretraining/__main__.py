@@ -56,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
     for field in fields(Settings):
         flag = "--" + field.name.replace("_", "-")
         kind = device_here if field.name == "device" else type(field.default)
-        parser.add_argument(flag, type=kind, default=field.default, help="default: %(default)s")
+        text = f"{field.metadata['help']} (default: %(default)s)"
+        parser.add_argument(flag, type=kind, default=field.default, help=text)
     return parser
 
 

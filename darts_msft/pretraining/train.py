@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +59,33 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CODE = ("pretraining/*.py", "backbones/base.py", "backbones/moirai.py", "backbones/moirai_mixture.py")  # run in a step
 
 
+def _setting(default: Any, text: str) -> Any:
+    """A field with this default, and the help of its flag."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """One pretraining run; every field is a command-line flag of the same name."""
+    """One pretraining run; every field is a command-line flag of the same name, with its text as the help."""
 
-    steps: int = 12_000
-    tokens: int = 4096  # tokens a step
-    # share of the batches by patch size (steps)
-    patch_shares: str = ",".join(f"{patch}:{share}" for patch, share in PATCH_SIZE_SHARES.items())
-    width: int = 128
-    layers: int = 6
-    learning_rate: float = 1e-3  # of AdamW: projections, head, norms
-    hidden_learning_rate: float = 3e-3  # of Muon: the encoder layers' matrices
-    weight_decay: float = 0.05
-    warmup: int = 400
-    decay: float = 0.3  # share of the steps, at the end, in which the rate falls linearly to zero
-    ema: float = 0.999  # decay a step of the exponential moving average of the weights
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "float32"  # or bfloat16 (autocast)
-    workers: int = 0  # processes that prepare batches; 0: the training process itself; the batches are the same
+    steps: int = _setting(12_000, "training steps of the whole run")
+    tokens: int = _setting(4096, "tokens (patches) a step, about")
+    patch_shares: str = _setting(
+        ",".join(f"{patch}:{share}" for patch, share in PATCH_SIZE_SHARES.items()),
+        "share of the batches by patch size in steps, as P:SHARE,P:SHARE,...",
+    )
+    width: int = _setting(128, "of the model; it has width // 64 attention heads")
+    layers: int = _setting(6, "encoder layers")
+    learning_rate: float = _setting(1e-3, "of AdamW: projections, head, norms")
+    hidden_learning_rate: float = _setting(3e-3, "of Muon: the encoder layers' matrices")
+    weight_decay: float = _setting(0.05, "of both optimisers")
+    warmup: int = _setting(400, "steps in which the rates rise linearly")
+    decay: float = _setting(0.3, "share of the steps, at the end, in which the rates fall linearly to zero")
+    ema: float = _setting(0.999, "decay a step of the exponential moving average of the weights")
+    seed: int = _setting(0, "of the weights and the batches")
+    device: str = _setting("cpu", "torch's name of the device that trains, say cuda")
+    precision: str = _setting("float32", "float32, or bfloat16 (autocast)")
+    workers: int = _setting(0, "processes that prepare batches, 0: the training process; the batches are the same")
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
@@ -105,7 +112,7 @@ def build_module(settings: Settings) -> MoiraiModule:
         d_model=settings.width,
         num_layers=settings.layers,
         patch_sizes=tuple(parse_shares(settings.patch_shares)),
-        max_seq_len=MAX_TOKENS,  # longer sequences are refused: forecasts from them are poor
+        max_seq_len=MAX_TOKENS,  # longer sequences are refused: it never saw any
         attn_dropout_p=0.0,
         dropout_p=0.0,
     )

@@ -82,9 +82,10 @@ def test_choose_reads_the_validation_part_alone(run: Any, read: list[str], data:
     assert entry["data_hash"] == hashlib.sha256(data.values.tobytes()).hexdigest()
 
 
-def test_choose_wants_a_context_that_fits(run: Any) -> None:
-    with pytest.raises(ValueError, match=r"no patch size of .* fits any context of \[3\]"):
-        run("choose", "--datasets", "ETTh1", "--contexts", "3")
+@pytest.mark.parametrize("context", ["3", "4"])  # two patches of 4 take more
+def test_choose_wants_a_context_that_fits(run: Any, context: str) -> None:
+    with pytest.raises(Misuse, match=rf"no patch size of .* fits any context of \[{context}\]"):
+        run("choose", "--datasets", "ETTh1", "--contexts", context)
 
 
 @pytest.mark.parametrize("horizon", [8, 16])
@@ -260,6 +261,12 @@ def test_what_was_not_chosen_yet_is_a_line(tmp_path: Path, data: Dataset, monkey
     with pytest.raises(Misuse, match=r"^no context and patch size were chosen for"):
         checkpoint.main(["test", "--datasets", "ETTh1", "--results", str(tmp_path / "new.json")])
     assert not (tmp_path / "new.json").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    with pytest.raises(Misuse, match=r"^--checkpoint: .*nowhere.*a directory with config\.json"):
+        checkpoint.main(["speed", "--checkpoint", str(tmp_path / "nowhere"), "--results", str(tmp_path / "new.json")])
 
 
 @pytest.mark.usefixtures("only_given_places", "run")

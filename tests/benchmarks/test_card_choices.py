@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from card_entries import DATASETS, LOG, MEASURED, SIZES, card, newest
+from card_entries import DATASETS, LOG, MEASURED, SIZES, Entry, card, newest
 from written_figures import read_log
 
 from benchmarks import checkpoint
@@ -17,8 +17,14 @@ EARLIER = "2077fe536eb95cccd2d07f420f2406f9522222974b97b53784b656a908636cde"  # 
 EARLIER_SHARES = "8:0.2,16:0.4,32:0.4"
 
 
+def shares_of(entry: Entry) -> str:
+    """Of the patch sizes; entries have said it in three ways, as `sizes.py` tells."""
+    found = ",".join(f"{patch}:{share}" for patch, share in entry.get("patch_size_shares", {}).items())
+    return found or entry.get("pretraining", {}).get("patch_shares", EARLIER_SHARES)
+
+
 def test_choice_of_the_size_is_what_was_measured(weights: str) -> None:
-    found = {(entry["minutes"], entry["size"]): entry for entry in SIZES}
+    found = {(entry["minutes"], entry["size"]): entry for entry in SIZES if shares_of(entry) == EARLIER_SHARES}
     losses = {key: f"{entry['validation_loss']:.3f} at {key[1]}" for key, entry in found.items()}
     seconds = {key: f"{entry['processor_seconds']:.0f}" for key, entry in found.items()}
     narrow, middle, wide = ((6, size) for size in ("96x4", "128x6", "192x6"))
@@ -78,15 +84,17 @@ def test_the_smaller_size_is_behind_at_full_length() -> None:
     ) in card()
 
 
-def test_the_raw_weights_are_behind(weights: str) -> None:
+def test_the_raw_weights_and_their_average_differ_little(weights: str) -> None:
     assert LOG[-1]["averaged_validation_loss"] > LOG[-1]["validation_loss"]
     raw = [chosen_mse(name, folder="/p1632_raw/export") for name in ("ETTh1", "ETTm1")]
     average = [chosen_mse(name, weights=weights) for name in ("ETTh1", "ETTm1")]
+    assert raw[1] < average[1]
     assert (
-        f"their validation MSE is {shown(raw)} on ETTh1 / ETTm1, the moving average's {shown(average)}. The moving "
-        "average ships."
+        f"and the lower validation MSE on ETTm1 ({raw[1]:.3f}; moving average {average[1]:.3f}), the moving average "
+        f"that on ETTh1 ({average[0]:.3f}; {raw[0]:.3f})."
     ) in card()
-    assert sum(map(math.log, average)) < sum(map(math.log, raw))
+    ratio = math.sqrt(math.prod(own / other for own, other in zip(average, raw, strict=True)))
+    assert f"In the geometric mean it is {100 * (1 - ratio):.1f} % lower, no more than noise; it ships." in card()
 
 
 def test_patch_sizes_are_those_of_the_code(weights: str) -> None:
@@ -106,8 +114,7 @@ def test_patch_sizes_were_compared_in_short_runs() -> None:
         if entry["minutes"] == 12 and entry["size"] == "128x6":
             chosen = [newest(MEASURED, command="choose", weights=entry["weights"], dataset=name) for name in DATASETS]
             assert {tuple(one["settings"]["contexts"]) for one in chosen} == {(512,)}
-            patches = ",".join(f"{patch}:{share}" for patch, share in entry["patch_size_shares"].items())
-            found[patches] = shown([one["chosen"]["mse"] for one in chosen])
+            found[shares_of(entry)] = shown([one["chosen"]["mse"] for one in chosen])
     assert found.keys() == {EARLIER_SHARES, Settings.patch_shares} == {EARLIER_SHARES, "16:0.5,32:0.5"}
     assert (
         f"16 and 32 has a validation MSE of {found[Settings.patch_shares]} on ETTh1 / ETTm1 / Weather, that of 8, 16 "
