@@ -17,6 +17,7 @@ MEASURED = listings.read(checkpoint.RESULTS)
 SIZES = listings.read(sizes.RESULTS)
 LOG = read_log(FOLDER / "log.jsonl")
 DATASETS = ("ETTh1", "ETTm1", "Weather")
+EARLIER = "2077fe536eb95cccd2d07f420f2406f9522222974b97b53784b656a908636cde"  # weights of the checkpoint before
 
 
 def card() -> str:

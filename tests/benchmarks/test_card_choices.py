@@ -6,14 +6,13 @@ import math
 from typing import Any
 
 import pytest
-from card_entries import DATASETS, LOG, MEASURED, SIZES, Entry, card, newest
+from card_entries import DATASETS, EARLIER, LOG, MEASURED, SIZES, Entry, card, newest
 from written_figures import read_log
 
 from benchmarks import checkpoint
 from darts_msft.pretraining import objective
 from darts_msft.pretraining.train import Settings
 
-EARLIER = "2077fe536eb95cccd2d07f420f2406f9522222974b97b53784b656a908636cde"  # weights of the checkpoint before
 EARLIER_SHARES = "8:0.2,16:0.4,32:0.4"
 
 
