@@ -78,9 +78,10 @@ def test_options_without_effect_on_a_method_are_refused(method: str, name: str) 
 
 
 def test_candidates_are_all_pairs_of_what_is_chosen() -> None:
-    found = load_forecaster("msft", {"look_back": [32, 64], "patch_size": [8, 16]}, BUDGET).candidates(waves(), HORIZON)
+    asked = {"look_back": [64, 96], "patch_size": [16, 32]}
+    found = load_forecaster("msft", asked, BUDGET).candidates(waves(), HORIZON)
     pairs = [(settings["look_back"], settings["patch_size"]) for settings in found]
-    assert pairs == [(32, 8), (32, 16), (64, 8), (64, 16)]
+    assert pairs == [(64, 16), (64, 32), (96, 16), (96, 32)]
     assert found[0].keys() == {"look_back", *arguments_of("msft")} - {"backbone", "revision", "weight_init"}
 
 

@@ -9,21 +9,25 @@ import hashlib
 import json
 import math
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
 from card_entries import DATASETS, FOLDER, LOG, MEASURED, Entry, card, newest
+from fake_results import arguments_of
 from safetensors import safe_open
-from written_figures import read_json, table
+from written_figures import read_json, read_log, table
 
-from benchmarks import checkpoint, datasets, measures, results, suites
+from benchmarks import checkpoint, datasets, measures, results, suites, tables
 from benchmarks.experiments import PROTOCOL
 from benchmarks.models.papers import DLINEAR_RATES
+from benchmarks.provenance import ROOT
+from benchmarks.selection import select
 from darts_msft.pretraining import objective, synthetic, train
 from darts_msft.pretraining.train import Settings
 
 CONFIG = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
-IDLE = 24  # parameters that a single variate does not use: uni2ts' bias between variates, 2 a head and layer
+WEIGHTS = "darts_msft/checkpoints/moirai-tiny/model.safetensors"
 RUNS = [run for _, run in results.entries(results.FOLDER, "run") if run["protocol"] == PROTOCOL]
 METHODS = read_json(checkpoint.RESULTS.parent / "methods" / "methods_ETTh1.json")
 
@@ -291,6 +295,19 @@ def test_weights_have_the_bytes_that_the_card_says() -> None:
     assert f"The sha256 of its `model.safetensors` is {digest}." in card()
 
 
+def test_the_repeated_steps_have_the_same_losses() -> None:
+    again = read_log(checkpoint.RESULTS.parent / "repetition.jsonl")
+    losses = [name for name in LOG[0] if "loss" in name] + ["schedule", "step"]
+    assert [[line.get(name) for name in losses] for line in again] == [
+        [line.get(name) for name in losses] for line in LOG[: len(again)]
+    ]
+    assert f"repeated every loss of the first {again[-1]['step']} steps" in card()
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def test_pretrained_against_scratch() -> None:
     means = {
         method: statistics.mean(row["MSE"] for row in METHODS["rows"] if row["method"] == method)
@@ -304,8 +321,12 @@ def test_pretrained_against_scratch() -> None:
     ) in card()
     assert len(asked["seeds"]) == 3
     assert means["full"] < 0.75 * means["scratch"]
-    [trained] = {row["trained"] for row in METHODS["rows"] if row["method"] == "full"}
-    assert trained == parameters_of_the_file() - IDLE  # it is of these weights
+    (found,) = select(arguments_of(tables, "--suite", "first", "--datasets", "ETTh1", "--horizons", "96"))
+    mse = {run.experiment["model"]: f"{run.result['metrics']['mse']:.3f}" for run in found.runs()}
+    assert (found.budget["baseline_epochs"], found.budget["epochs"]) == (20, 5)
+    ended = f"the checkpoint finetuned in full, in at most 5 epochs, {mse['full']}."
+    assert f"the latter reaches {mse['scratch']}, {ended}" in card()
+    assert git("rev-parse", f"{METHODS['commit']}:{WEIGHTS}") == git("hash-object", WEIGHTS)
 
 
 def test_losses_are_the_log_s() -> None:

@@ -98,7 +98,7 @@ def test_how_far_it_goes(weights: str) -> None:
     before = {run.experiment["model"]: f"{run.result['metrics']['mse']:.3f}" for run in table.runs()}
     assert (
         f"the same command had MSFT at an MSE of {before['msft']}, full finetuning at {before['full']} and LoRA at "
-        f"{before['lora']}, so"
+        f"{before['lora']}, and in the comparison of methods above"
     ) in text(README)
     assert f"({runs['msft']['scale_weights'][0]:.2f} of the forecast is scale 0's)" in text(README)
     assert set(POOLING_SHARES) == {1, 2, 4}

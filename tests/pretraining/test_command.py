@@ -118,6 +118,7 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
                 "16",
                 "16:0.5",
                 "16:0.5,32:0.6",
+                "16:0.5,32:0.497",
                 "0:1",
                 "16:1.5,32:-0.5",
                 "16:a",
