@@ -12,7 +12,7 @@ import pytest
 from benchmarks.errors import Misuse
 from benchmarks.experiments import PROTOCOL, Budget, Experiment
 from benchmarks.registry import REGISTRY
-from benchmarks.suites import SMALL_BUDGET
+from benchmarks.suites import first_budget
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_sampled_validation_origins_are_at_all_times_of_the_day(name: str, horiz
     """As the suite "first" samples them; 2880, 11520 and 5270 validation steps."""
     season = REGISTRY["lsf"][name].file.season
     windows = {"ETTh1": 2880, "ETTm1": 11520, "Weather": 5270}[name] - horizon + 1
-    origins = range(0, windows, SMALL_BUDGET.validation_stride(windows, season))
+    origins = range(0, windows, first_budget(name).validation_stride(windows, season))
     assert len({origin % season for origin in origins}) == season
     assert 0.8 * 200 < len(origins) <= 200
 

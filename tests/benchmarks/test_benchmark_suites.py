@@ -80,12 +80,21 @@ def test_first_is_what_the_issue_asks_for() -> None:
     }
     seeds_and_places = [(e.seed, e.family, e.dataset, e.horizon) for e in suites.load("first")]
     assert len([one for one, _ in itertools.groupby(seeds_and_places)]) == len(set(seeds_and_places)) == 3 * 8
-    (budget,) = {e.budget for e in suites.load("first")}
-    assert budget.zero_shot_choice
-    assert budget.look_backs == (336, 512, 1024)
-    assert (budget.epochs, budget.baseline_epochs, budget.train_windows) == (5, 20, 512)
+    for budget in {e.budget for e in suites.load("first")}:
+        assert budget.zero_shot_choice
+        assert budget.look_backs == (336, 512, 1024)
+        assert (budget.epochs, budget.baseline_epochs, budget.train_batches) == (5, 20, 16)
     pf = [e for e in suites.load("first") if e.family == "pf"]
     assert {(e.dataset, e.horizon) for e in pf} == {("JenaWeather", 144), ("ETTm1", 96)}
+
+
+@pytest.mark.parametrize("suite", ["first", "fracast"])
+def test_first_trains_on_about_as_many_series_whatever_the_number_of_variables(suite: str) -> None:
+    variables = {"ETTh1": 7, "ETTm1": 7, "Weather": 21, "JenaWeather": 21}
+    series = {e.dataset: e.budget.train_windows * variables[e.dataset] for e in suites.load(suite)}
+    assert series.keys() == variables.keys()
+    assert max(series.values()) < 1.05 * min(series.values())
+    assert {e.budget.batch_size * variables[e.dataset] for e in suites.load(suite)} == {224, 231}
 
 
 def test_first_offers_all_of_ours_the_same_places() -> None:
@@ -110,7 +119,7 @@ def test_fracast_is_at_the_places_of_first_with_one_context() -> None:
     assert places("fracast") == places("first")
     assert "fracast" not in {e.model for e in suites.load("first")}
     for experiment in suites.load("fracast"):
-        assert experiment.budget == suites.SMALL_BUDGET
+        assert experiment.budget == suites.first_budget(experiment.dataset)
         assert experiment.options == {"look_back": [2048]}
         assert experiment.test_stride == (1 if experiment.family == "lsf" else experiment.horizon)
 
