@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import math
 import statistics
 import time
 import warnings
@@ -35,7 +36,7 @@ from benchmarks.measures import LEVELS, measure
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe, load_class
-from darts_msft.pyramid import ScalePlan
+from darts_msft.pyramid import MIN_CONTEXT_TOKENS, ScalePlan
 from darts_msft.weights import WEIGHTS_FILE, load_state, state_hash
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint.json"
@@ -62,7 +63,7 @@ def fitting_patches(checkpoint: str, context: int, horizon: int) -> list[int]:
     _, architecture, config = describe(checkpoint)
     cls = load_class(architecture)
     limit = cls.max_tokens(config)
-    sizes = [size for size in cls.patch_sizes(config) if size < context]  # a context has two patches
+    sizes = [size for size in cls.patch_sizes(config) if math.ceil(context / size) >= MIN_CONTEXT_TOKENS]
     return [p for p in sizes if limit is None or ScalePlan(context, horizon, p, 0).token_counts[0] <= limit]
 
 

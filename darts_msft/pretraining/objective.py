@@ -95,7 +95,10 @@ class Tasks(Dataset[Task]):
 
 
 def parse_shares(text: str) -> dict[int, float]:
-    """Shares of the batches by patch size, in steps, from text such as 16:0.5,32:0.5; a ValueError for other text."""
+    """Shares of the batches by patch size, in steps, from text such as 16:0.5,32:0.5; a ValueError for other text.
+
+    A sum within 0.002 of 1, as that of thirds written with three digits, is scaled to 1.
+    """
     largest = MAX_LENGTH // MAX_TOKENS
     try:
         pairs = [part.split(":") for part in text.split(",")]

@@ -12,6 +12,8 @@ from written_figures import read_json, table, text
 
 from benchmarks import checkpoint, defaults, efficiency, harness, results
 from benchmarks.provenance import ROOT
+from darts_msft.aggregator import CrossScaleAggregator
+from darts_msft.backbones import describe, load_class
 from darts_msft.pyramid import ScalePlan
 
 Entry = dict[str, Any]
@@ -91,6 +93,19 @@ def test_readme_has_the_adapter_files_sizes() -> None:
     """float32, without the few hundred bytes of names."""
     lora, msft = (4 * rows_of(method)[0]["trained"] / 1e6 for method in ("lora", "msft"))
     assert f"with the bundled model {lora:.1f} MB for LoRA and {msft:.1f} MB for MSFT" in readme()
+    layers, width = 6, 128  # as the model card's test has them
+    aggregator = CrossScaleAggregator(ScalePlan(512, 96, 32, 2), width, "both")
+    share = layers * sum(values.numel() for values in aggregator.parameters()) / rows_of("msft")[0]["trained"]
+    assert f"MSFT (`num_scales=2`), {100 * share:.0f} % of it the aggregator" in readme()
+
+
+def test_readme_has_the_shortest_context() -> None:
+    _, architecture, config = describe("moirai-tiny")
+    finest = min(load_class(architecture).patch_sizes(config))
+    assert f"it takes contexts of {finest + 1} steps or more" in readme()
+    ScalePlan(finest + 1, 96, finest, 0)
+    with pytest.raises(ValueError, match="patches"):
+        ScalePlan(finest, 96, finest, 0)
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +262,18 @@ def test_readme_has_the_switches_scores(weights: str) -> None:
     )
     gains = [f"{100 * (1 - own / other):.1f}" for own, other in zip(quantile, mixture, strict=True)]
     assert f"Averaging the scales' quantiles is {' and '.join(gains)} % better than mixing their" in readme()
+    ratios = [
+        own / other
+        for more, seeds in (({}, (0,)), ({"validation_share": 0.5}, (0, 1)))
+        for own, other in zip(
+            *(
+                means_of(weights, {"method": "msft", "mixing": way, **more}, lambda entry: entry["seconds"], seeds)
+                for way in ("quantile", "mixture")
+            ),
+            strict=True,
+        )
+    ]
+    assert f"and makes a fit {min(ratios):.1f} to {max(ratios):.1f} times as long" in readme()
     before = validated(weights, "scales", lambda entry: entry["scores"]["zero-shot"])[0][1]
     assert f"zero-shot {pair(before)}):" in readme()
 
