@@ -8,7 +8,7 @@
 - first: the bundled checkpoint against all that two processor cores can train, with a sampled budget;
   what begins from random weights may train four times as long. Every trained model chooses its look-back.
 - fracast: Fracast-0 at the places of "first". It takes days on two cores; `--stride` gives a quick look.
-- ablations: MSFT on ETTm1 at horizon 96, each switch a diff against one base; the budget is that of "first".
+- ablations: MSFT on ETTm1 at horizon 96, each switch and rate a diff against one base; the budget is that of "first".
 - lsf, pf: the paper's two families in full, every model.
 
 A suite begins with seed 0 of everything, so a run that is stopped early has at least one seed of most models.
@@ -65,6 +65,8 @@ HARNESS_OPTIONS = {"look_back": 336, "lr": "paper"}
 ABLATION_BASE = {"look_back": 512, "patch_size": 32}  # K is 2 by default here, and 3 at most
 SWITCHES: tuple[dict[str, Any], ...] = (
     {},
+    {"lr_pretrained": 1e-5, "lr_new": 1e-4, "lr_head": 1e-5},  # a third of the defaults
+    {"lr_pretrained": 1e-4, "lr_new": 1e-3, "lr_head": 1e-4},
     {"shared_adapters": True},
     {"shared_lora": True},
     *({"aggregator": aggregator} for aggregator in (None, "c2f", "f2c")),

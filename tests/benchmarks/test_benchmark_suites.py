@@ -17,7 +17,7 @@ from benchmarks.experiments import Budget
 from benchmarks.models import MODELS, load_forecaster
 from benchmarks.models.papers import DLINEAR_RATES
 from darts_msft import MSFTFoundationModel
-from darts_msft.methods import METHODS
+from darts_msft.methods import METHODS, find_method
 from darts_msft.pyramid import largest_num_scales
 
 
@@ -145,7 +145,15 @@ def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
         )
     assert {e.family for e in experiments if e.options == base} == {"lsf", "pf"}
     expected = {"shared_adapters", "shared_lora", "aggregator", "attention", "mixing", "upsampling"}
-    assert switched == expected | {"weight_learning", "weight_init", "num_scales"}
+    rates = {"lr_pretrained", "lr_new", "lr_head"}
+    assert switched == expected | rates | {"weight_learning", "weight_init", "num_scales"}
+    defaults = find_method("msft").rates.to_dict()
+    factors = [
+        [e.options[name] / defaults[name.removeprefix("lr_")] for name in sorted(rates)]
+        for e in experiments
+        if rates <= e.options.keys()
+    ]
+    assert sorted(factors) == [[pytest.approx(1 / 3)] * 3] * 3 + [[pytest.approx(10 / 3)] * 3] * 3
 
 
 def test_ablations_have_every_number_of_scales() -> None:
