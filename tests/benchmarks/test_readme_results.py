@@ -229,6 +229,6 @@ def test_how_far_it_goes(weights: str) -> None:
     own, longer = (validation_of(runs["msft"], look_back=steps) for steps in (512, 1024))
     assert (runs["zero_shot"]["settings"]["look_back"], runs["msft"]["settings"]["look_back"]) == (1024, 512)
     assert (
-        f"zero-shot is best on ETTh1-96 with 1,024 steps (validation MSE {best}; {other} with 512), MSFT with 512 ({own}; "
-        f"{longer} with 1,024)"
+        f"zero-shot is best on ETTh1-96 with 1,024 steps (validation MSE {best}; {other} with 512), MSFT with 512 "
+        f"({own}; {longer} with 1,024)"
     ) in text(README)
