@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from card_entries import EARLIER
 from fake_results import arguments_of
 from written_figures import table, text
 
-from benchmarks import results, suites, tables
+from benchmarks import harness, results, suites, tables
 from benchmarks.provenance import ROOT
 from benchmarks.selection import select
 from benchmarks.tables import BEGIN, END
@@ -42,7 +43,7 @@ def test_the_block_is_what_its_command_makes(tmp_path: Path, monkeypatch: pytest
     assert copy.read_text(encoding="utf-8") == readme
 
 
-WORDS = ["--suite", "first", "fracast"]
+WORDS = ["--suite", "first", "fracast", "--datasets", "ETTh1", "ETTm1"]
 BEST = ("MSFT", "full finetuning", "LoRA")
 
 
@@ -73,55 +74,171 @@ def test_the_block_is_of_one_seed_and_of_the_bundled_weights(weights: str) -> No
     assert "one seed so far" in text(README)
 
 
-def test_who_is_ahead_on_etth1_96() -> None:
+def sentence_on_ranks() -> str:
+    (table,) = (found for found in select(arguments_of(tables, *WORDS)) if found.family == "lsf")
+    assert len(table.ranking().columns) == len(table.columns) == 3
+    means = {table.row_names[row]: mean for row, mean in table.ranking().means.items()}
+    assert sorted(means, key=lambda name: means[name])[:3] == ["LoRA", "full finetuning", "MSFT"]
+    return (
+        f"Over the three columns LoRA has the best mean rank ({means['LoRA']:.2f}), then full finetuning "
+        f"({means['full finetuning']:.2f}) and MSFT ({means['MSFT']:.2f}): so far MSFT does not beat ordinary "
+        "finetuning."
+    )
+
+
+def sentence_on_etth1_96() -> str:
     found = figures("lsf")["ETTh1 96"]
     mse, mae = found["mse"], found["mae"]
     assert min(mse, key=lambda name: mse[name]) == "MSFT"
     assert min(mae, key=lambda name: mae[name]) == "Fracast-0"
     full, lora, patchtst = (behind(mse, name, "MSFT") for name in ("full finetuning", "LoRA", "PatchTST"))
-    assert (
+    return (
         "On ETTh1-96 MSFT has the lowest MSE; Fracast-0 (PyPI `fracast`, 85,001 parameters), a zero-shot model, is "
         f"{behind(mse, 'Fracast-0', 'MSFT')} behind it there and {behind(mae, 'MSFT', 'Fracast-0')} ahead in MAE. In "
         f"MSE full finetuning is {full} behind MSFT, LoRA {lora}, PatchTST, which unlike ours is trained for it, "
         f"{patchtst}."
-    ) in text(README)
+    )
 
 
-def test_who_is_ahead_at_the_other_places() -> None:
+def sentence_on_the_other_places() -> str:
     found = figures("lsf")
+    assert found.keys() == {"ETTh1 96", "ETTh1 336", "ETTm1 96"}
     first, second = found["ETTh1 336"]["mse"], found["ETTm1 96"]["mse"]
-    for mse in (first, second):
-        assert min(mse, key=lambda name: mse[name]) == "LoRA"
-    assert (
-        f"LoRA is first on ETTh1-336 (MSFT {behind(first, 'MSFT', 'LoRA')} behind it, full finetuning "
-        f"{behind(first, 'full finetuning', 'LoRA')}) and on ETTm1-96 (full finetuning "
-        f"{behind(second, 'full finetuning', 'LoRA')} behind, MSFT {behind(second, 'MSFT', 'LoRA')})."
-    ) in text(README)
-    gains = []
-    for metrics in found.values():
+    assert [min(mse, key=lambda name, mse=mse: mse[name]) for mse in (first, second)] == ["LoRA", "LoRA"]
+    assert first["MSFT"] / first["LoRA"] < 1.001
+    return (
+        f"On ETTh1-336 LoRA ({first['LoRA']:.4f}) and MSFT ({first['MSFT']:.4f}) are level, full finetuning is "
+        f"{behind(first, 'full finetuning', 'LoRA')} behind; on ETTm1-96 LoRA is first, full finetuning "
+        f"{behind(second, 'full finetuning', 'LoRA')} behind, MSFT {behind(second, 'MSFT', 'LoRA')}."
+    )
+
+
+def sentence_on_zero_shot() -> str:
+    found, gains, small = figures("lsf"), list[float](), list[float]()
+    for column, metrics in found.items():
         mse = metrics["mse"]
-        others = [mse[name] for name in mse if name not in BEST and name != "Fracast-0"]
+        others = [mse[name] for name in mse if name not in (*BEST, "Fracast-0")]
         assert max(mse[name] for name in BEST) < min(others)
-        gains += [1 - mse[name] / mse["zero-shot"] for name in BEST]
-    assert (
-        "Each of the three is ahead of zero-shot and of all that was trained from scratch, wherever both were measured "
-        f"(of zero-shot by {100 * min(gains):.1f} to {100 * max(gains):.0f} %)."
-    ) in text(README)
+        (small if column == "ETTh1 336" else gains).extend(100 * (1 - mse[name] / mse["zero-shot"]) for name in BEST)
+    mae = found["ETTh1 336"]["mae"]
+    assert mae["MSFT"] > mae["zero-shot"]
+    return (
+        "In MSE each of the three is ahead of zero-shot and of what was trained from scratch with this budget: of "
+        f"zero-shot by {min(gains):.0f} to {max(gains):.0f} %, on ETTh1-336 by {min(small):.1f} to {max(small):.1f} %, "
+        "where MSFT's MAE is no better."
+    )
 
 
-def test_who_is_ahead_in_probabilistic_forecasting() -> None:
-    crps = figures("pf")["ETTm1 96"]["crps"]
-    first, second, *_ = sorted(crps, key=lambda name: crps[name])
-    assert (first, second) == ("MSFT", "full finetuning")
-    shown = {name: f"{crps[name]:.3f}" for name in crps}
-    assert (
-        f"In probabilistic forecasting a day ahead MSFT has the lowest CRPS on ETTm1 ({shown['MSFT']}; full "
-        f"finetuning {shown['full finetuning']}, LoRA {shown['LoRA']}, zero-shot {shown['zero-shot']}, DLinear "
-        f"{shown['DLinear']}), by seven windows."
-    ) in text(README)
+def sentence_on_probabilistic_forecasts() -> str:
+    places = figures("pf")
+    found = places["ETTm1 96"]
+    crps, msis, coverage = (found[name] for name in ("crps", "msis", "coverage"))
+    assert sorted(crps, key=lambda name: crps[name])[:2] == ["MSFT", "full finetuning"]
+    assert msis["MSFT"] > msis["zero-shot"]
+    runs = {
+        run.experiment["model"]: run.result
+        for table in select(arguments_of(tables, *WORDS[:2], "--datasets", "ETTm1", "--family", "pf"))
+        for run in table.runs()
+    }
+    assert {(run["windows"], run["validation_windows"]) for run in runs.values()} == {(7, 7)}
+    scores = {model: float(validation_of(runs[model], "crps", 4)) for model in ("msft", "full", "lora")}
+    assert scores["msft"] > max(scores["full"], scores["lora"])
+    return (
+        f"In probabilistic forecasting a day ahead MSFT has the lowest CRPS on ETTm1 ({crps['MSFT']:.3f}; full "
+        f"finetuning {crps['full finetuning']:.3f}, LoRA {crps['LoRA']:.3f}, zero-shot {crps['zero-shot']:.3f}, "
+        f"DLinear {crps['DLinear']:.3f}), but by seven windows: on the seven validation windows it is behind full "
+        f"finetuning and LoRA ({scores['msft']:.4f}; {scores['full']:.4f}, {scores['lora']:.4f}), its MSIS is worse "
+        "than zero-shot's "
+        f"({msis['MSFT']:.2f}; {msis['zero-shot']:.2f}), and its 80 % interval covers {100 * coverage['MSFT']:.1f} %."
+    )
 
 
-def test_what_the_parts_of_msft_are_worth() -> None:
+def sentences_on_ettm1_96() -> str:
+    (table,) = select(arguments_of(tables, *WORDS[:2], "--datasets", "ETTm1", "--family", "lsf"))
+    runs = {run.experiment["model"]: run.result for run in table.runs()}
+    models = ("msft", "full", "lora")
+    crps = [runs[model]["fit_report"]["best"] for model in models]
+    mse = [float(validation_of(runs[model])) for model in models]
+    assert crps == sorted(crps)
+    assert mse[1] < mse[0] < mse[2]
+    assert all(runs[model]["fit_report"]["still_improving"] for model in models)
+    by = ablations()
+    slow, fast = (
+        by[key] for key in sorted((key for key in by if "lr_new" in dict(key)), key=lambda key: dict(key)["lr_new"])
+    )
+    base, finest = by[()], by[("mixing", "first"),]
+    assert 0 < slow["fit_report"]["best"] / base["fit_report"]["best"] - 1 < 1e-3
+    assert finest["metrics"]["mse"] > base["metrics"]["mse"]
+    return (
+        f"On ETTm1-96 its validation CRPS is {100 * (1 - crps[0] / crps[1]):.1f} % below full finetuning's "
+        f"({crps[0]:.3f}; {crps[1]:.3f}; LoRA {crps[2]:.3f}), about what fitting the weights there flatters it by; in "
+        f"validation MSE full finetuning is ahead ({mse[1]:.3f}; MSFT {mse[0]:.3f}; LoRA {mse[2]:.3f}), and on the "
+        "test part LoRA is ahead of both. We found no explanation: a third of MSFT's rates is level on the validation "
+        "part, "
+        f"ten thirds of them are {100 * (fast['fit_report']['best'] / base['fit_report']['best'] - 1):.1f} % worse "
+        f"there but have an MSE of {fast['metrics']['mse']:.3f} on a fifth of the test windows (see below); all three "
+        "methods were still improving after five epochs. Coarse scales are not the cause: with the finest alone "
+        f'(`mixing="first"`) the MSE is {finest["metrics"]["mse"]:.3f}.'
+    )
+
+
+def sentences_on_the_ablations() -> tuple[str, str]:
+    """The caption of their table, and what they say."""
+    by = ablations()
+    mse = {key: run["metrics"]["mse"] for key, run in by.items()}
+    improving = sum(run["fit_report"]["still_improving"] for run in by.values())
+    solved = [key for key in by if not {"mixing", "weight_learning"} & set(dict(key)) and ("num_scales", 0) not in key]
+    assert all(len(by[key]["scale_weights"]) > 1 for key in solved)
+    caption = (
+        "ETTm1-96 at context 512, every switch and rate as a change of one fit; MSE of every 5th test window, and the "
+        f"least CRPS on the validation part (zero-shot: {by[()]['fit_report']['before']:.4f}). One seed; {improving} "
+        f"of the {len(by)} fits were still improving after the fifth epoch. Weights are fitted to the validation part "
+        'but with K = 0, `mixing="first"` and in the rows of `weight_learning`: against those the default is flattered '
+        "there."
+    )
+    parts = [{"num_scales": 0}, {"aggregator": None}, {"attention": "full"}, {"attention": "one_sequence"}]
+    gains = [100 * (mse[tuple(part.items())] / mse[()] - 1) for part in parts]
+    lora = figures("lsf")["ETTm1 96"]["mse"]["LoRA"]
+    assert lora < min(mse.values())
+    little = {"upsampling", "shared_lora", "weight_learning", "weight_init"}
+    assert all(abs(mse[key] / mse[()] - 1) < 0.01 for key in mse if little & set(dict(key)))
+    assert mse[(("weight_init", "first"),)] == pytest.approx(mse[()], rel=1e-5)
+    return caption, (
+        "Within MSFT, each of the new scales, the aggregator and separate attention lowers the MSE, by "
+        f"{min(gains):.0f} to {max(gains):.0f} %; with one seed, {min(gains):.0f} % is weak evidence. None of these "
+        f"variants reaches plain LoRA ({lora:.3f}, all test windows): the scales gain on MSFT's own K = 0. Upsampling, "
+        "one LoRA for all scales and the way in which weights are learned change the MSE by less than 1 %; where they "
+        "begin has no effect under stacking."
+    )
+
+
+def test_the_sentences_about_the_tables() -> None:
+    sentences = [
+        sentence_on_ranks(),
+        sentence_on_etth1_96(),
+        sentence_on_the_other_places(),
+        sentence_on_zero_shot(),
+        sentence_on_probabilistic_forecasts(),
+        sentences_on_ettm1_96(),
+        *sentences_on_the_ablations(),
+    ]
+    assert [sentence for sentence in sentences if sentence not in text(README)] == []
+
+
+def test_what_was_not_run() -> None:
+    assert "Empty cells, Weather and ETTm1-336 were not run yet" in text(README)
+    assert {column.split()[0] for column in figures("lsf")} == {"ETTh1", "ETTm1"}
+    assert "ETTm1 336" not in figures("lsf")
+
+
+def test_dlinear_with_all_windows() -> None:
+    found = {check.dataset: check for check in harness.checks(results.FOLDER) if check.model == "dlinear"}
+    first, second = (f"{statistics.mean(found[name].found.values()):.3f}" for name in ("ETTh1", "ETTm1"))
+    assert f"has the {first} on ETTh1-96 and {second} on ETTm1-96 above" in text(README)
+
+
+def ablations() -> dict[tuple[tuple[str, Any], ...], dict[str, Any]]:
+    """Every result of the suite on point forecasts, by what differs from its base."""
     found = [
         run.result
         for table in select(arguments_of(tables, "--suite", "ablations", "--family", "lsf"))
@@ -134,9 +251,13 @@ def test_what_the_parts_of_msft_are_worth() -> None:
         for run in found
     }
     assert len(by) == len(found) == len(suites.SWITCHES)
+    return by
+
+
+def test_what_the_parts_of_msft_are_worth() -> None:
+    by = ablations()
     mse = {switches: run["metrics"]["mse"] for switches, run in by.items()}
     crps = {switches: run["fit_report"]["best"] for switches, run in by.items()}
-
     labels = {
         "as it is by default (K = 2)": {},
         "`num_scales=0`: no new scales": {"num_scales": 0},
@@ -168,26 +289,20 @@ def test_what_the_parts_of_msft_are_worth() -> None:
         ]
     assert table(README, "| switch | MSE | validation CRPS |") == expected
     assert sum(map(len, (value if isinstance(value, list) else [value] for value in labels.values()))) == len(by)
-    parts = [{"num_scales": 0}, {"aggregator": None}, {"attention": "full"}, {"attention": "one_sequence"}]
-    keys = [tuple(part.items()) for part in parts]
-    assert all(crps[key] > crps[()] for key in keys)
-    gains = [100 * (mse[key] / mse[()] - 1) for key in keys]
-    assert f"without them the MSE is {min(gains):.0f} to {max(gains):.0f} % higher" in text(README)
-    assert all(crps[key] > crps[()] for key in crps if "lr_new" in dict(key))  # "rates do not explain it"
-    assert f"(zero-shot: {by[()]['fit_report']['before']:.4f})" in text(README)
 
 
-def validation_of(run: dict[str, Any], **changes: Any) -> str:
-    """The validation MSE of a run's settings, with these changes."""
+def validation_of(run: dict[str, Any], metric: str = "mse", digits: int = 3, **changes: Any) -> str:
+    """The validation score of a run's settings, with these changes."""
     experiment = {name: run["experiment"][name] for name in ("family", "model", "dataset", "horizon", "seed")}
+    experiment["options"] = run["experiment"]["options"]
     wanted = {**run["settings"], **changes}
     [found] = [
-        candidate["validation"]["mse"]
+        candidate["validation"][metric]
         for _, candidate in results.entries(results.FOLDER, "candidate")
         if experiment.items() <= candidate["experiment"].items()
         and (candidate["weights"], candidate["settings"]) == (run["weights"], wanted)
     ]
-    return f"{found:.3f}"
+    return f"{found:.{digits}f}"
 
 
 ETTH1_96 = ["--datasets", "ETTh1", "--horizons", "96"]
@@ -204,7 +319,6 @@ def test_how_far_it_goes(weights: str) -> None:
         f"on ETTh1-96 (CRPS {crps['msft']:.3f}, full finetuning {crps['full']:.3f}, LoRA {crps['lora']:.3f}; MSE "
         f"{', '.join(mse)})"
     ) in text(README)
-    assert min(mse) == mse[0]
     (table,) = select(arguments_of(tables, *WORDS[:2], *ETTH1_96, "--weights", EARLIER))
     before = {run.experiment["model"]: f"{run.result['metrics']['mse']:.3f}" for run in table.runs()}
     assert (
@@ -213,12 +327,6 @@ def test_how_far_it_goes(weights: str) -> None:
     ) in text(README)
     (table,) = select(arguments_of(tables, *WORDS[:2], "--datasets", "ETTm1", "--family", "lsf"))
     others = {run.experiment["model"]: run.result for run in table.runs()}
-    scores = [f"{others[model]['fit_report']['best']:.3f}" for model in models]
-    assert min(scores) == scores[0]
-    assert (
-        f"On ETTm1-96 it is ahead on the validation part (CRPS {scores[0]}, full finetuning {scores[1]}, LoRA "
-        f"{scores[2]}) and behind both on the test part."
-    ) in text(README)
     finest, coarsest = others["msft"]["scale_weights"][0], others["msft"]["scale_weights"][2]
     assert (
         f"On ETTh1-96 {runs['msft']['scale_weights'][0]:.2f} of MSFT's forecast is scale 0's; on ETTm1-96 "
