@@ -28,6 +28,7 @@ def notes(table: Table) -> list[str]:
         "training windows are at most so many an epoch, drawn at random and others each epoch, and validation windows "
         "at most so many, evenly spaced over all times of the season.",
         *_baseline_epochs(table),
+        *_whole_fits(table),
         *_best_epochs(table),
         *(_of_lsf(table) if table.family == "lsf" else _of_pf(table)),
         *_windows(table),
@@ -56,6 +57,19 @@ def _max_epochs(run: Run) -> int | None:
     named = "baseline_epochs" if run.experiment["model"] in BASELINES else "epochs"
     found: int | None = run.result["resolved"].get("max_epochs", run.experiment["budget"].get(named))
     return found
+
+
+def _whole_fits(table: Table) -> list[str]:
+    """Whose fits take all of their epochs, whatever the patience."""
+    names = {
+        table.row_names[row]: None
+        for row in table.rows
+        for run in table.runs(row)
+        if run.result["resolved"].get("schedule") == "OneCycleLR"
+        and (_max_epochs(run) or 0) > table.budget["patience"]
+        and (run.result["fit_report"] or {}).get("epochs") == _max_epochs(run)
+    }
+    return [f"Not ended early, since a one-cycle rate rises first: {', '.join(names)}."] if names else []
 
 
 def _best_epochs(table: Table) -> list[str]:

@@ -136,9 +136,10 @@ class Forecaster(ABC):
         """The most that a fit may take."""
         return (self.budget.baseline_epochs if self.baseline else None) or self.budget.epochs
 
-    def trainer(self, *callbacks: Callback) -> dict[str, Any]:
-        """Lightning's settings: quiet, nothing written to disk, the budget's batches an epoch, stopped early."""
-        stop, most = EarlyStopping("val_loss", patience=self.budget.patience), self.budget.train_batches
+    def trainer(self, *callbacks: Callback, to_the_end: bool = False) -> dict[str, Any]:
+        """Lightning's settings: quiet, nothing written to disk, the budget's batches an epoch, stopped early or not."""
+        patience, most = self.epochs if to_the_end else self.budget.patience, self.budget.train_batches
+        stop = EarlyStopping("val_loss", patience=patience)  # whatever its patience, at a loss that is no number
         sampled = {} if most is None else {"limit_train_batches": most}  # Lightning: where there are more
         return {**QUIET, **sampled, "callbacks": [stop, *callbacks]}
 

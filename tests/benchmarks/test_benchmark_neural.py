@@ -85,18 +85,22 @@ def test_options_go_over_the_recipe() -> None:
     [
         ("patchtst", [1e-4, 3e-4, 1e-3]),
         ("itransformer", [5e-4, 1.5e-3, 5e-3]),
-        ("timemixer", [0.01, 0.03, 0.1]),
+        ("timemixer", [0.00333, 0.01, 0.03]),
     ],
 )
-def test_the_authors_rate_is_tried_and_higher_ones(name: str, rates: list[float]) -> None:
-    """A budget of a few epochs wants more than a rate for a hundred. "paper" is the authors' own alone."""
+def test_the_authors_rate_is_tried_and_others(name: str, rates: list[float]) -> None:
+    """A budget of a few epochs wants more than a rate for a hundred; TimeMixer's is for ten, and high.
+
+    "paper" is the authors' own alone.
+    """
+    authors = 0.01 if name == "timemixer" else rates[0]
 
     def tried(**options: object) -> list[float]:
         forecaster = load_forecaster(name, {"look_back": LOOK_BACK, **options}, BUDGET)
         return [settings["lr"] for settings in forecaster.candidates(waves("Electricity"), HORIZON)]
 
     assert tried() == rates
-    assert tried(lr="paper") == rates[:1]
+    assert tried(lr="paper") == [authors]
     assert tried(lr=[0.5, 0.25]) == [0.5, 0.25]
 
 
@@ -139,6 +143,16 @@ def test_one_cycle_is_as_long_as_the_fit(name: str) -> None:
     assert scheduler.total_steps == trainer.global_step == 2 * 3
     assert scheduler.last_epoch in (5, 6)
     assert max(group["max_lr"] for group in scheduler.optimizer.param_groups) == 1e-3
+
+
+@pytest.mark.parametrize(("network", "epochs"), [("timemixer", 6), ("itransformer", 2)])
+def test_a_one_cycle_fit_is_not_ended_early(network: str, epochs: int) -> None:
+    """At a rate of 0 no epoch is better than the first: a patience of 1 ends what has another schedule after two."""
+    budget = replace(BUDGET, epochs=6, patience=1)
+    options = {"look_back": LOOK_BACK, "lr": 0.0, "network": SMALL[network]}
+    forecaster, model, _ = fitted(network, options, None, waves("ETTm1"), budget)
+    report = forecaster.describe(model)["fit_report"]
+    assert report["epochs"] == epochs
 
 
 # ------------------------------------------------------------------------------------------------- quantiles and units

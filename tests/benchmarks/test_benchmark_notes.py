@@ -117,6 +117,19 @@ def test_epochs_of_baselines_are_told() -> None:
         assert not any(line.startswith("Models that begin") for line in notes_of(entry))
 
 
+def test_who_trains_to_the_end_is_told() -> None:
+    budget = {"epochs": 5, "baseline_epochs": 20, "patience": 3}
+    fit = {"budget": budget, "fit_report": {"kept": "epoch 1", "epochs": 20}}
+    one_cycle = {"look_back": 512, "max_epochs": 20, "schedule": "OneCycleLR"}
+    start = "Not ended early"
+    whole = lsf("timemixer", resolved=one_cycle, **fit)
+    others = lsf("patchtst", resolved={**one_cycle, "schedule": "LambdaLR"}, **fit)
+    (table,) = tables_of(whole, others)
+    assert told(table, start) == ["Not ended early, since a one-cycle rate rises first: TimeMixer."]
+    (table,) = tables_of(others)
+    assert told(table, start) == []
+
+
 def test_validation_windows_are_counted() -> None:
     lines = notes_of(lsf("msft"), lsf("msft", horizon=336, validation_windows=7))
     assert "Validation windows that settings were chosen by: 200 for ETTh1 96; 7 for ETTh1 336." in lines
