@@ -58,6 +58,12 @@ def select(arguments: argparse.Namespace) -> list[Table]:
     return tables(_of_fields(runs, arguments), weights, remarks)
 
 
+def selects(arguments: argparse.Namespace) -> bool:
+    """Whether they ask for less than all results of the present protocol and the newest weights."""
+    usual = {"protocol": PROTOCOL}
+    return any(getattr(arguments, name) != usual.get(name) for name in OPTIONS)
+
+
 def read(folder: str | Path) -> list[Run]:
     """Every measured result in the store, by file name; a Misuse where there is none."""
     runs = [Run(path, result) for path, result in results.entries(folder, "run")]

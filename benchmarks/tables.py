@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.errors import Misuse
 from benchmarks.notes import look_back, notes
 from benchmarks.results import write
-from benchmarks.selection import add_selection, command, output, select
+from benchmarks.selection import add_selection, command, output, select, selects
 from benchmarks.summary import METRIC_NAMES, Column, Row, Table, dataset_name
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -44,16 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Prints the Markdown and writes it to `tables.md`, the figures in full to `tables.csv`."""
+    """Prints the Markdown and writes it to `tables.md`, the figures in full to `tables.csv`.
+
+    Beside the results these two are of everything: a selection goes there by `--output` alone.
+    """
     found = select(arguments)
     text = markdown(found)
-    folder = output(arguments)
-    write(folder / "tables.md", text)
-    write(folder / "tables.csv", as_csv(found))
+    written = []
     if arguments.readme is not None:
         put_into(arguments.readme, f"Made by `{command('table', arguments, readme=arguments.readme)}`.\n\n{text}")
+        written.append(arguments.readme)
+    if arguments.output is not None or not selects(arguments):
+        folder = output(arguments)
+        for name, content in (("tables.md", text), ("tables.csv", as_csv(found))):
+            write(folder / name, content)
+            written.append(folder / name)
     print(text)
-    print(f"written: {folder / 'tables.md'}, {folder / 'tables.csv'}, {arguments.readme or 'no README'}")
+    print(f"written: {', '.join(map(str, written)) or 'nothing; --output FOLDER writes tables of a selection'}")
 
 
 # ------------------------------------------------------------------------------------------------------------ Markdown

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from fake_results import arguments_of, result, store
 
-from benchmarks import harness, suites
+from benchmarks import harness, jobs, suites
 from benchmarks.harness import REFERENCES, TOLERANCES
+from benchmarks.registry import REGISTRY
 
 
 def measured(factor: float = 1.0, **changes: Any) -> list[dict[str, Any]]:
@@ -17,10 +18,12 @@ def measured(factor: float = 1.0, **changes: Any) -> list[dict[str, Any]]:
     found = []
     for experiment in suites.load("harness"):
         told = experiment.to_dict()
+        digest = REGISTRY["lsf"][experiment.dataset].file.digest
+        now = {**jobs.standing(jobs.forecaster_of(experiment)), "file_hash": digest, **changes}
         mse = factor * REFERENCES[experiment.model, experiment.dataset]
         metrics = {"mse": mse, "mae": mse}
         place = told.pop("model"), told.pop("dataset"), told.pop("horizon"), told.pop("family")
-        found.append(result(*place, metrics=metrics, **told, **changes))
+        found.append(result(*place, metrics=metrics, **told, **now))
     return found
 
 
@@ -54,7 +57,9 @@ def test_the_figure_is_the_mean_over_seeds(tmp_path: Path, capsys: pytest.Captur
             entry["metrics"]["mse"] = 0.375 + 0.01 * (entry["experiment"]["seed"] - 1) + 0.001
     code, lines = check(store(tmp_path, *entries), capsys)
     assert code == 0
-    assert lines[0] == "dlinear ETTh1: 0.3760 (seeds 0, 1, 2), reference 0.375, +0.3% of at most 2%: passed"
+    assert lines[0] == (
+        "dlinear ETTh1: 0.3760 (0.3660, 0.3760, 0.3860 of seeds 0, 1, 2), reference 0.375, +0.3% of at most 2%: passed"
+    )
 
 
 def test_what_is_missing_fails_and_says_how_to_measure_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,17 +67,26 @@ def test_what_is_missing_fails_and_says_how_to_measure_it(tmp_path: Path, capsys
     entries = [e for e in entries if (e["experiment"]["dataset"], e["experiment"]["seed"]) != ("ETTh1", 2)]
     code, lines = check(store(tmp_path, *entries), capsys)
     assert code == 1
-    assert lines[0].endswith("(seeds 0, 1), reference 0.375, +0.0% of at most 2%: FAILED, no result of seed 2")
+    assert lines[0].endswith("of seeds 0, 1), reference 0.375, +0.0% of at most 2%: FAILED, no result of seed 2")
     assert lines[1].endswith("passed")
     missing = "FAILED, no result of seed 0, 1, 2; python -m benchmarks run --suite harness measures it"
     assert lines[2] == f"dlinear Weather: {missing}"
     assert check(tmp_path / "nothing", capsys)[0] == 1
 
 
-def test_the_newest_result_of_the_present_protocol_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good, bad, other = measured(), measured(2.0, defaults="e" * 64), measured(3.0, protocol=0)
-    for entry in (*good, *other):
+def test_the_newest_result_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = measured(), measured(2.0)
+    for entry in good:
         entry["provenance"]["made"] = "2027-01-01T00:00:00+00:00"
-    for order in ((good, bad, other), (other, bad, good)):
+    for order in ((good, bad), (bad, good)):
         folder = tmp_path / str(order[0] is good)
-        assert check(store(folder, *order[0], *order[1], *order[2]), capsys)[0] == 0
+        assert check(store(folder, *order[0], *order[1]), capsys)[0] == 0
+
+
+@pytest.mark.parametrize("other", [{"defaults": "e" * 64}, {"protocol": 0}, {"file_hash": "md5:0"}])
+def test_what_is_of_other_code_or_data_counts_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any]
+) -> None:
+    code, lines = check(store(tmp_path, *measured(**other)), capsys)
+    assert code == 1
+    assert all("FAILED, no result of seed" in line for line in lines)

@@ -327,6 +327,23 @@ def test_csv_has_every_figure_unrounded_with_its_files(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- README
 
 
+def test_a_selection_is_not_written_over_the_tables_of_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path, lsf("msft", 0.4), lsf("dlinear", 0.3, dataset="Weather"))
+    tables.main(arguments_of(tables, "--results", str(tmp_path)))
+    written = {path.name: path.read_text() for path in tmp_path.glob("tables.*")}
+    assert set(written) == {"tables.md", "tables.csv"}
+    assert "Weather" in written["tables.md"]
+    some = ["--results", str(tmp_path), "--datasets", "ETTh1"]
+    capsys.readouterr()
+    tables.main(arguments_of(tables, *some))
+    assert "written: nothing; --output FOLDER" in capsys.readouterr().out
+    assert written == {path.name: path.read_text() for path in tmp_path.glob("tables.*")}
+    tables.main(arguments_of(tables, *some, "--output", str(tmp_path / "some")))
+    assert "Weather" not in (tmp_path / "some" / "tables.md").read_text()
+
+
 def test_only_the_text_between_the_markers_changes(tmp_path: Path) -> None:
     folder = store(tmp_path / "my results", lsf("msft", 0.4), lsf("full", 0.5))
     readme = tmp_path / "README.md"
