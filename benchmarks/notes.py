@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks import suites
-from benchmarks.summary import METRIC_NAMES, Column, Row, Run, Table
+from benchmarks.models.papers import DEFAULT, RECIPES
+from benchmarks.summary import METRIC_NAMES, MODEL_NAMES, Column, Row, Run, Table, dataset_name
 
 # not ours, from random weights, and trained on squared errors where points are asked for
 BASELINES = ("dlinear", "patchtst", "itransformer", "timemixer")
 TRAINED = tuple(model for model in suites.OURS if model not in suites.UNSEEDED)
+NETWORKS = {"patchtst": "PatchTST", "itransformer": "iTransformer", "timemixer": "TimeMixer"}
 MEDIANS = (*suites.OURS, "fracast", "chronos2")
 OUTERMOST = 0.025  # the lower of the two levels that the MSIS is of
 CHOSEN = "chosen on validation data"
@@ -34,6 +36,7 @@ def notes(table: Table) -> list[str]:
         *_windows(table),
         _seeds(table),
         *_settings(table),
+        *_recipes(table),
         _rank_note(table),
         *_fits(table),
         *table.remarks,
@@ -60,16 +63,16 @@ def _max_epochs(run: Run) -> int | None:
 
 
 def _whole_fits(table: Table) -> list[str]:
-    """Whose fits take all of their epochs, whatever the patience."""
-    names = {
-        table.row_names[row]: None
-        for row in table.rows
-        for run in table.runs(row)
-        if run.result["resolved"].get("schedule") == "OneCycleLR"
-        and (_max_epochs(run) or 0) > table.budget["patience"]
-        and (run.result["fit_report"] or {}).get("epochs") == _max_epochs(run)
+    """Whose fits take all of their epochs, whatever the patience; results from before that was so are named."""
+    found = [run for run in table.runs() if run.result["resolved"].get("schedule") == "OneCycleLR"]
+    found = [run for run in found if (_max_epochs(run) or 0) > table.budget["patience"]]
+    whole = [run for run in found if (run.result["fit_report"] or {}).get("epochs") == _max_epochs(run)]
+    short = [run for run in found if run not in whole]
+    kinds = {
+        "Not ended early, since a one-cycle rate rises first": whole,
+        "Ended early, before the one-cycle rate had come down": short,
     }
-    return [f"Not ended early, since a one-cycle rate rises first: {', '.join(names)}."] if names else []
+    return [f"{what}: {_named(table, runs)}." for what, runs in kinds.items() if runs]
 
 
 def _best_epochs(table: Table) -> list[str]:
@@ -142,6 +145,18 @@ def _settings(table: Table) -> list[str]:
         own = ", and a look-back of its own choice" if any(_way(run) == CHOSEN for run in following) else ""
         lines.append(f"What trains a pretrained model's architecture has the patch size chosen for zero-shot{own}.")
     return lines
+
+
+def _recipes(table: Table) -> list[str]:
+    """Where networks have hyperparameters that their authors chose for other data."""
+    borrowed = defaultdict(dict[str, None])
+    for run in table.runs():
+        found = RECIPES.get(NETWORKS.get(run.experiment["model"], ""), {})
+        if found and run.experiment["dataset"] not in found:
+            name = MODEL_NAMES[run.experiment["model"]]
+            borrowed[dataset_name(run.experiment["dataset"])][name] = None
+    places = _grouped({place: ", ".join(names) for place, names in borrowed.items()}, named=True)
+    return [f"Hyperparameters of the authors' {DEFAULT} script, as they have none: {places}."] if borrowed else []
 
 
 def _fits(table: Table) -> list[str]:

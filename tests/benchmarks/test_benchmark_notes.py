@@ -119,14 +119,29 @@ def test_epochs_of_baselines_are_told() -> None:
 
 def test_who_trains_to_the_end_is_told() -> None:
     budget = {"epochs": 5, "baseline_epochs": 20, "patience": 3}
-    fit = {"budget": budget, "fit_report": {"kept": "epoch 1", "epochs": 20}}
     one_cycle = {"look_back": 512, "max_epochs": 20, "schedule": "OneCycleLR"}
-    start = "Not ended early"
-    whole = lsf("timemixer", resolved=one_cycle, **fit)
-    others = lsf("patchtst", resolved={**one_cycle, "schedule": "LambdaLR"}, **fit)
-    (table,) = tables_of(whole, others)
-    assert told(table, start) == ["Not ended early, since a one-cycle rate rises first: TimeMixer."]
-    (table,) = tables_of(others)
+    found = [
+        lsf("timemixer", horizon=horizon, budget=budget, resolved=one_cycle, fit_report={"kept": "", "epochs": epochs})
+        for horizon, epochs in ((96, 20), (336, 5))
+    ]
+    other = {"resolved": {**one_cycle, "schedule": "LambdaLR"}, "fit_report": {"kept": "epoch 1", "epochs": 5}}
+    starts = "Not ended early", "Ended early"
+    (table,) = tables_of(*found, lsf("patchtst", budget=budget, **other))
+    assert told(table, *starts) == [
+        "Not ended early, since a one-cycle rate rises first: TimeMixer on ETTh1 96 (seed 0).",
+        "Ended early, before the one-cycle rate had come down: TimeMixer on ETTh1 336 (seed 0).",
+    ]
+    (table,) = tables_of(lsf("patchtst", budget=budget, **other))
+    assert told(table, *starts) == []
+
+
+def test_borrowed_hyperparameters_are_told() -> None:
+    found = [lsf(model, dataset=name) for model in ("itransformer", "dlinear", "msft") for name in ("Weather", "sales")]
+    line = "Hyperparameters of the authors' Weather script, as they have none: iTransformer for sales."
+    start = "Hyperparameters"
+    (table,) = tables_of(*found)
+    assert told(table, start) == [line]
+    (table,) = tables_of(*(entry for entry in found if entry["experiment"]["dataset"] == "Weather"))
     assert told(table, start) == []
 
 
