@@ -49,7 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     known = {**COMMANDS, **PROGRAMS}
-    parsers = {name: subparsers.add_parser(name, help=text) for name, (_, text) in known.items()}
+    raw = argparse.RawDescriptionHelpFormatter
+    parsers = {name: subparsers.add_parser(name, help=text, formatter_class=raw) for name, (_, text) in known.items()}
     if not words or words[0] not in known:
         parser.parse_args(words[:1])  # ends with the help, or with what is wrong
     command, rest = words[0], words[1:]
@@ -57,6 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if command in PROGRAMS:
             return module.main(rest) or 0
+        parsers[command].description = module.__doc__
         module.add_arguments(parsers[command])
         return module.main(parser.parse_args(words)) or 0
     except Misuse as error:

@@ -20,7 +20,8 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,15 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+@contextmanager
+def misuse(before: str, *errors: type[Exception]) -> Iterator[None]:
+    """What the block can't read, by these errors, is said in a line that begins with `before`."""
+    try:
+        yield
+    except errors as error:
+        raise Misuse(f"{before}{error}") from error
+
+
 def be_quiet() -> None:
     logging.disable(logging.INFO)  # Lightning's, at every forecast
     warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
@@ -219,11 +229,7 @@ def be_quiet() -> None:
 def main(words: Sequence[str]) -> None:
     be_quiet()
     arguments = parse(words)
-    try:
+    with misuse("--checkpoint: ", OSError, ValueError):
         describe(arguments.checkpoint)
-    except ValueError as error:
-        raise Misuse(f"--checkpoint: {error}") from error
-    try:
+    with misuse("", FileNotFoundError):  # of the data
         run(arguments)
-    except FileNotFoundError as error:  # of the data
-        raise Misuse(str(error)) from error

@@ -8,7 +8,7 @@ its new modules. Where methods, or the ways of learning MSFT's weights, are comp
 validation part and the second half is the judge: stacking solves for the weights on what a fit sees, which flatters
 MSFT's score there. The test parts are not read. Runs that have an entry in
 `results/defaults/<data set>.json` for the same weights and settings are skipped, so an interrupted command goes on
-where it stopped.
+where it stopped; a file with runs on other data than those given is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from darts import TimeSeries
 from darts.metrics import mcrps
 
+from benchmarks.checkpoint import misuse
 from benchmarks.datasets import load
 from benchmarks.errors import Misuse
 from benchmarks.listings import append, read
@@ -171,15 +172,36 @@ def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_missing(arguments: argparse.Namespace, dataset: str) -> None:
-    path = arguments.results / f"{dataset}.json"
-    for run in plan(arguments, dataset):
-        if any(settings_of(entry) == run for entry in read(path)):
+    """Measures what has no entry, and says how much has one."""
+    path, runs = arguments.results / f"{dataset}.json", plan(arguments, dataset)
+    stored = [entry for entry in read(path) if settings_of(entry) in runs]
+    missing = [run for run in runs if run not in map(settings_of, stored)]
+    rest = "" if missing else ", nothing is measured"
+    print(f"{dataset}: {len(runs) - len(missing)} of {len(runs)} runs are in {path}{rest}", flush=True)
+    try:
+        data_hash = load(dataset, "lsf", arguments.data).hash
+    except FileNotFoundError as error:
+        if missing:
+            raise
+        print(f"{dataset}: whether they are of the data given can't be told: {error}", flush=True)
+        return
+    check_data(path, stored, data_hash)
+    for run in missing:
+        if any(settings_of(entry) == run for entry in read(path)):  # another process has come first
             continue
-        data = {"data_hash": load(dataset, "lsf", arguments.data).hash}
-        entry = {"run": run, **provenance(), **data, **fit(run, arguments.data)}
+        entry = {"run": run, **provenance(), "data_hash": data_hash, **fit(run, arguments.data)}
         append(path, entry)
         score = entry.get("held_back", entry["best"])
         print(dataset, run["settings"], f"{score:.4f}", f"{entry['seconds']:.0f} s", flush=True)
+
+
+def check_data(path: Path, stored: Sequence[dict[str, Any]], data_hash: str) -> None:
+    """Misuse where an entry is of other data; the oldest don't say of which they are."""
+    if others := sorted({entry["data_hash"] for entry in stored if entry.get("data_hash", data_hash) != data_hash}):
+        raise Misuse(
+            f"{path} has runs on data with the hash {others[0][:12]}..., and those given have {data_hash[:12]}...; "
+            "give the same data by --data, or another folder by --results"
+        )
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -218,9 +240,9 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the entries")
     arguments = parser.parse_args(words)
-    try:
+    with misuse("--backbone: ", OSError, ValueError):
+        describe(arguments.backbone)
+    with misuse("", FileNotFoundError):  # of the data
         for dataset in arguments.datasets:
             run_missing(arguments, dataset)
         table(arguments)
-    except FileNotFoundError as error:  # of the data
-        raise Misuse(str(error)) from error

@@ -225,7 +225,10 @@ def measure_group(group: Sequence[Case], rounds: int, settings: Settings, record
 
 
 def row_of(case: Case, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A case's line, from what its processes found; all their runs count alike, and the larger peak."""
+    """A case's line, from what its processes found; all their runs count alike, and the larger peak.
+
+    peak_restarted: see `efficiency_cases.Memory`.
+    """
     seconds = [value for part in parts for value in part["seconds"]]
     low, high = np.quantile(seconds, [0.25, 0.75])
     return {
@@ -240,6 +243,7 @@ def row_of(case: Case, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "iqr": float(high - low),
         "runs": len(seconds),
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
+        "peak_restarted": all(part["peak_restarted"] for part in parts),
         "ratio": {},
     }
 

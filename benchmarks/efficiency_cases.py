@@ -6,7 +6,6 @@ stride 1, and imports. Series are random walks, in the backtests ETTm1. B: serie
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
@@ -51,6 +50,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # a case's method -> arguments of MSFT
 ETTM1_TEST = (16 * 30 * 96, 20 * 30 * 96)  # steps: 4 months of 30 days, after 12 of training and 4 of validation
 SIZED = 100  # forecasts whose size in memory is looked up; all are alike
 PROFILE_ROWS = 15
+CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux' way to begin a new peak
 LEAST_SECONDS = 0.5  # in each process, short runs are repeated for so long
 COMPONENTS = ("StudentTOutput", "NormalFixedScaleOutput", "NegativeBinomialOutput", "LogNormalOutput")
 
@@ -224,30 +224,33 @@ class Memory:
     """The most memory held since it was made, in bytes.
 
     On a GPU, all that torch allocates there, weights included; else what the process holds beyond its size before.
+    `restarted`: False where the system can't begin a new peak: then loading the model counts, or hides what follows.
     """
 
     def __init__(self, accelerator: str) -> None:
-        self.on_gpu, self.before = accelerator != "cpu", 0
+        self.on_gpu, self.before, self.restarted = accelerator != "cpu", 0, True
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
-            self.before = _restart_peak()
+            self.before, self.restarted = _restart_peak()
 
     def peak(self) -> int:
         return torch.cuda.max_memory_allocated() if self.on_gpu else round(peak_memory_mb() * 1e6) - self.before
 
 
-def _restart_peak() -> int:
-    """What this process holds now; its peak, which loading a model leaves higher, counts from here on.
+def _restart_peak() -> tuple[int, bool]:
+    """What this process holds now, and whether its peak, which loading a model leaves higher, counts from here on.
 
     Where the system is not Linux, the most that it has held.
     """
-    now = Path("/proc/self/statm")
+    now, restarted = Path("/proc/self/statm"), True
     if not now.exists():
-        return round(peak_memory_mb() * 1e6)
-    with contextlib.suppress(OSError):  # a kernel without it
-        Path("/proc/self/clear_refs").write_text("5")
-    return int(now.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return round(peak_memory_mb() * 1e6), False
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:  # a kernel without it, or a container that may not
+        restarted = False
+    return int(now.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"), restarted
 
 
 def measure(case: Case, settings: Settings) -> dict[str, Any]:
@@ -257,7 +260,7 @@ def measure(case: Case, settings: Settings) -> dict[str, Any]:
     memory = Memory(settings.accelerator)
     timer = Timer("run()", globals={"run": run}, num_threads=settings.threads)
     seconds = timer.blocked_autorange(min_run_time=LEAST_SECONDS).times
-    return {"seconds": seconds, "peak_memory_bytes": memory.peak()}
+    return {"seconds": seconds, "peak_memory_bytes": memory.peak(), "peak_restarted": memory.restarted}
 
 
 def measure_backtest(case: Case, settings: Settings, folder: str | None) -> dict[str, Any]:
@@ -275,6 +278,7 @@ def measure_backtest(case: Case, settings: Settings, folder: str | None) -> dict
     return {
         "seconds": [seconds],
         "peak_memory_bytes": peak,
+        "peak_restarted": memory.restarted,
         "windows": len(found),
         "result_bytes": held,
         "beyond_result_bytes": peak - held,

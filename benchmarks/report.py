@@ -35,10 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Writes the page to `report.html`."""
+    found = select(arguments)  # before the folder is made: a wrong one has no results
     path = output(arguments) / "report.html"
     choices = choice_files(arguments.results)
     commands = command("report", arguments), command("plot", arguments)
-    write(path, page(select(arguments), choices, path.parent, *commands))
+    write(path, page(found, choices, path.parent, *commands))
     print(f"written: {path}")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import Misuse
+from benchmarks.experiments import Experiment
 
 FOLDER = Path(__file__).parent / "results"
 KINDS = {"run": "runs", "choice": "choices", "candidate": "candidates"}
@@ -35,6 +36,8 @@ NEEDED = {
     "choice": (*_ALWAYS, "rows", "chosen", "dropped", "followed"),
     "candidate": (*_ALWAYS, "settings", "validation", "reason", "seconds"),
 }
+OF_EXPERIMENT = ("family", "dataset", "horizon", "model", "seed", "options", "budget", "test_stride")
+METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run, by family
 
 
 def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
@@ -43,7 +46,8 @@ def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
     Raises
     ------
     Misuse
-        If a file is not JSON, holds NaN or Infinity, or lacks what an entry of its kind needs.
+        If a file is not JSON, holds NaN or Infinity, lacks what an entry of its kind needs, or has an experiment that
+        is none.
     """
     return [(path, _load(path, kind)) for path in sorted(_place(folder, kind).glob("*.json"))]
 
@@ -184,7 +188,28 @@ def _load(path: Path, kind: str) -> dict[str, Any]:
         raise Misuse(f"{path} is not a result of the kind {kind!r}; {remedy}")
     if missing := [name for name in NEEDED[kind] if name not in loaded]:
         raise Misuse(f"{path} is not a whole result: it lacks {', '.join(missing)}; {remedy}")
+    if wrong := _wrong_inside(loaded):
+        raise Misuse(f"{path} is not a whole result: {wrong}; {remedy}")
     return loaded
+
+
+def _wrong_inside(entry: Mapping[str, Any]) -> str:
+    """What is wrong with the experiment, or with the metrics of a run; empty where nothing is."""
+    given, metrics = entry["experiment"], entry.get("metrics")
+    if not isinstance(given, dict):
+        return f"its experiment is {given!r}"
+    if absent := [name for name in OF_EXPERIMENT if name not in given]:
+        return f"its experiment lacks {', '.join(absent)}"
+    try:
+        family = Experiment.from_dict(given).family
+    except (TypeError, ValueError) as error:
+        return f"its experiment is none ({error})"
+    if entry["kind"] != "run":
+        return ""
+    if not isinstance(metrics, dict):
+        return f"its metrics are {metrics!r}"
+    absent = [name for name in METRICS[family] if not isinstance(metrics.get(name), int | float)]
+    return f"its metrics lack a figure for {', '.join(absent)}" if absent else ""
 
 
 def _no_number(name: str) -> None:

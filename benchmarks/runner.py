@@ -6,15 +6,22 @@ experiment that fails doesn't stop the others; one whose pretrained weights can'
 Seconds are wall time, processor seconds those of all threads; the peak memory is that of the process which fits and
 forecasts, imports included.
 
-A user's own data (a .toml, see `datasets.py`) take the place of the suite's, and `--horizons` that of its horizons:
+A user's own data (a .toml) take the place of the suite's, and `--horizons` that of its horizons:
 
     python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28
+
+where sales.toml says, at the least (the head of benchmarks/datasets.py has the rest):
+
+    csv = "sales.csv"       # relative to the .toml
+    time = "date"           # column; all others are forecast
+    frequency = "h"         # pandas' alias
+    season = 24             # steps
+    split = {train = 0.7, validation = 0.1, test = 0.2}
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import shlex
 import sys
@@ -31,6 +38,7 @@ from benchmarks.experiments import Budget, Experiment
 from benchmarks.processes import ProcessFailed, isolated
 from benchmarks.provenance import is_dirty
 from benchmarks.registry import REGISTRY
+from benchmarks.usable import data_hash, unusable
 
 FAILED, STOPPED = 1, 130  # exit codes
 SELECTORS = {  # option -> of what
@@ -234,10 +242,12 @@ def _once(experiments: Iterable[Experiment]) -> list[Experiment]:
 
 
 def split(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> tuple[list[Experiment], list[Undone]]:
-    """What has no result yet, and what can't be told (the data or weights that a result is of are not there)."""
-    pending, undone = [], []
+    """What has no result yet, and what can't have one or be told (data or weights are not there, or not as needed)."""
+    pending, undone, wrong = [], [], unusable(experiments, arguments.data)
     for experiment in experiments:
         try:
+            if (error := wrong.get((experiment.dataset, experiment.family))) is not None:
+                raise error
             if find_result(arguments, experiment) is None:
                 pending.append(experiment)
         except Exception as error:
@@ -255,7 +265,8 @@ def run_all(experiments: Sequence[Experiment], arguments: argparse.Namespace, be
     ends the run before the next experiment.
     """
     undone, code, elsewhere = list(before), 0, list[Experiment]()
-    with tqdm(total=len(experiments), unit="experiment", smoothing=0, file=sys.stderr) as bar:
+    shown = {"unit": "experiment", "smoothing": 0, "file": sys.stderr, "disable": not experiments}
+    with tqdm(total=len(experiments), **shown) as bar:
 
         def attempt(experiment: Experiment, wait: bool) -> None:
             check_clean(arguments)
@@ -374,13 +385,6 @@ def _find(
         return None
     from benchmarks import jobs
 
-    data = _data_hash(experiment.dataset, experiment.family, arguments.data)
+    data = data_hash(experiment.dataset, experiment.family, arguments.data)
     same |= {"data_hash": data, **jobs.standing(jobs.forecaster_of(experiment))}
     return results.find(arguments.results, kind, key, **same)
-
-
-@functools.cache
-def _data_hash(name: str, family: str, folder: str | None) -> str:
-    from benchmarks import datasets
-
-    return datasets.load(name, family, folder).hash

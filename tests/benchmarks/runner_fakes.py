@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from benchmark_fakes import BUDGET, HORIZON, waves
 
-from benchmarks import __main__, datasets, jobs, models, results, runner, suites
+from benchmarks import __main__, datasets, jobs, models, results, runner, suites, usable
 from benchmarks.experiments import Experiment
 
 Run = Callable[..., int]
@@ -40,7 +40,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def forget() -> None:
     """As in a new process: hashes of data are read again."""
-    runner._data_hash.cache_clear()
+    usable.data_hash.cache_clear()
 
 
 def experiment(tmp_path: Path, family: str = "lsf", **changes: Any) -> Experiment:

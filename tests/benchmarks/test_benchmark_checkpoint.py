@@ -15,7 +15,7 @@ import torch
 from darts.utils.likelihood_models.torch import QuantileRegression
 from three_waves import waves
 
-from benchmarks import checkpoint, datasets
+from benchmarks import __main__, checkpoint, datasets
 from benchmarks.datasets import Dataset
 from benchmarks.errors import Misuse
 from benchmarks.measures import LEVELS, forecast, measure
@@ -267,6 +267,30 @@ def test_a_checkpoint_that_is_not_there_is_a_line(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
     with pytest.raises(Misuse, match=r"^--checkpoint: .*nowhere.*a directory with config\.json"):
         checkpoint.main(["speed", "--checkpoint", str(tmp_path / "nowhere"), "--results", str(tmp_path / "new.json")])
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [({}, "has no config.json"), ({"config.json": "{"}, "is not valid JSON"), ({"config.json": "{}"}, "describes no")],
+)
+def test_a_directory_that_is_no_checkpoint_is_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    made: dict[str, str],
+    says: str,
+) -> None:
+    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    folder = tmp_path / "nothing"
+    folder.mkdir()
+    for name, text in made.items():
+        (folder / name).write_text(text)
+    words = ["--checkpoint", str(folder), "--results", str(tmp_path / "new.json")]
+    assert __main__.main(["checkpoint", "choose", *words]) == __main__.MISUSED
+    error = capsys.readouterr().err
+    assert error.startswith("python -m benchmarks checkpoint: --checkpoint: ")
+    assert says in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.usefixtures("only_given_places", "run")

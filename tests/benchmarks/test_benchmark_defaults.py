@@ -97,6 +97,61 @@ def test_data_that_are_not_there_are_a_line(tmp_path: Path, monkeypatch: pytest.
         defaults.main(["--data", "nowhere", "--results", str(tmp_path)])
 
 
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_a_backbone_that_is_not_there_is_a_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Misuse, match=r"^--backbone: .*config\.json"):
+        defaults.main(["--backbone", str(tmp_path / name), "--results", str(tmp_path)])
+
+
+WORDS = ("--datasets", "ETTh1", "--groups", "msft", "--epochs", "1")
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of results where every run has an entry, the first without the hash of its data."""
+    runs = defaults.plan(argparse.Namespace(**{**vars(ASKED), "groups": ["msft"]}), "ETTh1")
+    entries = [{"run": run, "scores": {"start": 0.5}, "best": 0.25, "data_hash": "d" * 64} for run in runs]
+    del entries[0]["data_hash"]
+    (tmp_path / "ETTh1.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(defaults, "fit", None)
+    return tmp_path
+
+
+def lines_with(
+    data: SimpleNamespace | FileNotFoundError, folder: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> list[str]:
+    """What the command prints where these are the data."""
+
+    def load(*asked: object) -> SimpleNamespace:
+        if isinstance(data, FileNotFoundError):
+            raise data
+        return data
+
+    patch.setattr(defaults, "load", load)
+    defaults.main([*WORDS, "--results", str(folder)])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_where_nothing_is_measured_this_is_said(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = f"ETTh1: 4 of 4 runs are in {stored / 'ETTh1.json'}, nothing is measured"
+    lines = lines_with(SimpleNamespace(hash="d" * 64), stored, monkeypatch, capsys)
+    assert lines[:3] == [first, "", "best validation CRPS (over that before training), mean over seeds"]
+    lines = lines_with(FileNotFoundError("ETTh1.csv is not in nowhere"), stored, monkeypatch, capsys)
+    assert lines[0] == first
+    assert lines[1] == "ETTh1: whether they are of the data given can't be told: ETTh1.csv is not in nowhere"
+
+
+def test_stored_runs_on_other_data_are_refused(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(
+        Misuse, match=r"ETTh1\.json has runs on data with the hash dddddddddddd\.\.\., .* eeee.* --data"
+    ):
+        lines_with(SimpleNamespace(hash="e" * 64), stored, monkeypatch, capsys)
+
+
 def test_table_has_scores_and_no_ratio_for_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = defaults.plan(ASKED, "ETTh1")
     results = [{"run": run, "scores": {"start": 0.5, "epoch 0": 0.25}, "best": 0.25} for run in runs]

@@ -52,7 +52,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
         if function is efficiency_cases.profile:
             return "operations"
         order.append(case)
-        return {"seconds": [float(len(case.method))], "peak_memory_bytes": len(order)}
+        return {"seconds": [float(len(case.method))], "peak_memory_bytes": len(order), "peak_restarted": True}
 
     monkeypatch.setattr(efficiency, "isolated", fake)
     return order
@@ -144,6 +144,7 @@ def test_a_backtest_has_every_window(tiny_moirai: str, monkeypatch: pytest.Monke
     assert found["windows"] == 20 - 8 + 1
     assert found["result_bytes"] > 13 * 8 * 2 * 4
     assert found["beyond_result_bytes"] == found["peak_memory_bytes"] - found["result_bytes"]
+    assert found["peak_restarted"] is (sys.platform == "linux")
 
 
 def test_a_case_is_timed_and_profiled(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +154,22 @@ def test_a_case_is_timed_and_profiled(tiny_moirai: str, monkeypatch: pytest.Monk
     assert 0.05 < sum(efficiency_cases.measure(step, SETTINGS)["seconds"]) < 5
     lines = efficiency_cases.profile(step, SETTINGS).splitlines()
     assert 5 < sum("aten::" in line for line in lines) <= efficiency_cases.PROFILE_ROWS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can begin a new peak")
+def test_a_peak_with_what_came_before_says_so(
+    tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efficiency_cases, "be_quiet", lambda threads: None)
+    monkeypatch.setattr(efficiency_cases, "LEAST_SECONDS", 0.01)
+    each = case(tiny_moirai, "forecast")
+    parts = [efficiency_cases.measure(each, SETTINGS)]
+    assert efficiency.row_of(each, parts)["peak_restarted"] is True
+    np.ones(50_000_000).sum()  # 400 MB, given back at once
+    monkeypatch.setattr(efficiency_cases, "CLEAR_REFS", tmp_path / "no folder" / "clear_refs")
+    parts.append(efficiency_cases.measure(each, SETTINGS))
+    assert parts[1]["peak_memory_bytes"] > 300e6
+    assert efficiency.row_of(each, parts)["peak_restarted"] is False
 
 
 @pytest.mark.parametrize("method", ["uni2ts", "zero_shot", "msft"])

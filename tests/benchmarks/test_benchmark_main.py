@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from small_datasets import hourly, put
 
 import benchmarks
-from benchmarks import __main__
+from benchmarks import __main__, datasets
 from benchmarks.errors import Misuse
 
 ROOT = Path(benchmarks.__file__).parents[1]
@@ -88,11 +92,26 @@ def test_without_a_command_the_choices_are_shown(
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for program in ("checkpoint", "sizes"):
         monkeypatch.setattr(f"benchmarks.{program}.be_quiet", lambda: None)  # would silence the tests after this one
-    for command in (*__main__.COMMANDS, *__main__.PROGRAMS):
+    for command, (module, _) in {**__main__.COMMANDS, **__main__.PROGRAMS}.items():
         with pytest.raises(SystemExit) as ended:
             __main__.main([command, "--help"])
         assert ended.value.code == 0
-        assert capsys.readouterr().out.startswith(f"usage: python -m benchmarks {command} ")
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"usage: python -m benchmarks {command} ")
+        assert str(importlib.import_module(module).__doc__) in shown
+
+
+def test_the_help_of_run_shows_a_description_of_data_that_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        __main__.main(["run", "--help"])
+    (toml,) = re.findall(r"^ +csv = .*?^ +split = .*?$", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
+    (tmp_path / "sales.toml").write_text(textwrap.dedent(toml))
+    put(hourly(100), tmp_path, "sales.csv")
+    found = datasets.load(str(tmp_path / "sales.toml"), "lsf")
+    assert found.columns == ("a", "b")
+    assert found.bounds == {"train": (0, 70), "validation": (70, 80), "test": (80, 100)}
 
 
 def test_the_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,5 +170,12 @@ def test_every_source_has_the_command_that_measured_it(page: Page, folder: Path)
     assert "num_scales=2" in seed_1  # what the model really had
 
 
+def test_a_folder_that_is_none_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--results", str(tmp_path / "typo")]) == 2
+    assert capsys.readouterr().err.startswith(f"python -m benchmarks report: no results in {tmp_path / 'typo'};")
+    assert main(["report", "--results", str(tmp_path / "typo"), "--output", str(tmp_path / "new")]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_reading_gives_what_the_store_has(folder: Path) -> None:
     assert [(run.path, run.result) for run in read(folder)] == results.entries(folder, "run")

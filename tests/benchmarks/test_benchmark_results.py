@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fake_results
 import pytest
 
-from benchmarks import results
+from benchmarks import __main__, results, summary
 from benchmarks.errors import Misuse
 from benchmarks.experiments import Experiment
 
@@ -25,6 +26,7 @@ def result(
     experiment = Experiment("lsf", "ETTh1", 96, "msft", **changes)
     key = experiment.key if kind == "run" else experiment.choice_key
     named = {"key": key, "experiment": experiment.to_dict(), "data_hash": data, "weights": weights, "protocol": 1}
+    named |= {"metrics": {"mse": 1.0, "mae": 1.0}} if kind == "run" else {}
     return {"kind": kind, **dict.fromkeys(results.NEEDED[kind]), **named, "provenance": {"dirty": dirty}}
 
 
@@ -132,6 +134,8 @@ def damaged(text: str) -> list[str]:
     """A result's text, no more a result."""
     entry = json.loads(text)
     without = {name: value for name, value in entry.items() if name != "protocol"}
+    experiment = entry["experiment"]
+    no_seed = {name: value for name, value in experiment.items() if name != "seed"}
     return [
         text[:-20],
         text.replace('"d"', "NaN"),
@@ -139,10 +143,15 @@ def damaged(text: str) -> list[str]:
         "[1, 2]",
         json.dumps({**entry, "kind": "choice"}),
         json.dumps(without),
+        *(
+            json.dumps({**entry, "experiment": wrong})
+            for wrong in (None, no_seed, {**experiment, "horizon": "96"}, {**experiment, "budget": None})
+        ),
+        *(json.dumps({**entry, "metrics": wrong}) for wrong in (None, {}, {"mse": 1.0}, {"mse": 1.0, "mae": None})),
     ]
 
 
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("place", range(14))
 def test_a_file_that_is_no_result_is_named(tmp_path: Path, place: int) -> None:
     path = results.add(tmp_path, result())
     path.write_text(damaged(path.read_text())[place])
@@ -150,6 +159,32 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path, place: int) -> None:
         read(tmp_path)
     with pytest.raises(Misuse, match=rf"{path.name} is not a"):
         results.find(tmp_path, "run", result()["key"])
+
+
+@pytest.mark.parametrize(
+    ("family", "lost", "says"),
+    [
+        ("lsf", ("experiment", "seed"), "its experiment lacks seed"),
+        ("lsf", ("metrics", "mae"), "its metrics lack a figure for mae"),
+        ("pf", ("metrics", "crps"), "its metrics lack a figure for crps"),
+    ],
+)
+def test_what_is_missing_inside_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, lost: tuple[str, str], says: str
+) -> None:
+    whole = fake_results.result("msft", family=family)
+    path = results.add(tmp_path, whole)
+    assert __main__.main(["table", "--results", str(tmp_path)]) == 0
+    del whole[lost[0]][lost[1]]
+    path.write_text(json.dumps(whole))
+    capsys.readouterr()
+    assert __main__.main(["table", "--results", str(tmp_path)]) == __main__.MISUSED
+    remedy = "restore it, or delete it to have it measured again"
+    assert capsys.readouterr().err == f"python -m benchmarks table: {path} is not a whole result: {says}; {remedy}\n"
+
+
+def test_the_metrics_of_a_whole_result_are_those_of_the_tables() -> None:
+    assert results.METRICS == summary.METRICS
 
 
 def test_unknown_kind(tmp_path: Path) -> None:

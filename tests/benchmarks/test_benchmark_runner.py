@@ -40,7 +40,9 @@ def test_a_result_is_fitted_with_what_was_chosen_and_then_skipped(
     assert len(done) == 2 * (2 + 1) * 2  # build and fit: two candidates and the chosen, twice
     capsys.readouterr()
     assert run(both) == 0
-    assert "2 experiments, 2 of them done before" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "2 experiments, 2 of them done before" in printed.out
+    assert printed.err == ""  # no bar of nothing
     assert (stored(tmp_path), notes(tmp_path)) == (before, done)
 
 
