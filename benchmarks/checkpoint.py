@@ -20,8 +20,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
 
 from benchmarks.datasets import Dataset, load
-from benchmarks.errors import Misuse
+from benchmarks.errors import Misuse, misuse
 from benchmarks.listings import append, read
 from benchmarks.measures import LEVELS, measure
 from benchmarks.provenance import provenance
@@ -210,15 +209,6 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     timing = commands.add_parser("speed", parents=[shared])
     timing.add_argument("--threads", type=int, default=2)
     return parser.parse_args(words)
-
-
-@contextmanager
-def misuse(before: str, *errors: type[Exception]) -> Iterator[None]:
-    """What the block can't read, by these errors, is said in a line that begins with `before`."""
-    try:
-        yield
-    except errors as error:
-        raise Misuse(f"{before}{error}") from error
 
 
 def be_quiet() -> None:

@@ -23,9 +23,8 @@ import numpy as np
 from darts import TimeSeries
 from darts.metrics import mcrps
 
-from benchmarks.checkpoint import misuse
 from benchmarks.datasets import load
-from benchmarks.errors import Misuse
+from benchmarks.errors import Misuse, misuse
 from benchmarks.listings import append, read
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel

@@ -105,6 +105,9 @@ def render(entry: Mapping[str, Any]) -> str:
     for title, name in (("Left out", "left_out"), ("Failed", "failed")):
         if entry[name]:
             parts.append("\n".join([f"{title}:", *(f"- {_told(part)}" for part in entry[name])]))
+    if whole := [row for row in entry["rows"] if not row.get("peak_restarted", True)]:
+        kinds = ", ".join(dict.fromkeys(row["what"] for row in whole))
+        parts.append(f"Peaks of {kinds}: the system can't begin a new one, so they may be those of loading the model.")
     words = {True: "holds", False: "does not hold", None: "not measured"}
     told = [(f"{each['goal']}: **{words[each['holds']]}**", each["detail"]) for each in entry["goals"]]
     lines = [f"- {'; '.join(filter(None, parts))}" for parts in told]

@@ -1,6 +1,9 @@
-"""The errors that are told apart by those who catch them."""
+"""The errors that are told apart by those who catch them, and how others become one of them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Misuse(ValueError):
@@ -13,3 +16,12 @@ class Diverged(ValueError):
 
 class WeightsMissing(FileNotFoundError):
     """Pretrained weights can't be had on this machine, and nobody asked for others: a run skips the experiment."""
+
+
+@contextmanager
+def misuse(before: str, *errors: type[Exception]) -> Iterator[None]:
+    """What the block can't read, by these errors, is said in a line that begins with `before`."""
+    try:
+        yield
+    except errors as error:
+        raise Misuse(f"{before}{error}") from error

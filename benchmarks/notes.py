@@ -13,7 +13,6 @@ from benchmarks.summary import METRIC_NAMES, MODEL_NAMES, Column, Row, Run, Tabl
 # not ours, from random weights, and trained on squared errors where points are asked for
 BASELINES = ("dlinear", "patchtst", "itransformer", "timemixer")
 TRAINED = tuple(model for model in suites.OURS if model not in suites.UNSEEDED)
-NETWORKS = {"patchtst": "PatchTST", "itransformer": "iTransformer", "timemixer": "TimeMixer"}
 MEDIANS = (*suites.OURS, "fracast", "chronos2")
 OUTERMOST = 0.025  # the lower of the two levels that the MSIS is of
 CHOSEN = "chosen on validation data"
@@ -151,9 +150,9 @@ def _recipes(table: Table) -> list[str]:
     """Where networks have hyperparameters that their authors chose for other data."""
     borrowed = defaultdict(dict[str, None])
     for run in table.runs():
-        found = RECIPES.get(NETWORKS.get(run.experiment["model"], ""), {})
+        name = MODEL_NAMES.get(run.experiment["model"], "")
+        found = RECIPES.get(name, {})
         if found and run.experiment["dataset"] not in found:
-            name = MODEL_NAMES[run.experiment["model"]]
             borrowed[dataset_name(run.experiment["dataset"])][name] = None
     places = _grouped({place: ", ".join(names) for place, names in borrowed.items()}, named=True)
     return [f"Hyperparameters of the authors' {DEFAULT} script, as they have none: {places}."] if borrowed else []

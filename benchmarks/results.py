@@ -37,7 +37,7 @@ NEEDED = {
     "candidate": (*_ALWAYS, "settings", "validation", "reason", "seconds"),
 }
 OF_EXPERIMENT = ("family", "dataset", "horizon", "model", "seed", "options", "budget", "test_stride")
-METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run, by family
+METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run; plots and tests are of the first
 
 
 def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:

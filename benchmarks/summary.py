@@ -21,10 +21,10 @@ from scipy.stats import rankdata
 
 from benchmarks.errors import Misuse
 from benchmarks.experiments import LOCATIONS, Budget
+from benchmarks.results import METRICS
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting"}
-METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # the first is the one of plots and tests
 METRIC_NAMES = {"mse": "MSE", "mae": "MAE", "crps": "CRPS", "msis": "MSIS", "coverage": "coverage of 80 %"}
 NOMINAL_COVERAGE = 0.8
 CHOSEN = ("look_back", "patch_size", "lr")  # options that are settings: chosen on validation data, or given

@@ -290,6 +290,19 @@ def test_memory_may_not_grow_with_the_windows() -> None:
     assert goal(backtests(32, 100, 150)[:1], "bounded")[0] is None
 
 
+def test_peaks_that_could_not_be_begun_anew_are_told() -> None:
+    rows = [
+        {**row("step", "full", 1.0), "peak_restarted": True},
+        {**row("forecast", "msft", 1.0), "peak_restarted": True},
+    ]
+    entry = {"made": "today", "commit": "0" * 40, "threads": 2, "device": "cpu", "rows": rows, "goals": []}
+    entry |= {"left_out": [], "failed": []}
+    assert "Peaks of" not in efficiency_report.render(entry)
+    rows[1]["peak_restarted"] = False
+    told = "Peaks of forecast: the system can't begin a new one, so they may be those of loading the model."
+    assert told in efficiency_report.render(entry)
+
+
 # ---------------------------------------------------------------------------------------------------- what is kept
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import fake_results
 import pytest
 
-from benchmarks import __main__, results, summary
+from benchmarks import __main__, results
 from benchmarks.errors import Misuse
 from benchmarks.experiments import Experiment
 
@@ -181,10 +181,6 @@ def test_what_is_missing_inside_is_a_line(
     assert __main__.main(["table", "--results", str(tmp_path)]) == __main__.MISUSED
     remedy = "restore it, or delete it to have it measured again"
     assert capsys.readouterr().err == f"python -m benchmarks table: {path} is not a whole result: {says}; {remedy}\n"
-
-
-def test_the_metrics_of_a_whole_result_are_those_of_the_tables() -> None:
-    assert results.METRICS == summary.METRICS
 
 
 def test_unknown_kind(tmp_path: Path) -> None:

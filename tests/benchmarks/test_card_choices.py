@@ -31,12 +31,15 @@ def test_choice_of_the_size_is_what_was_measured(weights: str) -> None:
         f"after 6 minutes: {losses[narrow]} (which got {seconds[narrow]} s in fact), {losses[middle]} "
         f"({seconds[middle]} s), {losses[wide]} ({seconds[wide]} s);"
     ) in card()
-    narrow, middle = ((15, size) for size in ("96x4", "128x6"))
+    longer = [(15, size) for size in ("96x4", "128x6")]
     assert (
-        f"after 15 minutes: {losses[narrow]}, {losses[middle]} ({seconds[narrow]} and {seconds[middle]} s; 192x6 was "
-        "not run; forecasts were timed under load there)"
+        f"after 15 minutes: {', '.join(losses[key] for key in longer)} "
+        f"({' and '.join(seconds[key] for key in longer)} s; 192x6 was not run; forecasts were timed under load there)"
     ) in card()
     assert (15, "192x6") not in found
+    assert {key for key, entry in found.items() if entry["dirty"]} == {narrow, middle}
+    assert "96x4 and 128x6 for 6 minutes ran in a tree with uncommitted changes (7c811ed)" in card()
+    assert {found[key]["commit"][:7] for key in (narrow, middle)} == {"7c811ed"}
     assert all(entry.get("megabytes", entry.get("weight_file_bytes", 1e9) / 1e6) < 8 for entry in SIZES)
     assert "All are within 8 MB" in card()
     assert max(entry["steps"] for entry in SIZES) < objective.CLEAR_BATCHES

@@ -289,8 +289,8 @@ def test_how_far_it_goes(weights: str) -> None:
     mse = [validation_of(runs[model]) for model in models]
     assert min(crps, key=lambda model: crps[model]) == "msft"
     assert (
-        f"on ETTh1-96 (CRPS {crps['msft']:.3f}, full finetuning {crps['full']:.3f}, LoRA {crps['lora']:.3f}; MSE "
-        f"{', '.join(mse)})"
+        f"on ETTh1-96 (seed 0: CRPS {crps['msft']:.3f}, full finetuning {crps['full']:.3f}, LoRA {crps['lora']:.3f}; "
+        f"MSE {', '.join(mse)})"
     ) in text(README)
     (table,) = select(arguments_of(tables, *WORDS[:2], *ETTH1_96, "--weights", EARLIER))
     before = {run.experiment["model"]: f"{run.result['metrics']['mse']:.3f}" for run in table.runs()}
