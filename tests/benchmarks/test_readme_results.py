@@ -92,8 +92,8 @@ def sentence_on_ranks() -> str:
     return (
         f"Over ETT's four columns full finetuning has the best mean rank ({means['full finetuning']:.2f}), then MSFT "
         f"({means['MSFT']:.2f}) and LoRA ({means['LoRA']:.2f}): there MSFT is level with full finetuning, and not "
-        f"ahead of it. On Weather, with one seed, full finetuning has the better mean rank ({there['full finetuning']:.2f}; "
-        f"MSFT {there['MSFT']:.2f})."
+        "ahead of it. On Weather, with one seed, full finetuning has the better mean rank "
+        f"({there['full finetuning']:.2f}; MSFT {there['MSFT']:.2f})."
     )
 
 
