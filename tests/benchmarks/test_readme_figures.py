@@ -172,6 +172,9 @@ def test_readme_s_reading_of_the_costs(measured: Entry) -> None:
         row["ratio"]["zero_shot"] for row in measured["rows"] if (row["what"], row["method"]) == ("forecast", "full")
     ]
     assert f"are {min(same):.2f} to {max(same):.2f} of each other" in readme()
+    assert all(0.9 < one < 1.1 for one in same)
+    spread = [row["iqr"] / row["seconds"] for row in measured["rows"] if row["what"] in ("step", "forecast")]
+    assert f"range over its runs is {100 * statistics.median(spread):.0f} % of its time (median of the cases)" in readme()
 
 
 def test_readme_has_the_memory_and_the_import(measured: Entry) -> None:
@@ -185,12 +188,12 @@ def test_readme_has_the_memory_and_the_import(measured: Entry) -> None:
     assert f"and {beyond[11520, 256]} in batches of 256" in readme()
     for batch in (32, 256):
         short, long = rows[2880, batch], rows[11520, batch]
-        for name, told in (("beyond_result_bytes", 4), ("result_bytes", 5)):
+        for name, told in (("beyond_result_bytes", {32: 3, 256: 5}[batch]), ("result_bytes", 5)):
             assert round((long[name] - short[name]) / (long["windows"] - short["windows"]) / 1e3) == told
-    assert "and 4 kB a window beside the 5 kB that are returned" in readme()
+    assert "and 3 to 5 kB a window beside the 5 kB that are returned" in readme()
     seconds = {row["method"]: row["seconds"] for row in measured["rows"] if row["what"] == "import"}
     own, theirs = seconds["darts_msft"], seconds["darts' foundation models"]
-    assert own == pytest.approx(theirs, rel=0.05)
+    assert own == pytest.approx(theirs, rel=0.1)
     base = seconds["darts and torch"]
     assert f"`import darts_msft` takes {own:.1f} s, nearly all of it Darts' module of foundation models" in readme()
     assert f"`import darts, torch` takes {base:.1f} s" in readme()
