@@ -174,7 +174,8 @@ def test_readme_s_reading_of_the_costs(measured: Entry) -> None:
     assert f"are {min(same):.2f} to {max(same):.2f} of each other" in readme()
     assert all(0.9 < one < 1.1 for one in same)
     spread = [row["iqr"] / row["seconds"] for row in measured["rows"] if row["what"] in ("step", "forecast")]
-    assert f"range over its runs is {100 * statistics.median(spread):.0f} % of its time (median of the cases)" in readme()
+    share = 100 * statistics.median(spread)
+    assert f"range over its runs is {share:.0f} % of its time (median of the cases)" in readme()
 
 
 def test_readme_has_the_memory_and_the_import(measured: Entry) -> None:

@@ -88,12 +88,13 @@ def sentence_on_ranks() -> str:
     assert means["LoRA"] - means["MSFT"] > 0.5 > means["MSFT"] - means["full finetuning"]
     (weather,) = select(arguments_of(tables, *WORDS, "--family", "lsf", "--datasets", "Weather"))
     there = {weather.row_names[row]: mean for row, mean in weather.ranking().means.items()}
-    assert sorted(there, key=lambda name: there[name])[:2] == ["full finetuning", "MSFT"]
+    assert len(weather.ranking().columns) == len(weather.columns) == 2
+    assert sorted(there, key=lambda name: there[name])[:3] == ["LoRA", "full finetuning", "MSFT"]
     return (
         f"Over ETT's four columns full finetuning has the best mean rank ({means['full finetuning']:.2f}), then MSFT "
         f"({means['MSFT']:.2f}) and LoRA ({means['LoRA']:.2f}): there MSFT is level with full finetuning, and not "
-        "ahead of it. On Weather, with one seed, full finetuning has the better mean rank "
-        f"({there['full finetuning']:.2f}; MSFT {there['MSFT']:.2f})."
+        f"ahead of it. On Weather's two, with one seed, it is LoRA ({there['LoRA']:.2f}), then full finetuning "
+        f"({there['full finetuning']:.2f}) and MSFT ({there['MSFT']:.2f})."
     )
 
 
@@ -216,8 +217,7 @@ def test_what_was_not_run() -> None:
     }
     assert never == {"scratch", "patchtst", "itransformer", "timemixer"}
     assert "PatchTST, iTransformer, TimeMixer and scratch are missing in probabilistic forecasting" in text(README)
-    assert len(runs_of("timemixer", *ETTH1_96)[0]["fit_report"]["losses"]) == 5
-    assert "TimeMixer's fit was ended after five epochs, before its one-cycle rate had come down" in text(README)
+    assert len(runs_of("timemixer", *ETTH1_96)[0]["fit_report"]["losses"]) == 20  # a one-cycle rate, to its end
 
 
 def test_dlinear_with_all_windows() -> None:
