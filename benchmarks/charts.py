@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import matplotlib
@@ -180,8 +182,33 @@ def _weight_bars(axes: Axes, bars: Mapping[str, np.ndarray], shades: np.ndarray)
 # ------------------------------------------------------------------------------------------------- critical difference
 
 
-def critical_difference(table: Table, name: str) -> Picture:
-    """Mean ranks on a line, with a bar under those that don't differ by more than Nemenyi's critical distance."""
+def kin(table: Table, found: Sequence[Table]) -> list[Table]:
+    """Those of the tables that differ from this one in the budget at most."""
+
+    def kind(one: Table) -> tuple[Any, ...]:
+        return one.family, one.stride, one.fixed, one.shared, one.variants_of
+
+    return [other for other in found if kind(other) == kind(table)]
+
+
+def joined(found: Sequence[Table]) -> Table:
+    """The columns of all tables; one that several have is that with the most models, so each is of one budget."""
+    best: dict[Column, Table] = {}
+    for table in found:
+        for column in table.columns:
+            sizes = [sum(place == column for _, place in one.cells) for one in (table, best.get(column, table))]
+            if column not in best or sizes[0] > sizes[1]:
+                best[column] = table
+    cells = {place: runs for table in found for place, runs in table.cells.items() if best[place[1]] is table}
+    return replace(found[0], cells=cells)
+
+
+def critical_difference(tables: Sequence[Table], name: str) -> Picture:
+    """Mean ranks on a line, with a bar under those that don't differ by more than Nemenyi's critical distance.
+
+    `tables` are `kin`: models are ranked within a column, so columns may have different budgets.
+    """
+    table = joined(tables)
     metric = table.metrics[0]
     ranking = table.ranking([metric])
     try:
@@ -191,9 +218,13 @@ def critical_difference(table: Table, name: str) -> Picture:
     names = [plain(table.row_names[row]) for row in ranking.rows]
     means = [ranking.means[row] for row in ranking.rows]
     figure = _rank_diagram([(names[i], means[i]) for i in comparison.order], comparison)
+    ranked = {place: table.cells[place] for place in product(ranking.rows, ranking.columns)}
+    own = [one for one in tables if any(one.cells.get(place) is runs for place, runs in ranked.items())]
+    budgets = f", of {len(own)} tables with budgets of their own" if len(own) > 1 else ""
     finding = "Bars join" if comparison.p_value < ALPHA else "That is no evidence of any difference; bars join"
     caption = (
-        f"Mean ranks of {METRIC_NAMES[metric]} (1 is best) over {len(ranking.columns)} data sets and horizons. "
+        f"Mean ranks of {METRIC_NAMES[metric]} (1 is best) over {len(ranking.columns)} data sets and horizons"
+        f"{budgets}. "
         f"Friedman's test that all are equal: p = {comparison.p_value:.2g}. {finding} models whose mean ranks are "
         f"nearer than Nemenyi's critical distance at the level {ALPHA}. Horizons of one data set are not independent, "
         "so the test is a little too sure."

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 import math
 import statistics
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,12 @@ import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
 
+from benchmarks.arguments import whole
 from benchmarks.datasets import Dataset, load
 from benchmarks.errors import Misuse, misuse
 from benchmarks.listings import append, read
 from benchmarks.measures import LEVELS, measure
+from benchmarks.processes import quiet
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe, load_class
@@ -201,23 +201,18 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     choosing = commands.add_parser("choose", parents=[shared, sets])
-    choosing.add_argument("--contexts", nargs="+", type=int, default=[512, 1024, 2048])
-    choosing.add_argument("--stride", type=int, help=f"steps between windows; default: {VALIDATION_STRIDE}")
+    choosing.add_argument("--contexts", nargs="+", type=whole, default=[512, 1024, 2048])
+    choosing.add_argument("--stride", type=whole, help=f"steps between windows; default: {VALIDATION_STRIDE}")
     testing = commands.add_parser("test", parents=[shared, sets])
-    testing.add_argument("--horizons", nargs="+", type=int, default=[96, 336])
-    testing.add_argument("--stride", type=int, default=1, help="steps between test windows")
+    testing.add_argument("--horizons", nargs="+", type=whole, default=[96, 336])
+    testing.add_argument("--stride", type=whole, default=1, help="steps between test windows")
     timing = commands.add_parser("speed", parents=[shared])
-    timing.add_argument("--threads", type=int, default=2)
+    timing.add_argument("--threads", type=whole, default=2)
     return parser.parse_args(words)
 
 
-def be_quiet() -> None:
-    logging.disable(logging.INFO)  # Lightning's, at every forecast
-    warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
-
-
 def main(words: Sequence[str]) -> None:
-    be_quiet()
+    quiet()
     arguments = parse(words)
     with misuse("--checkpoint: ", OSError, ValueError):
         describe(arguments.checkpoint)

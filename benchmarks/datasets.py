@@ -19,7 +19,7 @@ A user's own CSV is described by a small TOML; times and numbers are read as the
     test = 0.2
 
 It takes the place of a suite's data sets, at the suite's horizons or at any others that each part has room for:
-`python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28`.
+`python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28 --results results`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import numpy as np
 from darts import TimeSeries
 from darts.metrics import mcrps
 
+from benchmarks.arguments import seed, whole
 from benchmarks.datasets import load
 from benchmarks.errors import Misuse, misuse
 from benchmarks.listings import append, read
@@ -235,8 +236,8 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--backbone", default="moirai-tiny")
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
     parser.add_argument("--datasets", nargs="+", default=list(STRIDES), choices=list(STRIDES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", nargs="+", type=seed, default=[0])
+    parser.add_argument("--epochs", type=whole, default=4)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the entries")
     arguments = parser.parse_args(words)
     with misuse("--backbone: ", OSError, ValueError):

@@ -7,13 +7,11 @@ stride 1, and imports. Series are random walks, in the backtests ETTm1. B: serie
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import subprocess
 import sys
 import time
 import tracemalloc
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +33,8 @@ from uni2ts.loss.packed import PackedNLLLoss
 from uni2ts.model.moirai import MoiraiForecast, MoiraiModule
 
 from benchmarks.checkpoint import make_model
-from benchmarks.processes import peak_memory_mb
+from benchmarks.processes import peak_memory_mb, quiet
+from benchmarks.registry import REGISTRY
 from darts_msft import MSFTFoundationModel
 from darts_msft.datasets import load_dataset
 
@@ -47,7 +46,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # a case's method -> arguments of MSFT
     "uni2ts": {"method": "zero_shot"},  # these two run uni2ts' own code on the same weights
     "full_uni2ts": {"method": "full"},
 }
-ETTM1_TEST = (16 * 30 * 96, 20 * 30 * 96)  # steps: 4 months of 30 days, after 12 of training and 4 of validation
+ETTM1_TEST = REGISTRY["lsf"]["ETTm1"].split.ends(REGISTRY["lsf"]["ETTm1"].file.shape[0])[1:]  # steps, begin and end
 SIZED = 100  # forecasts whose size in memory is looked up; all are alike
 PROFILE_ROWS = 15
 CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux' way to begin a new peak
@@ -330,5 +329,4 @@ def imported(log: str) -> float:
 def be_quiet(threads: int) -> None:
     """What the processes of all cases begin with."""
     torch.set_num_threads(threads)
-    logging.disable(logging.INFO)  # Lightning's, at every forecast
-    warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
+    quiet()

@@ -7,9 +7,7 @@ goes on where it ended. Where a model has one candidate alone there is nothing t
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from benchmarks.experiments import PROTOCOL, Experiment, digest
 from benchmarks.measures import LEVELS, Measured, measure
 from benchmarks.models import load_forecaster
 from benchmarks.models.base import FOLLOWED, Forecaster
-from benchmarks.processes import peak_memory_mb, processor_seconds
+from benchmarks.processes import peak_memory_mb, processor_seconds, quiet
 from benchmarks.provenance import provenance, same_code
 
 CHOOSING_SEED = 0
@@ -245,9 +243,3 @@ def validation_stride(basis: Basis) -> int:
     densest = experiment.horizon if experiment.family == "pf" else 1
     windows = len(basis.dataset.starts("validation", experiment.horizon, densest))
     return densest * experiment.budget.validation_stride(windows, basis.dataset.season)
-
-
-def quiet() -> None:
-    """No messages of Lightning's at every forecast."""
-    logging.disable(logging.INFO)
-    warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")

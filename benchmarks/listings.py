@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import Misuse
-from benchmarks.results import write
+from benchmarks.results import claim, write
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """What the file holds so far; Misuse where it is no list of entries."""
     if not path.exists():
         return []
+    if not path.is_file():
+        raise Misuse(f"--results {path} is no file; give the path of a file of entries, or of a new one")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -25,6 +27,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Adds the entry, at once or not at all."""
+    """Adds the entry, at once or not at all; several processes that add to one file take turns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps([*read(path), entry], indent=1) + "\n")
+    with claim(path.parent, "listing", path.name, wait=True):
+        write(path, json.dumps([*read(path), entry], indent=1) + "\n")

@@ -11,7 +11,7 @@ from benchmarks.models.papers import DEFAULT, RECIPES
 from benchmarks.summary import METRIC_NAMES, MODEL_NAMES, Column, Row, Run, Table, dataset_name
 
 # not ours, from random weights, and trained on squared errors where points are asked for
-BASELINES = ("dlinear", "patchtst", "itransformer", "timemixer")
+FROM_RANDOM = ("dlinear", "patchtst", "itransformer", "timemixer")
 TRAINED = tuple(model for model in suites.OURS if model not in suites.UNSEEDED)
 MEDIANS = (*suites.OURS, "fracast", "chronos2")
 OUTERMOST = 0.025  # the lower of the two levels that the MSIS is of
@@ -56,7 +56,7 @@ def _baseline_epochs(table: Table) -> list[str]:
 
 def _max_epochs(run: Run) -> int | None:
     """What a fit might take; before results said so, "scratch" had the epochs of pretrained models."""
-    named = "baseline_epochs" if run.experiment["model"] in BASELINES else "epochs"
+    named = "baseline_epochs" if run.experiment["model"] in FROM_RANDOM else "epochs"
     found: int | None = run.result["resolved"].get("max_epochs", run.experiment["budget"].get(named))
     return found
 
@@ -77,7 +77,7 @@ def _whole_fits(table: Table) -> list[str]:
 def _best_epochs(table: Table) -> list[str]:
     """What decides on the validation part which epoch is kept; baselines of "pf" train and are kept by pinball loss."""
     loss = "squared error" if table.family == "lsf" else "pinball loss"
-    kinds = {"CRPS": suites.OURS, f"{loss}, which they also train": BASELINES}
+    kinds = {"CRPS": suites.OURS, f"{loss}, which they also train": FROM_RANDOM}
     parts = []
     for what, models in kinds.items():
         trained = [row for row in table.rows if row.model in models and row.model not in suites.UNSEEDED]
@@ -90,7 +90,7 @@ def _of_lsf(table: Table) -> list[str]:
     lines = ["MSE and MAE are on data standardised with training statistics."]
     kinds = {
         "medians of the forecast distribution": MEDIANS,
-        "what a fit of the squared error gives": BASELINES,
+        "what a fit of the squared error gives": FROM_RANDOM,
     }
     parts = []
     for what, models in kinds.items():
@@ -132,7 +132,7 @@ def _windows(table: Table) -> list[str]:
 def _chose(run: Run) -> bool:
     """Whether any of its settings were chosen on validation data."""
     options = run.experiment["options"]
-    rates = run.experiment["model"] in BASELINES and options.get("lr") is None  # chosen from the rates of its recipe
+    rates = run.experiment["model"] in FROM_RANDOM and options.get("lr") is None  # chosen from the rates of its recipe
     return rates or _way(run) == CHOSEN or any(map(_several, options.values()))
 
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks plot`: pictures of the results, as PNG and SVG.
 
-Of every table: accuracy against training time and against trained parameters, a diagram of critical differences, the
-learned weights of the scales, and forecasts of the best models.
+Of every table: accuracy against training time and against trained parameters, the learned weights of the scales, and
+forecasts of the best models; with the first of those that differ in budget alone, a diagram of critical differences.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import argparse
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib
 
-from benchmarks.charts import TRAINING_TIME, accuracy, critical_difference, scale_weights
+from benchmarks.charts import TRAINING_TIME, accuracy, critical_difference, kin, scale_weights
 from benchmarks.gallery import gallery
 from benchmarks.picture import STYLE, Picture
 from benchmarks.results import write
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> None:
     folder = output(arguments) / "pictures"
     folder.mkdir(exist_ok=True)
     for table in found:
-        for picture in pictures(table):
+        for picture in pictures(table, found):
             if picture.figure is None:
                 print(f"{picture.name}: left out. {picture.caption}")
                 continue
@@ -41,9 +41,9 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"written: {folder / picture.name}.png and .svg")
 
 
-def pictures(table: Table) -> Iterator[Picture]:
-    """All pictures of a table, one at a time."""
-    name = file_name(table)
+def pictures(table: Table, found: Sequence[Table]) -> Iterator[Picture]:
+    """All pictures of a table that was `found` beside others, one at a time."""
+    name, related = file_name(table), kin(table, found)
     makers = [
         lambda: accuracy(
             table, f"{name}-seconds", TRAINING_TIME, "s", lambda run: run.result["processor_seconds"]["fit"]
@@ -51,7 +51,7 @@ def pictures(table: Table) -> Iterator[Picture]:
         lambda: accuracy(
             table, f"{name}-parameters", "trained parameters", "", lambda run: run.result["trained_parameters"]
         ),
-        lambda: critical_difference(table, f"{name}-ranks"),
+        *([lambda: critical_difference(related, f"{name}-ranks")] if related[0] is table else []),
         lambda: scale_weights(table, f"{name}-scales"),
         *(
             lambda column=column: gallery(table, column, f"{name}-forecasts-{_safe(table.column_names[column])}")

@@ -1,7 +1,11 @@
-"""A function in a process of its own: what it needs is given back at its end, and its peak memory is its own."""
+"""A function in a process of its own: what it needs is given back at its end, and its peak memory is its own.
+
+And what processes that measure have in common: their processor seconds, their peak memory, and that they are quiet.
+"""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import resource
@@ -9,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -56,6 +61,12 @@ def peak_memory_mb() -> float:
     """The most memory that this process has held so far, in MB of 10**6 bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes on macOS, else KiB
+
+
+def quiet() -> None:
+    """No messages of Lightning's at every forecast."""
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
 
 
 def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -59,12 +59,12 @@ def page(found: list[Table], choices: Choices, folder: Path, own_command: str, p
         first=made[0],
         last=made[-1],
         command=own_command,
-        sections=[_section(table, plot_command) for table in found],
+        sections=[_section(table, found, plot_command) for table in found],
         sources=[_source(run, choices, folder) for run in runs],
     )
 
 
-def _section(table: Table, plot_command: str) -> dict[str, Any]:
+def _section(table: Table, found: list[Table], plot_command: str) -> dict[str, Any]:
     marks = {(column, metric): table.marks(column, metric) for column in table.columns for metric in table.metrics}
     ranks = mean_ranks(table)
     rows = [
@@ -82,7 +82,7 @@ def _section(table: Table, plot_command: str) -> dict[str, Any]:
         "metrics": [METRIC_NAMES[metric] for metric in table.metrics],
         "rows": rows,
         "notes": notes(table),
-        "pictures": [_picture(picture, plot_command) for picture in pictures(table)],
+        "pictures": [_picture(picture, plot_command) for picture in pictures(table, found)],
     }
 
 

@@ -8,7 +8,7 @@ forecasts, imports included.
 
 A user's own data (a .toml) take the place of the suite's, and `--horizons` that of its horizons:
 
-    python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28
+    python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28 --results results
 
 where sales.toml says, at the least (the head of benchmarks/datasets.py has the rest):
 
@@ -33,7 +33,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import results, suites
-from benchmarks.errors import Misuse, WeightsMissing
+from benchmarks.arguments import seed, whole
+from benchmarks.errors import Misuse, WeightsMissing, misuse
 from benchmarks.experiments import Budget, Experiment
 from benchmarks.processes import ProcessFailed, isolated
 from benchmarks.provenance import is_dirty
@@ -76,12 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--horizons",
         nargs="+",
-        type=steps,
+        type=whole,
         metavar="STEPS",
         help="these horizons of the suite alone; on a .toml's data any, in place of the suite's",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds of the suite alone")
-    parser.add_argument("--stride", type=steps, help="steps between LSF's test windows, for a quick look (see `table`)")
+    parser.add_argument("--seeds", nargs="+", type=seed, metavar="SEED", help="these seeds of the suite alone")
+    parser.add_argument("--stride", type=whole, help="steps between LSF's test windows, for a quick look (see `table`)")
     parser.add_argument(
         "--option",
         action="append",
@@ -101,6 +102,7 @@ def main(arguments: argparse.Namespace) -> int:
     """
     chosen = select(with_options(suites.load(arguments.suite), arguments.option), arguments)
     if not arguments.dry_run:
+        check_folder(chosen, arguments)
         check_clean(arguments)
     pending, undone = split(chosen, arguments)
     if arguments.dry_run:
@@ -112,6 +114,18 @@ def main(arguments: argparse.Namespace) -> int:
     return run_all(pending, arguments, undone)
 
 
+def check_folder(chosen: Sequence[Experiment], arguments: argparse.Namespace) -> None:
+    """A Misuse where the results' folder can't be one, or is the repository's own and the data are a user's."""
+    own = [each.dataset for each in chosen if each.dataset.endswith(".toml")]
+    if own and results.is_own(arguments.results):
+        raise Misuse(
+            f"--datasets {own[0]}: results of your own data have no place in {results.FOLDER}, whose tables are "
+            "published; give another folder by --results, to `table`, `plot` and `report` as well"
+        )
+    with misuse("--results is no folder that can be written into: ", OSError):
+        arguments.results.mkdir(parents=True, exist_ok=True)
+
+
 def check_clean(arguments: argparse.Namespace) -> None:
     """A Misuse without a git checkout, or where the store would refuse what is measured now, as of uncommitted code."""
     if is_dirty() and results.is_own(arguments.results) and not arguments.dirty:
@@ -119,17 +133,6 @@ def check_clean(arguments: argparse.Namespace) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- what is asked for
-
-
-def steps(text: str) -> int:
-    """A number of steps, for argparse, which names the option."""
-    try:
-        found = int(text)
-    except ValueError:
-        found = 0
-    if found < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed; give an integer of at least 1")
-    return found
 
 
 def with_options(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
@@ -202,6 +205,11 @@ def select(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> 
         raise Misuse(f"no experiment of the suite fits all of --{', --'.join(SELECTORS)}; ask for fewer of them")
     if arguments.stride is None:
         return chosen
+    if all(each.family != "lsf" for each in chosen):
+        raise Misuse(
+            f"--stride {arguments.stride}: nothing that was asked for is of the family lsf; windows of pf always "
+            "follow one another without overlap; leave --stride out"
+        )
     return [replace(each, test_stride=arguments.stride) if each.family == "lsf" else each for each in chosen]
 
 
@@ -230,7 +238,7 @@ def command(experiment: Experiment, arguments: argparse.Namespace) -> str:
     words = ["--results", "again", "--suite", arguments.suite]
     words += ["--family", experiment.family, "--only", experiment.model]
     words += ["--datasets", experiment.dataset, "--horizons", experiment.horizon, "--seeds", experiment.seed]
-    words += [] if arguments.stride is None else ["--stride", arguments.stride]
+    words += [] if arguments.stride is None or experiment.family == "pf" else ["--stride", arguments.stride]
     for word in arguments.option:
         words += ["--option", word]
     return shlex.join(["python", "-m", "benchmarks", "run", *map(str, words)])

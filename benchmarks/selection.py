@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results, suites
-from benchmarks.errors import Misuse
+from benchmarks.errors import Misuse, misuse
 from benchmarks.experiments import PROTOCOL
 from benchmarks.summary import FAMILIES, Run, Table, tables
 
@@ -95,7 +95,8 @@ def _of_fields(runs: list[Run], arguments: argparse.Namespace) -> Iterable[Run]:
 
 def output(arguments: argparse.Namespace) -> Path:
     folder: Path = arguments.results if arguments.output is None else arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
+    with misuse("--output is no folder that can be written into: ", OSError):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

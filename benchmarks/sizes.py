@@ -32,9 +32,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.checkpoint import be_quiet, speed, weights_hash
+from benchmarks.checkpoint import speed, weights_hash
 from benchmarks.errors import Misuse
 from benchmarks.listings import append, read
+from benchmarks.processes import quiet
 from benchmarks.provenance import provenance
 from darts_msft.pretraining.objective import parse_shares
 from darts_msft.pretraining.train import Pretraining, Settings
@@ -170,5 +171,5 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str]) -> None:
-    be_quiet()
+    quiet()
     run(parse(words))

@@ -224,12 +224,15 @@ class Table:
         return "" if figure is None else figure.text(self.decimals(column, metric))
 
     def marks(self, column: Column, metric: str) -> dict[Row, int]:
-        """1 for the best rows, 2 for the second; rows whose figures look equal share a mark, a lone row has none."""
+        """1 for the best rows, 2 for the second; rows whose figures look equal share a mark, a lone row has none.
+
+        Places are as in sports: behind two best rows comes the third, which has no mark.
+        """
         figures = {row: self.figure(row, column, metric) for row in self.rows}
         digits = self.decimals(column, metric)
         costs = {row: round(_cost(metric, figure), digits) for row, figure in figures.items() if figure is not None}
-        places = {cost: place for place, cost in enumerate(sorted(set(costs.values()))[:2], 1)}
-        return {row: places[cost] for row, cost in costs.items() if cost in places and len(costs) > 1}
+        places = {row: 1 + sum(other < cost for other in costs.values()) for row, cost in costs.items()}
+        return {row: place for row, place in places.items() if place <= 2 and len(costs) > 1}
 
     def ranking(self, metrics: Sequence[str] | None = None) -> Ranking:
         """Ranks over the columns where every ranked row has all `metrics` (default: all but the coverage).

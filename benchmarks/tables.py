@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import Misuse
+from benchmarks.errors import Misuse, misuse
 from benchmarks.notes import look_back, notes
 from benchmarks.results import write
 from benchmarks.selection import add_selection, command, output, select, selects
@@ -160,10 +160,11 @@ def put_into(path: Path, text: str) -> None:
     Raises
     ------
     Misuse
-        The file doesn't have each marker once, in this order.
+        The file can't be read, or doesn't have each marker once, in this order.
     """
     path = path.resolve()
-    old = path.read_bytes().decode()
+    with misuse("--readme: ", OSError):
+        old = path.read_bytes().decode()
     if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
         raise Misuse(f"{path} needs the line {BEGIN} once and after it {END} once; add them where the tables belong")
     before, after = old.split(BEGIN)[0], old.split(END)[1]

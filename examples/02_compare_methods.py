@@ -2,9 +2,12 @@
 
 python examples/02_compare_methods.py --data ../shared/data                  # ETTh1, three seeds
 python examples/02_compare_methods.py --dataset sea_temperature --seeds 0    # bundled series, offline
+
+A file of results that is there is never changed: give another --out to measure again.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from datetime import UTC, datetime
@@ -12,14 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from compare_report import commit, plot_methods, print_methods
+from compare_report import commit, plot_methods, print_methods, write
 from darts.dataprocessing.transformers import Scaler
 from darts.metrics import mae, mcrps, mse
 from sklearn.preprocessing import StandardScaler
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.backbones import describe
 from darts_msft.datasets import load_dataset
 from darts_msft.methods import METHODS
+from darts_msft.weights import load_state, state_hash
 
 PARTS = {"ETTh1": (8640, 11520, 14400), "ETTm1": (34560, 46080, 57600), "sea_temperature": (13474, 15399, 19249)}
 parser = argparse.ArgumentParser(description=__doc__)
@@ -33,6 +38,9 @@ parser.add_argument("--stride", type=int, default=16, help="steps between traini
 parser.add_argument("--test-stride", type=int, default=12, help="steps between test windows")
 parser.add_argument("--out", type=Path, default=Path("examples/output"), help="folder for the results and the chart")
 args = parser.parse_args()
+file = args.out / f"methods_{args.dataset}.json"
+if file.exists():
+    parser.error(f"{file} is there, and results are never overwritten; give another --out, or move it away")
 
 # 1. Train, validation and test parts; standardised with training statistics.
 CONTEXT, HORIZON = 512, 96
@@ -47,9 +55,10 @@ made = {
     "made": datetime.now(UTC).isoformat(timespec="seconds"),
     "commit": commit(),
     "versions": {name: version(name) for name in ("darts-msft", "darts", "torch")},
+    "data_hash": hashlib.sha256(np.ascontiguousarray(series.values())).hexdigest(),
+    "weights": state_hash(load_state(describe(args.backbone)[0])),
     "settings": {name: value for name, value in vars(args).items() if name != "out"},
 }
-file = args.out / f"methods_{args.dataset}.json"
 args.out.mkdir(parents=True, exist_ok=True)
 
 # 2. Each method trains on the same windows for as many epochs, at its own default rates, and returns its best epoch.
@@ -86,7 +95,7 @@ for method in args.methods:
         for name, metric in (("MSE", mse), ("MAE", mae), ("CRPS", mcrps)):
             row[name] = float(np.mean(metric([test] * len(found), found)))
         rows.append(row)
-        file.write_text(json.dumps({**made, "rows": rows}, indent=1))
+        write(file, json.dumps({**made, "rows": rows}, indent=1))
         print(json.dumps(row), flush=True)
 
 print_methods(rows)

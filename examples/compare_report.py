@@ -27,6 +27,13 @@ def commit() -> str:
     return answer.stdout.strip()
 
 
+def write(path: Path, text: str) -> None:
+    """The whole file or, where the process is ended meanwhile, the one before."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
 def by_method(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
     """The runs of each method, one a seed, in the order in which they were made."""
     groups: dict[str, list[Mapping[str, Any]]] = {}

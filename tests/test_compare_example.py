@@ -33,3 +33,9 @@ def test_one_method_that_trains_and_one_that_does_not(tmp_path: Path) -> None:
         assert cells[1:4] == [f"{row[name]:.4f}" for name in ("MSE", "MAE", "CRPS")]
         assert cells[4] == f"{row['trained']:,}"
     assert (tmp_path / "methods_sea_temperature.png").stat().st_size > 10_000
+    assert all(re.fullmatch("[0-9a-f]{64}", found[name]) for name in ("data_hash", "weights"))
+    before = (tmp_path / "methods_sea_temperature.json").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert again.returncode == 2
+    assert "give another --out" in again.stderr
+    assert (tmp_path / "methods_sea_temperature.json").read_bytes() == before

@@ -136,3 +136,10 @@ def test_options_reach_the_baselines_too() -> None:
 def test_options_that_are_none(word: str) -> None:
     with pytest.raises(Misuse, match=re.escape(f"--option {word}")):
         runner.option_of(word)
+
+
+def test_a_stride_where_only_pf_is_asked_for_is_refused() -> None:
+    suite = [Experiment("pf", "a", 24, "msft"), Experiment("lsf", "a", 24, "msft")]
+    assert [each.test_stride for each in runner.select(suite, arguments(stride=5))] == [24, 5]
+    with pytest.raises(Misuse, match=r"--stride 5: nothing that was asked for is of the family lsf"):
+        runner.select(suite, arguments(stride=5, family=["pf"]))

@@ -257,14 +257,14 @@ def test_results_that_are_no_list_are_noticed_before_any_work(run: Any, tmp_path
 
 def test_what_was_not_chosen_yet_is_a_line(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "load", lambda *asked: data)
-    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    monkeypatch.setattr(checkpoint, "quiet", lambda: None)
     with pytest.raises(Misuse, match=r"^no context and patch size were chosen for"):
         checkpoint.main(["test", "--datasets", "ETTh1", "--results", str(tmp_path / "new.json")])
     assert not (tmp_path / "new.json").exists()
 
 
 def test_a_checkpoint_that_is_not_there_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    monkeypatch.setattr(checkpoint, "quiet", lambda: None)
     with pytest.raises(Misuse, match=r"^--checkpoint: .*nowhere.*a directory with config\.json"):
         checkpoint.main(["speed", "--checkpoint", str(tmp_path / "nowhere"), "--results", str(tmp_path / "new.json")])
 
@@ -280,7 +280,7 @@ def test_a_directory_that_is_no_checkpoint_is_a_line(
     made: dict[str, str],
     says: str,
 ) -> None:
-    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    monkeypatch.setattr(checkpoint, "quiet", lambda: None)
     folder = tmp_path / "nothing"
     folder.mkdir()
     for name, text in made.items():
@@ -296,7 +296,7 @@ def test_a_directory_that_is_no_checkpoint_is_a_line(
 @pytest.mark.usefixtures("only_given_places", "run")
 def test_data_that_are_not_there_are_a_line(tmp_path: Path, tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "load", datasets.load)
-    monkeypatch.setattr(checkpoint, "be_quiet", lambda: None)
+    monkeypatch.setattr(checkpoint, "quiet", lambda: None)
     shared = ["--data", str(tmp_path / "nowhere"), "--results", str(tmp_path / "new.json"), "--checkpoint", tiny_moirai]
     with pytest.raises(Misuse, match="nowhere"):
         checkpoint.main(["choose", "--datasets", "Weather", *shared])

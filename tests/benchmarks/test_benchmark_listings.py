@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,30 @@ def test_entries_are_added_in_their_order(tmp_path: Path) -> None:
     listings.append(path, {"a": 1})
     listings.append(path, {"b": 2})
     assert listings.read(path) == [{"a": 1}, {"b": 2}]
-    assert [file.name for file in path.parent.iterdir()] == ["found.json"]
+    assert [file for file in path.parent.rglob("*") if file.is_file()] == [path]
+
+
+def append_many(path: Path, name: str) -> None:
+    for number in range(50):
+        listings.append(path, {name: number})
+
+
+def test_two_processes_that_add_to_one_file_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=append_many, args=(path, name)) for name in ("a", "b")]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    found = listings.read(path)
+    for name in ("a", "b"):
+        assert [entry[name] for entry in found if name in entry] == list(range(50))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=r"is no file; give the path of a file of entries"):
+        listings.read(tmp_path)
 
 
 def test_an_entry_that_cannot_be_written_leaves_the_file(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_without_a_command_the_choices_are_shown(
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for program in ("checkpoint", "sizes"):
-        monkeypatch.setattr(f"benchmarks.{program}.be_quiet", lambda: None)  # would silence the tests after this one
+        monkeypatch.setattr(f"benchmarks.{program}.quiet", lambda: None)  # would silence the tests after this one
     for command, (module, _) in {**__main__.COMMANDS, **__main__.PROGRAMS}.items():
         with pytest.raises(SystemExit) as ended:
             __main__.main([command, "--help"])
@@ -128,3 +128,22 @@ def test_the_command_line_starts_without_torch_and_darts() -> None:
     script += "try: __main__.main(['run', '--help'])\nexcept SystemExit: pass\n"
     script += "assert not {'torch', 'darts', 'pandas'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["defaults", "--epochs", "0"],
+        ["defaults", "--seeds", "-1"],
+        ["checkpoint", "speed", "--threads", "0"],
+        ["checkpoint", "test", "--horizons", "0"],
+        ["run", "--suite", "smoke", "--seeds", "-1"],
+    ],
+)
+def test_a_number_out_of_range_is_named_with_its_option(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.checkpoint.quiet", lambda: None)
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(words)
+    assert f"argument {words[-2]}: {words[-1]} is not allowed; give an integer of at least" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from benchmarks import plots
-from benchmarks.charts import TRAINING_TIME, accuracy, critical_difference, scale_weights
+from benchmarks.charts import TRAINING_TIME, accuracy, critical_difference, kin, scale_weights
 from benchmarks.gallery import gallery
 from benchmarks.picture import COLOURS, KINDS, Picture, looks
 from benchmarks.significance import compare, critical_distance
@@ -260,7 +260,7 @@ def test_rank_diagram_places_models_at_their_mean_ranks() -> None:
     """Three models, always in the same order over six columns: ranks 1, 2, 3."""
     errors = {"msft": 0.1, "full": 0.2, "dlinear": 0.3}
     (table,) = tables_of(*(lsf(model, mse, *place) for place in PLACES for model, mse in errors.items()))
-    picture = critical_difference(table, "name")
+    picture = critical_difference([table], "name")
     (axes,) = panels(picture)
     texts = [text.get_text().strip() for text in axes.texts]
     assert [text for text in texts if "(" in text] == ["MSFT  (1.00)", "full finetuning  (2.00)", "(3.00)  DLinear"]
@@ -275,17 +275,36 @@ def test_rank_diagram_places_models_at_their_mean_ranks() -> None:
     assert len(picture.runs) == 18
 
 
+def test_columns_of_two_budgets_are_ranked_together_and_shown_once() -> None:
+    """Four columns of one budget and two of another; a fifth of a lone model in a third budget doesn't count twice."""
+    errors = {"msft": 0.1, "full": 0.2, "dlinear": 0.3}
+    entries = [
+        lsf(model, mse, *place, budget={"epochs": 3 if index > 3 else 5})
+        for index, place in enumerate(PLACES)
+        for model, mse in errors.items()
+    ]
+    found = tables_of(*entries, lsf("dlinear", 9.0, *PLACES[0], budget={"epochs": 99}))
+    assert len(found) == 3
+    named = [picture for table in found for picture in plots.pictures(table, found) if picture.name.endswith("-ranks")]
+    assert len(named) == 1
+    assert "over 6 data sets and horizons, of 2 tables with budgets of their own. Friedman" in named[0].caption
+    assert len(named[0].runs) == 18
+    assert 9.0 not in {run.result["metrics"]["mse"] for run in named[0].runs}
+    quick = tables_of(*entries[:12], *(lsf(m, e, *PLACES[4], test_stride=7) for m, e in errors.items()))
+    assert [kin(table, quick) for table in quick] == [[table] for table in quick]
+
+
 def test_no_evidence_is_said_in_the_caption() -> None:
     random = np.random.default_rng(1)
     (table,) = tables_of(*(lsf(m, random.random(), *place) for place in PLACES for m in ("msft", "full", "dlinear")))
-    assert "That is no evidence of any difference" in critical_difference(table, "name").caption
+    assert "That is no evidence of any difference" in critical_difference([table], "name").caption
 
 
 @pytest.mark.parametrize(("models", "columns"), [(2, 6), (3, 4)])
 def test_too_few_models_or_columns_are_no_diagram_and_say_so(models: int, columns: int) -> None:
     names = ("msft", "full", "dlinear")[:models]
     (table,) = tables_of(*(lsf(model, 0.4, *place) for place in PLACES[:columns] for model in names))
-    picture = critical_difference(table, "name")
+    picture = critical_difference([table], "name")
     assert picture.figure is None
     assert f"{models} models have figures in {columns} common columns; the test needs at least 3" in picture.caption
 

@@ -325,3 +325,21 @@ def test_what_the_suite_lacks_is_an_error(tmp_path: Path, run: Run, capsys: pyte
     assert run(asked, "--horizons", "28") == 2
     assert "--horizons 28: the suite 'fake' has 6, 24 alone" in capsys.readouterr().err
     assert stored(tmp_path) == {}
+
+
+def test_results_of_a_user_s_data_stay_out_of_the_published_ones(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    assert run([experiment(tmp_path)], "--datasets", "my.toml") == 2
+    assert "--datasets my.toml: results of your own data have no place in" in capsys.readouterr().err
+    assert stored(tmp_path) == {}
+
+
+def test_a_file_as_the_folder_of_results_is_refused_before_anything_is_measured(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").write_text("")
+    assert run([experiment(tmp_path)]) == 2
+    assert "--results is no folder that can be written into" in capsys.readouterr().err
+    assert notes(tmp_path) == []

@@ -214,7 +214,7 @@ def test_a_size_that_fails_leaves_no_entry_and_those_before_it_whole(
     assert [entry["size"] for entry in json.loads((tmp_path / "results.json").read_text())] == ["an older one", "64x1"]
     assert torch.get_num_threads() == 2
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "temporary"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "temporary", ".claims"}
 
 
 def test_results_that_are_no_list_are_noticed_before_the_first_size(

@@ -13,6 +13,7 @@ import pytest
 from fake_results import arguments_of, result, store, tables_of
 
 from benchmarks import suites, tables
+from benchmarks.errors import Misuse
 from benchmarks.experiments import Experiment
 from benchmarks.notes import notes
 from benchmarks.summary import options_text
@@ -232,11 +233,17 @@ def test_mean_and_spread_over_seeds_by_hand() -> None:
     assert "Seeds: 3 for MSFT; 1 for full finetuning. ±" in " ".join(notes(table))
 
 
-def test_figures_that_look_equal_share_a_mark_and_the_next_is_second() -> None:
-    errors = {"msft": 0.3001, "full": 0.3004, "lora": 0.31, "dlinear": 0.32}
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [(0.3004, {"msft": 1, "full": 1}), (0.306, {"msft": 1, "full": 2}), (0.31, {"msft": 1, "full": 2, "lora": 2})],
+)
+def test_figures_that_look_equal_share_a_place_and_behind_two_best_there_is_no_second(
+    second: float, expected: dict[str, int]
+) -> None:
+    errors = {"msft": 0.3001, "full": second, "lora": 0.3101, "dlinear": 0.32}
     (table,) = tables_of(*(lsf(model, mse) for model, mse in errors.items()))
     marks = table.marks(table.columns[0], "mse")
-    assert {row.model: place for row, place in marks.items()} == {"msft": 1, "full": 1, "lora": 2}
+    assert {row.model: place for row, place in marks.items()} == expected
     assert table.ranking(["mse"]).means == dict(zip(table.rows, (1.0, 2.0, 3.0, 4.0), strict=True))
 
 
@@ -370,3 +377,14 @@ def test_a_readme_without_its_markers_is_refused_and_left_alone(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"README\.md needs the line <!-- results:begin --> once"):
         tables.put_into(readme, "new")
     assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("--readme", "--readme: .*missing"), ("--output", "--output is no folder")]
+)
+def test_a_place_that_cannot_be_written_is_said_in_a_line(tmp_path: Path, option: str, message: str) -> None:
+    store(tmp_path / "store", lsf("msft", 0.4), lsf("full", 0.5))
+    (tmp_path / "file").write_text("")
+    place = tmp_path / {"--readme": "missing.md", "--output": "file"}[option]
+    with pytest.raises(Misuse, match=message):
+        tables.main(arguments_of(tables, "--results", str(tmp_path / "store"), option, str(place)))
