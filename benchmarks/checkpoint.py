@@ -36,8 +36,8 @@ from benchmarks.processes import quiet
 from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe, load_class
-from darts_msft.pyramid import MIN_CONTEXT_TOKENS, ScalePlan
-from darts_msft.weights import WEIGHTS_FILE, load_state, state_hash
+from darts_msft.scales.pyramid import MIN_CONTEXT_TOKENS, ScalePlan
+from darts_msft.storage.weights import WEIGHTS_FILE, load_state, state_hash
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint.json"
 VALIDATION_STRIDE = {"ETTh1": 8, "ETTm1": 32, "Weather": 32}  # of the data sets; a few hundred windows each

@@ -31,7 +31,7 @@ from benchmarks.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
 from darts_msft.methods import find_method
-from darts_msft.weights import load_state, state_hash
+from darts_msft.storage.weights import load_state, state_hash
 
 RESULTS = Path(__file__).parent / "results" / "defaults"
 STRIDES = {"ETTh1": 24, "ETTm1": 96}  # steps between training (and validation) windows: a day

@@ -13,7 +13,11 @@ from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.utils import generate_index
 from torch import Tensor
 
-from darts_msft.adapter_files import (
+from darts_msft.likelihoods import ScaleMixture
+from darts_msft.methods import find_method
+from darts_msft.module import MSFTModule
+from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.storage.adapter_files import (
     check_identity,
     check_tensors,
     read_description,
@@ -21,13 +25,9 @@ from darts_msft.adapter_files import (
     tensors_of,
     write_adapter,
 )
-from darts_msft.config import MethodConfig, MixingConfig
-from darts_msft.likelihoods import ScaleMixture
-from darts_msft.methods import find_method
-from darts_msft.module import MSFTModule
-from darts_msft.report import FitReport
-from darts_msft.selection import Candidate
-from darts_msft.weights import state_hash
+from darts_msft.storage.weights import state_hash
+from darts_msft.training.report import FitReport
+from darts_msft.training.selection import Candidate
 
 _OPTION_DEFAULTS = {**MethodConfig().to_dict(), **MixingConfig().to_dict(), "lr_new": None, "lr_omega": None}
 _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights

@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Family
-from darts_msft.mixing import sample_mixture, sample_path_average, sample_quantile_average, unpack
+from darts_msft.scales.mixing import sample_mixture, sample_path_average, sample_quantile_average, unpack
 
 SAMPLERS = {
     "mixture": sample_mixture,

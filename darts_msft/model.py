@@ -16,17 +16,7 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
 
-from darts_msft.auto_scales import fit_every_scale
-from darts_msft.backbones import describe, licence_of, load_class
-from darts_msft.config import MethodConfig, MixingConfig
-from darts_msft.finetuned import Finetuned
-from darts_msft.methods import find_method
-from darts_msft.module import MSFTModule
-from darts_msft.order import OrderedData
-from darts_msft.pyramid import ScalePlan, largest_num_scales
-from darts_msft.report import FitReport
-from darts_msft.selection import Candidate
-from darts_msft.settings import (
+from darts_msft.arguments import (
     AUTO,
     Checkpoint,
     as_python,
@@ -40,7 +30,17 @@ from darts_msft.settings import (
     choose_plan,
     resolve_likelihood,
 )
-from darts_msft.weights import licence_notice, load_state
+from darts_msft.backbones import describe, licence_of, load_class
+from darts_msft.finetuned import Finetuned
+from darts_msft.methods import find_method
+from darts_msft.module import MSFTModule
+from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.scales.pyramid import ScalePlan, largest_num_scales
+from darts_msft.storage.weights import licence_notice, load_state
+from darts_msft.training.num_scales import fit_every_scale
+from darts_msft.training.order import OrderedData
+from darts_msft.training.report import FitReport
+from darts_msft.training.selection import Candidate
 
 logger = get_logger("darts_msft")
 

@@ -19,17 +19,17 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from darts_msft.adapters import StepHead
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Family, Stats
-from darts_msft.config import LearningRates, MethodConfig, MixingConfig
 from darts_msft.encoder import encode
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
-from darts_msft.loss import combine, scale_losses
 from darts_msft.methods import find_method
-from darts_msft.mixing import ScaleWeights, mix_points, pack, upsample_all
-from darts_msft.pyramid import ScalePlan
-from darts_msft.validation import ValidatedModule
+from darts_msft.options import LearningRates, MethodConfig, MixingConfig
+from darts_msft.scales.adapters import StepHead
+from darts_msft.scales.mixing import ScaleWeights, mix_points, pack, upsample_all
+from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.training.loss import combine, scale_losses
+from darts_msft.training.validation import ValidatedModule
 
 logger = logging.getLogger("darts_msft")
 

@@ -24,7 +24,7 @@ from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
 from darts_msft.datasets import load_dataset
 from darts_msft.methods import METHODS
-from darts_msft.weights import load_state, state_hash
+from darts_msft.storage.weights import load_state, state_hash
 
 PARTS = {"ETTh1": (8640, 11520, 14400), "ETTm1": (34560, 46080, 57600), "sea_temperature": (13474, 15399, 19249)}
 parser = argparse.ArgumentParser(description=__doc__)

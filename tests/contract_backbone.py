@@ -26,7 +26,7 @@ from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Backbone, Stats
-from darts_msft.weights import load_state
+from darts_msft.storage.weights import load_state
 
 
 def official_mixture() -> MixtureOutput:

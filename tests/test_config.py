@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darts_msft.config import (
+from darts_msft.options import (
     AGGREGATORS,
     ATTENTIONS,
     MIXINGS,

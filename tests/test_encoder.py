@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec, adapted
-from darts_msft.config import MethodConfig
 from darts_msft.encoder import encode
 from darts_msft.methods.msft import MSFT
-from darts_msft.pyramid import ScalePlan
+from darts_msft.options import MethodConfig
+from darts_msft.scales.pyramid import ScalePlan
 
 WIDTH, LAYERS = 4, 3
 TARGETS = {"value": (WIDTH, WIDTH)}

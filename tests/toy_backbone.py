@@ -25,7 +25,7 @@ from torch.distributions import Normal
 
 from darts_msft.backbones import ARCHITECTURES, Architecture
 from darts_msft.backbones.base import Adapters, Backbone, Family, Spec, Stats, adapted
-from darts_msft.weights import load_strict
+from darts_msft.storage.weights import load_strict
 
 TOY = Architecture("toy_backbone:ToyBackbone", ("toy_width", "toy_layers", "toy_patch_sizes"))
 MINIMUM_SCALE = 1e-4

@@ -12,14 +12,14 @@ from benchmarks.datasets import Dataset
 from benchmarks.models.base import SIZES, Forecaster, quantile_likelihood, sha256_of
 from benchmarks.models.views import FromSamples, inner_of
 from darts_msft import MSFTFoundationModel
+from darts_msft.arguments import Checkpoint, check_tokens, choose_patch_size
 from darts_msft.backbones import describe as describe_backbone
 from darts_msft.backbones import load_class
-from darts_msft.config import MethodConfig
 from darts_msft.methods import find_method
 from darts_msft.model import ADAMW, GRADIENT_CLIP
-from darts_msft.pyramid import ScalePlan
-from darts_msft.settings import Checkpoint, check_tokens, choose_patch_size
-from darts_msft.weights import Source, load_state, state_hash
+from darts_msft.options import MethodConfig
+from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.storage.weights import Source, load_state, state_hash
 
 SAMPLES = 1000  # behind the quantiles; of MOIRAI's 100 the 2.5 % quantile, which the MSIS is of, would be noise
 COMMON = ("backbone", "revision", "patch_size")  # arguments of the model that every method has a use for

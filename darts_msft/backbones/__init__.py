@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darts_msft.backbones.base import Backbone
-from darts_msft.weights import Source, bundled, load_config, pinned
+from darts_msft.storage.weights import Source, bundled, load_config, pinned
 
 MOIRAI_LICENCE = "CC BY-NC 4.0 (non-commercial)"
 

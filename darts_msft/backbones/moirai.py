@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, adapted
-from darts_msft.weights import load_strict
+from darts_msft.storage.weights import load_strict
 
 try:
     from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Backbone, Spec
-from darts_msft.config import LearningRates, MethodConfig
 from darts_msft.methods.low_rank import ADAPTER, LowRank, peft
-from darts_msft.pyramid import ScalePlan
+from darts_msft.options import LearningRates, MethodConfig
+from darts_msft.scales.pyramid import ScalePlan
 
 WARM_UP, FINAL = 0.1, 0.3  # shares of the steps before ranks fall, and after they have fallen
 ALLOCATIONS = 100  # about so many times a fit, the least important directions are masked

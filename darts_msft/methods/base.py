@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec
-from darts_msft.config import LearningRates, MethodConfig
-from darts_msft.pyramid import ScalePlan
+from darts_msft.options import LearningRates, MethodConfig
+from darts_msft.scales.pyramid import ScalePlan
 
 
 class Method(nn.Module, ABC):

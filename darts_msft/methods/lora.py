@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from darts_msft.backbones.base import Backbone
-from darts_msft.config import LearningRates
 from darts_msft.methods.low_rank import ADAPTER, LowRank, peft
+from darts_msft.options import LearningRates
 
 
 class LoRAFinetuning(LowRank):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Backbone, Spec
-from darts_msft.config import MethodConfig
 from darts_msft.methods.base import Method
-from darts_msft.pyramid import ScalePlan
+from darts_msft.options import MethodConfig
+from darts_msft.scales.pyramid import ScalePlan
 
 try:
     import peft

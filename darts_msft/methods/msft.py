@@ -8,12 +8,12 @@ from typing import Any, ClassVar, cast
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from darts_msft.adapters import InputAdapter, LoRA
-from darts_msft.aggregator import CrossScaleAggregator
 from darts_msft.backbones.base import Adapters, Backbone, Spec
-from darts_msft.config import LearningRates, MethodConfig
 from darts_msft.methods.base import Method
-from darts_msft.pyramid import ScalePlan
+from darts_msft.options import LearningRates, MethodConfig
+from darts_msft.scales.adapters import InputAdapter, LoRA
+from darts_msft.scales.aggregator import CrossScaleAggregator
+from darts_msft.scales.pyramid import ScalePlan
 
 
 class MSFT(Method):

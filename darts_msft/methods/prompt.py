@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Spec
-from darts_msft.config import LearningRates, MethodConfig
 from darts_msft.methods.base import Method
-from darts_msft.pyramid import ScalePlan
+from darts_msft.options import LearningRates, MethodConfig
+from darts_msft.scales.pyramid import ScalePlan
 
 PROMPT_INIT_STD = 0.02
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from darts_msft.config import LearningRates
 from darts_msft.methods.base import Method
+from darts_msft.options import LearningRates
 
 
 class ZeroShot(Method):

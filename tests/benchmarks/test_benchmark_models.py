@@ -25,10 +25,10 @@ from benchmarks.models.classical import RATES
 from benchmarks.models.ours import arguments_of
 from benchmarks.models.papers import RECIPES
 from darts_msft import MSFTFoundationModel
-from darts_msft.config import LearningRates
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.linear_probe import LinearProbe
-from darts_msft.weights import state_hash
+from darts_msft.options import LearningRates
+from darts_msft.storage.weights import state_hash
 
 STARTS = range(490, 520, 9)
 OURS = ("msft", "full", "linear_probe", "prompt", "lora", "adalora", "zero_shot", "scratch")

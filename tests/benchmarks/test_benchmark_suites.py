@@ -18,7 +18,7 @@ from benchmarks.models import MODELS, load_forecaster
 from benchmarks.models.papers import DLINEAR_RATES
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS, find_method
-from darts_msft.pyramid import largest_num_scales
+from darts_msft.scales.pyramid import largest_num_scales
 
 
 @pytest.mark.parametrize("name", suites.SUITES)

@@ -12,9 +12,9 @@ from written_figures import read_json, table, text
 
 from benchmarks import checkpoint, defaults, efficiency, harness, results
 from benchmarks.provenance import ROOT
-from darts_msft.aggregator import CrossScaleAggregator
 from darts_msft.backbones import describe, load_class
-from darts_msft.pyramid import ScalePlan
+from darts_msft.scales.aggregator import CrossScaleAggregator
+from darts_msft.scales.pyramid import ScalePlan
 
 Entry = dict[str, Any]
 

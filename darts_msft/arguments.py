@@ -1,0 +1,268 @@
+"""From the arguments that users give to the lengths and parts of a model, with the errors for what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from inspect import signature
+from typing import Any, NamedTuple
+
+import numpy as np
+from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
+from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
+
+from darts_msft.backbones.base import Backbone
+from darts_msft.likelihoods import DartsFamily, ScaleMixture
+from darts_msft.methods import find_method, methods_with
+from darts_msft.options import MIXINGS, MethodConfig, MixingConfig, check_number, is_integer
+from darts_msft.scales.pyramid import ScalePlan, largest_num_scales
+
+AUTO = "auto"
+DEFAULT_MAX_SCALES = 3
+DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
+DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
+
+
+def as_python(value: Any) -> Any:
+    """A numpy scalar, or those in a list or tuple, as Python's own."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(as_python, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_names(model: type, names: Iterable[str]) -> None:
+    """Refuses arguments that neither `model`, nor its base classes, nor Darts' modules have."""
+    classes = (*model.__mro__[:-1], PLForecastingModule)
+    known = {name for cls in classes for name in signature(cls.__init__).parameters}
+    known -= {"self", "args", "kwargs"}
+    for name in sorted(set(names) - known):
+        near = get_close_matches(name, sorted(known), n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "leave it out; help() lists them all"
+        raise ValueError(f"{model.__name__} has no argument {name!r}; {hint}")
+
+
+def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
+    """K where the user gives none: at most 3, with 4 context tokens left at the coarsest scale if there are any."""
+    scales = min(DEFAULT_MAX_SCALES, largest_num_scales(context, horizon, patch_size))
+    while scales and ScalePlan(context, horizon, patch_size, scales).context_token_counts[-1] < DEFAULT_COARSE_TOKENS:
+        scales -= 1
+    return scales
+
+
+def choose_num_scales(asked: int | str | None, method: str, context: int, horizon: int, patch_size: int) -> int:
+    """K from `num_scales`; a method that works at the data's own rate alone takes None or 0."""
+    multi_scale = find_method(method).multi_scale
+    if not multi_scale and asked not in (None, 0):
+        raise ValueError(
+            f"num_scales={asked!r} is not allowed with method={method!r}, which works at the series' own rate alone; "
+            "give None or 0, or take method='msft'"
+        )
+    if asked is None or asked == AUTO:  # before a fit "auto" is as None
+        return default_num_scales(context, horizon, patch_size) if multi_scale else 0
+    if isinstance(asked, str):
+        raise ValueError(f"num_scales={asked!r} is not known; give an integer of at least 0, None or {AUTO!r}")
+    return int(check_number("num_scales", asked, 0, integer=True))
+
+
+def check_search(num_scales: int | str | None, weight_init: object, save_checkpoints: bool) -> None:
+    """Refuses what the fits of num_scales="auto", one for every K, can't share."""
+    if num_scales != AUTO:
+        return
+    if not isinstance(weight_init, str):
+        raise ValueError(
+            f"weight_init={weight_init!r} is not allowed with num_scales='auto', which fits with other numbers of "
+            "scales; give 'uniform' or 'first', or num_scales as a number"
+        )
+    if save_checkpoints:
+        raise ValueError(
+            "save_checkpoints=True is not allowed with num_scales='auto', whose fits would need a folder each; let "
+            "'auto' pick K first, then create the model with this num_scales and fit it with save_checkpoints=True"
+        )
+
+
+def check_options(
+    method: str,
+    method_config: MethodConfig,
+    mixing_config: MixingConfig,
+    rates: Mapping[str, float | None],
+    likelihood: object,
+    enable_finetuning: bool | dict[str, list[str]],
+) -> None:
+    """Refuses values, other than the defaults, of options that are without effect.
+
+    `rates` are those given, by group. The head that a likelihood brings trains with every method that trains; a
+    dictionary as `enable_finetuning` names what trains, at any of the rates.
+    """
+    found = find_method(method)
+    found.check(method_config)
+    given: dict[str, Any] = {}
+    if not isinstance(enable_finetuning, dict):
+        given = {f"lr_{group}": rate for group, rate in rates.items() if rate is not None}
+    given |= method_config.changes() | mixing_config.changes()
+    own = {*found.options, *(f"lr_{group}" for group in found.groups)}
+    if found.trains and not (likelihood is None or isinstance(likelihood, str)):
+        own.add("lr_head")
+    useless = [
+        f"{name}={list(value) if isinstance(value, tuple) else value!r} (of {', '.join(map(repr, methods_with(name)))})"
+        for name, value in given.items()
+        if name not in own
+    ]
+    if useless:
+        raise ValueError(
+            f"{'; '.join(useless)}: without effect with method={method!r}; leave it out, or take a method that uses it"
+        )
+    unused = mixing_config.changes().keys() & {"weight_learning", "weight_init"}
+    if mixing_config.only_first and unused:
+        values = ", ".join(f"{name}={getattr(mixing_config, name)!r}" for name in sorted(unused))
+        others = ", ".join(repr(one) for one in MIXINGS if one != mixing_config.mixing)
+        raise ValueError(
+            f"{values}: without effect with mixing='first', where scale 0 alone forecasts; leave it out, or take one "
+            f"of the mixings {others}"
+        )
+
+
+def check_training(
+    method: str, enable_finetuning: bool | dict[str, list[str]], likelihood: TorchLikelihood | None
+) -> None:
+    """Refuses what contradicts a method that trains nothing, or one whose weights are random before training."""
+    found = find_method(method)
+    if not found.trains and enable_finetuning:
+        raise ValueError(
+            f"enable_finetuning={enable_finetuning!r} is not allowed with method={method!r}, which trains nothing; "
+            "leave it out, or take another method"
+        )
+    if not found.trains and isinstance(likelihood, ScaleMixture) and likelihood.base is not None:
+        raise ValueError(
+            f"likelihood={likelihood.base!r} needs a new head, which method={method!r} doesn't train; take "
+            "likelihood='native', QuantileRegression or None, or another method"
+        )
+    if not found.pretrained and enable_finetuning is False:
+        raise ValueError(
+            f"enable_finetuning=False is not allowed with method={method!r}, whose weights are random before training; "
+            "leave it out, or take method='zero_shot'"
+        )
+
+
+def check_patterns(enable_finetuning: Mapping[str, list[str]], names: list[str]) -> None:
+    """Refuses patterns of `enable_finetuning` that match none of the model's parameters, which are `names`."""
+    useless = [
+        one
+        for patterns in enable_finetuning.values()
+        for one in patterns
+        if not any(fnmatch(name, one) for name in names)
+    ]
+    if useless:
+        near = [one for pattern in useless for one in get_close_matches(pattern, names, n=2, cutoff=0.4)]
+        raise ValueError(
+            f"enable_finetuning={enable_finetuning!r}: no parameter matches {', '.join(map(repr, useless))}; give "
+            f"patterns (as of fnmatch) of parameter names, such as {', '.join(map(repr, near or names[:3]))}, or True "
+            "for what the method trains"
+        )
+
+
+class Checkpoint(NamedTuple):
+    """A pretrained model before its weights are read: the user's name for it, its class and its config.json."""
+
+    name: str
+    cls: type[Backbone]
+    config: Mapping[str, Any]
+
+
+def choose_plan(
+    checkpoint: Checkpoint,
+    method: str,
+    method_config: MethodConfig,
+    context: int,
+    horizon: int,
+    patch_size: int | str,
+    num_scales: int | str | None,
+) -> ScalePlan:
+    """The scales for these lengths, in steps; refuses sequences that are longer than the checkpoint was made for."""
+    patch = choose_patch_size(patch_size, checkpoint.cls.patch_sizes(checkpoint.config), context)
+    added = find_method(method).added_tokens(method_config)
+    check_tokens(checkpoint, ScalePlan(context, horizon, patch, 0), added)
+    plan = ScalePlan(context, horizon, patch, choose_num_scales(num_scales, method, context, horizon, patch))
+    if method_config.joined:
+        check_joined_tokens(checkpoint, plan, method_config.attention)
+    return plan
+
+
+def check_lengths(input_chunk_length: object, output_chunk_length: int, shift: int) -> tuple[int, int]:
+    """Longest context and whole horizon, the gap before it included, in steps."""
+    context = longest_context(input_chunk_length)
+    length = check_number("output_chunk_length", output_chunk_length, 1, integer=True)
+    return context, int(length + check_number("output_chunk_shift", shift, 0, integer=True))
+
+
+def longest_context(input_chunk_length: object) -> int:
+    """C from `input_chunk_length`: a number of steps, or (shortest, longest)."""
+    pair = input_chunk_length if isinstance(input_chunk_length, tuple | list) else (input_chunk_length,) * 2
+    whole = len(pair) == 2 and all(map(is_integer, pair))
+    if not whole or not 1 <= pair[0] <= pair[1]:
+        raise ValueError(
+            f"input_chunk_length={input_chunk_length!r} is not allowed; give an integer of at least 1, or a pair "
+            "(shortest, longest) of them"
+        )
+    return int(pair[1])
+
+
+def choose_patch_size(asked: int | str, available: tuple[int, ...], context: int) -> int:
+    """P from `patch_size`: one of `available`, or by "auto" the largest with enough patches in the context."""
+    if asked == AUTO:
+        fitting = [size for size in available if context >= size * DEFAULT_CONTEXT_PATCHES]
+        return max(fitting, default=min(available))
+    if not is_integer(asked) or asked not in available:
+        raise ValueError(
+            f"patch_size={asked!r} is not one that the backbone's weights know; choose 'auto' or one of "
+            f"{', '.join(map(str, available))}"
+        )
+    return int(asked)
+
+
+def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> None:
+    """Refuses a sequence that is longer than the checkpoint was made for; `added` tokens are the method's own."""
+    name, cls, config = checkpoint
+    limit, count = cls.max_tokens(config), plan.token_counts[0] + added
+    if limit is not None and count > limit:
+        own = f" and {added} of the method's own" if added else ""
+        raise ValueError(
+            f"input_chunk_length={plan.context} and a horizon of {plan.horizon} steps are {plan.token_counts[0]} "
+            f"tokens of {plan.patch_size} steps{own}, more than the {limit} of backbone={name!r}; shorten "
+            f"the context or take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))})"
+        )
+
+
+def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan, attention: str) -> None:
+    """Refuses an `attention` over all scales where their sequence is longer than the checkpoint was made for."""
+    name, cls, config = checkpoint
+    limit, count = cls.max_tokens(config), sum(plan.token_counts)
+    if limit is not None and count > limit:
+        raise ValueError(
+            f"attention={attention!r} joins {plan.num_scales + 1} scales to a sequence of {count} tokens of "
+            f"{plan.patch_size} steps, more than the {limit} of backbone={name!r}; lower num_scales, shorten the "
+            f"context, take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))}), or "
+            "attention='in_scale'"
+        )
+
+
+def resolve_likelihood(
+    likelihood: str | TorchLikelihood | None, architecture: str, config: dict[str, Any], scales: int, mixing: str
+) -> TorchLikelihood | None:
+    """The Darts likelihood that `likelihood` asks for; `scales` is S. Raises ValueError where there is none."""
+    if likelihood == "native":
+        return ScaleMixture(architecture, config, scales, mixing)
+    if likelihood is None or isinstance(likelihood, QuantileRegression):
+        if mixing == "samples":
+            raise ValueError(
+                f"mixing='samples' averages sample paths, which likelihood={likelihood!r} has none of; take "
+                "mixing='mixture', 'quantile' or 'first', or likelihood='native'"
+            )
+        return likelihood
+    if not isinstance(likelihood, TorchLikelihood):
+        raise ValueError(
+            f"likelihood={likelihood!r} is not known; give 'native', a Darts likelihood such as "
+            "QuantileRegression(), or None for point forecasts"
+        )
+    DartsFamily(likelihood)  # refuses a likelihood that can't describe standardised values
+    return ScaleMixture(architecture, config, scales, mixing, base=likelihood)

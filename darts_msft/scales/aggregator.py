@@ -1,0 +1,99 @@
+"""The cross-scale aggregator: tokens of neighbouring scales that cover the same time exchange information.
+
+Source: arXiv 2506.14087, decoupled dependency modelling. It acts along time and never mixes variates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from darts_msft.scales.pyramid import ScalePlan
+
+
+class CrossScaleAggregator(nn.Module):
+    """One layer's aggregator, with the branches that `branches` names ("both", "c2f", "f2c").
+
+        coarse to fine, i = K..1:   h[i-1] <- h[i-1] + Repeat(Linear_c2f[i](h[i]))
+        fine to coarse, i = 0..K-1: h[i+1] <- h[i+1] + Linear_f2c[i](AvgPool(h[i]))
+
+    Both branches start from the same tokens; with two branches the result is their mean. The linear map and
+    the average commute, and mapping the pooled tokens costs half. All maps start at zero.
+    """
+
+    def __init__(self, plan: ScalePlan, width: int, branches: str) -> None:
+        super().__init__()
+        self.plan = plan
+        self.share = 0.5 if branches == "both" else 1.0
+        self.c2f = _zero_linears(plan.num_scales, width) if branches in ("both", "c2f") else None
+        self.f2c = _zero_linears(plan.num_scales, width) if branches in ("both", "f2c") else None
+        for scale in range(plan.num_scales):
+            self.register_buffer(f"covers_{scale}", plan.cover(scale), persistent=False)
+
+    def forward(
+        self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
+    ) -> list[Float[Tensor, "B V _ D"]]:
+        """`tokens[i]` is (B, V, N_i, D); `masks[i]` (B, V, N_i) marks valid tokens, None means all."""
+        fused = list(tokens)
+        if self.c2f is not None:
+            for scale, update in self._coarse_to_fine(self.c2f, tokens, masks).items():
+                fused[scale] = torch.add(fused[scale], update, alpha=self.share)
+        if self.f2c is not None:
+            for scale, update in self._fine_to_coarse(self.f2c, tokens, masks).items():
+                fused[scale] = torch.add(fused[scale], update, alpha=self.share)
+        return fused
+
+    def _coarse_to_fine(
+        self, linears: nn.ModuleList, tokens: Sequence[Tensor], masks: Sequence[Tensor | None]
+    ) -> dict[int, Tensor]:
+        """What the branch adds to each scale's tokens."""
+        updates: dict[int, Tensor] = {}
+        for scale in range(self.plan.num_scales, 0, -1):
+            source = tokens[scale] + updates[scale] if scale in updates else tokens[scale]
+            message = _masked(linears[scale - 1](source), masks[scale])
+            updates[scale - 1] = repeat_tokens(message, self.get_buffer(f"covers_{scale - 1}"))
+        return updates
+
+    def _fine_to_coarse(
+        self, linears: nn.ModuleList, tokens: Sequence[Tensor], masks: Sequence[Tensor | None]
+    ) -> dict[int, Tensor]:
+        updates: dict[int, Tensor] = {}
+        for scale in range(self.plan.num_scales):
+            source = tokens[scale] + updates[scale] if scale in updates else tokens[scale]
+            pooled, present = pool_tokens(source, masks[scale], self.get_buffer(f"covers_{scale}"))
+            updates[scale + 1] = _masked(linears[scale](pooled), present)
+        return updates
+
+
+def repeat_tokens(coarse: Float[Tensor, "B V Nc D"], covers: Float[Tensor, "Nc Nf"]) -> Float[Tensor, "B V Nf D"]:
+    """Each coarse token, repeated over the fine tokens that it covers (`ScalePlan.cover`)."""
+    return covers.T.to(coarse.dtype) @ coarse
+
+
+def pool_tokens(
+    fine: Float[Tensor, "B V Nf D"], mask: Bool[Tensor, "B V Nf"] | None, covers: Float[Tensor, "Nc Nf"]
+) -> tuple[Float[Tensor, "B V Nc D"], Bool[Tensor, "B V Nc"] | None]:
+    """Averages of the fine tokens that each coarse one covers, and where there is one.
+
+    Only tokens that `mask` marks True count (None: all). The second result is None where `mask` is.
+    """
+    covers = covers.to(fine.dtype)
+    if mask is None:
+        return (covers / covers.sum(dim=-1, keepdim=True)) @ fine, None
+    count = covers @ mask.unsqueeze(-1).to(fine.dtype)
+    pooled = covers @ _masked(fine, mask) / count.clamp(min=1)
+    return pooled, count.squeeze(-1) > 0
+
+
+def _zero_linears(count: int, width: int) -> nn.ModuleList:
+    linears = nn.ModuleList(nn.Linear(width, width) for _ in range(count))
+    for parameter in linears.parameters():
+        nn.init.zeros_(parameter)
+    return linears
+
+
+def _masked(message: Tensor, mask: Tensor | None) -> Tensor:
+    return message if mask is None else message * mask.unsqueeze(-1).to(message.dtype)

@@ -1,0 +1,182 @@
+"""The scale pyramid: lengths, padding, pooling, upsampling and token alignment of every scale.
+
+Source: arXiv 2506.14087, section on multi-scale generation. Scale i holds averages of 2**i steps, formed from the
+forecast origin outwards (context backwards, horizon forwards), over observed values only. All lengths and
+indices of the package are computed here. Axes as in `backbones/base.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from darts_msft.options import check_choice, check_number
+
+FACTOR = 2  # s in the paper
+MIN_CONTEXT_TOKENS = 2
+
+
+def largest_num_scales(context: int, horizon: int, patch_size: int) -> int:
+    """The largest K: the coarsest scale keeps two context tokens, and one of its steps fits in the horizon."""
+    scales = 0
+    while _fits(context, horizon, patch_size, scales + 1):
+        scales += 1
+    return scales
+
+
+def _fits(context: int, horizon: int, patch_size: int, scales: int) -> bool:
+    step = FACTOR**scales
+    return math.ceil(math.ceil(context / step) / patch_size) >= MIN_CONTEXT_TOKENS and horizon >= step
+
+
+@dataclass(frozen=True)
+class ScalePlan:
+    """Lengths of all scales, in steps of their own rate, for one context, horizon, patch size and K.
+
+    Attributes
+    ----------
+    context, horizon, patch_size
+        C, H and P, in steps.
+    num_scales
+        K: new scales beside scale 0.
+    horizon_tokens
+        Whether the backbone gives the horizon tokens of its own.
+    """
+
+    context: int
+    horizon: int
+    patch_size: int
+    num_scales: int
+    horizon_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("context", "horizon", "patch_size"):
+            check_number(name, getattr(self, name), 1, integer=True)
+        check_number("num_scales", self.num_scales, 0, integer=True)
+        if not _fits(self.context, self.horizon, self.patch_size, 0):
+            raise ValueError(
+                f"input_chunk_length={self.context} is too short for patch_size={self.patch_size}: a context needs "
+                f"{MIN_CONTEXT_TOKENS} patches; use at least {self.patch_size + 1} steps, or a smaller patch_size if "
+                "the backbone has one"
+            )
+        largest = largest_num_scales(self.context, self.horizon, self.patch_size)
+        if self.num_scales > largest:
+            raise ValueError(
+                f"num_scales={self.num_scales} is too large for a context of {self.context} and a horizon of "
+                f"{self.horizon} steps in patches of {self.patch_size}; allowed are 0 to {largest}: lower it, or take "
+                "a longer context, a longer horizon or a smaller patch_size"
+            )
+
+    @property
+    def scales(self) -> range:
+        """Indices 0..K."""
+        return range(self.num_scales + 1)
+
+    @cached_property
+    def contexts(self) -> tuple[int, ...]:
+        """C_i, in steps of scale i."""
+        return tuple(math.ceil(self.context / FACTOR**i) for i in self.scales)
+
+    @cached_property
+    def horizons(self) -> tuple[int, ...]:
+        """H_i, in steps of scale i."""
+        return tuple(math.ceil(self.horizon / FACTOR**i) for i in self.scales)
+
+    @cached_property
+    def context_token_counts(self) -> tuple[int, ...]:
+        return tuple(math.ceil(steps / self.patch_size) for steps in self.contexts)
+
+    @cached_property
+    def horizon_token_counts(self) -> tuple[int, ...]:
+        if not self.horizon_tokens:
+            return (0,) * (self.num_scales + 1)
+        return tuple(math.ceil(steps / self.patch_size) for steps in self.horizons)
+
+    @cached_property
+    def token_counts(self) -> tuple[int, ...]:
+        """N_i: context tokens, then horizon tokens."""
+        return tuple(map(sum, zip(self.context_token_counts, self.horizon_token_counts, strict=True)))
+
+    def only_finest(self) -> ScalePlan:
+        """The same plan with scale 0 alone."""
+        return ScalePlan(self.context, self.horizon, self.patch_size, 0, self.horizon_tokens)
+
+    def pool_context(self, values: Float[Tensor, "*batch C"]) -> list[Float[Tensor, "*batch Ci"]]:
+        """Averages of 2**i steps, backwards from the last step, for each scale; NaN marks missing values."""
+        return [pool_steps(values, FACTOR**i, anchor="end") for i in self.scales]
+
+    def pool_horizon(self, values: Float[Tensor, "*batch H"]) -> list[Float[Tensor, "*batch Hi"]]:
+        """Averages of 2**i steps, forwards from the first step, for each scale; NaN marks missing values."""
+        return [pool_steps(values, FACTOR**i, anchor="start") for i in self.scales]
+
+    def pad_context(self, values: Float[Tensor, "*batch Ci"] | Bool[Tensor, "*batch Ci"], scale: int) -> Tensor:
+        """Fills the context with zeros (the location; False) on the left, to whole patches."""
+        missing = self.context_token_counts[scale] * self.patch_size - self.contexts[scale]
+        return F.pad(values, (missing, 0)) if missing else values
+
+    def token_mask(self, observed: Bool[Tensor, "*batch L"], scale: int) -> Bool[Tensor, "*batch N"]:
+        """Tokens with at least one observed step, from a padded context; horizon tokens always count."""
+        context = rearrange(observed, "... (n p) -> ... n p", p=self.patch_size).any(dim=-1)
+        return F.pad(context, (0, self.horizon_token_counts[scale]), value=True)
+
+    def upsample(self, values: Float[Tensor, "*batch Hi R"], scale: int, how: str) -> Float[Tensor, "*batch H R"]:
+        """Brings scale i's horizon to the original rate: "repeat", or "linear" between the centres of its steps."""
+        check_choice("upsampling", how, ("repeat", "linear"))
+        if scale == 0:
+            return values
+        if how == "repeat":
+            return values.repeat_interleave(FACTOR**scale, dim=-2)[..., : self.horizon, :]
+        left, right, share = self._linear_grid(scale)
+        way = torch.tensor(share, device=values.device, dtype=values.dtype).unsqueeze(-1)
+        return torch.lerp(values[..., left, :], values[..., right, :], way)
+
+    def _linear_grid(self, scale: int) -> tuple[list[int], list[int], list[float]]:
+        """For each original step: the coarse steps before and after it, and how far it is on the way."""
+        step, last = FACTOR**scale, self.horizons[scale] - 1
+        centres = [(min((group + 1) * step, self.horizon) - 1 + group * step) / 2 for group in range(last + 1)]
+        left, right, share = [], [], []
+        for time in range(self.horizon):
+            after = next((group for group, centre in enumerate(centres) if centre >= time), last)
+            before = after if centres[after] <= time else max(after - 1, 0)
+            gap = centres[after] - centres[before]
+            left.append(before)
+            right.append(after)
+            share.append((time - centres[before]) / gap if gap else 0.0)
+        return left, right, share
+
+    def cover(self, scale: int) -> Float[Tensor, "Nc Nf"]:
+        """1 where a token of `scale + 1` covers the time of a token of `scale`, else 0.
+
+        Context tokens are counted from the origin backwards, horizon tokens forwards; each covers two.
+        """
+        fine_context, fine_horizon = self._split(scale)
+        coarse_context, coarse_horizon = self._split(scale + 1)
+        parts = []
+        for coarse, fine, from_right in ((coarse_context, fine_context, True), (coarse_horizon, fine_horizon, False)):
+            pairs = torch.eye(coarse).repeat_interleave(FACTOR, dim=-1)
+            surplus = coarse * FACTOR - fine  # a coarse token at the far end may cover one fine token only
+            parts.append(pairs[:, surplus:] if from_right else pairs[:, :fine])
+        return torch.block_diag(*parts)
+
+    def _split(self, scale: int) -> list[int]:
+        return [self.context_token_counts[scale], self.horizon_token_counts[scale]]
+
+
+def pool_steps(values: Float[Tensor, "*batch T"], step: int, anchor: str) -> Float[Tensor, "*batch T2"]:
+    """Averages of `step` values over observed ones (not NaN), in groups counted from the `anchor` ("start", "end").
+
+    The far end's remainder forms a smaller group; a group with nothing observed is NaN.
+    """
+    if step == 1:
+        return values
+    missing = -values.shape[-1] % step
+    padding = (missing, 0) if anchor == "end" else (0, missing)
+    groups = rearrange(F.pad(values, padding, value=torch.nan), "... (n s) -> ... n s", s=step)
+    return torch.nanmean(groups, dim=-1)

@@ -1,0 +1,204 @@
+"""The modules that MSFT adds: what they do at the start, their formulas, and what their gradients reach."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darts_msft.scales import adapters
+from darts_msft.scales.adapters import InputAdapter, LoRA, StepHead
+
+
+def randomise(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
+def dot(row: Tensor, x: Tensor) -> float:
+    return sum(left * right for left, right in zip(row.tolist(), x.tolist(), strict=True))
+
+
+# --- input adapter ----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_input_adapter_changes_no_bit() -> None:
+    x = torch.randn(2, 3, 5, 8) * 100
+    assert torch.equal(InputAdapter(8)(x), x)
+
+
+def test_input_adapter_is_a_linear_with_bias() -> None:
+    adapter, x = InputAdapter(3), torch.randn(2, 3)
+    randomise(adapter)
+    rows = list(zip(adapter.weight, adapter.bias.tolist(), strict=True))
+    expected = [[dot(row, token) + bias for row, bias in rows] for token in x]
+    torch.testing.assert_close(adapter(x), torch.tensor(expected))
+
+
+def test_input_adapter_learns_weight_and_bias_from_the_first_step() -> None:
+    adapter = InputAdapter(4)
+    adapter(torch.randn(5, 4)).square().sum().backward()
+    assert {name for name, parameter in adapter.named_parameters() if parameter.grad is not None} == {"weight", "bias"}
+    assert all(parameter.grad.abs().min() > 0 for parameter in adapter.parameters())
+
+
+# --- LoRA -------------------------------------------------------------------------------------------------------------
+
+
+def frozen_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    linear = nn.Linear(in_features, out_features, bias=bias)
+    return linear.requires_grad_(False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [7, 130])
+def test_a_new_lora_changes_no_bit(tokens: int, bias: bool) -> None:
+    lora, linear, x = LoRA(300, 200, rank=16, alpha=16.0), frozen_linear(300, 200, bias), torch.randn(tokens, 300)
+    assert torch.equal(lora(linear, x), linear(x))
+    with torch.no_grad():
+        assert torch.equal(lora(linear, x), linear(x))
+
+
+def test_a_new_lora_draws_a_with_std_001() -> None:
+    torch.manual_seed(0)
+    lora = LoRA(300, 200, rank=16, alpha=16.0)
+    assert (lora.a.shape, lora.b.shape) == ((16, 300), (200, 16))
+    assert abs(lora.a.mean().item()) < 5e-4
+    assert lora.a.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("tokens", [1, 4])
+@pytest.mark.parametrize(("rank", "alpha"), [(2, 3.0), (4, 4.0), (1, 0.5)])
+def test_lora_adds_alpha_over_rank_times_b_a_x(rank: int, alpha: float, tokens: int, training: bool) -> None:
+    lora, linear = LoRA(15, 9, rank, alpha).double(), frozen_linear(15, 9).double()
+    x = torch.randn(2, tokens, 15).double()
+    randomise(lora)
+    with torch.set_grad_enabled(training):
+        result = lora(linear, x)
+    assert result.shape == (2, tokens, 9)
+    for token, found in zip(x.reshape(-1, 15), result.reshape(-1, 9), strict=True):
+        inner = torch.tensor([dot(row, token) for row in lora.a], dtype=torch.float64)
+        update = torch.tensor([alpha / rank * dot(row, inner) for row in lora.b], dtype=torch.float64)
+        torch.testing.assert_close(found, linear(token) + update, rtol=1e-12, atol=1e-12)
+
+
+def test_forecasts_fold_the_update_into_the_weight_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 inputs and 9 outputs: from 135 / 24 tokens on. With gradients always."""
+    folded: list[tuple[int, ...]] = []
+    fold = adapters._LowRankUpdate.apply
+    monkeypatch.setattr(
+        adapters._LowRankUpdate, "apply", lambda x, *rest: folded.append(tuple(x.shape)) or fold(x, *rest)
+    )
+    lora, linear = LoRA(15, 9, rank=2, alpha=1.0), frozen_linear(15, 9)
+    for shape in [(5, 15), (2, 2, 15), (6, 15), (2, 3, 15)]:
+        with torch.no_grad():
+            lora(linear, torch.randn(shape))
+    assert folded == [(6, 15), (2, 3, 15)]
+    lora(linear, torch.randn(1, 15))
+    assert folded[2:] == [(1, 15)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_lora_gradients_are_those_of_the_plain_formula(bias: bool) -> None:
+    lora, linear = LoRA(5, 3, rank=2, alpha=3.0).double(), frozen_linear(5, 3, bias).double()
+    randomise(lora)
+    if bias:
+        linear.bias.requires_grad_()
+    x, weight = torch.randn(2, 4, 5).double().requires_grad_(), torch.randn(2, 4, 3).double()
+    inputs = [x, lora.a, lora.b, *([linear.bias] if bias else [])]
+    found = torch.autograd.grad((lora(linear, x) * weight).sum(), inputs)
+    plain = linear(x) + 1.5 * torch.einsum("or,ri,bni->bno", lora.b, lora.a, x)
+    for ours, expected in zip(found, torch.autograd.grad((plain * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def plain(lora: LoRA, linear: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x) + nn.functional.linear(nn.functional.linear(x, lora.a), lora.b * lora.scaling)
+
+
+def test_lora_under_autocast_is_the_plain_formula() -> None:
+    lora, linear, x = LoRA(16, 8, rank=4, alpha=4.0), frozen_linear(16, 8), torch.randn(6, 16, requires_grad=True)
+    randomise(lora)
+    inputs = [x, lora.a, lora.b]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = [lora(linear, x), plain(lora, linear, x)]
+    assert torch.equal(*results)
+    for found, expected in zip(*(torch.autograd.grad(one.sum(), inputs) for one in results), strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_small_updates_survive_half_precision(autocast: bool, training: bool) -> None:
+    """An update far below the weight's rounding step still reaches the forecast, once the weight's part is small."""
+    linear, lora = frozen_linear(4, 1, bias=False), LoRA(4, 1, rank=1, alpha=1.0)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0]]))
+        lora.a.copy_(torch.ones(1, 4))
+        lora.b.fill_(2**-12)
+    x = torch.ones(1, 4)
+    if not autocast:
+        linear, lora, x = linear.bfloat16(), lora.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
+        assert lora(linear, x).item() == 4 * 2**-12
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("highest", False), ("high", True), ("medium", True)])
+def test_tf32_products_round_small_updates_too(precision: str, rounds: bool) -> None:
+    """Ten bits of a GPU's products in single precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert adapters._sum_rounds(torch.device("cuda"), torch.float32) is rounds
+        assert not adapters._sum_rounds(torch.device("cuda"), torch.float64)
+        assert not adapters._sum_rounds(torch.device("cpu"), torch.float32)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_lora_beside_a_frozen_linear_learns_alone() -> None:
+    """At the first step only B has a gradient (B is zero); after it A has one too; the frozen linear never."""
+    linear, lora = frozen_linear(6, 4), LoRA(6, 4, rank=2, alpha=2.0)
+    x = torch.randn(9, 6)
+    optimizer = torch.optim.SGD([*linear.parameters(), *lora.parameters()], lr=0.1)
+    before = linear.weight.clone()
+    for step in range(2):
+        optimizer.zero_grad()
+        lora(linear, x).square().sum().backward()
+        assert lora.a.grad is not None
+        assert lora.b.grad is not None
+        assert bool(lora.a.grad.abs().max() > 0) == (step > 0)
+        assert lora.b.grad.abs().min() > 0
+        optimizer.step()
+    assert linear.weight.grad is None
+    assert torch.equal(linear.weight, before)
+
+
+# --- head of a new likelihood -----------------------------------------------------------------------------------------
+
+
+def test_step_head_lays_out_patches_then_steps_then_parameters() -> None:
+    """Parameter r of step p of patch n comes from row p * R + r, and reads patch n alone."""
+    width, patch_size, num_parameters = 5, 3, 2
+    head, patches = StepHead(width, patch_size, num_parameters), torch.randn(2, 2, 4, width)
+    randomise(head)
+    result = head(patches)
+    assert result.shape == (2, 2, 4 * patch_size, num_parameters)
+    for patch in range(4):
+        for step in range(patch_size):
+            for parameter in range(num_parameters):
+                row = step * num_parameters + parameter
+                expected = dot(head.weight[row], patches[1, 0, patch]) + head.bias[row].item()
+                found = result[1, 0, patch * patch_size + step, parameter].item()
+                assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_new_step_head_starts_near_zero_and_learns() -> None:
+    torch.manual_seed(0)
+    head = StepHead(width=64, patch_size=16, num_parameters=3)
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert torch.equal(head.bias, torch.zeros(48))
+    head(torch.randn(2, 1, 2, 64)).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())

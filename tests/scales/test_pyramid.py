@@ -1,0 +1,269 @@
+"""The scale pyramid against loops over time."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from oracles import covered, covering, pool_loop, token_stretches
+from torch import Tensor
+
+from darts_msft.scales.aggregator import pool_tokens, repeat_tokens
+from darts_msft.scales.pyramid import ScalePlan, largest_num_scales
+
+SHAPES = [  # context, horizon, patch size, K
+    (64, 32, 8, 2),  # everything divides
+    (64, 16, 4, 3),
+    (61, 29, 8, 2),  # remainders on both sides
+    (37, 5, 4, 2),  # the horizon is shorter than a coarse patch
+    (101, 13, 3, 3),
+    (9, 1, 8, 0),
+    (17, 2, 1, 1),
+    (50, 7, 7, 2),
+]
+
+
+def make_plan(shape: tuple[int, int, int, int], horizon_tokens: bool = True) -> ScalePlan:
+    return ScalePlan(*shape, horizon_tokens=horizon_tokens)
+
+
+def series(*shape: int, missing: float = 0.0, seed: int = 0) -> Tensor:
+    """Random values; a share of them NaN, and a whole run of them too."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=generator)
+    if missing:
+        values[torch.rand(shape, generator=generator) < missing] = torch.nan
+        values[0, ..., : shape[-1] // 3] = torch.nan
+    return values
+
+
+# --- lengths ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("horizon_tokens", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lengths_and_token_counts_are_those_of_the_covered_time(shape: tuple[int, ...], horizon_tokens: bool) -> None:
+    context, horizon, patch_size, num_scales = shape
+    plan = make_plan(shape, horizon_tokens)
+    assert list(plan.scales) == list(range(num_scales + 1))
+    for scale in plan.scales:
+        stretches = token_stretches(context, horizon, patch_size, scale, horizon_tokens)
+        assert plan.contexts[scale] == len(pool_loop([0.0] * context, 2**scale, backwards=True))
+        assert plan.horizons[scale] == len(pool_loop([0.0] * horizon, 2**scale, backwards=False))
+        assert plan.context_token_counts[scale] == sum(stop <= 0 for _, stop in stretches)
+        assert plan.horizon_token_counts[scale] == sum(start >= 0 for start, _ in stretches)
+        assert plan.token_counts[scale] == len(stretches)
+    for lengths in (plan.contexts, plan.horizons, plan.token_counts):
+        assert len(lengths) == num_scales + 1
+
+
+def test_largest_num_scales_is_the_last_one_that_a_count_allows() -> None:
+    """Each scale keeps two context tokens, and one of its whole steps in the horizon."""
+    for context in (3, 8, 9, 16, 17, 31, 33, 64, 65, 100, 129):
+        for horizon in (1, 2, 3, 4, 7, 8, 15, 33):
+            for patch_size in (1, 2, 5, 8):
+                allowed = [
+                    scale
+                    for scale in range(12)
+                    if sum(stop <= 0 for _, stop in token_stretches(context, 1, patch_size, scale)) >= 2
+                    and horizon // 2**scale >= 1
+                ]
+                assert largest_num_scales(context, horizon, patch_size) == max(allowed, default=0)
+
+
+def test_the_largest_k_is_accepted_and_one_more_is_refused_by_name() -> None:
+    for context, horizon, patch_size in [(64, 32, 8), (129, 100, 16), (512, 3, 8), (300, 96, 32), (9, 50, 8)]:
+        largest = largest_num_scales(context, horizon, patch_size)
+        assert ScalePlan(context, horizon, patch_size, largest).num_scales == largest
+        with pytest.raises(
+            ValueError, match=rf"num_scales={largest + 1} .*\b{context}\b.*\b{horizon}\b.* 0 to {largest}\b"
+        ):
+            ScalePlan(context, horizon, patch_size, largest + 1)
+
+
+@pytest.mark.parametrize(("context", "patch_size"), [(1, 1), (8, 8), (30, 32)])
+def test_a_context_of_one_patch_is_refused_and_the_shortest_named_one_accepted(context: int, patch_size: int) -> None:
+    with pytest.raises(ValueError, match=rf"input_chunk_length={context} .*patch_size={patch_size}\b") as error:
+        ScalePlan(context, 4, patch_size, 0)
+    remedy = re.search(r"at least (\d+) steps", str(error.value))
+    assert remedy is not None
+    shortest = int(remedy.group(1))
+    assert ScalePlan(shortest, 4, patch_size, 0).context_token_counts == (2,)
+    with pytest.raises(ValueError, match="too short"):
+        ScalePlan(shortest - 1, 4, patch_size, 0)
+
+
+@pytest.mark.parametrize("name", ["context", "horizon", "patch_size", "num_scales"])
+def test_negative_lengths_are_refused_by_name(name: str) -> None:
+    lengths = {"context": 32, "horizon": 8, "patch_size": 4, "num_scales": 1} | {name: -1}
+    with pytest.raises(ValueError, match=rf"{name}=-1 .*integer of at least {0 if name == 'num_scales' else 1}"):
+        ScalePlan(**lengths)
+
+
+def test_only_finest_keeps_everything_but_the_coarse_scales() -> None:
+    finest = make_plan((61, 29, 8, 2), horizon_tokens=False).only_finest()
+    assert finest == ScalePlan(61, 29, 8, 0, horizon_tokens=False)
+
+
+# --- pooling ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pooling_is_the_loop_from_the_origin_outwards(shape: tuple[int, ...], missing: float) -> None:
+    context, horizon, _, _ = shape
+    plan = make_plan(shape)
+    for values, pooled, backwards in (
+        (past := series(3, 2, context, missing=missing), plan.pool_context(past), True),
+        (future := series(3, 2, horizon, missing=missing, seed=1), plan.pool_horizon(future), False),
+    ):
+        assert len(pooled) == plan.num_scales + 1
+        for scale, result in enumerate(pooled):
+            expected = [[pool_loop(row, 2**scale, backwards) for row in variates] for variates in values.tolist()]
+            torch.testing.assert_close(result, torch.tensor(expected), equal_nan=True)
+
+
+def test_pooling_by_hand() -> None:
+    """The remainder lies at the far end, averages are over observed values, and nothing observed is missing."""
+    nan = math.nan
+    plan = ScalePlan(context=7, horizon=7, patch_size=1, num_scales=2)
+    values = torch.tensor([1.0, nan, nan, 4.0, 6.0, nan, 9.0])
+    for result, expected in zip(
+        [*plan.pool_context(values), *plan.pool_horizon(values)],
+        [values, [1.0, nan, 5.0, 9.0], [1.0, 19 / 3], values, [1.0, 4.0, 6.0, 9.0], [2.5, 7.5]],
+        strict=True,
+    ):
+        torch.testing.assert_close(result, torch.as_tensor(expected), equal_nan=True)
+
+
+def test_pooled_missing_values_send_no_gradient_and_no_nan() -> None:
+    plan = ScalePlan(context=8, horizon=4, patch_size=1, num_scales=1)
+    values = torch.tensor([1.0, math.nan, 3.0, 4.0], requires_grad=True)
+    torch.nansum(plan.pool_horizon(values)[1]).backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, torch.tensor([1.0, 0.0, 0.5, 0.5]))
+
+
+# --- padding and masks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padding_fills_whole_patches_on_the_left(shape: tuple[int, ...]) -> None:
+    plan = make_plan(shape)
+    for scale in plan.scales:
+        values = series(2, 2, plan.contexts[scale], seed=scale)
+        padded = plan.pad_context(values, scale)
+        length = plan.context_token_counts[scale] * plan.patch_size
+        expected = [[[0.0] * (length - len(row)) + row for row in variates] for variates in values.tolist()]
+        torch.testing.assert_close(padded, torch.tensor(expected), rtol=0, atol=0)
+        observed = plan.pad_context(torch.ones_like(values, dtype=torch.bool), scale)
+        assert observed.dtype == torch.bool
+        assert not observed[..., : length - plan.contexts[scale]].any()
+        assert observed[..., length - plan.contexts[scale] :].all()
+
+
+@pytest.mark.parametrize("horizon_tokens", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_token_is_valid_with_one_observed_step_and_in_the_horizon(
+    shape: tuple[int, ...], horizon_tokens: bool
+) -> None:
+    plan = make_plan(shape, horizon_tokens)
+    for scale in plan.scales:
+        length = plan.context_token_counts[scale] * plan.patch_size
+        observed = torch.rand(4, 2, length, generator=torch.Generator().manual_seed(scale)) < 0.4 / plan.patch_size
+        observed[0] = False
+        observed[1] = True
+        mask = plan.token_mask(observed, scale)
+        assert mask.shape == (4, 2, plan.token_counts[scale])
+        for batch in range(4):
+            for variate in range(2):
+                for token in range(plan.token_counts[scale]):
+                    steps = range(token * plan.patch_size, (token + 1) * plan.patch_size)
+                    in_horizon = token >= plan.context_token_counts[scale]
+                    expected = in_horizon or any(bool(observed[batch, variate, step]) for step in steps)
+                    assert bool(mask[batch, variate, token]) == expected
+
+
+# --- upsampling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["repeat", "linear"])
+@pytest.mark.parametrize("shape", [*SHAPES, (64, 9, 4, 3), (64, 15, 4, 3)])
+def test_upsampling_is_the_loop_over_the_original_steps(shape: tuple[int, ...], how: str) -> None:
+    """Repeat: the coarse step that covers it. Linear: between the centres of the original steps that each covers."""
+    plan = make_plan(shape)
+    times = np.arange(plan.horizon)
+    for scale in plan.scales:
+        coarse = series(2, 3, plan.horizons[scale], 2, seed=scale).double()
+        result = plan.upsample(coarse, scale, how)
+        assert result.shape == (2, 3, plan.horizon, 2)
+        groups = [times[first : first + 2**scale] for first in range(0, plan.horizon, 2**scale)]
+        for index in np.ndindex(2, 3, 2):
+            steps = coarse[index[0], index[1], :, index[2]].numpy()
+            if how == "repeat":
+                expected = [steps[next(g for g, group in enumerate(groups) if time in group)] for time in times]
+            else:
+                expected = list(np.interp(times, [group.mean() for group in groups], steps))
+            np.testing.assert_allclose(result[index[0], index[1], :, index[2]].numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_pooling_undoes_repetition_and_upsampling_keeps_constants() -> None:
+    plan = ScalePlan(64, 13, 4, 3)
+    for scale in plan.scales:
+        coarse = series(1, 1, plan.horizons[scale], 1, seed=scale)
+        repeated = plan.upsample(coarse, scale, "repeat")[..., 0]
+        torch.testing.assert_close(plan.pool_horizon(repeated)[scale], coarse[..., 0])
+        for how in ("repeat", "linear"):
+            assert (plan.upsample(torch.full_like(coarse, 2.5), scale, how) == 2.5).all()
+
+
+def test_unknown_upsampling_is_refused() -> None:
+    plan = ScalePlan(64, 8, 4, 1)
+    for scale in plan.scales:
+        with pytest.raises(ValueError, match=r"upsampling='cubic' .*'repeat', 'linear'"):
+            plan.upsample(torch.zeros(1, 1, plan.horizons[scale], 1), scale, "cubic")
+
+
+# --- tokens of neighbouring scales ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("horizon_tokens", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_repeated_tokens_are_those_that_cover_the_same_time(shape: tuple[int, ...], horizon_tokens: bool) -> None:
+    context, horizon, patch_size, num_scales = shape
+    plan = make_plan(shape, horizon_tokens)
+    for scale in range(1, num_scales + 1):
+        coarse = token_stretches(context, horizon, patch_size, scale, horizon_tokens)
+        fine = token_stretches(context, horizon, patch_size, scale - 1, horizon_tokens)
+        tokens = series(2, 2, len(coarse), 3, seed=scale)
+        repeated = repeat_tokens(tokens, plan.cover(scale - 1))
+        assert repeated.shape == (2, 2, len(fine), 3)
+        for index, stretch in enumerate(fine):
+            torch.testing.assert_close(repeated[..., index, :], tokens[..., covering(stretch, coarse), :])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("horizon_tokens", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pooled_tokens_average_the_valid_ones_of_the_same_time(
+    shape: tuple[int, ...], horizon_tokens: bool, masked: bool
+) -> None:
+    context, horizon, patch_size, num_scales = shape
+    plan = make_plan(shape, horizon_tokens)
+    for scale in range(num_scales):
+        fine = token_stretches(context, horizon, patch_size, scale, horizon_tokens)
+        coarse = token_stretches(context, horizon, patch_size, scale + 1, horizon_tokens)
+        tokens = series(3, 2, len(fine), 3, seed=scale)
+        mask = torch.rand(3, 2, len(fine), generator=torch.Generator().manual_seed(scale)) < 0.5
+        pooled, present = pool_tokens(tokens, mask if masked else None, plan.cover(scale))
+        assert pooled.shape == (3, 2, len(coarse), 3)
+        assert (present is not None) == masked
+        for index, stretch in enumerate(coarse):
+            for row in np.ndindex(3, 2):
+                valid = [token for token in covered(stretch, fine) if not masked or mask[*row, token]]
+                if present is not None:
+                    assert bool(present[*row, index]) == bool(valid)
+                if valid:
+                    expected = sum(tokens[*row, token] for token in valid) / len(valid)
+                    torch.testing.assert_close(pooled[*row, index], expected)

@@ -1,0 +1,107 @@
+"""Two processes that share the batches train as one process does with the whole batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from model_fixtures import HORIZON, TRAINER, make_model, parameters_snapshot, values_of, wave
+
+from darts_msft import MSFTFoundationModel
+
+PATHS = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))  # of the tests and the package
+BATCH = 16  # over all processes
+TRAIN, VAL = 119, 61  # 80 and 22 windows; of an odd number two processes see one window twice
+
+
+class Order(pl.Callback):
+    """Writes the first value of each training window, in the order of training, one row an epoch."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.seen = Path(folder), list[list[float]]()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        if index == 0:
+            self.seen.append([])
+        self.seen[-1] += batch.past_target[:, 0, 0].tolist()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        np.save(self.folder / f"order_{trainer.global_rank}.npy", self.seen)
+
+
+def main(checkpoint: str, folder: str, method: str, devices: str, random_state: str) -> None:
+    """Runs as a process of its own, and under Lightning's launcher in each process: fits and saves the model."""
+    count = int(devices)
+    trainer = {"devices": count, "callbacks": [Order(folder)], **({"strategy": "ddp"} if count > 1 else {})}
+    model = make_model(
+        checkpoint,
+        trainer=trainer,
+        method=method,
+        num_scales=None,
+        lr_new=1e-3,
+        n_epochs=3,
+        batch_size=BATCH // count,
+        weight_learning="stacking",
+        random_state=None if random_state == "none" else int(random_state),
+    )
+    model.fit(wave(TRAIN), val_series=wave(VAL, seed=1))
+    model.save(f"{folder}/model_{os.environ.get('LOCAL_RANK', 0)}.pt", clean=True)  # Lightning: in every process
+
+
+def run(*arguments: str) -> None:
+    # a seed that `seed_everything` left, as neuralforecast's models do: Lightning sets it again where DDP begins
+    environment = {
+        **os.environ,
+        "PYTHONPATH": PATHS,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "PL_GLOBAL_SEED": "1",
+    }
+    command = [sys.executable, __file__, *arguments]
+    answer = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+
+
+def windows_of(folder: Path, processes: int) -> list[list[float]]:
+    """By epoch, the first values of the windows that all processes saw, sorted."""
+    epochs = np.concatenate([np.load(folder / f"order_{rank}.npy") for rank in range(processes)], axis=1)
+    return np.sort(epochs, axis=1).tolist()
+
+
+@pytest.mark.parametrize("method", ["msft", "lora"])
+def test_two_processes_forecast_as_one(tiny_moirai: str, tmp_path: Path, method: str) -> None:
+    """Weights, stacking's among them, and forecasts; validation samples differ, as their noise goes by batch."""
+    models = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        run(tiny_moirai, str(folder), method, str(processes), "0")
+        models.append(MSFTFoundationModel.load(str(folder / "model_0.pt"), TRAINER))
+    alone, shared = models
+    assert windows_of(tmp_path / "1", 1) == windows_of(tmp_path / "2", 2)
+    assert alone.fit_report.kept == shared.fit_report.kept == "epoch 2"
+    end = parameters_snapshot(alone)
+    for name, value in parameters_snapshot(shared).items():
+        np.testing.assert_allclose(value, end[name], atol=1e-4, err_msg=name)
+    assert shared.scale_weights == pytest.approx(alone.scale_weights, abs=1e-4)
+    forecasts = [values_of(one.predict(HORIZON, wave(), num_samples=50, random_state=0)) for one in models]
+    np.testing.assert_allclose(forecasts[1], forecasts[0], atol=1e-3)
+    for ours, expected in zip(shared.candidates, alone.candidates, strict=True):
+        assert ours.label == expected.label
+        assert ours.score == pytest.approx(expected.score, rel=0.05)
+
+
+def test_processes_without_a_seed_agree_on_one_order(tiny_moirai: str, tmp_path: Path) -> None:
+    run(tiny_moirai, str(tmp_path), "lora", "2", "none")
+    once = sorted(wave(TRAIN).values()[:80, 0].tolist())
+    assert windows_of(tmp_path, 2) == [once] * 3
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

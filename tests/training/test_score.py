@@ -1,0 +1,158 @@
+"""The validation score against loops over components, series and steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from darts_msft.training.score import ValidationScore
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""CRPS, target, sample weight; (B, H, V) each."""
+
+
+def make_batch(rows: int, seed: int, weighted: bool = False, missing: float = 0.0, weight_columns: int = 3) -> Batch:
+    """Three components of very different size and location."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.tensor([1.0, 1e-3, 1e4])
+    target = (torch.randn(rows, 4, 3, generator=generator) + torch.tensor([0.0, 2.0, -5.0])) * unit
+    error = torch.rand(rows, 4, 3, generator=generator) * unit
+    if missing:
+        target[torch.rand(target.shape, generator=generator) < missing] = torch.nan
+        error[target.isnan()] = torch.nan
+    weight = torch.rand(rows, 4, weight_columns, generator=generator) + 0.1 if weighted else None
+    return error, target, weight
+
+
+def score_loop(batches: list[Batch]) -> float:
+    """Mean over components of (weighted mean CRPS / standard deviation), over observed steps."""
+    scores = []
+    for component in range(batches[0][0].shape[2]):
+        errors, weights, values = [], [], []
+        for error, target, weight in batches:
+            for row, step in np.ndindex(*target.shape[:2]):
+                value = target[row, step, component].item()
+                if math.isnan(value):
+                    continue
+                values.append(value)
+                errors.append(error[row, step, component].item())
+                weights.append(1.0 if weight is None else weight[row, step, component % weight.shape[2]].item())
+        if values:
+            scores.append(np.average(errors, weights=weights) / (np.std(values) or 1.0))
+    return float(np.mean(scores))
+
+
+def score_of(batches: list[Batch]) -> float:
+    score = ValidationScore(num_components=batches[0][0].shape[2], num_scales=1)
+    for batch in batches:
+        score.update(*batch)
+    return score.compute().item()
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+@pytest.mark.parametrize("weight_columns", [0, 1, 3])
+def test_score_is_the_loop_over_components_and_steps(weight_columns: int, missing: float) -> None:
+    batches = [
+        make_batch(rows, seed, weight_columns > 0, missing, weight_columns) for seed, rows in enumerate((5, 2, 8))
+    ]
+    assert score_of(batches) == pytest.approx(score_loop(batches), rel=1e-6)
+
+
+def test_components_count_alike_in_any_units() -> None:
+    error, target, _ = make_batch(20, seed=1)
+    plain = score_of([(error, target, None)])
+    factor, shift = torch.tensor([7.0, 1e3, 1e-5]), torch.tensor([1.0, -3.0, 0.2])
+    assert score_of([(error * factor, target * factor + shift, None)]) == pytest.approx(plain, rel=1e-4)
+
+
+def test_batches_add_up_to_the_whole() -> None:
+    error, target, _ = make_batch(12, seed=2, missing=0.3)
+    whole = score_of([(error, target, None)])
+    parts = [(error[first : first + 5], target[first : first + 5], None) for first in (0, 5, 10)]
+    assert score_of(parts) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_missing_step_leaves_no_trace_whatever_its_crps() -> None:
+    error, target, weight = make_batch(6, seed=3, weighted=True, missing=0.4)
+    assert weight is not None
+    expected = score_of([(error, target, weight)])
+    observed = ~target.isnan()
+    for value in (0.0, 1e9, math.nan):
+        spoilt = torch.where(observed, error, value), target, torch.where(observed, weight, value)
+        assert score_of([spoilt]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_components_never_observed_are_left_out_and_reset_forgets() -> None:
+    error, target, _ = make_batch(6, seed=4)
+    target[..., 1] = torch.nan
+    score = ValidationScore(num_components=3, num_scales=2)
+    score.update(*make_batch(6, seed=5))
+    score.update_products(torch.randn(2, 3, 3, 2))
+    score.reset()
+    score.update(error, target, None)
+    assert score.compute().item() == pytest.approx(score_loop([(error, target, None)]), rel=1e-6)
+    assert (score.products == 0).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 1.6484971439342955, 0.020751932984913537, -433647.3900101544])
+def test_a_constant_component_counts_in_its_own_units(level: float) -> None:
+    """Its deviation of 0 divides nothing, and neither does what rounding leaves of it in the sums."""
+    for rows, batches in ((1, 1), (333, 1), (5, 40), (17, 40), (39, 40)):
+        target, error = torch.full((rows, 24, 1), level), torch.full((rows, 24, 1), 0.5)
+        assert score_of([(error, target, None)] * batches) == pytest.approx(0.5)
+
+
+def test_a_small_variation_about_a_large_level_still_counts() -> None:
+    """Temperatures in Kelvin, pressures in pascal: a deviation of 1e-4 of the level is a real one."""
+    wave = torch.sin(torch.arange(4800.0)).reshape(200, 24, 1).double()
+    target, error = 1e5 + 10 * wave, torch.full((200, 24, 1), 5.0).double()
+    assert score_of([(error, target, None)]) == pytest.approx(5.0 / (10 * math.sqrt(0.5)), rel=1e-3)
+
+
+# --- products for stacking --------------------------------------------------------------------------------------------
+
+
+def gram_loop(batches: list[Tensor]) -> np.ndarray:
+    """For each component, over the steps observed at all scales: sum of e_s e_t over the mean square of e."""
+    scales = batches[0].shape[-1]
+    result = np.zeros((scales, scales))
+    for component in range(batches[0].shape[2]):
+        products = np.zeros((scales, scales))
+        for errors in batches:
+            for row, step in np.ndindex(*errors.shape[:2]):
+                vector = errors[row, step, component].double().numpy()
+                if not np.isnan(vector).any():
+                    products += np.outer(vector, vector)
+        result += products / np.mean(np.diag(products))
+    return result
+
+
+def gram_of(batches: list[Tensor]) -> np.ndarray:
+    score = ValidationScore(num_components=batches[0].shape[2], num_scales=batches[0].shape[3])
+    for batch in batches:
+        score.update_products(batch)
+    return score.gram().numpy()
+
+
+def test_products_are_the_loop_over_steps_and_batches() -> None:
+    """A component with larger errors, or a batch with larger ones, weighs no less for it."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(rows, 5, 2, 3, generator=generator) * torch.tensor([[1.0], [1e3]]) for rows in (4, 2)]
+    batches[0][1, 2, 0, 1] = torch.nan
+    batches[1][:, 0] = torch.nan
+    batches[1] *= 3
+    np.testing.assert_allclose(gram_of(batches), gram_loop(batches), rtol=1e-6)
+
+
+def test_products_ignore_units_and_the_cut_into_batches() -> None:
+    errors = torch.randn(6, 5, 2, 3, generator=torch.Generator().manual_seed(1))
+    whole = gram_of([errors])
+    np.testing.assert_allclose(gram_of([errors * torch.tensor([[1e-3], [1e4]])]), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gram_of([errors[:5], errors[5:]]), whole, rtol=1e-9)
+
+
+def test_products_without_any_error_are_finite() -> None:
+    empty = torch.zeros(2, 5, 2, 3), torch.full((2, 5, 2, 3), torch.nan)
+    assert (gram_of(list(empty)) == 0).all()
