@@ -3,25 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from darts.logging import get_logger
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
 
+from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Backbone
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
 from darts_msft.options import MIXINGS, MethodConfig, MixingConfig, check_number, is_integer
-from darts_msft.scales.pyramid import ScalePlan, largest_num_scales
+from darts_msft.scales import pyramid
+from darts_msft.scales.pyramid import ScalePlan
 
+logger = get_logger("darts_msft")
+
+ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 AUTO = "auto"
 DEFAULT_MAX_SCALES = 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
+
+
+class Resolved(NamedTuple):
+    """What a model's arguments come to: the module's settings (plain data), the likelihood, the weights' commit."""
+
+    settings: dict[str, Any]
+    likelihood: TorchLikelihood | None
+    revision: str | None
+
+
+def resolve(given: Mapping[str, Any]) -> Resolved:
+    """From all arguments of a model, by name; raises ValueError for what does not fit together."""
+    method, num_scales, likelihood = given["method"], given["num_scales"], given["likelihood"]
+    method_cls = find_method(method)
+    context, horizon = check_lengths(
+        given["input_chunk_length"], given["output_chunk_length"], given["output_chunk_shift"]
+    )
+    check_search(num_scales, given["weight_init"], bool(given.get("save_checkpoints")))
+    source, architecture, config = describe(given["backbone"], given["revision"])
+    method_config = MethodConfig(**{field.name: given[field.name] for field in fields(MethodConfig)})
+    mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
+    rates = {group: given[f"lr_{group}"] for group in ("pretrained", "new", "head", "omega")}
+    trains = given["enable_finetuning"]
+    check_options(method, method_config, mixing_config, rates, likelihood, trains)
+    checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
+    plan = choose_plan(checkpoint, method, method_config, context, horizon, given["patch_size"], num_scales)
+    mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
+    resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config.mixing)
+    check_training(method, trains, resolved)
+    settings = {
+        "architecture": architecture,
+        "backbone_config": config,
+        "patch_size": plan.patch_size,
+        "num_scales": plan.num_scales,
+        "method": method,
+        "method_config": method_config.to_dict(),
+        "mixing_config": mixing_config.to_dict(),
+        "learning_rates": method_cls.rates.replaced(**rates).to_dict(),
+    }
+    # the commit, so that the weights are of the configuration's
+    return Resolved(settings, resolved, source.revision)
+
+
+def settle_darts_arguments(model: type, given: dict[str, Any], trains: bool) -> None:
+    """Puts our defaults for Darts' own arguments into `given`; refuses those that have no effect here."""
+    check_names(model, given)
+    given.update({name: as_python(value) for name, value in given.items()})  # can be saved, and compared
+    if given.get("loss_fn") is not None:
+        raise ValueError(
+            f"loss_fn={given['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or "
+            "pass a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
+        )
+    if given.get("use_reversible_instance_norm"):
+        logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
+    if given.get("enable_finetuning") is None:
+        given["enable_finetuning"] = trains
+    if "optimizer_cls" not in given:
+        given["optimizer_cls"] = torch.optim.AdamW
+        given["optimizer_kwargs"] = {**ADAMW, **(given.get("optimizer_kwargs") or {})}
+    given.setdefault("n_epochs", 10)
 
 
 def as_python(value: Any) -> Any:
@@ -42,9 +110,26 @@ def check_names(model: type, names: Iterable[str]) -> None:
         raise ValueError(f"{model.__name__} has no argument {name!r}; {hint}")
 
 
+def largest_num_scales(
+    input_chunk_length: object,
+    output_chunk_length: int,
+    output_chunk_shift: int,
+    patch_size: int | str,
+    backbone: str,
+    revision: str | None,
+) -> int:
+    """The largest K that a model of these arguments can have."""
+    context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
+    if isinstance(patch_size, str):
+        _, architecture, config = describe(backbone, revision)
+        patch_size = choose_patch_size(patch_size, load_class(architecture).patch_sizes(config), context)
+    plan = ScalePlan(context, horizon, patch_size, 0)  # refuses a context that is too short for the patches
+    return pyramid.largest_num_scales(plan.context, plan.horizon, plan.patch_size)
+
+
 def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
     """K where the user gives none: at most 3, with 4 context tokens left at the coarsest scale if there are any."""
-    scales = min(DEFAULT_MAX_SCALES, largest_num_scales(context, horizon, patch_size))
+    scales = min(DEFAULT_MAX_SCALES, pyramid.largest_num_scales(context, horizon, patch_size))
     while scales and ScalePlan(context, horizon, patch_size, scales).context_token_counts[-1] < DEFAULT_COARSE_TOKENS:
         scales -= 1
     return scales

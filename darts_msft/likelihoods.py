@@ -17,7 +17,13 @@ from torch.distributions import constraints
 
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Family
-from darts_msft.scales.mixing import sample_mixture, sample_path_average, sample_quantile_average, unpack
+from darts_msft.scales.mixing import (
+    draw_scale,
+    sample_mixture,
+    sample_path_average,
+    sample_quantile_average,
+    unpack,
+)
 
 SAMPLERS = {
     "mixture": sample_mixture,
@@ -25,6 +31,7 @@ SAMPLERS = {
     "samples": sample_path_average,
     "first": sample_mixture,  # all the weight is on scale 0
 }
+MIXTURES = ("mixture", "first")  # whose distribution is the weighted sum of the scales'
 
 
 class ScaleMixtureType(Enum):
@@ -84,17 +91,17 @@ class DartsFamily(Family):
         self,
         params: Float[Tensor, "B V H S R"],
         loc: Float[Tensor, "B V 1 S"],
-        scale: Float[Tensor, "B V 1 S"],
+        spread: Float[Tensor, "B V 1 S"],
         weights: Float[Tensor, "S"],
         value: Float[Tensor, "B V H"],
         weight: Float[Tensor, "B V H"] | None = None,
     ) -> Float[Tensor, ""]:
         if self.levels is None:
-            return super().mixed_loss(params, loc, scale, weights, value, weight)
-        quantiles = params * scale.unsqueeze(-1) + loc.unsqueeze(-1)
+            return super().mixed_loss(params, loc, spread, weights, value, weight)
+        quantiles = params * spread.unsqueeze(-1) + loc.unsqueeze(-1)
         mixed = (quantiles * weights.unsqueeze(-1)).sum(dim=-2)
         weight = torch.ones_like(value) if weight is None else weight
-        return self.loss((mixed - loc[..., :1]) / scale[..., :1], (value - loc[..., 0]) / scale[..., 0], weight)
+        return self.loss((mixed - loc[..., :1]) / spread[..., :1], (value - loc[..., 0]) / spread[..., 0], weight)
 
 
 class ScaleMixture(TorchLikelihood):
@@ -143,6 +150,10 @@ class ScaleMixture(TorchLikelihood):
         """`count` draws from one output of the network."""
         return SAMPLERS[self.mixing](self.family.sample, unpack(model_output, self.num_scales), count)
 
+    def sample_scale(self, model_output: Float[Tensor, "B H V Z"], scale: int, count: int) -> Float[Tensor, "M B H V"]:
+        """`count` draws from one scale's distribution."""
+        return draw_scale(self.family.sample, unpack(model_output, self.num_scales), scale, count)
+
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)
 
@@ -152,8 +163,8 @@ class ScaleMixture(TorchLikelihood):
     def _nllloss(self, params_out: tuple[Tensor, ...], target: Tensor, sample_weight: Tensor | None) -> Tensor:
         forecast = unpack(torch.stack(params_out, dim=-1), self.num_scales)
         weights = torch.ones_like(target) if sample_weight is None else sample_weight
-        standardised = (target.unsqueeze(-1) - forecast.loc) / forecast.scale
-        density = self.family.log_prob(forecast.params, standardised) - forecast.scale.log()
+        standardised = (target.unsqueeze(-1) - forecast.loc) / forecast.spread
+        density = self.family.log_prob(forecast.params, standardised) - forecast.spread.log()
         return -((density + forecast.weights.log()).logsumexp(dim=-1) * weights).mean()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from darts import TimeSeries
 from darts.logging import get_logger
@@ -15,40 +18,24 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
+from darts.utils.utils import generate_index
 
-from darts_msft.arguments import (
-    AUTO,
-    Checkpoint,
-    as_python,
-    check_lengths,
-    check_names,
-    check_options,
-    check_patterns,
-    check_search,
-    check_training,
-    choose_patch_size,
-    choose_plan,
-    resolve_likelihood,
-)
-from darts_msft.backbones import describe, licence_of, load_class
-from darts_msft.finetuned import Finetuned
+from darts_msft import persistence
+from darts_msft.arguments import AUTO, check_patterns, largest_num_scales, resolve, settle_darts_arguments
+from darts_msft.building import build_for, build_module, install
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
-from darts_msft.options import MethodConfig, MixingConfig
-from darts_msft.scales.pyramid import ScalePlan, largest_num_scales
-from darts_msft.storage.weights import licence_notice, load_state
+from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.num_scales import fit_every_scale
-from darts_msft.training.order import OrderedData
-from darts_msft.training.report import FitReport
-from darts_msft.training.selection import Candidate
+from darts_msft.training.report import Candidate, FitReport
+from darts_msft.training.windows import OrderedData
 
 logger = get_logger("darts_msft")
 
 GRADIENT_CLIP = 1.0
-ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 
 
-class MSFTFoundationModel(Finetuned, FoundationModel):
+class MSFTFoundationModel(FoundationModel):
     """Multi-scale finetuning (MSFT) of a pretrained encoder (Qiao et al., NeurIPS 2025, arXiv 2506.14087).
 
     The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps). Each
@@ -139,6 +126,7 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
 
     enable_finetuning: bool | dict[str, list[str]] | None
     _report_level: int = logging.INFO
+    _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
 
@@ -170,57 +158,12 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         likelihood: str | TorchLikelihood | None = "native",
         **kwargs: Any,
     ) -> None:
-        method_cls = find_method(method)
-        self._settle_darts_arguments(method_cls.trains)
-        context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
-        check_search(num_scales, weight_init, bool(self.model_params.get("save_checkpoints")))
-        source, architecture, config = describe(backbone, revision)
-        method_config = MethodConfig(
-            lora_rank, lora_alpha, aggregator, shared_adapters, shared_lora, attention, prompt_length
-        )
-        mixing_config = MixingConfig(mixing, upsampling, weight_learning, weight_init)  # type: ignore[arg-type]
-        given_rates = {"pretrained": lr_pretrained, "new": lr_new, "head": lr_head, "omega": lr_omega}
-        trains = self.model_params["enable_finetuning"]
-        check_options(method, method_config, mixing_config, given_rates, likelihood, trains)
-        checkpoint = Checkpoint(backbone, load_class(architecture), config)
-        plan = choose_plan(checkpoint, method, method_config, context, horizon, patch_size, num_scales)
-        mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
-        resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing)
-        check_training(method, trains, resolved)
-        self._revision = source.revision  # the commit, so that the weights are of the configuration's
-        self._module_settings: dict[str, Any] = {
-            "architecture": architecture,
-            "backbone_config": config,
-            "patch_size": plan.patch_size,
-            "num_scales": plan.num_scales,
-            "method": method,
-            "method_config": method_config.to_dict(),
-            "mixing_config": mixing_config.to_dict(),
-            "learning_rates": method_cls.rates.replaced(**given_rates).to_dict(),
-        }
+        settle_darts_arguments(type(self), self.model_params, find_method(method).trains)
+        self._module_settings, likelihood, self._revision = resolve(self.model_params)
         super().__init__(**kwargs)
-        self.pl_module_params["likelihood"] = resolved
+        self.pl_module_params["likelihood"] = likelihood
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
         self._fit_report, self._search_scales = None, num_scales == AUTO
-
-    def _settle_darts_arguments(self, trains: bool) -> None:
-        """Our defaults for Darts' own arguments, before Darts reads them; refuses those that have no effect here."""
-        given = self.model_params
-        check_names(type(self), given)
-        given.update({name: as_python(value) for name, value in given.items()})  # can be saved, and compared
-        if given.get("loss_fn") is not None:
-            raise ValueError(
-                f"loss_fn={given['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or "
-                "pass a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
-            )
-        if given.get("use_reversible_instance_norm"):
-            logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
-        if given.get("enable_finetuning") is None:
-            given["enable_finetuning"] = trains
-        if "optimizer_cls" not in given:
-            given["optimizer_cls"] = torch.optim.AdamW
-            given["optimizer_kwargs"] = {**ADAMW, **(given.get("optimizer_kwargs") or {})}
-        given.setdefault("n_epochs", 10)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -240,28 +183,14 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         `backbone` and `revision` are looked up for `patch_size="auto"` alone: a number is not held against them.
         Raises ValueError where there is no such model.
         """
-        context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
-        if isinstance(patch_size, str):
-            _, architecture, config = describe(backbone, revision)
-            patch_size = choose_patch_size(patch_size, load_class(architecture).patch_sizes(config), context)
-        plan = ScalePlan(context, horizon, patch_size, 0)  # refuses a context that is too short for the patches
-        return largest_num_scales(plan.context, plan.horizon, plan.patch_size)
+        return largest_num_scales(
+            input_chunk_length, output_chunk_length, output_chunk_shift, patch_size, backbone, revision
+        )
 
     # ---------------------------------------------------------------- Darts' hooks
 
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
-        module = MSFTModule(**copy.deepcopy(self._module_settings), **self.pl_module_params)
-        if self._weights_at_hand is not None:
-            with module.bare_backbone() as backbone:
-                backbone.load_state_dict(self._weights_at_hand)
-            return module
-        if not module.method.pretrained:
-            return module
-        source, _, _ = describe(self.model_params["backbone"], self._revision)
-        if licence := licence_of(source):
-            licence_notice(source.location, licence, f"https://huggingface.co/{source.location}")
-        module.load_pretrained(load_state(source), source.location)
-        return module
+        return build_module(self, self._module_settings, self.pl_module_params)
 
     def _setup_finetuning(self, model: PLForecastingModule) -> None:
         # the method says what trains; a dictionary is the user's own choice of names, as in Darts
@@ -275,17 +204,19 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         return model
 
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
-        # with validation data the module itself returns to the best state, the pretrained one included, which Darts'
+        # with validation data `KeepBest` returns to the best state, the pretrained one included, which Darts'
         # checkpoints lack; without, Darts says that there is no best one to load
-        has_validation = len(datamodule.val_dataloader()) > 0
-        if self.load_ckpt_path is None:
-            model.unfinished = None  # a new fit, not the rest of an interrupted one
-            model.fit_seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
-        ordered = OrderedData(datamodule, model.epoch_key)
-        super()._train(trainer, model, ordered, load_best=load_best and not has_validation)
-        self._fit_report = self._require_module().report if self._requires_training else None
-        if self._fit_report is not None:
-            logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
+        validates = len(datamodule.val_dataloader()) > 0
+        if not self._requires_training:
+            super()._train(trainer, model, datamodule, load_best=load_best)
+            self._fit_report = None
+            return
+        seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
+        keep = model.keep_best = KeepBest(seed, validates)
+        ordered = OrderedData(datamodule, lambda: keep.seed)
+        super()._train(trainer, model, ordered, load_best=load_best and not validates)
+        self._fit_report = keep.report
+        logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
 
     def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K."""
@@ -296,14 +227,21 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if not self._zero_shot_only:
             return super()._setup_for_train(*args, **kwargs)
-        # made for one series' width and precision: build anew for the training series, from the weights at hand
-        with self._require_module().bare_backbone() as backbone:
-            self._weights_at_hand = backbone.state_dict()
-        self.model, self._zero_shot_only = None, False
-        if "precision" not in (self.model_params.get("pl_trainer_kwargs") or {}):
-            self.trainer_params.pop("precision", None)
-        try:
+        # made for one series' width and precision: made anew for the training series
+        with self._keeps_weights():
+            self.model, self._zero_shot_only = None, False
+            if "precision" not in (self.model_params.get("pl_trainer_kwargs") or {}):
+                self.trainer_params.pop("precision", None)
             return super()._setup_for_train(*args, **kwargs)
+
+    @contextmanager
+    def _keeps_weights(self) -> Iterator[None]:
+        """What is built meanwhile takes the backbone of the present module, if any: no checkpoint may be at hand."""
+        try:
+            if isinstance(self.model, MSFTModule):
+                with self.model.bare_backbone() as backbone:
+                    self._weights_at_hand = backbone.state_dict()
+            yield
         finally:
             self._weights_at_hand = None
 
@@ -368,13 +306,110 @@ class MSFTFoundationModel(Finetuned, FoundationModel):
         kind = (first.n_components, first.dtype)
         if self._fit_called and self._zero_shot_kind == kind:
             return
-        chosen = self.enable_finetuning
-        self.enable_finetuning = False
-        try:
-            self.fit(series)
-        finally:
-            self.enable_finetuning = chosen
-        self.training_series, self._zero_shot_only, self._zero_shot_kind = None, True, kind
+        with self._keeps_weights():
+            dtype = first.dtype.name.replace("float16", "bfloat16")  # as Darts does
+            module = build_for(self, self._module_settings, self.pl_module_params, first.n_components, dtype)
+        install(self, module)
+        self._zero_shot_only, self._zero_shot_kind = True, kind
+
+    # ---------------------------------------------------------------- what Darts has not
+
+    @property
+    def fit_report(self) -> FitReport | None:
+        """What the last `fit` compared, kept and trained, and how long it took; None where nothing was trained."""
+        return self._fit_report
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The states that the last `fit` scored on the validation series, with label and score (lower is better).
+
+        The first is the one before the first step; the best is the one that `fit` returned.
+        """
+        return list(self._fit_report.candidates) if self._fit_report is not None else []
+
+    @property
+    def scale_weights(self) -> np.ndarray:
+        """The scales' mixing weights, shape (K+1,), summing to 1; all on scale 0 before training."""
+        weights: np.ndarray = self._require_module().scale_weights().detach().cpu().double().numpy()
+        return weights
+
+    def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
+        """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
+
+        At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
+        """
+        self._prepare_zero_shot(series)
+        module, length = self._require_module(), self.input_chunk_length
+        context = series.values(copy=False)[-length:]
+        if len(context) < self.min_input_chunk_length or context.shape[1] != module.n_targets:
+            raise ValueError(
+                f"series has {len(context)} steps and {context.shape[1]} components; give at least "
+                f"{self.min_input_chunk_length} steps and {module.n_targets} components"
+            )
+        context = np.pad(context, ((length - len(context), 0), (0, 0)), constant_values=np.nan)
+        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
+        times = generate_index(start=start, length=self.output_chunk_length, freq=series.freq)
+        points = module.scale_points(torch.as_tensor(context)[None])
+        return [TimeSeries.from_times_and_values(times, one, columns=series.components) for one in points]
+
+    def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
+        """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.
+
+        The frozen weights are not in it: adapter.json has the backbone's name, the hash of what is frozen in this
+        model, and the settings that a model must share to load it. With `overwrite` an adapter directory may be
+        replaced, nothing else.
+
+        Raises
+        ------
+        ValueError
+            If the model was not fitted.
+        FileExistsError
+            If `path` exists, and is no adapter directory or `overwrite` is False.
+        """
+        persistence.save_adapter(self, path, overwrite)
+
+    def load_adapter(self, path: str | Path) -> None:
+        """Loads what `save_adapter` wrote; the model, fitted or not, then forecasts exactly as the one that saved.
+
+        A fit that was to be resumed (`load_from_checkpoint`) is given up; the next `fit` starts from the adapter. A
+        model with `num_scales="auto"` that was not fitted takes the adapter's K.
+
+        Raises
+        ------
+        FileNotFoundError
+            If `path` is no adapter directory.
+        ValueError
+            If the adapter is for other weights or settings, which are named, or not whole; the model stays as it was.
+        """
+        persistence.load_adapter(self, path)
+
+    def merge(self) -> MSFTFoundationModel:
+        """Folds adapters into the backbone's weights where that is exact, and returns the model.
+
+        The forecasts stay (to rounding). With "lora" and "adalora" the model is then as one of `method="full"`; MSFT
+        with one LoRA for all scales (`shared_lora=True`, or K = 0) is then as one of `lora_rank=0`, and keeps its input
+        adapters and aggregator. A dictionary given as `enable_finetuning` becomes True: its names may be gone.
+
+        Raises
+        ------
+        ValueError
+            If the model was not fitted, or the method has nothing to fold, or another LoRA for every scale.
+        """
+        persistence.merge(self)
+        return self
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether there are no weights but the pretrained ones."""
+        return not self._fit_called or self.model is None or self._zero_shot_only
+
+    def _require_module(self) -> MSFTModule:
+        if not isinstance(self.model, MSFTModule):
+            raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
+        return self.model
 
 
 add_safe_globals([MSFTFoundationModel, FitReport, Candidate, torch.optim.AdamW])
+# models saved by version 0.1.0 name these classes by where they were then
+sys.modules["darts_msft.report"] = sys.modules["darts_msft.selection"] = sys.modules[FitReport.__module__]
+add_safe_globals([(FitReport, "darts_msft.report.FitReport"), (Candidate, "darts_msft.selection.Candidate")])

@@ -1,108 +1,46 @@
-"""The Lightning module: pyramid -> backbone -> encoder loop -> head -> mixing, and its training."""
+"""The Lightning module: what trains, how a state is scored on the validation data, and the training step."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from darts.utils.data.torch_datasets.utils import (
-    ModuleStage,
-    PLModuleInput,
-    PLModuleOutput,
-    TorchInferenceBatch,
-    TorchTrainingBatch,
-)
+from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleOutput, TorchTrainingBatch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from darts_msft.backbones import load_class
-from darts_msft.backbones.base import Backbone, Family, Stats
-from darts_msft.encoder import encode
-from darts_msft.likelihoods import DartsFamily, ScaleMixture
-from darts_msft.methods import find_method
-from darts_msft.options import LearningRates, MethodConfig, MixingConfig
-from darts_msft.scales.adapters import StepHead
-from darts_msft.scales.mixing import ScaleWeights, mix_points, pack, upsample_all
-from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.forecasting import ForecastingModule, ScaleOutputs
+from darts_msft.likelihoods import ScaleMixture
+from darts_msft.options import LearningRates
+from darts_msft.scales.mixing import upsample_all
+from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.loss import combine, scale_losses
-from darts_msft.training.validation import ValidatedModule
+from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_weights
 
 logger = logging.getLogger("darts_msft")
 
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
+VALIDATION_SAMPLES = 32  # of each scale
+VALIDATION_SEED = 0  # the same noise at every validation
 
 
-class ScaleOutputs(NamedTuple):
-    """Each scale's parameters (B, V, H_i, R), standardised, the statistics behind them, and whose they are."""
+class MSFTModule(ForecastingModule):
+    """Trains what the method declares, and scores its states on the validation data for `KeepBest`."""
 
-    params: list[Float[Tensor, "B V _ R"]]
-    stats: list[Stats]
-    family: Family
+    keep_best: KeepBest | None = None
+    """The callback of the fit that runs, or ran last."""
 
-
-class MSFTModule(ValidatedModule):
-    """A backbone with a finetuning method attached.
-
-    Everything that the constructor needs is plain data, so that a checkpoint rebuilds the module without the hub:
-    the architecture's name and configuration, the patch size (steps), K, the method, and its settings.
-    Until training starts (`trained` is False) the forecast is the pretrained model's at scale 0.
-    """
-
-    def __init__(
-        self,
-        architecture: str,
-        backbone_config: dict[str, Any],
-        patch_size: int,
-        num_scales: int,
-        method: str,
-        method_config: dict[str, Any],
-        mixing_config: dict[str, Any],
-        learning_rates: dict[str, Any],
-        enable_finetuning: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, learning_rates: dict[str, Any], enable_finetuning: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.backbone = load_class(architecture).from_config(backbone_config, patch_size)
-        horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
-        horizon_tokens = self.backbone.spec.horizon_tokens
-        self.plan = ScalePlan(kwargs["input_chunk_length"], horizon, patch_size, num_scales, horizon_tokens)
-        self.method = find_method(method)(self.backbone.spec, self.plan, MethodConfig.from_dict(method_config))
-        self.mixing = MixingConfig.from_dict(mixing_config)
+        self.learning = self.mixing.learning  # what the scales' weights learn from; a fit may lack what that takes
         self.rates = LearningRates.from_dict(learning_rates)
-        self.scale_weights = ScaleWeights(
-            self.mixing.initial_logits(num_scales), learned=self.mixing.learning != "uniform"
-        )
-        base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
-        self.new_family = None if base is None else DartsFamily(base)
-        self.step_head = (
-            StepHead(self.backbone.spec.width, patch_size, len(self.new_family.names)) if self.new_family else None
-        )
-        self.stacking = self.mixing.learning == "stacking" and num_scales > 0
-        if not self.method.pretrained:
-            self.untrained_label = "untrained"
-        elif not self._forecasts_zero_shot():
-            self.untrained_label = "untrained head"
-        self.prepare_validation(num_scales + 1)
-        self.method.attach(self.backbone)
+        num_scales = len(self.plan.scales)
+        self.score = ValidationScore(self.n_targets, num_scales if self.is_mixture else 1)
+        self.error_products = ErrorProducts(self.n_targets, num_scales)
+        self.diverged = False
         self.apply_trainable()
-
-    @contextmanager
-    def bare_backbone(self) -> Iterator[Backbone]:
-        """The backbone without what the method put into it, under its own parameter names."""
-        self.method.detach(self.backbone)
-        try:
-            yield self.backbone
-        finally:
-            self.method.attach(self.backbone)
-
-    def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
-        """Copies a checkpoint's tensors into the backbone, strictly; `origin` names it in errors."""
-        with self.bare_backbone() as backbone:
-            backbone.load_pretrained(state, origin)
 
     # ---------------------------------------------------------------- what trains
 
@@ -111,6 +49,12 @@ class MSFTModule(ValidatedModule):
         for name, parameter in self.backbone.named_parameters():
             group = self.method.group_of(name)
             parameter.requires_grad = group is not None and not (group == "head" and self.step_head is not None)
+        self.scale_weights.omega.requires_grad = self.learning != "uniform" and self.plan.num_scales > 0
+
+    def own_names(self) -> frozenset[str]:
+        """Names in `state_dict` of what the pretrained model lacks: what trains, and all outside the backbone."""
+        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return frozenset(learned | {name for name in self.state_dict() if not name.startswith("backbone.")})
 
     def train(self, mode: bool = True) -> MSFTModule:
         super().train(mode)
@@ -156,152 +100,117 @@ class MSFTModule(ValidatedModule):
                 options[key] = [options[key] * group["lr"] / rates.new for group in optimizer.param_groups]
         return [optimizer], {"scheduler": self.lr_scheduler_cls(optimizer, **options), **schedule}
 
-    # ---------------------------------------------------------------- forecasting
+    # ---------------------------------------------------------------- validation
 
-    def forecast_scales(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
-        """Every scale's forecast at its own rate; before training, scale 0's alone from the pretrained head."""
-        trained = bool(self.trained)
-        plan = self.plan if trained else self.plan.only_finest()
-        contexts = plan.pool_context(rearrange(past_target, "b c v -> b v c"))
-        tokens, masks, stats = [], [], []
-        for scale, context in enumerate(contexts):
-            values, scale_stats = self.backbone.normalise(context)
-            observed = plan.pad_context(~torch.isnan(context), scale)
-            count = plan.horizon_token_counts[scale]
-            embedded = self.backbone.embed(plan.pad_context(values, scale), observed, count)
-            past, future = embedded.split([embedded.shape[-2] - count, count], dim=-2)
-            tokens.append(torch.cat([self.method.adapt_input(past, scale), future], dim=-2))
-            mask = plan.token_mask(observed, scale)
-            masks.append(None if bool(mask.all()) else mask)
-            stats.append(scale_stats)
-        seen = self.method.add_tokens(tokens, masks) if trained else (tokens, masks)
-        encoded = encode(self.backbone, self.method, *seen)
-        encoded = self.method.drop_tokens(encoded, masks) if trained else encoded
-        dtype = past_target.dtype
-        if self.step_head is not None and trained:
-            read = [self.backbone.readout(part, steps) for part, steps in zip(encoded, plan.horizons, strict=True)]
-            heads = zip(read, plan.horizons, strict=True)
-            params = [self.step_head(part)[..., :steps, :].to(dtype) for part, steps in heads]
-        else:
-            scales = zip(encoded, plan.horizons, strict=True)
-            params = [self.backbone.head(part, scale, steps).to(dtype) for scale, (part, steps) in enumerate(scales)]
-        family = self.new_family if self.new_family is not None and trained else self.backbone.family
-        return ScaleOutputs(params, stats, family)
+    @property
+    def start_label(self) -> str:
+        """What the state before a fit's first step is called."""
+        if bool(self.trained):
+            return "before this fit"
+        if not self.method.pretrained:
+            return "untrained"
+        return "zero-shot" if self._forecasts_zero_shot() else "untrained head"
 
-    def mixing_weights(self) -> Float[Tensor, "S"]:
-        """The scales' weights; before training, and with mixing="first", all of it lies on scale 0."""
-        if bool(self.trained) and not self.mixing.only_first:
-            weights: Tensor = self.scale_weights()
-            return weights
-        return nn.functional.one_hot(torch.tensor(0), self.plan.num_scales + 1).to(self.scale_weights.omega)
+    @property
+    def stacks(self) -> bool:
+        """Whether the scales' weights are solved for on the validation data."""
+        return self.learning == "stacking" and self.plan.num_scales > 0
+
+    @property
+    def solves_on_errors(self) -> bool:
+        """Whether they are solved for on the errors of the scales' medians, before the mixed forecast is scored."""
+        return self.stacks and not self.is_mixture
+
+    def learned_by(self, solved: bool) -> tuple[str | None, str | None]:
+        """What the scales' weights learned from, and were asked to; None where there is one scale."""
+        if self.plan.num_scales == 0:
+            return None, None
+        return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
+
+    def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
+        products = self._score_products(val_batch.past_target, val_batch.future_target)
+        self.score.update(products, val_batch.future_target, val_batch.sample_weight)
+        if len(self.val_metrics):
+            output = self(val_batch.to_module_input(stage=ModuleStage.VALIDATE))
+            self._update_metrics(output, val_batch.future_target, self.val_metrics)
+        return torch.nanmean(products)
 
     @torch.no_grad()
-    def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:
-        """Each scale's median of one window at the original rate: arrays of (H, V), in the series' units."""
-        self.eval()
-        past_target = past_target.to(self.scale_weights.omega)
-        outputs = self.forecast_scales(past_target)
-        outputs = outputs._replace(stats=_constant_where_flat(past_target, outputs.stats))
-        return list(self._medians(outputs)[0].permute(2, 0, 1).cpu().numpy())
+    def _score_products(
+        self, past_target: Float[Tensor, "B C V"], target: Float[Tensor, "B H V"]
+    ) -> Float[Tensor, "B H V S S"]:
+        """The CRPS as a quadratic form in the scales' weights; S = 1 where the forecast is no mixture.
 
-    def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
-        """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
-        weights = self.mixing_weights()[: len(outputs.stats)]
-        if isinstance(self.likelihood, ScaleMixture):
-            blocks = [
-                self.backbone.denormalise(params, stats)
-                for params, stats in zip(outputs.params, outputs.stats, strict=True)
-            ]
-            steps = self._at_original_rate(blocks)
-            missing = self.likelihood.num_scales - steps.shape[-2]  # before training there is scale 0 alone
-            steps = torch.cat([steps, steps[..., :1, :].expand(*steps.shape[:-2], missing, -1)], dim=-2)
-            return pack(steps, torch.cat([weights, weights.new_zeros(missing)]))
-        levels = [0.5] if self.new_family is None else self.new_family.levels or [0.5]
-        values = self._at_original_rate(
-            [self._quantiles(outputs, scale, levels) for scale in range(len(outputs.stats))]
-        )
-        return mix_points(values.transpose(-1, -2), weights)
-
-    def _quantiles(self, outputs: ScaleOutputs, scale: int, levels: Sequence[float]) -> Float[Tensor, "B V H Q"]:
-        params, (loc, spread) = outputs.params[scale], outputs.stats[scale]
-        if isinstance(outputs.family, DartsFamily) and outputs.family.levels == levels:
-            return params * spread.unsqueeze(-1) + loc.unsqueeze(-1)  # the columns are the quantiles, with gradients
-        quantiles = [outputs.family.quantile(params, level) * spread + loc for level in levels]
-        return torch.stack(quantiles, dim=-1)
-
-    def _at_original_rate(self, blocks: list[Float[Tensor, "B V _ Q"]]) -> Float[Tensor, "B H V S Q"]:
-        return upsample_all(self.plan, blocks, self.mixing.upsampling)[:, self.output_chunk_shift :]
-
-    def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
-        outputs = self.forecast_scales(x_in.past_target)
-        if x_in.stage is ModuleStage.PREDICT:
-            self._check_zero_shot()
-            outputs = outputs._replace(stats=_constant_where_flat(x_in.past_target, outputs.stats))
-        return PLModuleOutput(prediction=self.mix(outputs))
-
-    def _forecasts_zero_shot(self) -> bool:
-        """Whether the pretrained head serves the likelihood: the native distribution, its quantiles, its median."""
-        return self.new_family is None or self.new_family.levels is not None
-
-    def _check_zero_shot(self) -> None:
-        if not bool(self.trained) and not self._forecasts_zero_shot():
-            raise ValueError(
-                f"likelihood={self.likelihood!r} needs a new head that is not trained yet; call fit() "
-                "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
-            )
-
-    def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Any:
-        """Darts' step; but where nothing is fed back, the network runs once for all samples."""
-        once = self.pred_n <= self.output_chunk_length and self.likelihood is not None
-        if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
-            return super().predict_step(batch, batch_idx, dataloader_idx)
-        samples = self._sample(self(PLModuleInput(past_target=batch.past_target)).prediction, self.pred_num_samples)
-        return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
-
-    def forecast_samples(self, past_target: Float[Tensor, "B C V"], count: int) -> Float[Tensor, "M B H V"]:
-        outputs = self.forecast_scales(past_target)
+        NaN where the forecast broke down; 0 for scales that are not run, which have no weight.
+        """
+        size = self.score.products.shape[-1]
+        products = target.new_zeros(*target.shape, size, size)
+        outputs = self.forecast(past_target)
         if not _finite(outputs):
-            return self._broken(past_target).unsqueeze(0)
-        return self._sample(self.mix(outputs), count)
+            return products.fill_(torch.nan)
+        forecast = self.mix(outputs)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(VALIDATION_SEED)
+            if isinstance(self.likelihood, ScaleMixture) and self.is_mixture:
+                scales = (0,) if self.mixing.only_first else outputs.scales
+                draws = [self.likelihood.sample_scale(forecast, scale, VALIDATION_SAMPLES) for scale in scales]
+            else:
+                draws = [self._sample(forecast, VALIDATION_SAMPLES)]
+        products[..., : len(draws), : len(draws)] = crps_products(torch.stack(draws), target)
+        return products
 
-    def forecast_medians(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V S"]:
-        outputs = self.forecast_scales(past_target)
-        if not _finite(outputs):
-            return self._broken(past_target).unsqueeze(-1).expand(-1, -1, -1, len(outputs.stats))
-        return self._medians(outputs)
+    def settle_score(self) -> float:
+        """The score of the validation steps since the last reset; where the weights are stacked, at the best ones."""
+        form = torch.atleast_2d(self.score.compute())  # torchmetrics makes a number of a matrix of one
+        if self.stacks and self.is_mixture and not self.trainer.sanity_checking and bool(form.isfinite().all()):
+            self.scale_weights.set(stack_weights(form))
+        weights = self.scale_weights().to(form) if self.is_mixture else form.new_ones(1)
+        return float(weights @ form @ weights)
 
-    def _broken(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V"]:
-        batch, _, variates = past_target.shape
-        return past_target.new_full((batch, self.plan.horizon - self.output_chunk_shift, variates), torch.nan)
+    @torch.no_grad()
+    def add_errors(self, batch: TorchTrainingBatch) -> None:
+        """Adds a validation batch to `error_products`; nothing where the forecast broke down."""
+        outputs = self.forecast(batch.past_target)
+        if _finite(outputs):
+            self.error_products.update(self._medians(outputs) - batch.future_target.unsqueeze(-1))
 
-    def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
-        if isinstance(self.likelihood, ScaleMixture):
-            return self.likelihood.sample_many(forecast, count)
-        if self.likelihood is None:
-            return forecast.squeeze(-1).unsqueeze(0)
-        return torch.stack([self.likelihood.sample(forecast) for _ in range(count)])
-
-    def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
-        points = [self._quantiles(outputs, scale, [0.5]) for scale in range(len(outputs.stats))]
-        return self._at_original_rate(points).squeeze(-1)
+    def solve_on_errors(self) -> None:
+        """Sets the scales' weights by `error_products`."""
+        gram = self.error_products.compute()
+        if bool(gram.any()):
+            self.scale_weights.set(stack_weights(gram).to(self.scale_weights.omega))
 
     # ---------------------------------------------------------------- training
 
-    def weight_learning(self, asked: bool = False) -> str | None:
-        if self.plan.num_scales == 0:
-            return None
-        solved = any(candidate.step > 0 for candidate in self.selection.candidates)
-        return "mixed_loss" if self.stacking and not (asked or solved) else self.mixing.learning
+    def configure_callbacks(self) -> list[Any]:
+        return [] if self.keep_best is None else [self.keep_best]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        self.diverged = False
+        validates = self.keep_best is not None and self.keep_best.validates and self.trainer.enable_validation
+        self.learning = self.mixing.learning if validates or self.mixing.learning != "stacking" else "mixed_loss"
+        self.omega_trains = self.scale_weights.omega.requires_grad
+        if self.stacks:  # solved for, not trained
+            self.scale_weights.omega.requires_grad = False
         if not self._forecasts_zero_shot():
-            self.trained.fill_(True)
+            self._begin_training()
+
+    def on_fit_end(self) -> None:
+        super().on_fit_end()
+        self.scale_weights.omega.requires_grad = self.omega_trains
 
     def on_train_start(self) -> None:
+        self._begin_training()
         self.method.begin(self.trainer.estimated_stepping_batches)
         self.steps_seen = self.global_step
-        super().on_train_start()
+
+    def _begin_training(self) -> None:
+        if not bool(self.trained):
+            self.trained.fill_(True)
+            self.scale_weights.start()
+            self.settle()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Tells the method of a step: Lightning has stepped by now, and clears gradients with the next batch only."""
@@ -311,7 +220,7 @@ class MSFTModule(ValidatedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.fitting:
+        if self.keep_best is not None and self.keep_best.fitting:
             checkpoint[METHOD_KEY] = self.method.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -342,12 +251,13 @@ class MSFTModule(ValidatedModule):
             sample_weight = self._labels(batch.sample_weight.expand_as(batch.future_target))
         losses = scale_losses(outputs.family, self.plan, outputs.params, outputs.stats, target, sample_weight)
         weights = self.scale_weights()
-        loss = combine(losses, weights, self.mixing.learning)
-        if self.mixing.learning in ("mixed_loss", "stacking") and len(losses) > 1:
-            params = upsample_all(self.plan, [part.detach() for part in outputs.params], self.mixing.upsampling)
+        loss = combine(losses, weights, self.learning)
+        if self.learning == "mixed_loss" and len(losses) > 1:
+            blocks = [part.detach() for part in outputs.params]
+            params = upsample_all(self.plan, outputs.scales, blocks, self.mixing.upsampling)
             loc = torch.stack([stats.loc for stats in outputs.stats], dim=-1)
-            scale = torch.stack([stats.scale for stats in outputs.stats], dim=-1)
-            own = outputs.family.mixed_loss(params.transpose(1, 2), loc, scale, weights, target, sample_weight)
+            spread = torch.stack([stats.spread for stats in outputs.stats], dim=-1)
+            own = outputs.family.mixed_loss(params.transpose(1, 2), loc, spread, weights, target, sample_weight)
             loss = loss + own
         return loss + self.method.penalty()
 
@@ -357,13 +267,4 @@ class MSFTModule(ValidatedModule):
 
 
 def _finite(outputs: ScaleOutputs) -> bool:
-    return all(bool(torch.isfinite(params).all()) for params in outputs.params)
-
-
-def _constant_where_flat(past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
-    """Windows without variation, or without any observation, are forecast as their location, without spread."""
-    observed = ~torch.isnan(past_target)
-    highest = torch.where(observed, past_target, -torch.inf).amax(dim=1)
-    lowest = torch.where(observed, past_target, torch.inf).amin(dim=1)
-    flat = (highest <= lowest) | ~observed.any(dim=1)
-    return [Stats(loc, torch.where(flat.unsqueeze(-1), 0, scale)) for loc, scale in stats]
+    return bool(torch.stack([torch.isfinite(params).all() for params in outputs.params]).all())

@@ -36,7 +36,7 @@ class Stats(NamedTuple):
     """What `Backbone.normalise` took out of a window, in the series' units."""
 
     loc: Float[Tensor, "B V 1"]
-    scale: Float[Tensor, "B V 1"]
+    spread: Float[Tensor, "B V 1"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Family(ABC):
         self,
         params: Float[Tensor, "B V H S R"],
         loc: Float[Tensor, "B V 1 S"],
-        scale: Float[Tensor, "B V 1 S"],
+        spread: Float[Tensor, "B V 1 S"],
         weights: Float[Tensor, "S"],
         value: Float[Tensor, "B V H"],
         weight: Float[Tensor, "B V H"] | None = None,
@@ -117,8 +117,8 @@ class Family(ABC):
         `value` is in the series' units; NaN marks missing values.
         """
         observed = ~torch.isnan(value)
-        standardised = torch.where(observed.unsqueeze(-1), (value.unsqueeze(-1) - loc) / scale, STAND_IN)
-        density = self.log_prob(params, standardised) - (scale / scale[..., :1]).log()
+        standardised = torch.where(observed.unsqueeze(-1), (value.unsqueeze(-1) - loc) / spread, STAND_IN)
+        density = self.log_prob(params, standardised) - (spread / spread[..., :1]).log()
         mixed = (density + weights.log()).logsumexp(dim=-1)
         counted = observed if weight is None else torch.where(observed, weight, 0)
         return -(mixed * counted).sum() / observed.sum().clamp(min=1)
@@ -185,9 +185,8 @@ class Backbone(nn.Module, ABC):
     def head(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
         """Distribution parameters of `horizon` steps at the given scale, in standardised units."""
 
-    @staticmethod
-    def denormalise(params: Float[Tensor, "B V H R"], stats: Stats) -> Float[Tensor, "B V H R2"]:
-        """Appends location and scale, which turn the standardised distribution into the series' units."""
-        steps = params.shape[-2]
-        affine = torch.cat([stats.loc, stats.scale], dim=-1).to(params.dtype)
-        return torch.cat([params, affine.unsqueeze(-2).expand(-1, -1, steps, -1)], dim=-1)
+
+def with_stats(params: Float[Tensor, "B V H R"], stats: Stats) -> Float[Tensor, "B V H R2"]:
+    """Appends location and spread, which turn the standardised distribution into the series' units."""
+    affine = torch.cat([stats.loc, stats.spread], dim=-1).to(params.dtype)
+    return torch.cat([params, affine.unsqueeze(-2).expand(-1, -1, params.shape[-2], -1)], dim=-1)

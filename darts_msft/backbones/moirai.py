@@ -98,10 +98,10 @@ class MoiraiBackbone(Backbone):
         loc = values.sum(dim=-1, keepdim=True) / count.clamp(min=1)
         deviation = torch.where(observed, values - loc, 0)
         variance = deviation.square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
-        scale = (variance + _MINIMUM_VARIANCE).sqrt() if self.module.scaling else torch.ones_like(loc)
+        spread = (variance + _MINIMUM_VARIANCE).sqrt() if self.module.scaling else torch.ones_like(loc)
         loc = loc if self.module.scaling else torch.zeros_like(loc)
-        standardised = torch.where(observed, (values - loc) / scale, 0)
-        return standardised.to(context.dtype), Stats(loc.to(context.dtype), scale.to(context.dtype))
+        standardised = torch.where(observed, (values - loc) / spread, 0)
+        return standardised.to(context.dtype), Stats(loc.to(context.dtype), spread.to(context.dtype))
 
     def embed(
         self, values: Float[Tensor, "B V L"], observed: Bool[Tensor, "B V L"], num_horizon_tokens: int

@@ -180,5 +180,5 @@ def horizon_loss(backbones: Mapping[int, Backbone], task: Task) -> Float[Tensor,
     for layer in range(backbone.spec.num_layers):
         tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, mask, {}))
     params = backbone.head(tokens, 0, horizon).float()
-    target = ((task.horizon - stats.loc) / stats.scale).clamp(-FARTHEST, FARTHEST)
+    target = ((task.horizon - stats.loc) / stats.spread).clamp(-FARTHEST, FARTHEST)
     return -backbone.family.log_prob(params, target).mean()

@@ -26,22 +26,31 @@ class MixedForecast(NamedTuple):
 
     params: Float[Tensor, "B H V S R"]
     loc: Float[Tensor, "B H V S"]
-    scale: Float[Tensor, "B H V S"]
+    spread: Float[Tensor, "B H V S"]
     weights: Float[Tensor, "S"]
 
 
 class ScaleWeights(nn.Module):
-    """softmax(omega), one weight a scale; `omega` holds the logits.
+    """softmax(omega), one weight a scale; `omega` holds the logits, `initial` those before the first step."""
 
-    A single scale has weight 1 and nothing to learn.
-    """
-
-    def __init__(self, logits: Sequence[float], learned: bool) -> None:
+    def __init__(self, initial: Sequence[float]) -> None:
         super().__init__()
-        self.omega = nn.Parameter(torch.tensor(logits), requires_grad=learned and len(logits) > 1)
+        self.initial = tuple(initial)
+        self.omega = nn.Parameter(torch.tensor(self.initial))
 
     def forward(self) -> Float[Tensor, "S"]:
         return self.omega.softmax(dim=0)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Sets the initial weights."""
+        self.omega.copy_(self.omega.new_tensor(self.initial))
+
+    @torch.no_grad()
+    def only_finest(self) -> None:
+        """Puts all weight on scale 0."""
+        self.omega.fill_(-torch.inf)
+        self.omega[0] = 0.0
 
     @torch.no_grad()
     def set(self, weights: Float[Tensor, "S"]) -> None:
@@ -49,9 +58,11 @@ class ScaleWeights(nn.Module):
         self.omega.copy_(weights.clamp(min=1e-9).log())
 
 
-def upsample_all(plan: ScalePlan, blocks: Sequence[Float[Tensor, "B V _ Q"]], how: str) -> Float[Tensor, "B H V S Q"]:
-    """Brings every scale's steps (B, V, H_i, Q) to the original rate and stacks the scales."""
-    steps = [plan.upsample(block, scale, how) for scale, block in enumerate(blocks)]
+def upsample_all(
+    plan: ScalePlan, scales: Sequence[int], blocks: Sequence[Float[Tensor, "B V _ Q"]], how: str
+) -> Float[Tensor, "B H V S Q"]:
+    """Brings the steps (B, V, H_i, Q) of `scales` to the original rate and stacks them."""
+    steps = [plan.upsample(block, scale, how) for scale, block in zip(scales, blocks, strict=True)]
     return torch.stack(steps, dim=-2).transpose(1, 2)
 
 
@@ -62,7 +73,7 @@ def pack(steps: Float[Tensor, "B H V S Q"], weights: Float[Tensor, "S"]) -> Floa
 
 
 def unpack(packed: Float[Tensor, "B H V Z"], num_scales: int) -> MixedForecast:
-    """Undoes `pack`, with Q = (R parameters, location, scale); `num_scales` is S."""
+    """Undoes `pack`, with Q = (R parameters, location, spread); `num_scales` is S."""
     steps = packed.unflatten(-1, (num_scales, -1))
     return MixedForecast(steps[..., :-3], steps[..., -3], steps[..., -2], steps[0, 0, 0, :, -1])
 
@@ -84,8 +95,8 @@ def sample_mixture(draw: Sampler, forecast: MixedForecast, count: int) -> Float[
         index = chosen.unsqueeze(-1).expand(*shape, 1, size)
         params = forecast.params.expand(*shape, num_scales, size).gather(-2, index).squeeze(-2)
         loc = forecast.loc.expand(*shape, num_scales).gather(-1, chosen).squeeze(-1)
-        scale = forecast.scale.expand(*shape, num_scales).gather(-1, chosen).squeeze(-1)
-        samples.append(draw(params) * scale + loc)
+        spread = forecast.spread.expand(*shape, num_scales).gather(-1, chosen).squeeze(-1)
+        samples.append(draw(params) * spread + loc)
     return torch.cat(samples)
 
 
@@ -98,7 +109,7 @@ def sample_quantile_average(draw: Sampler, forecast: MixedForecast, count: int) 
     size = max(count, QUANTILE_DRAWS)
     averaged = forecast.loc.new_zeros((size, *forecast.loc.shape[:-1]))
     for scale, weight in enumerate(forecast.weights.to(averaged.dtype)):
-        averaged += weight * _draw_scale(draw, forecast, scale, size).sort(dim=0).values
+        averaged += weight * draw_scale(draw, forecast, scale, size).sort(dim=0).values
     order = torch.rand_like(averaged).argsort(dim=0)[:count]
     return averaged.gather(0, order)
 
@@ -112,51 +123,13 @@ def sample_path_average(draw: Sampler, forecast: MixedForecast, count: int) -> F
     averaged = forecast.loc.new_zeros((count, *forecast.loc.shape[:-1]))
     for scale, weight in enumerate(forecast.weights.to(averaged.dtype)):
         if weight > 0:  # an unused scale's infinite draw would spoil the sum
-            averaged += weight * _draw_scale(draw, forecast, scale, count)
+            averaged += weight * draw_scale(draw, forecast, scale, count)
     return averaged
 
 
-def _draw_scale(draw: Sampler, forecast: MixedForecast, scale: int, count: int) -> Float[Tensor, "M B H V"]:
+def draw_scale(draw: Sampler, forecast: MixedForecast, scale: int, count: int) -> Float[Tensor, "M B H V"]:
     """Draws from one scale's distribution, in the series' units."""
     params = forecast.params[..., scale, :]
     parts = torch.arange(count).split(max(1, _CHUNK // params.numel()))
     draws = torch.cat([draw(params.expand(len(part), *params.shape)) for part in parts])
-    return draws * forecast.scale[..., scale] + forecast.loc[..., scale]
-
-
-def stack_weights(gram: Float[Tensor, "S S"]) -> Float[Tensor, "S"]:
-    """Weights w >= 0 with sum 1 that minimise w' G w, G being the scales' error products (stacking).
-
-    Each set of active scales has a closed solution; S is small, so all sets are tried.
-    """
-    num_scales = len(gram)
-    scaled = gram.double() / gram.diagonal().double().mean().clamp(min=1e-30)
-    best, best_loss = torch.full((num_scales,), 1 / num_scales, dtype=torch.float64), torch.inf
-    for members in range(1, 2**num_scales):
-        active = [scale for scale in range(num_scales) if members >> scale & 1]
-        block = scaled[active][:, active] + 1e-9 * torch.eye(len(active), dtype=torch.float64, device=gram.device)
-        solution = torch.linalg.solve(block, torch.ones(len(active), dtype=torch.float64, device=gram.device))
-        solution = solution / solution.sum()
-        if (solution < 0).any():
-            continue
-        weights = torch.zeros(num_scales, dtype=torch.float64, device=gram.device)
-        weights[active] = solution
-        loss = (weights @ scaled @ weights).item()
-        if loss < best_loss:
-            best, best_loss = weights, loss
-    return best.to(gram.dtype)
-
-
-def crps(samples: Float[Tensor, "M *shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Continuous ranked probability score from M samples, in the target's units.
-
-    The unbiased ("fair") estimator E|X - y| - E|X - X'| / 2 (Ferro 2014); the absolute error where M is 1.
-    """
-    count = len(samples)
-    error = (samples - target).abs().mean(dim=0)
-    if count == 1:
-        return error
-    rank = torch.arange(1, count + 1, device=samples.device, dtype=samples.dtype)
-    rank = (2 * rank - count - 1).reshape(-1, *(1,) * target.ndim)
-    spread = (samples.sort(dim=0).values * rank).sum(dim=0) / (count * (count - 1))
-    return error - spread
+    return draws * forecast.spread[..., scale] + forecast.loc[..., scale]

@@ -104,10 +104,6 @@ class ScalePlan:
         """N_i: context tokens, then horizon tokens."""
         return tuple(map(sum, zip(self.context_token_counts, self.horizon_token_counts, strict=True)))
 
-    def only_finest(self) -> ScalePlan:
-        """The same plan with scale 0 alone."""
-        return ScalePlan(self.context, self.horizon, self.patch_size, 0, self.horizon_tokens)
-
     def pool_context(self, values: Float[Tensor, "*batch C"]) -> list[Float[Tensor, "*batch Ci"]]:
         """Averages of 2**i steps, backwards from the last step, for each scale; NaN marks missing values."""
         return [pool_steps(values, FACTOR**i, anchor="end") for i in self.scales]

@@ -27,8 +27,8 @@ def scale_losses(
     weights = torch.ones_like(target) if sample_weight is None else sample_weight
     losses = []
     labels = zip(plan.pool_horizon(target), plan.pool_horizon(weights), strict=True)
-    for (label, weight), scale_params, (loc, scale) in zip(labels, params, stats, strict=True):
-        losses.append(family.loss(scale_params, (label - loc) / scale, weight))
+    for (label, weight), scale_params, (loc, spread) in zip(labels, params, stats, strict=True):
+        losses.append(family.loss(scale_params, (label - loc) / spread, weight))
     return torch.stack(losses)
 
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-logger = logging.getLogger("darts_msft")
+from darts_msft.building import install
 
-# what stays of the model: Darts' `fit` set it from the series before the fits from a data set, or it is the user's
-_OWN = frozenset({"training_series", "encoders", "_model_params", "_report_level"})
+logger = logging.getLogger("darts_msft")
 
 
 def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, trainer: Any = None, **kwargs: Any) -> Any:
@@ -47,9 +46,10 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
             "with values in its horizons, or num_scales as a number"
         )
     report = replace(best.fit_report, num_scales_scores=scores, seconds=seconds)
-    model._adopt(best, keep=_OWN)
-    model._fit_report = report
+    model._module_settings, model.pl_module_params = best._module_settings, best.pl_module_params
+    model.trainer, model._fit_report, model._search_scales = best.trainer, report, False
     model._model_params["num_scales"] = model._module_settings["num_scales"]
+    install(model, best.model)
     logger.info("num_scales='auto': %s", str(report).replace("\n", "; "))
     return model
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from darts_msft.training.selection import Candidate
+
+@dataclass(frozen=True)
+class Candidate:
+    """A state that was scored: its label ("zero-shot", "epoch 3"), validation score (lower is better), and steps.
+
+    `step` counts the fit's optimiser steps before it.
+    """
+
+    label: str
+    score: float
+    step: int
 
 
 @dataclass(frozen=True)
@@ -18,8 +28,9 @@ class FitReport:
     compared them; `seconds` is then that of all these fits, everything else that of the winner's.
 
     `weight_learning` says what the scales' weights learned from, as in the model's argument of this name, "uniform"
-    where they stayed, None where there is one scale. It differs from `weight_learning_asked` where "stacking" had no
-    finite score on a validation series to go by, and the weights learned from the mixed forecast's loss instead.
+    where they stayed, None where there is one scale. It differs from `weight_learning_asked` where "stacking" had
+    nothing to go by: without a validation series the weights learn from the mixed forecast's loss ("mixed_loss"), and
+    where no validation score was finite they stay.
     """
 
     kept: str

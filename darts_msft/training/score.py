@@ -1,38 +1,80 @@
-"""The validation score that picks the best state: CRPS in units of each component's standard deviation."""
+"""The validation score that picks the best state, and the weights of the scales that minimise it.
+
+The score is the continuous ranked probability score (CRPS). For a mixture of S distributions with weights w, which sum
+to 1, it is the quadratic form w' Q w with Q_ij = (E|X_i - y| + E|X_j - y| - E|X_i - X_j|) / 2 (Gneiting & Raftery 2007,
+"Strictly Proper Scoring Rules, Prediction, and Estimation", section 4.2, for two distributions at a time). So one pass
+over the validation data gives the best weights and their score.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.optimize import nnls
 from torch import Tensor
 from torchmetrics import Metric
 
 
+def crps_products(samples: Float[Tensor, "S M *shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape S S"]:
+    """Q of every step, from M independent draws of each scale's distribution, in the target's units.
+
+    Unbiased: pairs of a draw with itself don't count (Ferro 2014). With M = 1 the diagonal is the absolute error.
+    """
+    scales, count = samples.shape[:2]
+    error = (samples - target).abs().mean(dim=1)
+    within = [_pair_distances(draws) for draws in samples]
+    products = target.new_empty(*target.shape, scales, scales)
+    for i in range(scales):
+        own = within[i] * 2 / (count * (count - 1)) if count > 1 else 0.0
+        products[..., i, i] = error[i] - own / 2
+        for j in range(i):
+            pooled = _pair_distances(torch.cat([samples[i], samples[j]]))
+            distance = (pooled - within[i] - within[j]) / count**2
+            products[..., i, j] = products[..., j, i] = (error[i] + error[j] - distance) / 2
+    return products
+
+
+def _pair_distances(draws: Float[Tensor, "M *shape"]) -> Float[Tensor, "*shape"]:
+    """Sum of |a - b| over all pairs of draws."""
+    count = len(draws)
+    rank = torch.arange(1 - count, count, 2, device=draws.device, dtype=draws.dtype)
+    return torch.tensordot(rank, draws.sort(dim=0).values, dims=1)
+
+
+def stack_weights(gram: Float[Tensor, "S S"]) -> Float[Tensor, "S"]:
+    """Weights w >= 0 with sum 1 that minimise w' G w, where G is positive semi-definite up to noise."""
+    values, vectors = np.linalg.eigh(gram.double().cpu().numpy())
+    factor = np.sqrt(np.clip(values, 0, None) / max(np.abs(values).max(), 1e-300))[:, None] * vectors.T
+    # w' G w + (sum(w) - 1)^2 has its least value along the same direction
+    solution, _ = nnls(np.vstack([factor, np.ones(len(factor))]), np.eye(len(factor) + 1)[-1])
+    return torch.as_tensor(solution / solution.sum()).to(gram)
+
+
 class ValidationScore(Metric):
-    """Mean CRPS of each component over observed steps, divided by the component's standard deviation, averaged.
+    """The CRPS as a quadratic form: by component over observed steps, divided by its standard deviation, averaged.
 
     Dividing makes components of different units count alike. Sums are kept in double precision and are added
-    over processes. `products` (V, S, S) sums the scales' error products, for stacking.
+    over processes. A forecast that is no mixture has S = 1: its CRPS alone.
     """
 
     full_state_update = False
-    crps: Tensor
+    products: Tensor
     weight: Tensor
     count: Tensor
     total: Tensor
     square: Tensor
-    products: Tensor
 
     def __init__(self, num_components: int, num_scales: int) -> None:
         super().__init__()
-        for name in ("crps", "weight", "count", "total", "square"):
+        for name in ("weight", "count", "total", "square"):
             self.add_state(name, torch.zeros(num_components, dtype=torch.float64), dist_reduce_fx="sum")
         products = torch.zeros(num_components, num_scales, num_scales, dtype=torch.float64)
         self.add_state("products", products, dist_reduce_fx="sum")
 
     def update(
         self,
-        crps: Float[Tensor, "B H V"],
+        products: Float[Tensor, "B H V S S"],
         target: Float[Tensor, "B H V"],
         sample_weight: Float[Tensor, "B H _"] | None,
     ) -> None:
@@ -40,26 +82,42 @@ class ValidationScore(Metric):
         observed = ~torch.isnan(target)
         weight = observed.double() if sample_weight is None else torch.where(observed, sample_weight, 0).double()
         value = torch.where(observed, target, 0).double()
-        self.crps += (torch.where(observed, crps, 0).double() * weight).sum(dim=(0, 1))
+        counted = torch.where(observed[..., None, None], products, 0).double()
+        self.products += torch.einsum("bhvst,bhv->vst", counted, weight)
         self.weight += weight.sum(dim=(0, 1))
         self.count += observed.sum(dim=(0, 1))
         self.total += value.sum(dim=(0, 1))
         self.square += value.square().sum(dim=(0, 1))
 
-    def update_products(self, errors: Float[Tensor, "B H V S"]) -> None:
-        """Adds the products of the scales' errors; steps with a NaN are left out."""
-        observed = ~torch.isnan(errors).any(dim=-1, keepdim=True)
-        errors = torch.where(observed, errors, 0).double()
-        self.products += torch.einsum("bhvs,bhvt->vst", errors, errors)
-
-    def gram(self) -> Float[Tensor, "S S"]:
-        """Error products summed over components, each divided by its scales' mean square error."""
-        power = self.products.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp(min=1e-30)
-        return (self.products / power[:, None, None]).sum(dim=0)
-
-    def compute(self) -> Float[Tensor, ""]:
+    def compute(self) -> Float[Tensor, "S S"]:
         seen = self.count > 0
         mean = self.total[seen] / self.count[seen]
         deviation = (self.square[seen] / self.count[seen] - mean.square()).clamp(min=0).sqrt()
         deviation = torch.where(deviation > 1e-6 * mean.abs(), deviation, 1.0)
-        return (self.crps[seen] / self.weight[seen].clamp(min=1e-12) / deviation).mean()
+        units = self.weight[seen].clamp(min=1e-12) * deviation
+        return (self.products[seen] / units[:, None, None]).mean(dim=0)
+
+
+class ErrorProducts(Metric):
+    """Products of the scales' errors, for the weights of forecasts that are no mixture: points and quantiles.
+
+    Summed over observed steps, and over components, each divided by its scales' mean square error.
+    """
+
+    full_state_update = False
+    products: Tensor
+
+    def __init__(self, num_components: int, num_scales: int) -> None:
+        super().__init__()
+        products = torch.zeros(num_components, num_scales, num_scales, dtype=torch.float64)
+        self.add_state("products", products, dist_reduce_fx="sum")
+
+    def update(self, errors: Float[Tensor, "B H V S"]) -> None:
+        """Adds a batch; steps with a NaN are left out."""
+        observed = ~torch.isnan(errors).any(dim=-1, keepdim=True)
+        errors = torch.where(observed, errors, 0).double()
+        self.products += torch.einsum("bhvs,bhvt->vst", errors, errors)
+
+    def compute(self) -> Float[Tensor, "S S"]:
+        power = self.products.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp(min=1e-30)
+        return (self.products / power[:, None, None]).sum(dim=0)

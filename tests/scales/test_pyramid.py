@@ -101,11 +101,6 @@ def test_negative_lengths_are_refused_by_name(name: str) -> None:
         ScalePlan(**lengths)
 
 
-def test_only_finest_keeps_everything_but_the_coarse_scales() -> None:
-    finest = make_plan((61, 29, 8, 2), horizon_tokens=False).only_finest()
-    assert finest == ScalePlan(61, 29, 8, 0, horizon_tokens=False)
-
-
 # --- pooling ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,69 @@
+"""How a model's module is made from its settings, and how a module becomes the model's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from darts.utils.data.torch_datasets.utils import TorchTrainingSample
+
+from darts_msft.backbones import describe, licence_of
+from darts_msft.module import MSFTModule
+from darts_msft.storage.weights import licence_notice, load_state
+
+PRECISIONS = {torch.float32: "32-true", torch.float64: "64-true", torch.bfloat16: "bf16-true"}
+
+
+def build_module(model: Any, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> MSFTModule:
+    """A module with the pretrained weights, or with those at hand; the model stays as it is.
+
+    `settings` are ours (`Resolved.settings`), `parameters` those of Darts' module.
+    """
+    module = MSFTModule(**copy.deepcopy(dict(settings)), **parameters)
+    if model._weights_at_hand is not None:
+        with module.bare_backbone() as backbone:
+            backbone.load_state_dict(model._weights_at_hand)
+    elif module.method.pretrained:
+        source, _, _ = describe(model.model_params["backbone"], model._revision)
+        if licence := licence_of(source):
+            licence_notice(source.location, licence, f"https://huggingface.co/{source.location}")
+        module.load_pretrained(load_state(source), source.location)
+    return module
+
+
+def build_for(
+    model: Any, settings: Mapping[str, Any], parameters: Mapping[str, Any], n_components: int, dtype: str
+) -> MSFTModule:
+    """As `build_module`, for series of `n_components` components and numbers of `dtype` (a name of torch's)."""
+    shapes = _sample(model, n_components, dtype).sample_shapes()
+    with torch.random.fork_rng(devices=[]):  # what a fit adds is made anew, or loaded, later
+        module = build_module(model, settings, {**parameters, "train_sample_shape": shapes})
+    module.to_dtype(getattr(torch, dtype))
+    model._setup_finetuning(module)
+    return module
+
+
+def install(model: Any, module: MSFTModule) -> None:
+    """Makes `module` the one that forecasts and that `save` writes; ends a fit that was to be resumed."""
+    model.train_sample = _sample(model, module.n_targets, str(module.dtype).removeprefix("torch."))
+    model.output_dim = module.n_targets
+    model.pl_module_params["train_sample_shape"] = model.train_sample.sample_shapes()
+    model._module_name, model._module_path = type(module).__name__, type(module).__module__
+    if "precision" not in (model.model_params.get("pl_trainer_kwargs") or {}):
+        model.trainer_params["precision"] = PRECISIONS[module.dtype]
+    if model.trainer is None:
+        model.trainer = model._init_trainer(model.trainer_params)
+    model.trainer.strategy.connect(module)
+    model.model, model.load_ckpt_path, model._fit_called = module, None, True
+
+
+def _sample(model: Any, n_components: int, dtype: str) -> TorchTrainingSample:
+    """Zeros in the shapes of a training window; numpy has no bfloat16, whose module Darts feeds float16."""
+    context, horizon = model.input_chunk_length, model.output_chunk_length
+    kind = np.dtype("float16" if dtype == "bfloat16" else dtype)
+    return TorchTrainingSample(
+        past_target=np.zeros((context, n_components), kind), future_target=np.zeros((horizon, n_components), kind)
+    )

@@ -1,0 +1,232 @@
+"""From a window to its forecast: pyramid -> backbone -> encoder loop -> head -> mixing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
+from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchInferenceBatch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from darts_msft.backbones import load_class
+from darts_msft.backbones.base import Backbone, Family, Stats, with_stats
+from darts_msft.encoder import encode
+from darts_msft.likelihoods import MIXTURES, DartsFamily, ScaleMixture
+from darts_msft.methods import find_method
+from darts_msft.methods.base import Method
+from darts_msft.methods.zero_shot import ZeroShot
+from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.scales.adapters import StepHead
+from darts_msft.scales.mixing import ScaleWeights, mix_points, pack, upsample_all
+from darts_msft.scales.pyramid import ScalePlan
+
+
+class Parts(NamedTuple):
+    """What a forecast runs."""
+
+    scales: tuple[int, ...]
+    method: Method
+    step_head: StepHead | None
+
+
+class ScaleOutputs(NamedTuple):
+    """Parameters (B, V, H_i, R) of the scales that were run, standardised, their statistics, and whose they are."""
+
+    scales: tuple[int, ...]
+    params: list[Float[Tensor, "B V _ R"]]
+    stats: list[Stats]
+    family: Family
+
+
+class ForecastingModule(PLForecastingModule):
+    """A backbone with a finetuning method attached.
+
+    Everything that the constructor needs is plain data, so that a checkpoint rebuilds the module without the hub:
+    the architecture's name and configuration, the patch size (steps), K, the method, and its settings.
+    Before training (`trained` is False) the pretrained model forecasts, with all of the scales' weight on scale 0.
+    """
+
+    trained: Tensor
+
+    def __init__(
+        self,
+        architecture: str,
+        backbone_config: dict[str, Any],
+        patch_size: int,
+        num_scales: int,
+        method: str,
+        method_config: dict[str, Any],
+        mixing_config: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.backbone = load_class(architecture).from_config(backbone_config, patch_size)
+        spec = self.backbone.spec
+        horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
+        self.plan = ScalePlan(kwargs["input_chunk_length"], horizon, patch_size, num_scales, spec.horizon_tokens)
+        config = MethodConfig.from_dict(method_config)
+        self.method = find_method(method)(spec, self.plan, config)
+        self.mixing = MixingConfig.from_dict(mixing_config)
+        self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales))
+        base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
+        self.new_family = None if base is None else DartsFamily(base)
+        self.step_head = (
+            StepHead(spec.width, patch_size, len(self.new_family.names)) if self.new_family is not None else None
+        )
+        self.register_buffer("trained", torch.tensor(False))
+        self._untouched = [ZeroShot(spec, self.plan, config)]  # in a list, so that it is no part of the module
+        self.method.attach(self.backbone)
+        self.settle()
+
+    def settle(self) -> None:
+        """Chooses what a forecast runs; called where the module is made, where a state is loaded, and by training."""
+        trained = bool(self.trained)
+        if not trained or self.mixing.only_first:
+            self.scale_weights.only_finest()
+        self.parts = (
+            Parts(tuple(self.plan.scales), self.method, self.step_head)
+            if trained
+            else Parts((0,), self._untouched[0], None)
+        )
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().load_state_dict(*args, **kwargs)
+        self.settle()
+        return result
+
+    @contextmanager
+    def bare_backbone(self) -> Iterator[Backbone]:
+        """The backbone without what the method put into it, under its own parameter names."""
+        self.method.detach(self.backbone)
+        try:
+            yield self.backbone
+        finally:
+            self.method.attach(self.backbone)
+
+    def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Copies a checkpoint's tensors into the backbone, strictly; `origin` names it in errors."""
+        with self.bare_backbone() as backbone:
+            backbone.load_pretrained(state, origin)
+
+    # ---------------------------------------------------------------- forecasting
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether the forecast is the weighted sum of the scales' distributions."""
+        return isinstance(self.likelihood, ScaleMixture) and self.likelihood.mixing in MIXTURES
+
+    def forecast_scales(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
+        """The scales' forecasts, each at its own rate."""
+        plan, (scales, method, step_head) = self.plan, self.parts
+        contexts = plan.pool_context(rearrange(past_target, "b c v -> b v c"))
+        tokens, masks, stats = [], [], []
+        for scale in scales:
+            values, scale_stats = self.backbone.normalise(contexts[scale])
+            observed = plan.pad_context(~torch.isnan(contexts[scale]), scale)
+            count = plan.horizon_token_counts[scale]
+            embedded = self.backbone.embed(plan.pad_context(values, scale), observed, count)
+            past, future = embedded.split([embedded.shape[-2] - count, count], dim=-2)
+            tokens.append(torch.cat([method.adapt_input(past, scale), future], dim=-2))
+            masks.append(plan.token_mask(observed, scale))
+            stats.append(scale_stats)
+        encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
+        params = [self._head(step_head, part, scale) for scale, part in zip(scales, encoded, strict=True)]
+        family = self.backbone.family if step_head is None or self.new_family is None else self.new_family
+        return ScaleOutputs(scales, [one.to(past_target.dtype) for one in params], stats, family)
+
+    def _head(
+        self, step_head: StepHead | None, encoded: Float[Tensor, "B V N D"], scale: int
+    ) -> Float[Tensor, "B V H R"]:
+        steps = self.plan.horizons[scale]
+        if step_head is None:
+            return self.backbone.head(encoded, scale, steps)
+        new: Tensor = step_head(self.backbone.readout(encoded, steps))
+        return new[..., :steps, :]
+
+    def forecast(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
+        """As `forecast_scales`, but windows without variation are forecast as constant."""
+        outputs = self.forecast_scales(past_target)
+        return outputs._replace(stats=_constant_where_flat(past_target, outputs.stats))
+
+    @torch.no_grad()
+    def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:
+        """Each scale's median of one window at the original rate: arrays of (H, V), in the series' units."""
+        self.eval()
+        outputs = self.forecast(past_target.to(self.scale_weights.omega))
+        return list(self._medians(outputs)[0].permute(2, 0, 1).cpu().numpy())
+
+    def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
+        """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
+        weights: Tensor = self.scale_weights()
+        if isinstance(self.likelihood, ScaleMixture):
+            blocks = [with_stats(params, stats) for params, stats in zip(outputs.params, outputs.stats, strict=True)]
+            steps = self._at_original_rate(outputs, blocks)
+            # a scale that was not run has no weight, and the finest one's numbers
+            columns = [outputs.scales.index(i) if i in outputs.scales else 0 for i in self.plan.scales]
+            return pack(steps[..., columns, :], weights)
+        levels = [0.5] if self.new_family is None else self.new_family.levels or [0.5]
+        quantiles = [self._quantiles(outputs, index, levels) for index in range(len(outputs.scales))]
+        values = self._at_original_rate(outputs, quantiles)
+        return mix_points(values.transpose(-1, -2), weights[list(outputs.scales)])
+
+    def _quantiles(self, outputs: ScaleOutputs, index: int, levels: Sequence[float]) -> Float[Tensor, "B V H Q"]:
+        """In the series' units; `index` counts the scales that were run."""
+        params, (loc, spread) = outputs.params[index], outputs.stats[index]
+        if isinstance(outputs.family, DartsFamily) and outputs.family.levels == levels:
+            return params * spread.unsqueeze(-1) + loc.unsqueeze(-1)  # the columns are the quantiles, with gradients
+        quantiles = [outputs.family.quantile(params, level) * spread + loc for level in levels]
+        return torch.stack(quantiles, dim=-1)
+
+    def _at_original_rate(
+        self, outputs: ScaleOutputs, blocks: list[Float[Tensor, "B V _ Q"]]
+    ) -> Float[Tensor, "B H V S Q"]:
+        return upsample_all(self.plan, outputs.scales, blocks, self.mixing.upsampling)[:, self.output_chunk_shift :]
+
+    def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
+        if x_in.stage is ModuleStage.PREDICT:
+            self._check_zero_shot()
+        return PLModuleOutput(prediction=self.mix(self.forecast(x_in.past_target)))
+
+    def _forecasts_zero_shot(self) -> bool:
+        """Whether the pretrained head serves the likelihood: the native distribution, its quantiles, its median."""
+        return self.new_family is None or self.new_family.levels is not None
+
+    def _check_zero_shot(self) -> None:
+        if self.new_family is not None and self.parts.step_head is None and not self._forecasts_zero_shot():
+            raise ValueError(
+                f"likelihood={self.likelihood!r} needs a new head that is not trained yet; call fit() "
+                "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
+            )
+
+    def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Any:
+        """Darts' step; but where nothing is fed back, the network runs once for all samples."""
+        once = self.pred_n <= self.output_chunk_length and self.likelihood is not None
+        if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
+            return super().predict_step(batch, batch_idx, dataloader_idx)
+        samples = self._sample(self(PLModuleInput(past_target=batch.past_target)).prediction, self.pred_num_samples)
+        return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
+
+    def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
+        if isinstance(self.likelihood, ScaleMixture):
+            return self.likelihood.sample_many(forecast, count)
+        if self.likelihood is None:
+            return forecast.squeeze(-1).unsqueeze(0)
+        return torch.stack([self.likelihood.sample(forecast) for _ in range(count)])
+
+    def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
+        points = [self._quantiles(outputs, index, [0.5]) for index in range(len(outputs.scales))]
+        return self._at_original_rate(outputs, points).squeeze(-1)
+
+
+def _constant_where_flat(past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
+    """Windows without variation, or without any observation, are forecast as their location, without spread."""
+    observed = ~torch.isnan(past_target)
+    highest = torch.where(observed, past_target, -torch.inf).amax(dim=1)
+    lowest = torch.where(observed, past_target, torch.inf).amin(dim=1)
+    flat = (highest <= lowest) | ~observed.any(dim=1)
+    return [Stats(loc, torch.where(flat.unsqueeze(-1), 0, spread)) for loc, spread in stats]

@@ -1,0 +1,138 @@
+"""Adapters on disk, and merging them: what a fit trained, apart from the pretrained weights.
+
+The functions take the `MSFTFoundationModel`, whose methods of the same names call them.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from darts.utils.likelihood_models.torch import TorchLikelihood
+from torch import Tensor
+
+from darts_msft.arguments import resolve
+from darts_msft.building import build_for, install
+from darts_msft.likelihoods import ScaleMixture
+from darts_msft.methods import find_method
+from darts_msft.module import MSFTModule
+from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.storage.adapter_files import (
+    check_identity,
+    check_tensors,
+    read_description,
+    read_tensors,
+    tensors_of,
+    write_adapter,
+)
+from darts_msft.storage.weights import state_hash
+
+_OPTION_DEFAULTS = {**MethodConfig().to_dict(), **MixingConfig().to_dict(), "lr_new": None, "lr_omega": None}
+_OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
+
+
+def save_adapter(model: Any, path: str | Path, overwrite: bool) -> None:
+    module = fitted_module(model, "save_adapter")
+    if str(module.dtype) not in ("torch.float32", "torch.float64"):
+        raise ValueError(f"adapters are float32 or float64, but this model is {module.dtype}: fit float32 series")
+    origin = {"backbone": model.model_params["backbone"], "revision": model._revision}
+    identity = {**_identity(model, model._module_settings), **_kind_of(module)}
+    write_adapter(path, _adapter_of(module), identity, origin, overwrite)
+
+
+def load_adapter(model: Any, path: str | Path) -> None:
+    saved = read_description(path)
+    settings, likelihood, module = model._module_settings, model.pl_module_params["likelihood"], model.model
+    if model._fresh:
+        # the file says what an unfitted model leaves open; the pretrained weights are read only if all else fits
+        left_open = set(_OF_A_MODULE)
+        if model._search_scales:
+            left_open.add("num_scales")
+        own = {**_identity(model, settings), **{name: saved.get(name) for name in left_open}}
+        check_identity(path, saved, own)
+        if model._search_scales:
+            settings, likelihood, _ = resolve({**model.model_params, "num_scales": saved["num_scales"]})
+        parameters = {**model.pl_module_params, "likelihood": likelihood}
+        module = build_for(model, settings, parameters, saved["n_components"], saved["dtype"])
+    check_identity(path, saved, {**_identity(model, settings), **_kind_of(module)})
+    tensors = read_tensors(path, saved)
+    check_tensors(path, tensors, _adapter_of(module))
+    module.load_state_dict(tensors, strict=False)
+    if model._search_scales:
+        model._model_params["num_scales"] = settings["num_scales"]
+    model._module_settings, model.pl_module_params["likelihood"] = settings, likelihood
+    model._fit_report, model._search_scales, model._zero_shot_only = None, False, False
+    install(model, module)
+
+
+def merge(model: Any) -> None:
+    module = fitted_module(model, "merge")
+    folded = module.method.merge(module.backbone)
+    changes = module.method.after_merge
+    defaults = _OPTION_DEFAULTS if "method" in changes else {}
+    arguments = {**copy.deepcopy(model.model_params), **defaults, **changes}
+    if isinstance(model.enable_finetuning, dict):  # patterns of names that are no more
+        arguments["enable_finetuning"] = model.enable_finetuning = True
+    settings = resolve(arguments).settings
+    merged = MSFTModule(**copy.deepcopy(settings), **model.pl_module_params)
+    merged.to_dtype(module.dtype)
+    kept = merged.state_dict().keys()
+    rest = {k: v for k, v in module.state_dict().items() if k in kept and not k.startswith("backbone.")}
+    merged.load_state_dict({**rest, **{f"backbone.{name}": value for name, value in folded.items()}}, strict=True)
+    model._module_settings, model._model_params = settings, arguments
+    install(model, merged.to(module.device))
+
+
+def fitted_module(model: Any, what: str) -> MSFTModule:
+    """The module of a model that was finetuned; `what` needs it."""
+    if model._fresh or not isinstance(model.model, MSFTModule):
+        raise ValueError(f"{what}() needs a model that was finetuned: call fit(), load() or load_adapter() first")
+    return model.model
+
+
+def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that another model must share to forecast the same with the same adapter."""
+    # how the scales' weights were learned is no part of what they are
+    options = set(find_method(settings["method"]).options) - {"weight_learning", "weight_init"}
+    own = {
+        part: {name: value for name, value in settings[part].items() if name in options}
+        for part in ("method_config", "mixing_config")
+    }
+    length = model.model_params["input_chunk_length"]
+    return {
+        **{name: value for name, value in settings.items() if name != "learning_rates"},
+        **own,
+        "input_chunk_length": length if isinstance(length, int) else list(length),
+        "output_chunk_length": model.model_params["output_chunk_length"],
+        "output_chunk_shift": model.output_chunk_shift,
+        "likelihood": _likelihood_name(model.pl_module_params["likelihood"]),
+    }
+
+
+def _kind_of(module: MSFTModule) -> dict[str, Any]:
+    dtype = str(module.dtype).removeprefix("torch.")
+    return dict(zip(_OF_A_MODULE, (module.n_targets, dtype, state_hash(_frozen(module))), strict=True))
+
+
+def _adapter_of(module: MSFTModule) -> dict[str, Tensor]:
+    """What an adapter holds: all that the pretrained weights lack. Random weights are nowhere else: they all are in."""
+    return tensors_of(module, module.own_names() if module.method.pretrained else frozenset(module.state_dict()))
+
+
+def _frozen(module: MSFTModule) -> dict[str, Tensor]:
+    """The weights that an adapter lacks and that its forecast rests on, under the bare backbone's names."""
+    if not module.method.pretrained:
+        return {}
+    with module.bare_backbone() as backbone:
+        trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+        unused = module.method.spec.unused
+        state = backbone.state_dict().items()
+        return {name: v for name, v in state if name not in trained and not module.method.matches(name, unused)}
+
+
+def _likelihood_name(likelihood: TorchLikelihood | None) -> str:
+    """Without what the other settings say."""
+    if isinstance(likelihood, ScaleMixture):
+        return "native" if likelihood.base is None else repr(likelihood.base)
+    return repr(likelihood)

@@ -1,0 +1,218 @@
+"""Never worse than zero-shot: `fit` ends in the best state on the validation data, the one before it included."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from math import inf, isfinite
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from darts_msft.training.report import Candidate, FitReport
+from darts_msft.training.score import ErrorProducts, ValidationScore
+
+logger = logging.getLogger("darts_msft")
+
+
+class Scored(Protocol):
+    """What `KeepBest` asks of the module, besides Lightning's."""
+
+    score: ValidationScore
+    error_products: ErrorProducts
+    diverged: bool
+    start_label: str
+    """What the state before the first step is called."""
+    solves_on_errors: bool
+    """Whether the scales' weights are solved for on the errors, before a pass that scores the forecast."""
+
+    def own_names(self) -> frozenset[str]:
+        """Names in `state_dict` of what a fit may change."""
+
+    def add_errors(self, batch: Any) -> None:
+        """Adds a validation batch to `error_products`."""
+
+    def solve_on_errors(self) -> None:
+        """Sets the scales' weights by `error_products`."""
+
+    def settle_score(self) -> float:
+        """The score of what was added since the last reset, at the best weights where they are solved for."""
+
+    def learned_by(self, solved: bool) -> tuple[str | None, str | None]:
+        """What the scales' weights learned from in the end, and were asked to; None where there is one scale."""
+
+
+class KeepBest(pl.Callback):
+    """Scores every state on the validation data and ends the fit in the best one; makes the fit's report.
+
+    Lightning's sanity check scores the state before the first step. The rest of an interrupted fit goes on from
+    `state_dict`, which is in Lightning's checkpoints, and so ends as if it had not been interrupted.
+
+    Parameters
+    ----------
+    seed
+        Of the order of the training windows.
+    validates
+        Whether there are validation data.
+    """
+
+    def __init__(self, seed: int, validates: bool) -> None:
+        self.seed, self.validates = seed, validates
+        self.candidates: list[Candidate] = []
+        self.report: FitReport | None = None
+        self.epoch_seconds: list[float] = []
+        self._tensors: dict[str, Tensor] = {}
+        self._scored_step, self._seconds_before = -1, 0.0
+        self.fitting, self._label = False, ""
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate with the lowest score, the first of equals; None where there is none."""
+        return min(self.candidates, key=lambda one: one.score, default=None)
+
+    # ---------------------------------------------------------------- an interrupted fit
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.fitting:
+            return {}
+        return {
+            "candidates": [asdict(one) for one in self.candidates],
+            "tensors": dict(self._tensors),
+            "scored_step": self._scored_step,
+            "seed": self.seed,
+            "epoch_seconds": list(self.epoch_seconds),
+            "seconds": self._seconds(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.candidates = [Candidate(**one) for one in state_dict["candidates"]]
+        self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
+        self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
+        self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
+
+    # ---------------------------------------------------------------- Lightning's hooks
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.fitting, self._started = True, time.perf_counter()
+        self._epoch_started = self._started  # a resumed epoch may have begun in another process
+        self.seed = trainer.strategy.broadcast(self.seed)  # each process drew its own
+        trainer.num_sanity_val_steps = inf  # Lightning leaves it out where it resumes a fit
+        self._label = pl_module.start_label
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        pl_module.train()  # Lightning leaves the mode of the last forecast
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._epoch_started = time.perf_counter()
+        self._label = f"epoch {trainer.current_epoch}"
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.epoch_seconds.append(time.perf_counter() - self._epoch_started)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.fitting and pl_module.solves_on_errors and not trainer.sanity_checking:
+            _solve_on_errors(trainer, pl_module)
+        pl_module.score.reset()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not (
+            self.fitting and pl_module.score.update_called
+        ):  # Darts runs an empty loop where there is no validation series
+            return
+        score = self._consider(trainer, pl_module)
+        if not trainer.sanity_checking:
+            pl_module.log("val_loss", score, prog_bar=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Returns to the best state seen, which may be the pretrained one.
+
+        Raises FloatingPointError if training diverged and there is no state to return to.
+        """
+        if self.validates and self._scored_step != trainer.global_step:  # no validation after the last step
+            self._label = "end of training"
+            if pl_module.solves_on_errors:
+                _solve_on_errors(trainer, pl_module)
+            pl_module.score.reset()
+            if _each_batch(trainer, pl_module, lambda batch: pl_module.validation_step(batch, 0)):
+                self._consider(trainer, pl_module)
+        self.fitting, best = False, self.best
+        if best is not None:
+            pl_module.load_state_dict(self._tensors, strict=False)
+            self._tensors = {}
+        elif pl_module.diverged:
+            raise FloatingPointError(
+                "training diverged: the forecasts are no longer finite, and without a finite validation score there is "
+                "no state to return to; lower the learning rates or pass a val_series"
+            )
+        elif self.validates:
+            logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
+        self.report = self._report(pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.fitting:  # resumed after the last epoch: Lightning had nothing left to do
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            pl_module.to(trainer.strategy.root_device)
+            self.on_train_end(trainer, pl_module)
+            pl_module.cpu()
+
+    # ---------------------------------------------------------------- parts
+
+    def _consider(self, trainer: pl.Trainer, module: Any) -> float:
+        """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie)."""
+        score: float = module.settle_score()
+        module.score.reset()
+        self._scored_step, best = trainer.global_step, self.best
+        if isfinite(score):
+            self.candidates.append(Candidate(self._label, score, trainer.global_step))
+            if best is None or score < best.score:
+                state = module.state_dict()
+                self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
+        return score
+
+    def _report(self, module: Any) -> FitReport:
+        learned, asked = module.learned_by(solved=any(one.step > 0 for one in self.candidates))
+        return FitReport(
+            kept="last weights (without a validation score)" if self.best is None else self.best.label,
+            candidates=tuple(self.candidates),
+            trained_parameters=sum(value.numel() for value in module.parameters() if value.requires_grad),
+            all_parameters=sum(value.numel() for value in module.parameters()),
+            epoch_seconds=tuple(self.epoch_seconds),
+            seconds=self._seconds(),
+            weight_learning=learned,
+            weight_learning_asked=asked,
+        )
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+
+def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
+    """A pass over the validation data of its own: the weights must be there before the mixed forecast is scored."""
+    module.error_products.reset()
+    if _each_batch(trainer, module, module.add_errors):
+        module.solve_on_errors()
+
+
+@torch.no_grad()
+def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any], Any]) -> bool:
+    """Calls `act` on the validation batches that Lightning would use; False where there are none."""
+    loop, batches = trainer.fit_loop.epoch_loop.val_loop, trainer.val_dataloaders
+    if not trainer.enable_validation or batches is None or len(batches) == 0:
+        return False
+    was_training = module.training
+    module.eval()
+    batches = copy.copy(batches)
+    batches._iterator = None  # with persistent workers a loader serves one pass at a time: Lightning has one open
+    for index, batch in enumerate(batches):
+        if index >= loop.max_batches[0]:
+            break
+        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+        with trainer.precision_plugin.val_step_context():
+            act(batch)
+    module.train(was_training)
+    return True
