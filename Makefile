@@ -31,7 +31,7 @@ demo: setup-demo
 test: setup-test
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 smoke: setup-test
 	rm -rf $(SMOKE)
@@ -66,12 +66,12 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	$$found -m venv $$clear $(VENV)
 	@rm -f $@; touch $(VENV)/.installing
 	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai]'
+	$(BIN)/python -m pip install -c constraints.txt -e .
 	@rm $(VENV)/.installing; touch $@
 
 $(TEST_READY): $(DEMO_READY)
 	@rm -f $@ $(DEMO_READY); touch $(VENV)/.installing
-	$(BIN)/python -m pip install -c constraints.txt -e '.[moirai,peft,baselines,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[peft,baselines,dev]'
 	@rm $(VENV)/.installing; touch $(DEMO_READY); touch $@
 
 clean:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,23 @@ def build_for(
 ) -> MSFTModule:
     """As `build_module`, for series of `n_components` components and numbers of `dtype` (a name of torch's)."""
     shapes = _sample(model, n_components, dtype).sample_shapes()
-    with torch.random.fork_rng(devices=[]):  # what a fit adds is made anew, or loaded, later
+    with torch.random.fork_rng(devices=[]):
         module = build_module(model, settings, {**parameters, "train_sample_shape": shapes})
     module.to_dtype(getattr(torch, dtype))
     model._setup_finetuning(module)
     return module
+
+
+@contextmanager
+def weights_kept(model: Any) -> Iterator[None]:
+    """What is built meanwhile takes the backbone of the present module, if any: no checkpoint may be at hand."""
+    try:
+        if isinstance(model.model, MSFTModule):
+            with model.model.bare_backbone() as backbone:
+                model._weights_at_hand = backbone.state_dict()
+        yield
+    finally:
+        model._weights_at_hand = None
 
 
 def install(model: Any, module: MSFTModule) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
+from darts.utils.torch import random_method
 from darts.utils.utils import generate_index
 
 from darts_msft import persistence
 from darts_msft.arguments import AUTO, check_patterns, largest_num_scales, resolve, settle_darts_arguments
-from darts_msft.building import build_for, build_module, install
+from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.training.keep_best import KeepBest
@@ -215,8 +215,9 @@ class MSFTFoundationModel(FoundationModel):
         keep = model.keep_best = KeepBest(seed, validates)
         ordered = OrderedData(datamodule, lambda: keep.seed)
         super()._train(trainer, model, ordered, load_best=load_best and not validates)
-        self._fit_report = keep.report
-        logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
+        self._fit_report = keep.report  # None where Lightning trains in spawned processes only
+        if self._fit_report is not None:
+            logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
 
     def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K."""
@@ -228,22 +229,11 @@ class MSFTFoundationModel(FoundationModel):
         if not self._zero_shot_only:
             return super()._setup_for_train(*args, **kwargs)
         # made for one series' width and precision: made anew for the training series
-        with self._keeps_weights():
+        with weights_kept(self):
             self.model, self._zero_shot_only = None, False
             if "precision" not in (self.model_params.get("pl_trainer_kwargs") or {}):
                 self.trainer_params.pop("precision", None)
             return super()._setup_for_train(*args, **kwargs)
-
-    @contextmanager
-    def _keeps_weights(self) -> Iterator[None]:
-        """What is built meanwhile takes the backbone of the present module, if any: no checkpoint may be at hand."""
-        try:
-            if isinstance(self.model, MSFTModule):
-                with self.model.bare_backbone() as backbone:
-                    self._weights_at_hand = backbone.state_dict()
-            yield
-        finally:
-            self._weights_at_hand = None
 
     @staticmethod
     def _init_trainer(trainer_params: dict[str, Any], max_epochs: int | None = None) -> Any:
@@ -253,7 +243,6 @@ class MSFTFoundationModel(FoundationModel):
         return FoundationModel._init_trainer({**defaults, **trainer_params}, max_epochs)
 
     def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Darts' `load_weights_from_checkpoint`."""
         super().load_weights_from_checkpoint(*args, **kwargs)
         self._zero_shot_only, self._fit_report, self._search_scales = False, None, False
 
@@ -271,17 +260,9 @@ class MSFTFoundationModel(FoundationModel):
             *("backbone", "revision", "lr_pretrained", "lr_new", "lr_head", "lr_omega", "weight_init"),
         ]
 
-    @property
-    def supports_past_covariates(self) -> bool:
-        return False
-
-    @property
-    def supports_future_covariates(self) -> bool:
-        return False
-
-    @property
-    def supports_static_covariates(self) -> bool:
-        return False
+    supports_past_covariates = property(lambda self: False)
+    supports_future_covariates = property(lambda self: False)
+    supports_static_covariates = property(lambda self: False)
 
     # ---------------------------------------------------------------- zero-shot without fit
 
@@ -306,11 +287,15 @@ class MSFTFoundationModel(FoundationModel):
         kind = (first.n_components, first.dtype)
         if self._fit_called and self._zero_shot_kind == kind:
             return
-        with self._keeps_weights():
-            dtype = first.dtype.name.replace("float16", "bfloat16")  # as Darts does
-            module = build_for(self, self._module_settings, self.pl_module_params, first.n_components, dtype)
-        install(self, module)
+        self._install_pretrained(first.n_components, first.dtype.name)
         self._zero_shot_only, self._zero_shot_kind = True, kind
+
+    @random_method
+    def _install_pretrained(self, n_components: int, dtype: str) -> None:
+        with weights_kept(self):
+            dtype = "bfloat16" if dtype == "float16" else dtype  # as Darts does
+            module = build_for(self, self._module_settings, self.pl_module_params, n_components, dtype)
+        install(self, module)
 
     # ---------------------------------------------------------------- what Darts has not
 

@@ -34,6 +34,7 @@ class MSFTModule(ForecastingModule):
 
     def __init__(self, *, learning_rates: dict[str, Any], enable_finetuning: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.save_hyperparameters(ignore=["loss_fn", "torch_metrics"])  # Darts saw those of the base class alone
         self.learning = self.mixing.learning  # what the scales' weights learn from; a fit may lack what that takes
         self.rates = LearningRates.from_dict(learning_rates)
         num_scales = len(self.plan.scales)
@@ -195,18 +196,18 @@ class MSFTModule(ForecastingModule):
         if self.stacks:  # solved for, not trained
             self.scale_weights.omega.requires_grad = False
         if not self._forecasts_zero_shot():
-            self._begin_training()
+            self.begin_training()
 
     def on_fit_end(self) -> None:
         super().on_fit_end()
         self.scale_weights.omega.requires_grad = self.omega_trains
 
     def on_train_start(self) -> None:
-        self._begin_training()
+        self.begin_training()
         self.method.begin(self.trainer.estimated_stepping_batches)
         self.steps_seen = self.global_step
 
-    def _begin_training(self) -> None:
+    def begin_training(self) -> None:
         if not bool(self.trained):
             self.trained.fill_(True)
             self.scale_weights.start()

@@ -70,7 +70,7 @@ def make_module(directory: Path, method: str, context: int = CONTEXT, **settings
 
 def attached(module: MSFTModule) -> MSFTModule:
     """With all scales running, as in training."""
-    module.trained.fill_(True)
+    module.begin_training()
     return module
 
 

@@ -119,11 +119,14 @@ def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[
 
 def validation_scores(model: MSFTFoundationModel) -> tuple[float, float]:
     """The validation score before the first step, and that of the state that `fit` returned."""
-    selection = model.model.selection
-    assert selection.best is not None, "fit scored no state"
-    return selection.candidates[0].score, selection.best.score
+    report = model.fit_report
+    assert report is not None, "nothing was trained"
+    assert report.before is not None, "fit scored no state before the first step"
+    assert report.best is not None
+    return report.before, report.best
 
 
 def chosen_state(model: MSFTFoundationModel) -> str:
     """The label of the state that `fit` returned: "zero-shot", "epoch 0", ..."""
-    return str(model.model.selection.best.label)
+    assert model.fit_report is not None, "nothing was trained"
+    return model.fit_report.kept

@@ -22,18 +22,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
+from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, adapted
+from darts_msft.backbones.moirai_mixture import MoiraiFamily
 from darts_msft.storage.weights import load_strict
-
-try:
-    from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output
-
-    from darts_msft.backbones.moirai_mixture import MoiraiFamily
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"The MOIRAI backbones need the package `uni2ts` ({error}); install it with: pip install 'darts-msft[moirai]'"
-    ) from error
 
 _MINIMUM_VARIANCE = 1e-5  # PackedStdScaler's minimum_scale, added to the variance
 

@@ -14,15 +14,7 @@ from pathlib import Path
 
 import torch
 
-try:
-    from darts_msft.pretraining.train import Pretraining, Settings
-except ModuleNotFoundError as error:
-    if error.name != "uni2ts":
-        raise
-    sys.exit(
-        "python -m darts_msft.pretraining: error: pretraining needs the package `uni2ts`; install it with: "
-        "pip install 'darts-msft[moirai]'"
-    )
+from darts_msft.pretraining.train import Pretraining, Settings
 
 PROGRAM = "python -m darts_msft.pretraining"
 

@@ -211,7 +211,7 @@ def test_a_joined_sequence_that_is_too_long_is_refused_at_once(tmp_path: Path, a
 def test_the_forecast_is_that_of_scale_0_and_omega_stays(tiny_moirai: str) -> None:
     model = make_model(tiny_moirai, mixing="first", likelihood=None, lr_head=1e-2, lr_new=1e-2)
     model.fit(wave(), val_series=wave(60, seed=1))
-    model.model.trained.fill_(True)
+    model.model.begin_training()
     assert model.scale_weights.tolist() == [1, 0, 0]
     assert model.model.scale_weights.omega.tolist() == [0, 0, 0]
     assert not model.model.scale_weights.omega.requires_grad

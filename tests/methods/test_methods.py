@@ -50,7 +50,7 @@ def test_training_helps_a_series_that_it_suits(tiny_moirai: str, method: str) ->
     scores = [candidate.score for candidate in model.candidates]
     assert model.candidates[0].label == ("zero-shot" if find_method(method).pretrained else "untrained")
     assert min(scores) < scores[0]
-    assert model.model.selection.best.score == min(scores)
+    assert model.fit_report.best == min(scores)
 
 
 @pytest.mark.parametrize("method", TRAINED)

@@ -70,7 +70,7 @@ def test_sampling_at_once_equals_darts_one_by_one(native: MSFTFoundationModel, m
     monkeypatch.setattr(MSFTModule, "predict_step", PLForecastingModule.predict_step)
     slow = values_of(native.predict(HORIZON, wave(), num_samples=SAMPLES, random_state=1, batch_size=SAMPLES))[:, 0]
     for step in range(HORIZON):
-        assert stats.ks_2samp(fast[step], slow[step]).pvalue > 1e-3
+        assert stats.ks_2samp(fast[step], slow[step]).pvalue > 1e-3 / HORIZON
     # correlation of the steps of a path: a path comes from one scale in both
     assert np.corrcoef(np.clip(fast, 0, 10))[0, 4] == pytest.approx(np.corrcoef(np.clip(slow, 0, 10))[0, 4], abs=0.1)
 
@@ -161,7 +161,9 @@ def test_zero_shot_quantiles_are_the_native_ones(tiny_moirai: str) -> None:
 
 
 def test_quantile_regression_learns(tiny_moirai: str) -> None:
-    model = make_model(tiny_moirai, likelihood=QuantileRegression(LEVELS), lr_head=3e-2, n_epochs=8, num_scales=1)
+    model = make_model(
+        tiny_moirai, likelihood=QuantileRegression(LEVELS), lr_head=3e-2, n_epochs=8, num_scales=1, random_state=1
+    )
     model.fit(wave(200), val_series=wave(80, seed=1))
     before, after = validation_scores(model)
     assert after < 0.7 * before

@@ -62,7 +62,7 @@ def test_zero_shot_round_trip(own_weights: Path, tmp_path: Path) -> None:
     assert np.array_equal(forecast_of(loaded), expected)
     assert loaded.scale_weights.tolist() == [1, 0, 0]
     loaded.fit(wave(), val_series=wave(seed=1))  # the saved weights are all that it needs
-    assert loaded.model.selection.candidates[0].label == "zero-shot"
+    assert loaded.candidates[0].label == "zero-shot"
 
 
 def test_never_used_round_trip(tiny_moirai: str, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_load_from_checkpoint(own_weights: Path, tmp_path: Path, best: bool) -> 
     shutil.rmtree(own_weights)
     loaded = MSFTFoundationModel.load_from_checkpoint("run", work_dir=str(tmp_path), best=best)
     assert trainable(loaded) == trainable(model)
-    assert model.model.selection.best.label == "epoch 1"  # the last and the best are the same here
+    assert model.fit_report.kept == "epoch 1"  # the last and the best are the same here
     assert np.array_equal(forecast_of(loaded), forecast_of(model))
 
 

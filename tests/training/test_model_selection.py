@@ -113,7 +113,7 @@ def test_second_fit_starts_from_the_first_one_s_best(tiny_moirai: str) -> None:
     before, after = validation_scores(model.fit(wave(), val_series=val))
     assert before == first
     assert after <= first
-    assert model.model.selection.candidates[0].label == "before this fit"
+    assert model.candidates[0].label == "before this fit"
 
 
 @pytest.mark.parametrize("how", ["max_steps", "nr_epochs_val_period"])
@@ -138,7 +138,7 @@ def test_limited_validation_limits_every_score(tiny_moirai: str) -> None:
         batch_size=4,
     )
     model.fit(wave(50), val_series=wave(70, seed=1))
-    before, after = (candidate.score for candidate in model.model.selection.candidates)
+    before, after = (candidate.score for candidate in model.candidates)
     assert after == pytest.approx(before, rel=0.1)  # nothing was learned: the same forecast on the same windows
 
 

@@ -127,7 +127,7 @@ def test_early_stopping_on_the_validation_loss(tiny_moirai: str) -> None:
     model, _ = logged(tiny_moirai, n_epochs=9, callbacks=[stopper], **still)
     model.fit(wave(60), val_series=wave(50, seed=1))
     assert model.epochs_trained == 2
-    assert float(stopper.best_score) == pytest.approx(model.model.selection.candidates[1].score)
+    assert float(stopper.best_score) == pytest.approx(model.candidates[1].score)
 
 
 @pytest.mark.filterwarnings("ignore:You called .self.log:UserWarning")  # Darts logs metrics though there is no logger
@@ -140,7 +140,7 @@ def test_torch_metrics_are_logged(tiny_moirai: str) -> None:
     assert {"train_loss", "val_loss", "train_MeanAbsoluteError", "val_MeanSquaredError"} <= set(found)
     # before this fit's only step nothing had changed but the weights of the scales, which are uniform
     forecasts = model.historical_forecasts(val, forecast_horizon=HORIZON, retrain=False, last_points_only=False)
-    model.model.trained.fill_(True)
+    model.model.begin_training()
     mixed = model.historical_forecasts(val, forecast_horizon=HORIZON, retrain=False, last_points_only=False)
     targets = np.array([val.slice_intersect(forecast).values() for forecast in forecasts])
     assert found["val_MeanAbsoluteError"] == pytest.approx(np.abs(values_of(mixed)[..., 0] - targets).mean(), rel=1e-4)
@@ -152,7 +152,7 @@ def test_probabilistic_metrics_and_sanity_check_run(tiny_moirai: str) -> None:
         tiny_moirai, trainer={"num_sanity_val_steps": 2}, torch_metrics=torchmetrics.MeanAbsoluteError(), lr_head=1e-2
     )
     model.fit(wave(60), val_series=wave(60, seed=1))
-    candidates = [candidate.label for candidate in model.model.selection.candidates]
+    candidates = [candidate.label for candidate in model.candidates]
     assert candidates == ["zero-shot", "epoch 0"]
 
 

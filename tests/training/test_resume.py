@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,14 +14,15 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from child_process import run_in_child
 from darts import TimeSeries
 from model_fixtures import HORIZON, TRAINER, changed, make_model, parameters_snapshot, values_of, wave
 from torch.optim import lr_scheduler
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.module import MSFTModule
+from darts_msft.training.keep_best import KeepBest
 
-PATHS = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))  # of the tests and the package
 EPOCHS = 3
 PLATEAU = {
     "lr_scheduler_cls": lr_scheduler.ReduceLROnPlateau,
@@ -34,7 +33,7 @@ PLATEAU = {
 def kill_at(how: str) -> None:
     """Makes this process kill -9 itself in the last epoch, or after its checkpoint, before the best state is back."""
     if how == "end":
-        MSFTModule.on_train_end = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+        KeepBest.on_train_end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         return
     step = MSFTModule.training_step
 
@@ -67,54 +66,47 @@ def data() -> tuple[TimeSeries, TimeSeries]:
     return wave(120), wave(60, seed=1)
 
 
-def main(checkpoint: str, work_dir: str, method: str, rate: str, how: str) -> None:
-    """Runs as a process of its own: fits, or resumes, and saves the model."""
+def fit_until_killed(checkpoint: str, work_dir: str, method: str, rate: float, how: str) -> None:
+    """Runs as a process of its own."""
+    kill_at(how)
     train, val = data()
-    if how == "resume":
-        model = MSFTFoundationModel.load_from_checkpoint("run", work_dir=work_dir, best=False)
-    else:
-        model = build(checkpoint, work_dir, method, float(rate))
-        if how != "whole":
-            kill_at(how)
-    model.fit(train, val_series=val)
-    model.save(f"{work_dir}/model.pt", clean=True)
-
-
-def run(*arguments: str) -> tuple[int, str]:
-    environment = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", __file__, *arguments]
-    answer = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True, check=False)
-    return answer.returncode, answer.stderr[-3000:] if answer.returncode else ""
+    build(checkpoint, work_dir, method, rate).fit(train, val_series=val)
 
 
 @pytest.fixture(scope="module")
-def whole_run(tiny_moirai: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The folder of an uninterrupted run, made once for each method and rate."""
+def whole_run(
+    tiny_moirai: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, float], MSFTFoundationModel]:
+    """The model after an uninterrupted run, made once for each method and rate."""
 
     @cache
-    def folder(method: str, rate: str) -> Path:
-        whole = tmp_path_factory.mktemp("whole")
-        assert run(tiny_moirai, str(whole), method, rate, "whole") == (0, "")
-        return whole
+    def fitted(method: str, rate: float) -> MSFTFoundationModel:
+        train, val = data()
+        return build(tiny_moirai, str(tmp_path_factory.mktemp("whole")), method, rate).fit(train, val_series=val)
 
-    return folder
+    return fitted
 
 
 @pytest.mark.parametrize(
-    ("method", "rate", "how"), [("msft", "0.1", "middle"), ("msft", "0.1", "end"), ("adalora", "1e-2", "middle")]
+    ("method", "rate", "how"), [("msft", 0.1, "middle"), ("msft", 0.1, "end"), ("adalora", 1e-2, "middle")]
 )
 def test_a_killed_fit_ends_as_if_it_was_not(
-    tiny_moirai: str, whole_run: Callable[[str, str], Path], tmp_path: Path, method: str, rate: str, how: str
+    tiny_moirai: str,
+    whole_run: Callable[[str, float], MSFTFoundationModel],
+    tmp_path: Path,
+    method: str,
+    rate: float,
+    how: str,
 ) -> None:
     """With the rate 0.1 every epoch is worse than zero-shot: only the checkpoint remembers the best state."""
-    whole, killed = whole_run(method, rate), tmp_path
-    assert run(tiny_moirai, str(killed), method, rate, how)[0] == -signal.SIGKILL
-    assert not (killed / "model.pt").exists()
-    assert run(tiny_moirai, str(killed), method, rate, "resume") == (0, "")
-    expected, resumed = (MSFTFoundationModel.load(str(one / "model.pt"), TRAINER) for one in (whole, killed))
+    expected = whole_run(method, rate)
+    assert run_in_child(fit_until_killed, tiny_moirai, str(tmp_path), method, rate, how) == -signal.SIGKILL
+    resumed = MSFTFoundationModel.load_from_checkpoint("run", work_dir=str(tmp_path), best=False)
+    train, val = data()
+    resumed.fit(train, val_series=val)
     assert len(resumed.candidates) == EPOCHS + 1
     assert resumed.candidates == expected.candidates
-    assert (rate == "0.1") == (expected.fit_report.kept == "zero-shot")
+    assert (rate == 0.1) == (expected.fit_report.kept == "zero-shot")
     assert resumed.fit_report.epochs == EPOCHS
     assert resumed.fit_report.kept == expected.fit_report.kept
     assert changed(parameters_snapshot(expected), parameters_snapshot(resumed)) == set()
@@ -223,7 +215,3 @@ def test_a_second_fit_of_a_loaded_model_is_a_new_one(tiny_moirai: str, tmp_path:
     assert loaded.fit_report is not None
     assert len(loaded.candidates) == 2
     assert loaded.fit_report.epochs == 1
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

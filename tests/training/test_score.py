@@ -1,16 +1,65 @@
-"""The validation score against loops over components, series and steps."""
+"""The validation score and the stacked weights against loops over draws, scales, components, series and steps."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
-from darts_msft.training.score import ValidationScore
+from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_weights
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 """CRPS, target, sample weight; (B, H, V) each."""
+
+
+# --- CRPS ---
+
+
+def mean_distance(first: list[float], second: list[float], own: bool) -> float:
+    """Mean |a - b| over pairs; of one sample with itself, over pairs of different draws."""
+    pairs = itertools.permutations(first, 2) if own else itertools.product(first, second)
+    distances = [abs(a - b) for a, b in pairs]
+    return sum(distances) / max(len(distances), 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_crps_products_are_the_loop_over_pairs_of_draws(count: int) -> None:
+    samples, target = torch.randn(3, count, 4, 2, generator=torch.Generator().manual_seed(count)), torch.randn(4, 2)
+    samples[0, 0] = samples[1, -1]  # ties
+    target[2, 1] = math.nan
+    found = crps_products(samples, target)
+    for *index, i, j in np.ndindex(4, 2, 3, 3):
+        draws, truth = samples[:, :, *index].tolist(), target[*index].item()
+        errors = [sum(abs(draw - truth) for draw in draws[scale]) / count for scale in (i, j)]
+        expected = (sum(errors) - mean_distance(draws[i], draws[j], i == j)) / 2
+        assert found[*index, i, j].item() == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def test_quadratic_form_is_the_crps_of_the_mixture() -> None:
+    """Few draws a forecast, many forecasts: the mean is the integral of (F - 1{x >= y})^2, F the mixture's."""
+    torch.manual_seed(0)
+    means, deviations, weights, truth = (
+        torch.tensor([0.0, 3.0]),
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([0.3, 0.7]),
+        2.0,
+    )
+    samples = means[:, None, None] + deviations[:, None, None] * torch.randn(2, 4, 100_000)
+    forms = crps_products(samples, torch.full((100_000,), truth))
+    scores = torch.einsum("nij,i,j->n", forms, weights, weights)
+    grid = np.linspace(-15, 20, 70_001)
+    cdf = sum(
+        w * scipy.stats.norm.cdf(grid, m, d)
+        for w, m, d in zip(*(part.tolist() for part in (weights, means, deviations)), strict=True)
+    )
+    expected = float((np.square(cdf - (grid >= truth))).sum() * (grid[1] - grid[0]))
+    assert scores.mean().item() == pytest.approx(expected, abs=4 * scores.std().item() / math.sqrt(100_000))
+
+
+# --- the score over a validation set ---
 
 
 def make_batch(rows: int, seed: int, weighted: bool = False, missing: float = 0.0, weight_columns: int = 3) -> Batch:
@@ -46,8 +95,8 @@ def score_loop(batches: list[Batch]) -> float:
 
 def score_of(batches: list[Batch]) -> float:
     score = ValidationScore(num_components=batches[0][0].shape[2], num_scales=1)
-    for batch in batches:
-        score.update(*batch)
+    for error, target, weight in batches:
+        score.update(error[..., None, None], target, weight)
     return score.compute().item()
 
 
@@ -87,13 +136,12 @@ def test_a_missing_step_leaves_no_trace_whatever_its_crps() -> None:
 def test_components_never_observed_are_left_out_and_reset_forgets() -> None:
     error, target, _ = make_batch(6, seed=4)
     target[..., 1] = torch.nan
-    score = ValidationScore(num_components=3, num_scales=2)
-    score.update(*make_batch(6, seed=5))
-    score.update_products(torch.randn(2, 3, 3, 2))
-    score.reset()
-    score.update(error, target, None)
+    score = ValidationScore(num_components=3, num_scales=1)
+    for batch, reset in ((make_batch(6, seed=5), True), ((error, target, None), False)):
+        score.update(batch[0][..., None, None], *batch[1:])
+        if reset:
+            score.reset()
     assert score.compute().item() == pytest.approx(score_loop([(error, target, None)]), rel=1e-6)
-    assert (score.products == 0).all()
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, 1.6484971439342955, 0.020751932984913537, -433647.3900101544])
@@ -111,7 +159,38 @@ def test_a_small_variation_about_a_large_level_still_counts() -> None:
     assert score_of([(error, target, None)]) == pytest.approx(5.0 / (10 * math.sqrt(0.5)), rel=1e-3)
 
 
-# --- products for stacking --------------------------------------------------------------------------------------------
+# --- stacking ---
+
+
+@pytest.mark.parametrize("rank", [50, 2])
+@pytest.mark.parametrize("num_scales", [1, 2, 3, 4])
+def test_stacking_finds_the_minimum_on_the_simplex(num_scales: int, rank: int) -> None:
+    """No point of a grid is better; errors share a part, so that some optimal weights are zero."""
+    steps, zeros = {1: 1, 2: 200, 3: 40, 4: 15}[num_scales], 0
+    grid = [w for w in itertools.product(range(steps + 1), repeat=num_scales) if sum(w) == steps]
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        shared = rng.uniform(0.5, 1.5, num_scales) * rng.normal(size=(rank, 1))
+        errors = shared + rng.uniform(0.1, 1.0, num_scales) * rng.normal(size=(rank, num_scales))
+        gram = errors.T @ errors
+        weights = stack_weights(torch.from_numpy(gram * 10.0 ** rng.uniform(-6, 6))).numpy()
+        assert weights.min() >= 0
+        assert weights.sum() == pytest.approx(1)
+        zeros += int((weights == 0).sum())
+        best = min(w @ gram @ w for w in np.array(grid) / steps)
+        assert weights @ gram @ weights <= best + 1e-6 * np.trace(gram)
+    assert zeros or num_scales < 3  # corners of the simplex are among the cases
+
+
+def test_stacking_by_hand() -> None:
+    independent = torch.diag(torch.tensor([1.0, 4.0]))  # inverse variances: 4 to 1
+    torch.testing.assert_close(stack_weights(independent), torch.tensor([0.8, 0.2]))
+    worse = torch.tensor([[1.0, 2.0], [2.0, 4.0]])  # the second scale makes twice the first one's error
+    torch.testing.assert_close(stack_weights(worse), torch.tensor([1.0, 0.0]))
+    for degenerate in (torch.zeros(3, 3), torch.ones(3, 3)):
+        weights = stack_weights(degenerate)
+        assert (weights >= 0).all()
+        assert weights.sum().item() == pytest.approx(1)
 
 
 def gram_loop(batches: list[Tensor]) -> np.ndarray:
@@ -130,10 +209,10 @@ def gram_loop(batches: list[Tensor]) -> np.ndarray:
 
 
 def gram_of(batches: list[Tensor]) -> np.ndarray:
-    score = ValidationScore(num_components=batches[0].shape[2], num_scales=batches[0].shape[3])
+    products = ErrorProducts(num_components=batches[0].shape[2], num_scales=batches[0].shape[3])
     for batch in batches:
-        score.update_products(batch)
-    return score.gram().numpy()
+        products.update(batch)
+    return products.compute().numpy()
 
 
 def test_products_are_the_loop_over_steps_and_batches() -> None:
