@@ -70,7 +70,7 @@ def install(model: Any, module: MSFTModule) -> None:
     if model.trainer is None:
         model.trainer = model._init_trainer(model.trainer_params)
     model.trainer.strategy.connect(module)
-    model.model, model.load_ckpt_path, model._fit_called = module, None, True
+    model.model, model.load_ckpt_path, model._fit_called, model._zero_shot_only = module, None, True, False
 
 
 def _sample(model: Any, n_components: int, dtype: str) -> TorchTrainingSample:

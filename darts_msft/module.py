@@ -171,10 +171,10 @@ class MSFTModule(ForecastingModule):
 
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch) -> None:
-        """Adds a validation batch to `error_products`; nothing where the forecast broke down."""
-        outputs = self.forecast(batch.past_target)
-        if _finite(outputs):
-            self.error_products.update(self._medians(outputs) - batch.future_target.unsqueeze(-1))
+        """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
+        outputs, target = self.forecast(batch.past_target), batch.future_target.unsqueeze(-1)
+        broken = target.new_full((*target.shape[:-1], len(outputs.scales)), torch.nan)
+        self.error_products.update(self._medians(outputs) - target if _finite(outputs) else broken)
 
     def solve_on_errors(self) -> None:
         """Sets the scales' weights by `error_products`."""
@@ -187,14 +187,18 @@ class MSFTModule(ForecastingModule):
     def configure_callbacks(self) -> list[Any]:
         return [] if self.keep_best is None else [self.keep_best]
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        self.diverged = False
+    def setup(self, stage: str) -> None:
+        """Settles what the scales' weights learn from, before the optimiser is made."""
+        if stage != "fit":
+            return
         validates = self.keep_best is not None and self.keep_best.validates and self.trainer.enable_validation
         self.learning = self.mixing.learning if validates or self.mixing.learning != "stacking" else "mixed_loss"
-        self.omega_trains = self.scale_weights.omega.requires_grad
+        self.diverged, self.omega_trains = False, self.scale_weights.omega.requires_grad
         if self.stacks:  # solved for, not trained
             self.scale_weights.omega.requires_grad = False
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
         if not self._forecasts_zero_shot():
             self.begin_training()
 

@@ -62,7 +62,7 @@ def load_adapter(model: Any, path: str | Path) -> None:
     if model._search_scales:
         model._model_params["num_scales"] = settings["num_scales"]
     model._module_settings, model.pl_module_params["likelihood"] = settings, likelihood
-    model._fit_report, model._search_scales, model._zero_shot_only = None, False, False
+    model._fit_report, model._search_scales = None, False
     install(model, module)
 
 

@@ -50,7 +50,7 @@ class Scored(Protocol):
 class KeepBest(pl.Callback):
     """Scores every state on the validation data and ends the fit in the best one; makes the fit's report.
 
-    Lightning's sanity check scores the state before the first step. The rest of an interrupted fit goes on from
+    Lightning's sanity check, over all validation batches, scores the state before the first step. The rest of an interrupted fit goes on from
     `state_dict`, which is in Lightning's checkpoints, and so ends as if it had not been interrupted.
 
     Parameters
@@ -68,7 +68,7 @@ class KeepBest(pl.Callback):
         self.epoch_seconds: list[float] = []
         self._tensors: dict[str, Tensor] = {}
         self._scored_step, self._seconds_before = -1, 0.0
-        self.fitting, self._label = False, ""
+        self.fitting, self._resumed, self._label = False, False, ""
 
     @property
     def best(self) -> Candidate | None:
@@ -94,6 +94,7 @@ class KeepBest(pl.Callback):
         self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
         self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
+        self._resumed = True
 
     # ---------------------------------------------------------------- Lightning's hooks
 
@@ -101,7 +102,7 @@ class KeepBest(pl.Callback):
         self.fitting, self._started = True, time.perf_counter()
         self._epoch_started = self._started  # a resumed epoch may have begun in another process
         self.seed = trainer.strategy.broadcast(self.seed)  # each process drew its own
-        trainer.num_sanity_val_steps = inf  # Lightning leaves it out where it resumes a fit
+        trainer.num_sanity_val_steps = 0 if self._resumed else inf
         self._label = pl_module.start_label
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

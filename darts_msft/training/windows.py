@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 class OrderedData(TorchDataModule):
     """Darts' data module with a seeded `DistributedSampler` for its shuffling; samplers that a user brings stay.
 
-    Lightning sets the sampler's epoch. Windows are dealt round-robin to processes; the first are repeated to even out
+    Windows are dealt round-robin to processes; the first are repeated to even out
     the last round.
     """
 
@@ -28,4 +28,6 @@ class OrderedData(TorchDataModule):
         order: DistributedSampler[int] = DistributedSampler(
             self.train_dataset, world, rank, shuffle=True, seed=self.seed()
         )
+        # Lightning sets the epoch too, but after workers have begun to load a resumed one
+        order.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._create_dataloader(self.train_dataset, sampler=order)

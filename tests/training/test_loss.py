@@ -84,7 +84,7 @@ def losses_loop(
             ):
                 if math.isnan(label):
                     continue
-                loc, spread = stats[scale].loc[row, variate, 0].item(), stats[scale].scale[row, variate, 0].item()
+                loc, spread = stats[scale].loc[row, variate, 0].item(), stats[scale].spread[row, variate, 0].item()
                 total -= importance * density((label - loc) / spread, *params[scale][row, variate, step].tolist())
                 count += 1
         losses.append(total / max(count, 1))
@@ -158,7 +158,7 @@ def test_mixed_loss_is_the_mixtures_likelihood_in_the_finest_scales_units(
             loc, spread = (part[row, variate, 0].item() for part in stats[scale])
             mean, std = params[row, variate, step, scale].tolist()
             mixture += weights[scale].item() * math.exp(density(value, loc + spread * mean, spread * std))
-        log = math.log(mixture * stats[0].scale[row, variate, 0].item())
+        log = math.log(mixture * stats[0].spread[row, variate, 0].item())
         total -= log * (importance[row, variate, step].item() if weighted else 1.0)
         count += 1
     loc, scale = (torch.stack(parts, dim=-1) for parts in zip(*stats, strict=True))
@@ -170,7 +170,7 @@ def test_mixed_loss_of_one_scale_is_that_scales_loss() -> None:
     plan = PLANS[2]
     params, stats, target = make_params(plan.horizon), make_stats([0]), make_target(plan.horizon, 0.3)
     own = scale_losses(NormalFamily(), plan, [params], stats, target, None)[0]
-    loc, scale = stats[0].loc.unsqueeze(-1), stats[0].scale.unsqueeze(-1)
+    loc, scale = stats[0].loc.unsqueeze(-1), stats[0].spread.unsqueeze(-1)
     one = torch.ones(1, dtype=torch.float64)
     mixed = NormalFamily().mixed_loss(params.unsqueeze(-2), loc, scale, one, target)
     assert mixed.item() == pytest.approx(own.item(), rel=1e-9)
@@ -191,7 +191,7 @@ def test_mixed_loss_moves_the_weights_to_the_scale_that_is_right_also_far_away()
 
 
 def test_scale_loss_weights_the_losses_and_teaches_omega_by_the_softmax_gradient() -> None:
-    weights = ScaleWeights([0.3, -1.0, 0.8], learned=True)
+    weights = ScaleWeights([0.3, -1.0, 0.8])
     losses = torch.tensor([2.0, 1.0, 0.5], requires_grad=True)
     total = combine(losses, weights(), "scale_loss")
     share = np.exp([0.3, -1.0, 0.8]) / np.exp([0.3, -1.0, 0.8]).sum()
@@ -206,7 +206,7 @@ def test_scale_loss_weights_the_losses_and_teaches_omega_by_the_softmax_gradient
 
 @pytest.mark.parametrize("weight_learning", sorted(set(WEIGHT_LEARNINGS) - {"scale_loss"}))
 def test_otherwise_the_scales_count_alike_and_omega_learns_nothing_from_their_losses(weight_learning: str) -> None:
-    weights = ScaleWeights([0.3, -1.0, 0.8], learned=True)
+    weights = ScaleWeights([0.3, -1.0, 0.8])
     losses = torch.tensor([2.0, 1.0, 0.5], requires_grad=True)
     total = combine(losses, weights(), weight_learning)
     assert total.item() == pytest.approx(3.5 / 3)
