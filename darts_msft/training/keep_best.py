@@ -50,8 +50,9 @@ class Scored(Protocol):
 class KeepBest(pl.Callback):
     """Scores every state on the validation data and ends the fit in the best one; makes the fit's report.
 
-    Lightning's sanity check, over all validation batches, scores the state before the first step. The rest of an interrupted fit goes on from
-    `state_dict`, which is in Lightning's checkpoints, and so ends as if it had not been interrupted.
+    Lightning's sanity check, over all validation batches, scores the state before the first step. The rest of an
+    interrupted fit goes on from `state_dict`, which is in Lightning's checkpoints, and so ends as if it had not been
+    interrupted.
 
     Parameters
     ----------
