@@ -54,7 +54,9 @@ def fit(checkpoint: str, folder: str, method: str, devices: int, seed: int | Non
 def main(checkpoint: str, folder: str) -> None:
     """Runs under Lightning's launcher, in each process: a seeded fit, and one without a seed."""
     model = fit(checkpoint, f"{folder}/seeded", "msft", 2, seed=0)
-    model.save(f"{folder}/model_{os.environ.get('LOCAL_RANK', 0)}.pt", clean=True)  # Lightning: in every process
+    rank = os.environ.get("LOCAL_RANK", 0)
+    np.savez(f"{folder}/end_{rank}.npz", **parameters_snapshot(model))
+    model.save(f"{folder}/model_{rank}.pt", clean=True)  # Lightning: in every process
     fit(checkpoint, f"{folder}/unseeded", "lora", 2, seed=None)
 
 
@@ -81,14 +83,14 @@ def windows_of(folder: Path, processes: int) -> list[list[float]]:
 def test_two_processes_forecast_as_one(tiny_moirai: str, two_processes: Path, tmp_path: Path) -> None:
     """Parameters and forecasts; scores and stacked weights are of samples, whose noise goes by batch."""
     alone = fit(tiny_moirai, str(tmp_path), "msft", 1, seed=0)
-    shared, other = (MSFTFoundationModel.load(str(two_processes / f"model_{rank}.pt"), TRAINER) for rank in (0, 1))
+    shared = MSFTFoundationModel.load(str(two_processes / "model_0.pt"), TRAINER)
     assert windows_of(tmp_path, 1) == windows_of(two_processes / "seeded", 2)
     assert alone.fit_report.kept == shared.fit_report.kept == "epoch 2"
     end = parameters_snapshot(alone)
     for name, value in parameters_snapshot(shared).items():
         if "omega" not in name:
             np.testing.assert_allclose(value, end[name], atol=1e-4, err_msg=name)
-    assert changed(parameters_snapshot(shared), parameters_snapshot(other)) == set()
+    assert changed(*(dict(np.load(two_processes / f"end_{rank}.npz")) for rank in (0, 1))) == set()
     forecasts = [values_of(one.scale_forecasts(wave())) for one in (alone, shared)]
     np.testing.assert_allclose(forecasts[1], forecasts[0], atol=1e-3)
     for ours, expected in zip(shared.candidates, alone.candidates, strict=True):
