@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from model_fixtures import TRAINER, make_model, parameters_snapshot, values_of, wave
+from model_fixtures import TRAINER, changed, make_model, parameters_snapshot, values_of, wave
 
 from darts_msft import MSFTFoundationModel
 
