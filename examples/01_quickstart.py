@@ -2,6 +2,7 @@
 
 python examples/01_quickstart.py                                        # bundled series, offline
 python examples/01_quickstart.py --dataset ETTh1 --data ../shared/data
+python examples/01_quickstart.py --forecast docs/images/forecast.png    # the picture of the README
 """
 
 import argparse
@@ -11,7 +12,7 @@ from darts.dataprocessing.transformers import Scaler
 from darts.metrics import mae, mcrps, mse
 from darts.models import DLinearModel, NaiveSeasonal
 from darts.utils.likelihood_models.torch import QuantileRegression
-from report import plot_report, print_table
+from report import plot_forecast, plot_report, print_table
 from sklearn.preprocessing import StandardScaler
 
 from darts_msft import MSFTFoundationModel
@@ -23,6 +24,7 @@ parser.add_argument("--dataset", default="sea_temperature", choices=STEPS_PER_DA
 parser.add_argument("--data", help="folder with the ETT files; default: DARTS_MSFT_DATA, else Darts' own download")
 parser.add_argument("--epochs", type=int, default=6)
 parser.add_argument("--out", default="examples/output", help="folder for the picture and DLinear's checkpoints")
+parser.add_argument("--forecast", help="file for a picture of the last forecast alone")
 args = parser.parse_args()
 
 # 1. A real series: learn from the first 70 %, choose on the next 10 %, measure on the rest.
@@ -59,3 +61,6 @@ for name, model in models.items():
     forecasts[name] = found
 print_table(rows)
 plot_report(f"{args.out}/quickstart_{args.dataset}.png", scaler, test, forecasts, msft, day)
+if args.forecast:
+    unit = "degrees Celsius" if args.dataset == "sea_temperature" else test.components[0]
+    plot_forecast(args.forecast, scaler, test, forecasts["MSFT"][-1], day, unit)
