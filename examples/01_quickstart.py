@@ -22,15 +22,15 @@ STEPS_PER_DAY = {"sea_temperature": 48, "ETTh1": 24, "ETTm1": 96}
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="sea_temperature", choices=STEPS_PER_DAY)
 parser.add_argument("--data", help="folder with the ETT files; default: DARTS_MSFT_DATA, else Darts' own download")
-parser.add_argument("--epochs", type=int, default=6)
+parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--out", default="examples/output", help="folder for the picture and DLinear's checkpoints")
 parser.add_argument("--forecast", help="file for a picture of the last forecast alone")
 args = parser.parse_args()
 
-# 1. A real series: learn from the first 70 %, choose on the next 10 %, measure on the rest.
+# 1. A real series: learn from the first 80 %, choose on the next 10 %, measure on the rest.
 CONTEXT, HORIZON, day = 512, 96, STEPS_PER_DAY[args.dataset]
 series = load_dataset(args.dataset, args.data)
-first, second = int(0.7 * len(series)), int(0.8 * len(series))
+first, second = int(0.8 * len(series)), int(0.9 * len(series))
 scaler = Scaler(StandardScaler())
 train = scaler.fit_transform(series[:first])
 validation, test = (scaler.transform(part) for part in (series[first - CONTEXT : second], series[second - CONTEXT :]))
@@ -46,7 +46,7 @@ print("\nvalidation score:", ", ".join(f"{state.label} {state.score:.5f}" for st
 print(f"kept: {msft.fit_report.kept}")  # "zero-shot" where no epoch was better than the pretrained model
 keep = {"save_checkpoints": True, "force_reset": True, "work_dir": args.out, "model_name": "DLinear"}
 levels = QuantileRegression([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
-dlinear = DLinearModel(**shared, **keep, n_epochs=5 * args.epochs, likelihood=levels)
+dlinear = DLinearModel(**shared, **keep, n_epochs=10 * args.epochs, likelihood=levels)
 dlinear.fit(train, val_series=validation, stride=8, verbose=False, load_best=True)
 
 # 3. Backtest on the last part of the series: a forecast twice a day, 100 sample paths each.
