@@ -2,7 +2,7 @@
 
 python examples/01_quickstart.py                                        # bundled series, offline
 python examples/01_quickstart.py --dataset ETTh1 --data ../shared/data
-python examples/01_quickstart.py --forecast docs/images/forecast.png    # the picture of the README
+python examples/01_quickstart.py --forecast docs/images/forecast.png    # the README's picture
 """
 
 import argparse
@@ -24,7 +24,7 @@ parser.add_argument("--dataset", default="sea_temperature", choices=STEPS_PER_DA
 parser.add_argument("--data", help="folder with the ETT files; default: DARTS_MSFT_DATA, else Darts' own download")
 parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--out", default="examples/output", help="folder for the picture and DLinear's checkpoints")
-parser.add_argument("--forecast", help="file for a picture of the last forecast alone")
+parser.add_argument("--forecast", help="file for a picture of the first forecast alone")
 args = parser.parse_args()
 
 # 1. A real series: learn from the first 80 %, choose on the next 10 %, measure on the rest.
@@ -61,5 +61,6 @@ for name, model in models.items():
 print_table(rows)
 plot_report(f"{args.out}/quickstart_{args.dataset}.png", scaler, test, forecasts, msft, day)
 if args.forecast:
+    forecast = msft.predict(HORIZON, test[:CONTEXT], num_samples=1000)
     unit = "degrees Celsius" if args.dataset == "sea_temperature" else test.components[0]
-    plot_forecast(args.forecast, scaler, test, forecasts["MSFT"][-1], day, unit)
+    plot_forecast(args.forecast, scaler, test, forecast, day, unit)

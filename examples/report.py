@@ -62,7 +62,7 @@ def plot_report(
 
 
 def plot_forecast(path: str, scaler: Scaler, test: TimeSeries, forecast: TimeSeries, day: int, unit: str) -> None:
-    """Saves one panel for a README: a week of the first component, and what was forecast for its end."""
+    """Saves one panel: a week of the first component, in its `unit`, and what was forecast for its end."""
     component = test.components[0]
     figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
     observed = scaler.inverse_transform(test)[component][: forecast.end_time()][-7 * day :]
