@@ -1,4 +1,4 @@
-"""The quickstart's table and picture."""
+"""The quickstart's table and pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from darts import TimeSeries
 from darts.dataprocessing.transformers import Scaler
 from matplotlib.axes import Axes
+from matplotlib.dates import DateFormatter, DayLocator
 
 from darts_msft import MSFTFoundationModel
 
@@ -42,10 +43,7 @@ def plot_report(
     figure, axes = plt.subplots(1, 3, figsize=(16, 4.5), width_ratios=(3, 3, 1), layout="constrained")
     for axis in axes[:2]:
         _draw(axis, scaler.inverse_transform(test)[component][-7 * day :], "black", "observed")
-    in_units = scaler.inverse_transform(newest)[component]
-    low, high = in_units.quantile(0.1), in_units.quantile(0.9)
-    axes[0].fill_between(low.time_index, low.values()[:, 0], high.values()[:, 0], alpha=0.3, label="MSFT 80 %")
-    _draw(axes[0], in_units.quantile(0.5), "C0", "MSFT median")
+    _draw_forecast(axes[0], scaler.inverse_transform(newest)[component])
     _draw(axes[0], scaler.inverse_transform(forecasts["zero-shot"][-1])[component].quantile(0.5), "C1", "zero-shot")
     axes[0].set_title(f"{component}: last week")
     for scale, forecast in enumerate(msft.scale_forecasts(history)):
@@ -61,6 +59,31 @@ def plot_report(
     figure.savefig(path, dpi=120)
     plt.close(figure)
     print(f"picture: {path}")
+
+
+def plot_forecast(path: str, scaler: Scaler, test: TimeSeries, forecast: TimeSeries, day: int, unit: str) -> None:
+    """Saves one panel: a week of the first component, in its `unit`, and what was forecast for its end."""
+    component = test.components[0]
+    figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    observed = scaler.inverse_transform(test)[component][: forecast.end_time()][-7 * day :]
+    _draw(axis, observed, "black", "observed")
+    _draw_forecast(axis, scaler.inverse_transform(forecast)[component])
+    axis.axvline(forecast.start_time(), color="grey", linewidth=0.8, linestyle="--")
+    axis.set_ylabel(unit)
+    axis.xaxis.set_major_locator(DayLocator())
+    axis.xaxis.set_major_formatter(DateFormatter("%d %b"))
+    axis.legend(loc="upper left", ncols=3, fontsize="small", frameon=False)
+    axis.margins(x=0, y=0.15)
+    figure.savefig(path, dpi=200)
+    plt.close(figure)
+    print(f"picture: {path}")
+
+
+def _draw_forecast(axis: Axes, forecast: TimeSeries) -> None:
+    """The median and the central 80 %."""
+    low, high = forecast.quantile(0.1), forecast.quantile(0.9)
+    axis.fill_between(low.time_index, low.values()[:, 0], high.values()[:, 0], alpha=0.3, label="MSFT 80 %")
+    _draw(axis, forecast.quantile(0.5), "C0", "MSFT median")
 
 
 def _draw(axis: Axes, series: TimeSeries, colour: str, label: str) -> None:
