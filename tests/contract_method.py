@@ -131,6 +131,24 @@ def gradients_of(module: MSFTModule, of_forecast: bool = False) -> dict[str, Ten
 
 
 @torch.no_grad()
+def params_of(module: MSFTModule, past: Tensor) -> list[Tensor]:
+    """Every scale's standardised parameters (B, V, H_i, R)."""
+    params: list[Tensor] = module.forecast_scales(past).params
+    return params
+
+
+@torch.no_grad()
+def reached_from(module: MSFTModule, scale: int) -> set[int]:
+    """The scales whose forecasts change with what `scale` sees."""
+    past, adapt_input = windows(gaps=False), module.method.adapt_input
+    plain = params_of(module, past)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.method, "adapt_input", lambda x, i: adapt_input(x, i) + (x.cos() if i == scale else 0))
+        moved = params_of(module, past)
+    return {i for i, (a, b) in enumerate(zip(plain, moved, strict=True)) if not torch.equal(a, b)}
+
+
+@torch.no_grad()
 def predict(module: MSFTModule, past: Tensor) -> Tensor:
     """(B, H, V, Z): the numbers behind the forecast."""
     prediction: Tensor = module(PLModuleInput(past_target=past)).prediction
