@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract_backbone import MAKERS, forecast, load_backbone, patch_context, random_walks, with_gaps
+from contract_backbone import MAKERS, forecast, load_backbone, random_walks, with_gaps
 from torch import Tensor
 from toy_backbone import registered_toy
 
@@ -82,12 +82,11 @@ def test_loading_is_strict_and_names_the_origin(directory: Path, backbone: Backb
     source, _, config = describe(str(directory))
     state = load_state(source)
     fresh = type(backbone).from_config(config, PATCH)
-    name = next(iter(state))
-    lacking = {other: tensor for other, tensor in state.items() if other != name}
-    with pytest.raises(ValueError, match=r"the shelf.*1 missing"):
-        fresh.load_pretrained(lacking, "the shelf")
     with pytest.raises(ValueError, match=r"the shelf.*1 unexpected"):
         fresh.load_pretrained({**state, "surplus": torch.zeros(1)}, "the shelf")
+    state.pop(next(iter(state)))
+    with pytest.raises(ValueError, match=r"the shelf.*1 missing"):
+        fresh.load_pretrained(state, "the shelf")
 
 
 def test_spec_patterns_match_parameters(backbone: Backbone) -> None:
@@ -130,8 +129,8 @@ def test_statistics_are_of_observed_values_of_one_window(backbone: Backbone) -> 
     for before, now in zip(alone, after, strict=True):
         torch.testing.assert_close(now[1], before[1], rtol=1e-6, atol=0)
         torch.testing.assert_close(now[0, 1], before[0, 1], rtol=1e-6, atol=0)
-    torch.testing.assert_close(after.loc[0, 0], alone.loc[0, 0] * 100 + 7, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(after.scale[0, 0], alone.scale[0, 0] * 100, rtol=1e-3, atol=0)
+    torch.testing.assert_close(after[0][0, 0], alone[0][0, 0] * 100 + 7, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(after[1][0, 0], alone[1][0, 0] * 100, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("filling", [torch.nan, 0.0, 37.5, -1e6])
@@ -165,21 +164,6 @@ def test_nothing_about_a_call_is_kept(backbone: Backbone) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ layers
-
-
-def test_shapes(backbone: Backbone) -> None:
-    spec = backbone.spec
-    padded, observed = patch_context(random_walks(2, 3, 22), PATCH)
-    values, _ = backbone.normalise(padded)
-    ahead = 2 if spec.horizon_tokens else 0
-    embedded = backbone.embed(values, ~torch.isnan(padded), ahead)
-    assert observed.shape == (2, 3, 6)
-    assert embedded.shape == (2, 3, 6 + ahead, spec.width)
-    for layer in range(spec.num_layers):
-        assert backbone.attention(layer, embedded, None, {}).shape == embedded.shape
-        assert backbone.feed_forward(layer, embedded).shape == embedded.shape
-    assert backbone.readout(embedded, HORIZON).shape == (2, 3, 2, spec.width)
-    assert backbone.head(embedded, 0, HORIZON).shape == (2, 3, HORIZON, len(backbone.family.names))
 
 
 def test_horizon_tokens_do_not_depend_on_the_context(backbone: Backbone) -> None:
@@ -252,36 +236,23 @@ def test_adapters_join_the_output_of_their_target(backbone: Backbone, tokens: Te
 # -------------------------------------------------------------------------------------------------- the whole forward
 
 
-def test_permuting_series_and_variates_permutes_forecasts(backbone: Backbone) -> None:
+def test_series_and_variates_stand_alone(backbone: Backbone) -> None:
+    """Batch equals loop, in any order."""
     context = with_gaps(random_walks(3, 4, 24))
-    rows, variates = [2, 0, 1], [3, 1, 0, 2]
-    straight = forecast(backbone, context, HORIZON, PATCH)
+    together, rows, variates = forecast(backbone, context, HORIZON, PATCH), [2, 0, 1], [3, 1, 0, 2]
     permuted = forecast(backbone, context[rows][:, variates], HORIZON, PATCH)
-    torch.testing.assert_close(permuted.params, straight.params[rows][:, variates], rtol=1e-5, atol=1e-5)
-    assert torch.equal(permuted.stats.loc, straight.stats.loc[rows][:, variates])
+    torch.testing.assert_close(permuted.params, together.params[rows][:, variates], rtol=1e-5, atol=1e-5)
+    for row, variate in [(0, 0), (0, 3), (2, 1)]:
+        alone = forecast(backbone, context[row : row + 1, variate : variate + 1], HORIZON, PATCH).params
+        torch.testing.assert_close(alone[0, 0], together.params[row, variate], rtol=1e-5, atol=1e-5)
 
 
-def test_batch_equals_loop(backbone: Backbone) -> None:
-    context = with_gaps(random_walks(3, 2, 24))
-    together = forecast(backbone, context, HORIZON, PATCH).params
-    for row in range(3):
-        for variate in range(2):
-            alone = forecast(backbone, context[row : row + 1, variate : variate + 1], HORIZON, PATCH).params
-            torch.testing.assert_close(alone[0, 0], together[row, variate], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("more", [1, 3, 4, 17])
+@pytest.mark.parametrize("more", [3, 17])
 def test_longer_left_padding_changes_nothing(backbone: Backbone, more: int) -> None:
     context = with_gaps(random_walks(2, 2, 22))
     longer = torch.cat([torch.full((2, 2, more), torch.nan), context], dim=-1)
     straight, padded = (forecast(backbone, series, HORIZON, PATCH) for series in (context, longer))
     torch.testing.assert_close(padded.params, straight.params, rtol=1e-5, atol=1e-5)
-
-
-def test_the_context_matters_and_so_does_its_order(backbone: Backbone) -> None:
-    context = random_walks(1, 1, 24)
-    straight, turned = (forecast(backbone, series, HORIZON, PATCH).params for series in (context, context.flip(-1)))
-    assert (straight - turned).abs().max() > 1e-3
 
 
 def test_double_precision(directory: Path, backbone: Backbone) -> None:
