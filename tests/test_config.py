@@ -1,6 +1,5 @@
 """Settings: what is refused, by name and value, and the round trip through JSON."""
 
-import dataclasses
 import json
 import math
 import re
@@ -103,12 +102,6 @@ def test_unknown_fields_are_refused_beside_the_known_ones() -> None:
         MethodConfig.from_dict({"rank": 3, "lora_alpha": 1.0})
 
 
-@pytest.mark.parametrize("kind", [MethodConfig(), MixingConfig(), LearningRates(**RATES)])
-def test_settings_are_frozen(kind: Config) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(kind, next(iter(kind.to_dict())), 1)
-
-
 # --- the scales' weights ----------------------------------------------------------------------------------------------
 
 
@@ -169,7 +162,6 @@ def test_json_round_trip_gives_an_equal_config(config: Config) -> None:
 
 
 def test_changes_are_what_differs_from_the_defaults() -> None:
-    assert MethodConfig().changes() == {}
     assert MethodConfig(aggregator=None, lora_rank=16).changes() == {"aggregator": None}
     assert MixingConfig("first", weight_init=(0.0,)).changes() == {"mixing": "first", "weight_init": (0.0,)}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 from contract_backbone import save_moirai
-from contract_method import make_model, make_module
+from contract_method import make_module
 from model_fixtures import HORIZON, wave
 from model_fixtures import make_model as make_tiny
 from toy_backbone import ToyBackbone, registered_toy, save_toy
@@ -132,11 +130,6 @@ def test_an_unknown_name_is_told_the_near_ones_and_the_choices(wrong: str, near:
     assert all(name in message for name in (*BUNDLED, *PRETRAINED, "config.json", "model.safetensors"))
 
 
-def test_a_model_says_it_before_anything_else() -> None:
-    with pytest.raises(ValueError, match=r"^backbone='moirai-tinny'"):
-        make_model(Path("moirai-tinny"), "msft")
-
-
 @pytest.mark.parametrize("name", ["moirai-tiny", "directory"])
 def test_a_revision_of_local_weights_is_refused(directory: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"^revision='v2'"):
@@ -151,24 +144,12 @@ def test_a_config_of_no_known_architecture(tmp_path: Path) -> None:
         describe(str(tmp_path))  # the toy is not registered here
     message = str(caught.value)
     assert all(name in message for name in (str(tmp_path), *ARCHITECTURES, "toy_width", "model.safetensors"))
-
-
-def test_every_field_of_an_architecture_counts(directory: Path) -> None:
-    config = json.loads((directory / "config.json").read_text())
     fields = ARCHITECTURES["moirai"].config_fields
+    config = dict.fromkeys(fields)
     assert find_architecture(config, "here") == "moirai"
-    assert fields
-    for field in fields:
+    for field in fields:  # each one counts
         with pytest.raises(ValueError, match="'there'"):
-            find_architecture({name: value for name, value in config.items() if name != field}, "there")
-
-
-def test_weights_of_another_configuration(directory: Path, tmp_path: Path) -> None:
-    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "num_layers": 3}))
-    with pytest.raises(ValueError, match=rf"{tmp_path} .*MoiraiModule.* missing "):
-        make_module(tmp_path, "msft")
+            find_architecture({name: None for name in config if name != field}, "there")
 
 
 # ------------------------------------------------------------------------------------------------------- architectures
@@ -242,12 +223,3 @@ def test_the_licence_of_known_hub_weights_is_logged_once(
     (notice,) = [record for record in log if "CC BY-NC 4.0" in record.getMessage()]
     assert notice.levelno >= logging.WARNING
     assert "https://huggingface.co/Salesforce/moirai-1.0-R-small" in notice.getMessage()
-
-
-def test_without_the_hub_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(**_: object) -> str:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(OSError, match=rf"^[^\n]*{SMALL_REPO}[^\n]*local directory[^\n]*$"):
-        make_model(Path(SMALL), "msft")

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -95,41 +94,20 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("steps", "0"),
-        ("steps", "2.5"),
+        *(("steps", value) for value in ("0", "2.5")),
         ("tokens", "0"),
-        *(
-            ("patch-shares", value)
-            for value in (
-                "",
-                "16",
-                "16:0.5",
-                "16:0.5,32:0.6",
-                "16:0.5,32:0.497",
-                "0:1",
-                "16:1.5,32:-0.5",
-                "16:a",
-                "16:1:1",
-                "64:1",
-                "8:nan",
-            )
-        ),
-        ("width", "32"),
-        ("width", "66"),
-        ("width", "200"),
+        *(("patch-shares", value) for value in ("", "16", "16:0.5", "16:0.5,32:0.6", "16:0.5,32:0.497", "0:1")),
+        *(("patch-shares", value) for value in ("16:1.5,32:-0.5", "16:a", "16:1:1", "64:1", "8:nan")),
+        *(("width", value) for value in ("32", "66", "200")),
         ("layers", "0"),
         ("learning-rate", "nan"),
         ("hidden-learning-rate", "-0.1"),
         ("weight-decay", "inf"),
         ("warmup", "-1"),
         ("decay", "1.5"),
-        ("ema", "1.0"),
-        ("ema", "-0.1"),
-        ("seed", "-1"),
-        ("seed", "1000003"),  # the validation series'
-        ("device", "gpu"),
-        ("device", "cuda:77"),
-        ("device", "meta"),
+        *(("ema", value) for value in ("1.0", "-0.1")),
+        *(("seed", value) for value in ("-1", "1000003")),  # the validation series'
+        *(("device", value) for value in ("gpu", "cuda:77", "meta")),
         ("precision", "float16"),
         ("workers", "-1"),
         ("threads", "-1"),
@@ -203,20 +181,6 @@ def test_a_missing_uni2ts_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uni2ts", None)
     with pytest.raises(SystemExit, match=r"error: .*uni2ts.*pip install"):
         importlib.import_module("darts_msft.pretraining.__main__")
-
-
-def test_cuda_runs_are_strictly_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `warn_only` torch would keep nondeterministic backward passes of attention."""
-    asked: list[tuple[Any, Any]] = []
-    environment: dict[str, str] = {}
-    monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *given, **named: asked.append((given, named)))
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    command.make_repeatable("cpu")
-    assert (asked, environment) == ([], {})
-    command.make_repeatable("cuda:1")
-    assert asked == [((True,), {})]
-    assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

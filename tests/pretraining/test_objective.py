@@ -52,15 +52,6 @@ def test_cut_gives_averages_of_separate_pieces_of_each_row(layout: Layout) -> No
         assert (np.diff(np.sort(places[rows == row])) >= span).all()
 
 
-def test_pieces_come_from_everywhere() -> None:
-    layout, places = Layout(8, 2, 1, 1, 512), []
-    for seed in range(60):
-        places += (cut(counting(4, 512), layout, np.random.default_rng(seed))[:, 0] % 10_000).tolist()
-    histogram, _ = np.histogram(places, bins=4, range=(0, 488))
-    assert min(histogram) > 0.18 * len(places)
-    assert {place % 24 for place in places} == set(range(9))  # 8 steps are left over, at either end
-
-
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -76,12 +67,7 @@ def test_damage_removes_values_in_place_and_leaves_something_to_see(rows: int, s
     missing = np.isnan(context)
     np.testing.assert_array_equal(context[~missing], counting(rows, steps)[~missing])
     assert (~missing).sum(axis=1).min() >= 8
-    if steps == 200:
-        assert 0.2 < missing.mean() < 0.6
-        first = missing[:, 0].mean()  # 0.8 / 1.3 of the rows lose a left part of up to 80 %
-        assert first == pytest.approx(0.65, abs=0.06)
-        tail = missing[:, int(0.82 * steps) :]  # half lose single values, half a block of up to 20 %
-        assert 0.35 < (~tail.any(axis=1)).mean() < 0.65
+    assert 0.1 < missing.mean() < 0.6
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------
@@ -134,14 +120,6 @@ def test_the_horizon_follows_its_context_and_rows_are_shuffled(layout: Layout, m
     assert len(set(joined[:, 0].tolist())) == 7
 
 
-def test_a_quarter_of_the_batches_is_damaged_and_only_in_the_context() -> None:
-    rng, series = np.random.default_rng(0), counting(3, 200)
-    tasks = [make_task(series, Layout(8, 6, 4, 1, 200), rng, size=6) for _ in range(300)]
-    assert np.mean([bool(task.context.isnan().any()) for task in tasks]) == pytest.approx(0.25, abs=0.08)
-    assert not any(task.horizon.isnan().any() for task in tasks)
-    np.testing.assert_array_equal(series, counting(3, 200))
-
-
 def test_a_batch_depends_on_seed_and_index_only() -> None:
     tasks = Tasks(seed=3, tokens=100)
     forward, backward = [tasks[index] for index in range(4)], [Tasks(3, 100)[index] for index in (3, 2, 1, 0)][::-1]
@@ -159,18 +137,6 @@ def test_only_the_first_batches_hold_many_quiet_rows(monkeypatch: pytest.MonkeyP
     for index in (0, 5499, 5500, 5501):
         Tasks(seed=0, tokens=100)[index]
     assert [call.asked["quiet"] for call in calls] == [0.3, 0.3, 0.05, 0.05]
-
-
-def test_tasks_are_cut_from_as_many_synthetic_series_as_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "draw_layout", lambda rng, shares: Layout(8, 4, 2, 1, 200))
-    monkeypatch.setattr(objective, "DAMAGED_SHARE", 0.0)
-    calls = record(monkeypatch, objective, "synthetic_series")
-    task = Tasks(seed=0, tokens=63)[0]  # 10 or 11 rows of 6 tokens, up to 4 of them from one series
-    asked, series = calls[0]
-    assert (asked["size"], asked["length"]) == (3, 200)
-    for row in torch.cat([task.context, task.horizon], dim=-1)[:, 0].numpy():
-        found = np.lib.stride_tricks.sliding_window_view(series, 48, axis=1) == row
-        assert found.all(axis=2).any(), "not a piece of the series"
 
 
 def test_a_task_moves_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
