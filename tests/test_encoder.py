@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract_backbone import Beside
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec, adapted
@@ -42,18 +43,6 @@ class FakeBackbone(Backbone):
         raise NotImplementedError
 
     patch_sizes = family_of = load_pretrained = normalise = embed = readout = head = from_config  # type: ignore[assignment]
-
-
-class Beside(nn.Module):
-    """An adapter whose own linear joins the target's."""
-
-    def __init__(self, own: nn.Linear) -> None:
-        super().__init__()
-        self.own = own
-
-    def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        joined: Tensor = linear(x) + self.own(x)
-        return joined
 
 
 class Exchange:

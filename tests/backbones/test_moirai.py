@@ -218,18 +218,6 @@ def test_log_prob_is_uni2ts_own(module: MoiraiModule, directory: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-def test_projection_is_uni2ts_own(module: MoiraiModule, patch_size: int) -> None:
-    tokens = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(0))
-    family = MoiraiFamily(module.distr_output)
-    mine = family.project(module.param_proj, tokens, PATCH_SIZES.index(patch_size), patch_size)
-    full = module.param_proj(tokens, torch.full((2, 5), patch_size))
-    expected = columns(module.distr_output.distribution(full, loc=torch.zeros(1), scale=torch.ones(1)))
-    assert mine.shape == (2, 5, patch_size, 12)
-    mine = torch.cat([mine[..., :8], mine[..., 8:].log_softmax(dim=-1)], dim=-1)
-    torch.testing.assert_close(mine, expected[..., :patch_size, :], rtol=1e-6, atol=1e-6)
-
-
 def test_draws_are_of_uni2ts_mixture(module: MoiraiModule) -> None:
     """Two-sample Kolmogorov-Smirnov distance of our draws and uni2ts', for each step."""
     family, count = MoiraiFamily(module.distr_output), 20_000

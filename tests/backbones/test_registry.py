@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,17 +60,6 @@ def hub(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return asked
-
-
-@pytest.fixture
-def log() -> Iterator[list[logging.LogRecord]]:
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
-    logger = logging.getLogger("darts_msft")
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 # ---------------------------------------------------------------------------------------------------- where names lead
@@ -214,12 +202,12 @@ def test_weights_are_of_the_commit_that_the_model_was_made_from(
 
 
 def test_the_licence_of_known_hub_weights_is_logged_once(
-    hub: Asked, log: list[logging.LogRecord], directory: Path
+    hub: Asked, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_module(directory, "msft")
-    assert not [record for record in log if "terms" in record.getMessage()]
+    assert not [message for message in caplog.messages if "terms" in message]
     for _ in range(2):
         make_module(Path(SMALL), "msft")
-    (notice,) = [record for record in log if "CC BY-NC 4.0" in record.getMessage()]
-    assert notice.levelno >= logging.WARNING
+    (notice,) = [record for record in caplog.records if "CC BY-NC 4.0" in record.getMessage()]
+    assert notice.levelname == "WARNING"
     assert "https://huggingface.co/Salesforce/moirai-1.0-R-small" in notice.getMessage()

@@ -316,9 +316,3 @@ def test_the_toy_is_validated_and_forecasts_beyond_its_horizon(tmp_path: Path) -
     assert samples.all_values().shape == (HORIZON + 2, VARIATES, 20)
     assert np.isfinite(samples.all_values()).all()
     assert samples.all_values().std(axis=-1).min() > 0
-
-
-def test_an_unknown_method_is_named_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"^method='msf' ") as error:
-        find_method("msf")
-    assert all(repr(method) in str(error.value) for method in METHODS)

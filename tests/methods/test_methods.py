@@ -82,7 +82,7 @@ def test_one_scale_is_all_that_these_take(tiny_moirai: str, method: str, asked: 
 
 
 REFUSED = [
-    ("loraa", {}, "'loraa'"),
+    ("loraa", {}, "^method='loraa' .*'msft', 'zero_shot', .*'scratch'"),
     ("lora", {"lora_rank": 0}, "lora_rank=0"),
     ("adalora", {"lora_alpha": 0}, "lora_alpha=0"),
     ("prompt", {"prompt_length": 0}, "prompt_length=0"),
@@ -189,13 +189,3 @@ def test_the_tuner_has_no_second_name_for_a_parameter(tiny_moirai: str, method: 
     with other.bare_backbone() as bare:
         pretrained = bare.state_dict()
     assert pretrained.keys() == make_module(Path(tiny_moirai), "zero_shot").backbone.state_dict().keys()
-
-
-def test_load_from_checkpoint(tiny_moirai: str, tmp_path: Path) -> None:
-    run = {"work_dir": str(tmp_path), "model_name": "run", "save_checkpoints": True}
-    model = make(tiny_moirai, "lora", trainer={"enable_checkpointing": True}, **run)
-    model.fit(wave(), val_series=LATER)
-    loaded = MSFTFoundationModel.load_from_checkpoint("run", work_dir=str(tmp_path), best=False)
-    model.model.load_state_dict(loaded.model.state_dict())
-    assert np.array_equal(forecast_of(loaded), forecast_of(model))
-    assert free_names(model.model) == free_names(loaded.model)

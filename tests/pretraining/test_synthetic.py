@@ -3,8 +3,6 @@
 All else, such as shares and ranges, is held by the samples in `test_golden_series.py`.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from series_statistics import autocorrelation, column, record
@@ -35,17 +33,6 @@ def test_batches_are_finite_float32_and_never_constant(length: int, size: int) -
         assert batch.dtype == np.float32
         assert np.isfinite(batch).all()
         assert (np.ptp(batch, axis=1) > 0).all()
-
-
-def test_copying_the_best_calendar_period_pays_in_most_rows() -> None:
-    batch = processes.standardise(synthetic_series(np.random.default_rng(5), 300, 1024))
-    target, horizon = batch[:, -96:], np.arange(928, 1024)
-    error = {0: np.abs(target - batch[:, 927:928]).mean(axis=1)}
-    for period in (7, 12, 24, 48, 96, 144, 168, 288):
-        back = -(-(horizon - 927) // period) * period  # whole periods back into the context
-        error[period] = np.abs(target - batch[:, horizon - back]).mean(axis=1)
-    assert (np.min([error[key] for key in error if key], axis=0) < error[0]).mean() > 0.65
-    assert (error[24] < 0.7 * error[0]).mean() > 0.12  # 24 helps its own multiples too
 
 
 def test_all_cyclic_rows_are_as_quiet_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,34 +68,6 @@ def test_mixing_replaces_a_share_by_convex_combinations(rng: np.random.Generator
         assert rest < 1e-4
         assert weights.min() > -1e-3
     assert synthetic.mix(rng, np.zeros((3, 128), np.float32)).std(axis=1).min() > 0.5  # constant rows become noise
-
-
-def test_placing_changes_only_offset_and_scale(rng: np.random.Generator) -> None:
-    x = processes.standardise(rng.standard_normal((500, 128)).astype(np.float32))
-    placed = synthetic.place(rng, x)
-    np.testing.assert_allclose(processes.standardise(placed / placed.std(axis=1, keepdims=True)), x, atol=1e-3)
-    assert 0.2 < np.isclose(placed.min(axis=1), 0, atol=1e-6).mean() < 0.4
-
-
-def test_transforms_keep_order_and_bounds(rng: np.random.Generator) -> None:
-    z = np.sort(rng.standard_normal((50, 300)).astype(np.float32), axis=1)
-    for kind in processes.TRANSFORMS:
-        y = processes.transform(rng, z, kind)
-        assert (np.diff(y, axis=1) >= -1e-6).all(), kind
-        ties = ((y == y[:, :1]).mean(axis=1), (y == y[:, -1:]).mean(axis=1))
-        match kind:
-            case "none":
-                np.testing.assert_array_equal(y, z)
-            case "exp" | "softplus":
-                assert (y > 0).all()
-            case "logistic":
-                assert ((y > 0) & (y < 1)).all()
-            case "floor":
-                assert np.median(ties[0]) > 0.1
-            case "cap":
-                assert np.median(ties[1]) > 0.05
-            case "round":
-                assert max(len(np.unique(row)) for row in y) < 100
 
 
 # --- cycles -----------------------------------------------------------------------------------------------------------
@@ -148,15 +107,6 @@ def test_tables_are_read_as_a_slow_loop_reads_them(rng: np.random.Generator) -> 
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("memory", [0.05, 3, 30])
-def test_ar1_is_stationary_with_the_memory_asked_for(rng: np.random.Generator, memory: float) -> None:
-    x = processes.ar1(rng, column(2000, memory), 200)
-    for step in (0, 5, 199):
-        assert x[:, step].std() == pytest.approx(1, abs=0.06)
-    lag = max(round(memory), 1)
-    assert (x[:, :-lag] * x[:, lag:]).mean() == pytest.approx(np.exp(-lag / memory), abs=0.05)
 
 
 def test_seasonal_patterns_follow_their_equation() -> None:
@@ -201,14 +151,3 @@ def test_daylight_is_zero_at_night_and_bounded_by_day(
     night = (x == 0).reshape(300, 40, 24)
     edges = (night[:, :, 1:] != night[:, :, :-1]).sum(axis=2) + (night[:, :, 0] != night[:, :, -1])
     assert (edges == 2).mean() > 0.95  # one day a day
-
-
-@pytest.mark.parametrize(("make", "whole"), [(synthetic.count_series, True), (synthetic.intermittent, False)])
-def test_counts_are_whole_and_rare_demand_is_mostly_zero(
-    rng: np.random.Generator, make: Callable[..., np.ndarray], whole: bool
-) -> None:
-    x = make(rng, 500, 256)
-    assert (x >= 0).all()
-    assert (x == np.round(x)).all() == whole
-    empty = ((x == 0).mean(axis=1) > 0.45).mean()
-    assert (0.15 < empty < 0.5) if whole else empty > 0.9

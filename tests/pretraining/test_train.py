@@ -10,9 +10,7 @@ from safetensors.torch import load_file
 from small_runs import same_bits, start, weights
 from uni2ts.model.moirai.module import MoiraiModule
 
-from darts_msft.pretraining import train
-from darts_msft.pretraining.objective import CLEAR_BATCHES, Task, Tasks
-from darts_msft.pretraining.train import VALIDATION_BATCHES
+from darts_msft.pretraining.objective import Task
 
 pytestmark = pytest.mark.usefixtures("two_validation_batches")
 
@@ -37,20 +35,6 @@ def test_every_run_is_validated_on_the_same_series(tmp_path: Path) -> None:
         assert torch.equal(task.horizon, other.horizon)
     trained_on, held_back = first.tasks[0], first.validation[0]
     assert not set(trained_on.horizon.flatten().tolist()) & set(held_back.horizon.flatten().tolist())
-
-
-def test_the_held_back_batches_are_24_of_the_later_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Recorder(Tasks):
-        def __getitem__(self, index: int) -> Task:
-            asked.append((self.seed, self.tokens, index))
-            return super().__getitem__(index)
-
-    monkeypatch.setattr(train, "Tasks", Recorder)
-    monkeypatch.setattr(train, "VALIDATION_BATCHES", VALIDATION_BATCHES)  # the fixture asks for fewer
-    start(tmp_path, tokens=48)
-    assert asked == [(1_000_003, 48, CLEAR_BATCHES + index) for index in range(24)]
 
 
 def test_the_validation_loss_is_the_mean_over_the_held_back_batches(tmp_path: Path) -> None:

@@ -92,14 +92,6 @@ def test_what_is_in_it(adapter: Path, model: MSFTFoundationModel, tiny_moirai: s
     assert sorted(file.name for file in adapter.parent.rglob("*")) == ["adapter", "adapter.json", "adapter.safetensors"]
 
 
-def test_after_loading_all_goes_on(adapter: Path, model: MSFTFoundationModel, tiny_moirai: str, tmp_path: Path) -> None:
-    other = loaded(tiny_moirai, adapter)
-    other.save(str(tmp_path / "model.pt"))
-    assert np.array_equal(forecast_of(MSFTFoundationModel.load(str(tmp_path / "model.pt"))), forecast_of(model))
-    other.fit(wave(), val_series=wave(44, seed=1))
-    assert other.candidates[0].label == "before this fit"
-
-
 @pytest.mark.parametrize("forecast_first", [False, True])
 def test_loading_ends_a_resume(tiny_moirai: str, tmp_path: Path, forecast_first: bool) -> None:
     """The next fit starts from the adapter, and a save writes it, not the checkpoint that was to be resumed."""
