@@ -214,7 +214,12 @@ class MSFTFoundationModel(FoundationModel):
         seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
         keep = model.keep_best = KeepBest(seed, validates)
         ordered = OrderedData(datamodule, lambda: keep.seed)
-        super()._train(trainer, model, ordered, load_best=load_best and not validates)
+        omega = model.scale_weights.omega
+        trains = omega.requires_grad
+        try:
+            super()._train(trainer, model, ordered, load_best=load_best and not validates)
+        finally:
+            omega.requires_grad = trains  # off meanwhile where it was solved for
         self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))

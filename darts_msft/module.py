@@ -193,7 +193,7 @@ class MSFTModule(ForecastingModule):
             return
         validates = self.keep_best is not None and self.keep_best.validates and self.trainer.enable_validation
         self.learning = self.mixing.learning if validates or self.mixing.learning != "stacking" else "mixed_loss"
-        self.diverged, self.omega_trains = False, self.scale_weights.omega.requires_grad
+        self.diverged = False
         if self.stacks:  # solved for, not trained
             self.scale_weights.omega.requires_grad = False
 
@@ -201,10 +201,6 @@ class MSFTModule(ForecastingModule):
         super().on_fit_start()
         if not self._forecasts_zero_shot():
             self.begin_training()
-
-    def on_fit_end(self) -> None:
-        super().on_fit_end()
-        self.scale_weights.omega.requires_grad = self.omega_trains
 
     def on_train_start(self) -> None:
         self.begin_training()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from toy_backbone import save_toy
 from uni2ts.distribution import (
     DistributionOutput,
@@ -80,6 +80,18 @@ def load_backbone(directory: Path, patch_size: int) -> Backbone:
     backbone = load_class(architecture).from_config(config, patch_size)
     backbone.load_pretrained(load_state(source), source.location)
     return backbone.eval()
+
+
+class Beside(nn.Module):
+    """An adapter whose own linear joins the target's."""
+
+    def __init__(self, own: nn.Linear) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, linear: nn.Module, x: Tensor) -> Tensor:
+        joined: Tensor = linear(x) + self.own(x)
+        return joined
 
 
 class Encoded(NamedTuple):

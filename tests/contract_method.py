@@ -41,7 +41,9 @@ def make_model(directory: Path, method: str, context: int = CONTEXT, **settings:
         "enable_checkpointing": False,
         **settings.pop("pl_trainer_kwargs", {}),
     }
-    options = {"lora_rank": 2, "prompt_length": 3}
+    options: dict[str, Any] = {"lora_rank": 2, "prompt_length": 3}
+    if settings.get("mixing") != "first":
+        options["weight_learning"] = "mixed_loss"  # omega trains
     arguments = {
         "num_scales": scales_of(method),
         "patch_size": PATCH,
@@ -78,11 +80,11 @@ def attached(module: MSFTModule) -> MSFTModule:
 def perturbed(module: MSFTModule, groups: tuple[str, ...] = ("pretrained", "new", "head", "omega")) -> MSFTModule:
     """Moves what trains away from its start, as training does."""
     generator = torch.Generator().manual_seed(8)
-    trained = module.parameter_groups()
+    trained = attached(module).parameter_groups()
     for group in groups:
         for _, parameter in trained[group]:
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return attached(module)
+    return module
 
 
 def windows(batch: int = 3, gaps: bool = True) -> Tensor:
@@ -128,6 +130,24 @@ def gradients_of(module: MSFTModule, of_forecast: bool = False) -> dict[str, Ten
     loss = sum(part.sum() for part in outputs.params) if of_forecast else module.training_loss(batch, outputs)
     loss.backward()
     return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+@torch.no_grad()
+def params_of(module: MSFTModule, past: Tensor) -> list[Tensor]:
+    """Every scale's standardised parameters (B, V, H_i, R)."""
+    params: list[Tensor] = module.forecast_scales(past).params
+    return params
+
+
+@torch.no_grad()
+def reached_from(module: MSFTModule, scale: int) -> set[int]:
+    """The scales whose forecasts change with what `scale` sees."""
+    past, adapt_input = windows(gaps=False), module.method.adapt_input
+    plain = params_of(module, past)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.method, "adapt_input", lambda x, i: adapt_input(x, i) + (x.cos() if i == scale else 0))
+        moved = params_of(module, past)
+    return {i for i, (a, b) in enumerate(zip(plain, moved, strict=True)) if not torch.equal(a, b)}
 
 
 @torch.no_grad()

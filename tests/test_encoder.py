@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from contract_backbone import Beside
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec, adapted
 from darts_msft.encoder import encode
-from darts_msft.methods.msft import MSFT
-from darts_msft.options import MethodConfig
-from darts_msft.scales.pyramid import ScalePlan
 
 WIDTH, LAYERS = 4, 3
 TARGETS = {"value": (WIDTH, WIDTH)}
@@ -45,18 +43,6 @@ class FakeBackbone(Backbone):
         raise NotImplementedError
 
     patch_sizes = family_of = load_pretrained = normalise = embed = readout = head = from_config  # type: ignore[assignment]
-
-
-class Beside(nn.Module):
-    """An adapter whose own linear joins the target's."""
-
-    def __init__(self, own: nn.Linear) -> None:
-        super().__init__()
-        self.own = own
-
-    def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        joined: Tensor = linear(x) + self.own(x)
-        return joined
 
 
 class Exchange:
@@ -136,27 +122,20 @@ def test_the_loop_is_one_sequence(masked: tuple[int, ...], joined: bool) -> None
                 torch.testing.assert_close(part[batch, variate], expected)
 
 
+@pytest.mark.parametrize("joined", [False, True])
 @torch.no_grad()
-def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_masks() -> None:
+def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_masks(joined: bool) -> None:
+    """Joined scales share one attention and stay apart elsewhere."""
     backbone = FakeBackbone()
-    hooks = Exchange(backbone.calls)
+    hooks = Exchange(backbone.calls, joined)
     masks: list[Tensor | None] = [*make_masks([6, 3]), None]
     encode(backbone, hooks, make_tokens([6, 3, 2]), masks)
     expected = []
     for layer in range(LAYERS):
-        expected += [f"attention {layer}"] * 3 + [f"aggregate {layer}"] + [f"feed_forward {layer}"] * 3
+        attentions = 1 if joined else 3
+        expected += [f"attention {layer}"] * attentions + [f"aggregate {layer}"] + [f"feed_forward {layer}"] * 3
     assert backbone.calls == expected
     assert all(found is given for found, given in zip(hooks.masks, masks, strict=True))
-
-
-@torch.no_grad()
-def test_joined_scales_share_one_attention_and_stay_apart_elsewhere() -> None:
-    backbone = FakeBackbone()
-    encode(backbone, Exchange(backbone.calls, joined=True), make_tokens([6, 3, 2]), [None] * 3)
-    expected = []
-    for layer in range(LAYERS):
-        expected += [f"attention {layer}", f"aggregate {layer}"] + [f"feed_forward {layer}"] * 3
-    assert backbone.calls == expected
 
 
 @torch.no_grad()
@@ -175,48 +154,3 @@ def test_a_scale_without_an_adapter_keeps_the_plain_linear_in_the_joined_sequenc
                 parameter.zero_()
     for part, expected in zip(found, encode(backbone, silent, make_tokens([6, 3, 2]), [None] * 3), strict=True):
         torch.testing.assert_close(part, expected)
-
-
-@torch.no_grad()
-def test_without_an_exchange_scales_and_masked_tokens_do_not_touch_one_another() -> None:
-    class Alone(Exchange):
-        def aggregate(self, layer: int, tokens: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
-            return tokens
-
-    backbone = FakeBackbone()
-    hooks = Alone([])
-    tokens, masks = make_tokens([6, 3, 2]), make_masks([6, 3, 2])
-    together = encode(backbone, hooks, tokens, masks)
-    changed = [tokens[0], tokens[1] + 1.0, tokens[2]]
-    apart = encode(backbone, hooks, changed, masks)
-    assert torch.equal(together[0], apart[0])
-    assert torch.equal(together[2], apart[2])
-    spoilt = [torch.where(mask[..., None], part, 50.0) for part, mask in zip(tokens, masks, strict=True)]
-    for first, second, mask in zip(together, encode(backbone, hooks, spoilt, masks), masks, strict=True):
-        torch.testing.assert_close(first[mask], second[mask])
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@torch.no_grad()
-def test_a_new_msft_leaves_every_scale_as_the_backbone_alone_has_it(shared: bool) -> None:
-    """The laws of zero initialisation, through the real method's hooks; after training its parts all matter."""
-    backbone, plan = FakeBackbone(), ScalePlan(28, 12, 4, 2)
-    config = MethodConfig(lora_rank=2, lora_alpha=2.0, shared_adapters=shared, shared_lora=shared)
-    method = MSFT(backbone.spec, plan, config).double()
-    tokens, masks = make_tokens(plan.token_counts), make_masks(plan.token_counts)
-    adapted = [method.adapt_input(part, scale) for scale, part in enumerate(tokens)]
-    together = encode(backbone, method, adapted, masks)
-    for part, mask, result in zip(tokens, masks, together, strict=True):
-        alone = part
-        for layer in range(LAYERS):
-            alone = backbone.feed_forward(layer, backbone.attention(layer, alone, mask, {}))
-        torch.testing.assert_close(result, alone)
-    for name, parameter in method.named_parameters():
-        saved = parameter.clone()
-        if "lora" in name and name.endswith(".a"):
-            continue  # B is zero still
-        parameter.add_(0.1)
-        adapted = [method.adapt_input(part, scale) for scale, part in enumerate(tokens)]
-        changed = encode(backbone, method, adapted, masks)
-        assert any(not torch.equal(first, second) for first, second in zip(together, changed, strict=True)), name
-        parameter.copy_(saved)

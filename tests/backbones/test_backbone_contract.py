@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
-from contract_backbone import MAKERS, forecast, load_backbone, patch_context, random_walks, with_gaps
+from contract_backbone import MAKERS, Beside, forecast, load_backbone, random_walks, with_gaps
 from torch import Tensor
 from toy_backbone import registered_toy
 
-from darts_msft.backbones import ARCHITECTURES, describe, find_architecture, load_class
-from darts_msft.backbones.base import Backbone
-from darts_msft.storage.weights import Source, load_state
+from darts_msft.backbones import ARCHITECTURES, describe
+from darts_msft.backbones.base import Backbone, with_stats
+from darts_msft.storage.weights import load_state
 
 PATCH = 4
 HORIZON = 6  # two patches, the second cut short
@@ -47,13 +46,6 @@ def test_every_architecture_has_a_tiny_checkpoint() -> None:
 # ------------------------------------------------------------------------------------------- description and loading
 
 
-def test_the_checkpoint_is_recognised_by_its_config(directory: Path, backbone: Backbone) -> None:
-    source, architecture, config = describe(str(directory))
-    assert source == Source("directory", str(directory))
-    assert type(backbone) is load_class(architecture)
-    assert find_architecture(config, "here") == architecture
-
-
 def test_patch_sizes_are_ascending_integers(directory: Path, backbone: Backbone) -> None:
     config = describe(str(directory))[2]
     sizes = type(backbone).patch_sizes(config)
@@ -82,25 +74,11 @@ def test_loading_is_strict_and_names_the_origin(directory: Path, backbone: Backb
     source, _, config = describe(str(directory))
     state = load_state(source)
     fresh = type(backbone).from_config(config, PATCH)
-    name = next(iter(state))
-    lacking = {other: tensor for other, tensor in state.items() if other != name}
-    with pytest.raises(ValueError, match=r"the shelf.*1 missing"):
-        fresh.load_pretrained(lacking, "the shelf")
     with pytest.raises(ValueError, match=r"the shelf.*1 unexpected"):
         fresh.load_pretrained({**state, "surplus": torch.zeros(1)}, "the shelf")
-
-
-def test_spec_patterns_match_parameters(backbone: Backbone) -> None:
-    names = [name for name, _ in backbone.named_parameters()]
-    for pattern in (*backbone.spec.tuned, *backbone.spec.head):
-        assert any(fnmatchcase(name, pattern) for name in names), pattern
-    assert backbone.spec.head
-    both = [n for n in names if _matches(n, backbone.spec.tuned) and _matches(n, backbone.spec.head)]
-    assert not both
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    state.pop(next(iter(state)))
+    with pytest.raises(ValueError, match=r"the shelf.*1 missing"):
+        fresh.load_pretrained(state, "the shelf")
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
@@ -130,8 +108,8 @@ def test_statistics_are_of_observed_values_of_one_window(backbone: Backbone) -> 
     for before, now in zip(alone, after, strict=True):
         torch.testing.assert_close(now[1], before[1], rtol=1e-6, atol=0)
         torch.testing.assert_close(now[0, 1], before[0, 1], rtol=1e-6, atol=0)
-    torch.testing.assert_close(after.loc[0, 0], alone.loc[0, 0] * 100 + 7, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(after.scale[0, 0], alone.scale[0, 0] * 100, rtol=1e-3, atol=0)
+    torch.testing.assert_close(after[0][0, 0], alone[0][0, 0] * 100 + 7, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(after[1][0, 0], alone[1][0, 0] * 100, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("filling", [torch.nan, 0.0, 37.5, -1e6])
@@ -143,9 +121,9 @@ def test_windows_without_variation_stay_finite(backbone: Backbone, filling: floa
     assert loc.item() == (0 if filling != filling else filling)
 
 
-def test_denormalise_appends_location_and_scale(backbone: Backbone) -> None:
+def test_location_and_spread_are_appended(backbone: Backbone) -> None:
     params, stats = forecast(backbone, random_walks(2, 3, 24), HORIZON, PATCH)
-    full = backbone.denormalise(params, stats)
+    full = with_stats(params, stats)
     assert full.shape == (2, 3, HORIZON, params.shape[-1] + 2)
     assert torch.equal(full[..., :-2], params)
     for step in range(HORIZON):
@@ -160,26 +138,11 @@ def test_nothing_about_a_call_is_kept(backbone: Backbone) -> None:
     assert torch.equal(before.params, again.params)
     stats = backbone.normalise(first)[1]
     backbone.normalise(second)
-    assert torch.equal(backbone.denormalise(before.params, stats), backbone.denormalise(again.params, before.stats))
+    assert torch.equal(with_stats(before.params, stats), with_stats(again.params, before.stats))
     assert torch.equal(forecast(backbone, second, 3, PATCH).params, other.params)
 
 
 # ------------------------------------------------------------------------------------------------------------ layers
-
-
-def test_shapes(backbone: Backbone) -> None:
-    spec = backbone.spec
-    padded, observed = patch_context(random_walks(2, 3, 22), PATCH)
-    values, _ = backbone.normalise(padded)
-    ahead = 2 if spec.horizon_tokens else 0
-    embedded = backbone.embed(values, ~torch.isnan(padded), ahead)
-    assert observed.shape == (2, 3, 6)
-    assert embedded.shape == (2, 3, 6 + ahead, spec.width)
-    for layer in range(spec.num_layers):
-        assert backbone.attention(layer, embedded, None, {}).shape == embedded.shape
-        assert backbone.feed_forward(layer, embedded).shape == embedded.shape
-    assert backbone.readout(embedded, HORIZON).shape == (2, 3, 2, spec.width)
-    assert backbone.head(embedded, 0, HORIZON).shape == (2, 3, HORIZON, len(backbone.family.names))
 
 
 def test_horizon_tokens_do_not_depend_on_the_context(backbone: Backbone) -> None:
@@ -224,23 +187,11 @@ def test_feed_forward_acts_on_each_token_alone(backbone: Backbone, tokens: Tenso
         assert difference.abs().max() < 1e-6
 
 
-class Beside(torch.nn.Module):
-    """An adapter whose own linear joins the target's."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.own = torch.nn.Linear(inputs, outputs)
-
-    def forward(self, linear: torch.nn.Module, x: Tensor) -> Tensor:
-        joined: Tensor = linear(x) + self.own(x)
-        return joined
-
-
 def test_adapters_join_the_output_of_their_target(backbone: Backbone, tokens: Tensor) -> None:
     """A zero adapter changes nothing, any other is seen in every layer; shapes are as the Spec says."""
     assert backbone.spec.adapter_targets
     for target, (inputs, outputs) in backbone.spec.adapter_targets.items():
-        adapter, zero = Beside(inputs, outputs), Beside(inputs, outputs)
+        adapter, zero = (Beside(torch.nn.Linear(inputs, outputs)) for _ in range(2))
         torch.nn.init.zeros_(zero.own.weight)
         torch.nn.init.zeros_(zero.own.bias)
         for layer in range(backbone.spec.num_layers):
@@ -252,36 +203,23 @@ def test_adapters_join_the_output_of_their_target(backbone: Backbone, tokens: Te
 # -------------------------------------------------------------------------------------------------- the whole forward
 
 
-def test_permuting_series_and_variates_permutes_forecasts(backbone: Backbone) -> None:
+def test_series_and_variates_stand_alone(backbone: Backbone) -> None:
+    """Batch equals loop, in any order."""
     context = with_gaps(random_walks(3, 4, 24))
-    rows, variates = [2, 0, 1], [3, 1, 0, 2]
-    straight = forecast(backbone, context, HORIZON, PATCH)
+    together, rows, variates = forecast(backbone, context, HORIZON, PATCH), [2, 0, 1], [3, 1, 0, 2]
     permuted = forecast(backbone, context[rows][:, variates], HORIZON, PATCH)
-    torch.testing.assert_close(permuted.params, straight.params[rows][:, variates], rtol=1e-5, atol=1e-5)
-    assert torch.equal(permuted.stats.loc, straight.stats.loc[rows][:, variates])
+    torch.testing.assert_close(permuted.params, together.params[rows][:, variates], rtol=1e-5, atol=1e-5)
+    for row, variate in [(0, 0), (0, 3), (2, 1)]:
+        alone = forecast(backbone, context[row : row + 1, variate : variate + 1], HORIZON, PATCH).params
+        torch.testing.assert_close(alone[0, 0], together.params[row, variate], rtol=1e-5, atol=1e-5)
 
 
-def test_batch_equals_loop(backbone: Backbone) -> None:
-    context = with_gaps(random_walks(3, 2, 24))
-    together = forecast(backbone, context, HORIZON, PATCH).params
-    for row in range(3):
-        for variate in range(2):
-            alone = forecast(backbone, context[row : row + 1, variate : variate + 1], HORIZON, PATCH).params
-            torch.testing.assert_close(alone[0, 0], together[row, variate], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("more", [1, 3, 4, 17])
+@pytest.mark.parametrize("more", [3, 17])
 def test_longer_left_padding_changes_nothing(backbone: Backbone, more: int) -> None:
     context = with_gaps(random_walks(2, 2, 22))
     longer = torch.cat([torch.full((2, 2, more), torch.nan), context], dim=-1)
     straight, padded = (forecast(backbone, series, HORIZON, PATCH) for series in (context, longer))
     torch.testing.assert_close(padded.params, straight.params, rtol=1e-5, atol=1e-5)
-
-
-def test_the_context_matters_and_so_does_its_order(backbone: Backbone) -> None:
-    context = random_walks(1, 1, 24)
-    straight, turned = (forecast(backbone, series, HORIZON, PATCH).params for series in (context, context.flip(-1)))
-    assert (straight - turned).abs().max() > 1e-3
 
 
 def test_double_precision(directory: Path, backbone: Backbone) -> None:
@@ -290,19 +228,3 @@ def test_double_precision(directory: Path, backbone: Backbone) -> None:
     single, exact = forecast(backbone, context, HORIZON, PATCH), forecast(double, context.double(), HORIZON, PATCH)
     assert exact.params.dtype == exact.stats.loc.dtype == torch.float64
     torch.testing.assert_close(exact.params.float(), single.params, rtol=1e-4, atol=1e-4)
-
-
-def test_gradients_reach_the_trained_weights_and_the_input(directory: Path) -> None:
-    backbone = load_backbone(directory, PATCH)
-    backbone.requires_grad_()
-    context = random_walks(2, 2, 24).requires_grad_()
-    params, _ = forecast(backbone, context, HORIZON, PATCH)
-    # not the likelihood: it may give a narrow component no gradient (`test_family_contract.py` has that)
-    (params * torch.randn(params.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
-    assert context.grad is not None
-    assert (context.grad != 0).any(dim=-1).all()
-    for name, parameter in backbone.named_parameters():
-        if _matches(name, (*backbone.spec.tuned, *backbone.spec.head)):
-            assert parameter.grad is not None, name
-            assert torch.isfinite(parameter.grad).all(), name
-            assert (parameter.grad != 0).any(), name

@@ -17,7 +17,6 @@ from uni2ts.distribution import (
     MixtureOutput,
     NegativeBinomialOutput,
     NormalFixedScaleOutput,
-    NormalOutput,
     StudentTOutput,
 )
 
@@ -29,10 +28,7 @@ DRAWS = 20_000
 SHARE = 0.02  # over five standard errors of a share of DRAWS
 
 OUTPUTS: dict[str, Callable[[], DistributionOutput]] = {
-    "student_t": StudentTOutput,
-    "normal": NormalOutput,
     "negative_binomial": NegativeBinomialOutput,
-    "log_normal": LogNormalOutput,
     "laplace": LaplaceOutput,
     "continuous_mixture": lambda: MixtureOutput([StudentTOutput(), NormalFixedScaleOutput(), LogNormalOutput()]),
     "three_student_t": lambda: MixtureOutput([StudentTOutput() for _ in range(3)]),
@@ -68,18 +64,12 @@ def is_discrete(request: pytest.FixtureRequest) -> bool:
     return request.node.callspec.params["backbone"] in DISCRETE
 
 
-def test_one_distinct_name_a_column(family: Family, params: Tensor) -> None:
-    assert len(family.names) == params.shape[-1]
-    assert len(set(family.names)) == len(family.names)
+def test_one_distinct_name_a_column_and_any_leading_axes(family: Family, params: Tensor) -> None:
+    assert len(family.names) == len(set(family.names)) == params.shape[-1]
     assert all(name.isidentifier() for name in family.names)
-
-
-def test_shapes_follow_the_leading_axes(family: Family, params: Tensor) -> None:
-    for shape in [(), (3,), (2, 2, 3)]:
-        part = params.flatten(0, 2)[: max(1, *shape, 1)] if len(shape) < 2 else params
-        part = part[0] if shape == () else part
-        value = torch.full(shape, 0.5)
-        assert family.log_prob(part, value).shape == shape
+    for part in (params[0, 0, 0], params[0, 0], params):
+        shape = part.shape[:-1]
+        assert family.log_prob(part, torch.full(shape, 0.5)).shape == shape
         assert family.sample(part).shape == shape
         assert family.quantile(part, 0.5).shape == shape
 
@@ -94,7 +84,7 @@ def test_steps_are_independent_of_one_another(family: Family, params: Tensor) ->
 
 def _grid(family: Family, params: Tensor) -> Tensor:
     """(grid,): wide and coarse, and fine around every component's place, wherever that is."""
-    wide = torch.sinh(torch.linspace(-12, 12, 100_001, dtype=torch.float64)) / 4
+    wide = torch.sinh(torch.linspace(-12, 12, 50_001, dtype=torch.float64)) / 4
     places = torch.stack([family.quantile(params, level) for level in torch.linspace(0.01, 0.99, 15).tolist()])
     near = (places[:, None] + torch.linspace(-0.02, 0.02, 1001, dtype=torch.float64)).flatten()
     return torch.cat([wide, near]).unique()
@@ -103,14 +93,14 @@ def _grid(family: Family, params: Tensor) -> Tensor:
 def test_density_integrates_to_one_and_to_the_levels(family: Family, params: Tensor, is_discrete: bool) -> None:
     if is_discrete:
         pytest.skip("not a continuous distribution")
-    for step in (params[0, 0, 0].double(), params[1, 1, 2].double()):
-        grid = _grid(family, step)
-        density = family.log_prob(step.expand(len(grid), -1), grid).exp()
-        below = torch.cat([grid.new_zeros(1), torch.cumulative_trapezoid(density, grid)])
-        assert below[-1].item() == pytest.approx(1, abs=2e-3)
-        for level in LEVELS:
-            place = torch.searchsorted(grid, family.quantile(step, level))
-            assert below[place].item() == pytest.approx(level, abs=3e-3)
+    step = params[1, 1, 2].double()
+    grid = _grid(family, step)
+    density = family.log_prob(step.expand(len(grid), -1), grid).exp()
+    below = torch.cat([grid.new_zeros(1), torch.cumulative_trapezoid(density, grid)])
+    assert below[-1].item() == pytest.approx(1, abs=2e-3)
+    for level in LEVELS:
+        place = torch.searchsorted(grid, family.quantile(step, level))
+        assert below[place].item() == pytest.approx(level, abs=3e-3)
 
 
 def test_draws_match_the_quantiles(family: Family, params: Tensor) -> None:
@@ -160,11 +150,13 @@ def test_convex_combinations_are_parameters_too(family: Family, params: Tensor) 
     assert torch.isfinite(family.log_prob(between, torch.full(between.shape[:-1], 0.5))).all()
 
 
-@pytest.mark.parametrize("value", [-3.0, 0.0, 1e-3, 0.5, 2.0, 40.0])
+@pytest.mark.parametrize("value", [-3.0, 0.0, 0.5, 40.0])
 def test_gradients_are_finite_inside_and_outside_of_supports(family: Family, params: Tensor, value: float) -> None:
     leaf = params.clone().requires_grad_()
     point = torch.full(params.shape[:-1], value, requires_grad=True)
+    state = torch.get_rng_state()
     density = family.log_prob(leaf, point)
+    assert torch.equal(state, torch.get_rng_state())  # no random stand-ins
     reachable = torch.isfinite(density)
     density[reachable].sum().backward()
     assert leaf.grad is not None
@@ -176,37 +168,26 @@ def test_gradients_are_finite_inside_and_outside_of_supports(family: Family, par
         assert (leaf.grad.abs().sum(dim=-1) > 0).all()
 
 
-def test_log_prob_is_free_of_random_numbers(family: Family, params: Tensor) -> None:
-    value = torch.full(params.shape[:-1], -0.5)
-    state = torch.get_rng_state()
-    first = family.log_prob(params, value)
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(first, family.log_prob(params, value))
-
-
 def test_loss_is_the_mean_over_observed_values(family: Family, params: Tensor) -> None:
     value = torch.rand(params.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1
     weight = torch.linspace(0.5, 2, value.numel()).reshape(value.shape)
     missing = value.clone()
     missing[0, 0, 1:] = torch.nan
     observed = ~missing.isnan()
-    expected, count = 0.0, 0
-    for index in observed.nonzero().tolist():
-        step = tuple(index)
-        expected -= weight[step].item() * family.log_prob(params[step], value[step]).item()
-        count += 1
-    assert count == value.numel() - 2
-    assert family.loss(params, missing, weight).item() == pytest.approx(expected / count, rel=1e-4)
+    steps = [tuple(index) for index in observed.nonzero().tolist()]
+    assert len(steps) == value.numel() - 2
+    total = sum(weight[step].item() * family.log_prob(params[step], value[step]).item() for step in steps)
+    assert family.loss(params, missing, weight).item() == pytest.approx(-total / len(steps), rel=1e-4)
 
 
 def test_mixed_loss_of_one_scale_is_the_loss(family: Family, params: Tensor) -> None:
     value = torch.rand(params.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1
-    loc, scale = torch.full((2, 2, 1, 1), -3.0), torch.full((2, 2, 1, 1), 2.5)
-    units = value * 2.5 - 3
-    units[1, 0, 0] = torch.nan
     value[1, 0, 0] = torch.nan
-    mixed = family.mixed_loss(params.unsqueeze(-2), loc, scale, torch.ones(1), units)
-    assert mixed.item() == pytest.approx(family.loss(params, value, torch.ones_like(value)).item(), rel=1e-3, abs=1e-4)
+    loc, spread = torch.full((2, 2, 1, 1), -3.0), torch.full((2, 2, 1, 1), 2.5)
+    weight = torch.linspace(0.5, 2, value.numel()).reshape(value.shape)
+    for given, equal in ((None, torch.ones_like(value)), (weight, weight)):
+        mixed = family.mixed_loss(params.unsqueeze(-2), loc, spread, torch.ones(1), value * 2.5 - 3, given)
+        assert mixed.item() == pytest.approx(family.loss(params, value, equal).item(), rel=1e-3, abs=1e-4)
 
 
 def test_mixed_loss_mixes_densities_in_the_first_scale_s_units(family: Family, params: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,7 @@ from darts_msft.storage.weights import CHECKPOINTS, load_state
 PATCH_SIZES = (8, 4, 16)  # not in order: the index of a patch size counts, not its rank
 VARIATES = 2
 SHAPES = {  # patch size, context, horizon
-    "small patch": (4, 32, 8),
-    "middle patch": (8, 32, 16),
-    "large patch": (16, 48, 16),
+    "all divides": (8, 32, 16),
     "context and horizon cut through patches": (8, 29, 13),
     "horizon within a patch": (4, 30, 3),
     "large patch, nothing divides": (16, 50, 21),
@@ -127,7 +124,7 @@ def assert_equal(forecast: MixedForecast, expected: Distribution, patch_size: in
     horizon = params.shape[1]
     params = torch.cat([params[..., :8], params[..., 8:].log_softmax(dim=-1)], dim=-1)
     torch.testing.assert_close(params, horizon_part(columns(expected), patch_size, horizon), **CLOSE)
-    for mine, name in [(forecast.loc, "loc"), (forecast.scale, "scale")]:
+    for mine, name in zip(forecast[1:3], ("loc", "scale"), strict=True):
         full = getattr(expected, name).expand(-1, -1, max(PATCH_SIZES))
         mine = mine[..., 0].transpose(1, 2).flatten(0, 1)
         torch.testing.assert_close(mine, horizon_part(full, patch_size, horizon), **CLOSE)
@@ -182,7 +179,7 @@ def test_a_high_level_costs_no_precision(directory: Path) -> None:
     past = (4 * pasts(48)).round()  # whole numbers, so that the level itself rounds nothing
     low, high = (ours(directory, past + level, 8, 8) for level in (0, 2**20))
     torch.testing.assert_close(high.params, low.params, **CLOSE)
-    torch.testing.assert_close(high.scale, low.scale, **CLOSE)
+    torch.testing.assert_close(high[2], low[2], **CLOSE)
 
 
 def test_without_scaling(tmp_path: Path) -> None:
@@ -193,12 +190,12 @@ def test_without_scaling(tmp_path: Path) -> None:
     expected = _their_path(unscaled, rows, torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows) > 0, 8, 8)
     forecast = ours(tmp_path, past, 8, 8)
     assert_equal(forecast, expected, 8)
-    assert (forecast.loc == 0).all()
-    assert (forecast.scale == 1).all()
+    assert (forecast[1] == 0).all()
+    assert (forecast[2] == 1).all()
 
 
 def test_more_tokens_than_the_checkpoint_was_made_for_are_refused(directory: Path) -> None:
-    with pytest.raises(ValueError, match=r"input_chunk_length=280 .* 72 tokens of 4 steps, more than the 64 .* larger"):
+    with pytest.raises(ValueError, match=r"input_chunk_length=280 .* 72 tokens .* the 64 "):
         ours(directory, pasts(4 * 70), 4, 8)
 
 
@@ -219,18 +216,6 @@ def test_log_prob_is_uni2ts_own(module: MoiraiModule, directory: Path) -> None:
         torch.testing.assert_close(
             density, horizon_part(expected.log_prob(everywhere), patch_size, horizon), rtol=1e-4, atol=1e-4
         )
-
-
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-def test_projection_is_uni2ts_own(module: MoiraiModule, patch_size: int) -> None:
-    tokens = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(0))
-    family = MoiraiFamily(module.distr_output)
-    mine = family.project(module.param_proj, tokens, PATCH_SIZES.index(patch_size), patch_size)
-    full = module.param_proj(tokens, torch.full((2, 5), patch_size))
-    expected = columns(module.distr_output.distribution(full, loc=torch.zeros(1), scale=torch.ones(1)))
-    assert mine.shape == (2, 5, patch_size, 12)
-    mine = torch.cat([mine[..., :8], mine[..., 8:].log_softmax(dim=-1)], dim=-1)
-    torch.testing.assert_close(mine, expected[..., :patch_size, :], rtol=1e-6, atol=1e-6)
 
 
 def test_draws_are_of_uni2ts_mixture(module: MoiraiModule) -> None:
@@ -277,65 +262,23 @@ def test_quantiles_of_a_lone_component_are_scipy_s(name: str) -> None:
         np.testing.assert_allclose(family.quantile(params, level).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_median_of_a_mixture_parts_its_draws(module: MoiraiModule) -> None:
-    """Against uni2ts' draws, where a heavy tail moves the mean but not the median."""
-    family, count = MoiraiFamily(module.distr_output), 100_000
-    weights = torch.tensor([0.3, 0.1, 0.2, 0.4]).log()
-    params = torch.cat([torch.tensor([2.5, -1.0, 0.5, 0.2, 3.0, 0.4, 0.5, 2.5]), weights])
-    pieces = [{"df": params[0], "loc": params[1], "scale": params[2]}, {"loc": params[3]}]
-    pieces += [{"total_count": params[4], "logits": params[5]}, {"loc": params[6], "scale": params[7]}]
-    torch.manual_seed(0)
-    draws = module.distr_output.distribution({"weights_logits": weights, "components": pieces}).sample((count,))
-    for level in (0.1, 0.5, 0.9):
-        below = (draws <= family.quantile(params, level)).float().mean().item()
-        assert below == pytest.approx(level, abs=0.006)  # under four standard errors
-    assert draws.mean() > 3 * family.quantile(params, 0.5)
-
-
-def test_what_msft_trains_of_moirai(directory: Path) -> None:
-    """Output projections, norms and head; not the mask, the input projection, q, k, v, their bias and feed-forward."""
-    model = MSFTFoundationModel(32, 8, backbone=str(directory), patch_size=8, num_scales=1)
-    model.train_sample = TorchTrainingSample(past_target=np.zeros((32, 1), "f4"), future_target=np.zeros((8, 1), "f4"))
-    backbone = model._init_model().backbone
-    trained = {True: set(), False: set()}
-    for name, parameter in backbone.named_parameters():
-        short = name.replace("module.encoder.", "").replace("layers.0.", "layer.").replace("layers.1.", "layer.")
-        short = "param_proj" if "param_proj" in short else short
-        trained[parameter.requires_grad].add(short)
-    norms = {"norm.weight", "layer.norm1.weight", "layer.norm2.weight"}
-    norms |= {"layer.self_attn.q_norm.weight", "layer.self_attn.k_norm.weight"}
-    assert trained[True] == norms | {"layer.self_attn.out_proj.weight", "param_proj"}
-    inputs = {"module.mask_encoding.weight", "module.in_proj.weight", "module.in_proj.bias"}
-    attention = {f"layer.self_attn.{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "var_attn_bias.emb")}
-    feed_forward = {f"layer.ffn.{name}.weight" for name in ("fc1", "fc2", "fc_gate")}
-    assert trained[False] == inputs | attention | feed_forward
-
-
 # ------------------------------------------------------------------------------------------------- checkpoint layout
 
 
-def test_both_sides_read_the_same_weights(module: MoiraiModule, directory: Path) -> None:
-    official = MoiraiModule.from_pretrained(directory)
+def test_checkpoints_are_uni2ts_own(module: MoiraiModule, directory: Path, tmp_path: Path) -> None:
+    """Both sides read the same weights, and what is saved from ours loads there."""
     source, architecture, config = describe(str(directory))
     assert architecture == "moirai"
     backbone = load_class(architecture).from_config(config, 4)
     backbone.load_pretrained(load_state(source), source.location)
     assert isinstance(backbone, MoiraiBackbone)
-    mine = backbone.module.state_dict()
-    assert list(mine) == list(official.state_dict())
-    for name, tensor in official.state_dict().items():
-        assert torch.equal(mine[name], tensor), name
-        assert torch.equal(module.state_dict()[name], tensor), name
-    assert tuple(backbone.module.patch_sizes) == tuple(official.patch_sizes) == PATCH_SIZES
-
-
-def test_a_saved_backbone_is_an_official_checkpoint(module: MoiraiModule, directory: Path, tmp_path: Path) -> None:
-    _, _, config = describe(str(directory))
-    backbone = MoiraiBackbone.from_config(config, 4)
-    backbone.load_pretrained(load_state(describe(str(directory))[0]), "here")
     backbone.module.save_pretrained(tmp_path)
-    again = MoiraiModule.from_pretrained(tmp_path)
-    assert all(torch.equal(value, module.state_dict()[name]) for name, value in again.state_dict().items())
+    for official in (MoiraiModule.from_pretrained(directory), MoiraiModule.from_pretrained(tmp_path)):
+        assert tuple(backbone.module.patch_sizes) == tuple(official.patch_sizes) == PATCH_SIZES
+        assert list(backbone.module.state_dict()) == list(official.state_dict())
+        for name, tensor in official.state_dict().items():
+            assert torch.equal(backbone.module.state_dict()[name], tensor), name
+            assert torch.equal(module.state_dict()[name], tensor), name
 
 
 def test_parameter_names_say_component_and_argument() -> None:
@@ -355,11 +298,9 @@ def test_the_bundled_checkpoint() -> None:
         stored: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     assert {tensor.dtype for tensor in stored.values()} <= {torch.float16, torch.bfloat16}
     assert 1e6 <= sum(tensor.numel() for tensor in stored.values()) <= 3e6
-    start = time.perf_counter()
     source, architecture, config = describe("moirai-tiny")
     backbone = load_class(architecture).from_config(config, config["patch_sizes"][0])
     backbone.load_pretrained(load_state(source), source.location)
-    assert time.perf_counter() - start < 5  # 0.1 s on an idle core
     official = MoiraiModule.from_pretrained(folder).state_dict()
     assert isinstance(backbone, MoiraiBackbone)
     for name, tensor in backbone.module.state_dict().items():

@@ -23,13 +23,14 @@ from contract_method import (
     make_model,
     make_module,
     parameters_at_start,
+    params_of,
     perturbed,
     pool,
     predict,
+    reached_from,
     scales_of,
     series,
     table_of,
-    training_batch,
     what_trains,
     windows,
 )
@@ -38,9 +39,9 @@ from toy_backbone import registered_toy
 from trained_names import matching
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.backbones.base import with_stats
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.base import Method
-from darts_msft.module import MSFTModule
 
 CASES = list(itertools.product(METHODS, MAKERS))
 PRETRAINED = [case for case in CASES if find_method(case[0]).pretrained]
@@ -50,12 +51,9 @@ MULTI_SCALE = [case for case in CASES if find_method(case[0]).multi_scale]
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "one scale": {"num_scales": 0},
-    "no aggregator": {"aggregator": None},
-    "coarse to fine": {"aggregator": "c2f"},
-    "fine to coarse": {"aggregator": "f2c"},
-    "scale loss": {"weight_learning": "scale_loss"},
-    "uniform": {"weight_learning": "uniform"},
-    "scale 0 only": {"mixing": "first"},
+    "no aggregator": {"aggregator": None, "weight_learning": "scale_loss"},
+    "coarse to fine": {"aggregator": "c2f", "weight_learning": "uniform"},
+    "fine to coarse": {"aggregator": "f2c", "mixing": "first"},
     "shared between scales": {"shared_adapters": True, "shared_lora": True},
     "shifted": {"output_chunk_shift": 3},
 }
@@ -106,8 +104,8 @@ def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str]
             ahead = -(-(HORIZON + settings.get("output_chunk_shift", 0)) // 2**scale)
             bare = forecast(backbone, pool(past, 2**scale), ahead, PATCH, scale)
             torch.testing.assert_close(params, bare.params, **CLOSE)
-            torch.testing.assert_close(stats.loc, bare.stats.loc, **CLOSE)
-            torch.testing.assert_close(stats.scale, bare.stats.scale, **CLOSE)
+            for found, expected in zip(stats, bare.stats, strict=True):
+                torch.testing.assert_close(found, expected, **CLOSE)
 
 
 @_each(PRETRAINED)
@@ -116,7 +114,7 @@ def test_before_training_the_forecast_is_scale_0_alone(case: tuple[Path, str]) -
     backbone = load_backbone(case[0], PATCH)
     with torch.no_grad():
         params, stats = forecast(backbone, past.transpose(1, 2), HORIZON, PATCH)
-        expected = backbone.denormalise(params, stats).transpose(1, 2)
+        expected = with_stats(params, stats).transpose(1, 2)
     scales = scales_of(case[1]) + 1
     steps = predict(module, past).unflatten(-1, (scales, -1))
     torch.testing.assert_close(steps[..., 0, :-1], expected, **CLOSE)
@@ -130,11 +128,11 @@ def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], mo
     backbone, scales = load_backbone(case[0], PATCH), range(scales_of(case[1]) + 1)
     with torch.no_grad():
         bare = [forecast(backbone, pool(past, 2**i), -(-HORIZON // 2**i), PATCH, i).params for i in scales]
-        with_hooks = module.forecast_scales(past).params
-        for hook in ("adapt_input", "adapters", "aggregate", "add_tokens", "drop_tokens"):
-            monkeypatch.setattr(module.method, hook, getattr(Method, hook).__get__(module.method))
-        with module.bare_backbone():
-            without = module.forecast_scales(past).params
+    with_hooks = params_of(module, past)
+    for hook in ("adapt_input", "adapters", "aggregate", "add_tokens", "drop_tokens"):
+        monkeypatch.setattr(module.method, hook, getattr(Method, hook).__get__(module.method))
+    with module.bare_backbone():
+        without = params_of(module, past)
     for base, on, off in zip(bare, with_hooks, without, strict=True):
         torch.testing.assert_close(off, base, **CLOSE)
         if module.parameter_groups()["new"]:
@@ -145,12 +143,20 @@ def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], mo
 
 
 @_each_with(CASES, SETTINGS | JOINED)
-def test_exactly_what_the_table_names_gets_gradients(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+def test_exactly_what_the_table_names_trains(case: tuple[Path, str], settings: dict[str, Any]) -> None:
+    """It asks for gradients, gets them, and the optimiser holds it in the table's group, at that group's rate."""
     module = attached(make_module(*case, **settings))
     expected = what_trains(module, *case, **settings)
     assert free_names(module) == set(expected)
     if not find_method(case[1]).trains:
         return
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    groups = module.configure_optimizers().param_groups
+    held = [(names[id(parameter)], group["name"]) for group in groups for parameter in group["params"]]
+    assert len(held) == len(dict(held))
+    assert {name: group.removesuffix("_plain") for name, group in held} == expected
+    rates = find_method(case[1]).rates
+    assert all(group["lr"] == getattr(rates, group["name"].removesuffix("_plain")) for group in groups)
     gradients = gradients_of(module)
     assert set(gradients) == set(expected)
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
@@ -168,19 +174,6 @@ def test_nothing_that_trains_is_dead(case: tuple[Path, str]) -> None:
     losses, forecasts = gradients_of(module), gradients_of(module, of_forecast=True)
     assert not [name for name, group in expected.items() if group != "head" and not losses[name].any()]
     assert not [name for name, group in expected.items() if group == "head" and not forecasts[name].any()]
-
-
-@_each_with(TRAINED, SETTINGS | JOINED)
-def test_the_optimiser_has_exactly_what_the_table_names(case: tuple[Path, str], settings: dict[str, Any]) -> None:
-    """Each in the table's group, at that group's rate."""
-    module = make_module(*case, **settings)
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    groups = module.configure_optimizers().param_groups
-    held = [(names[id(parameter)], group["name"]) for group in groups for parameter in group["params"]]
-    assert len(held) == len(dict(held))
-    expected = what_trains(module, *case, **settings)
-    assert {name: group.removesuffix("_plain") for name, group in held} == expected
-    assert all(group["lr"] == getattr(module.rates, group["name"].removesuffix("_plain")) for group in groups)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +197,7 @@ def test_fit_changes_what_the_table_names_and_nothing_else(case: tuple[Path, str
         assert torch.equal(bare[f"backbone.{name}"], value) == module.method.pretrained, name
 
 
-@_each(TRAINED)
+@_each([case for case in TRAINED if case[1] == "moirai"])
 def test_the_same_seed_gives_the_same_bits(case: tuple[Path, str], fitted: Fitted) -> None:
     model = make_model(*case, **RATES.get(case[1], {})).fit(series())
     _same_state(model, fitted[0])
@@ -243,6 +236,8 @@ def test_an_adapter_loads_into_any_model_of_its_settings(
     new, used, other = (make_model(*case, random_state=5) for _ in range(3))
     if find_method(case[1]).pretrained:
         used.predict(HORIZON, series()["0"].astype(np.float64))
+        with pytest.raises(ValueError, match="save_adapter"):  # never fitted
+            used.save_adapter(tmp_path / "nothing")
     assert np.array_equal(forecast_of(other.fit(series(seed=4))), expected) != find_method(case[1]).trains
     for model in (new, used, other):
         model.load_adapter(tmp_path / "adapter")
@@ -252,16 +247,9 @@ def test_an_adapter_loads_into_any_model_of_its_settings(
     new.save_adapter(tmp_path / "again")
     files = [(tmp_path / name / "adapter.safetensors").read_bytes() for name in ("adapter", "again")]
     assert files[0] == files[1]
-
-
-def test_a_model_that_was_never_fitted_has_no_adapter(case: tuple[Path, str], tmp_path: Path) -> None:
-    new, used = make_model(*case), make_model(*case)
-    if find_method(case[1]).pretrained:
-        forecast_of(used)
-    for model in (new, used):
-        with pytest.raises(ValueError, match="save_adapter"):
-            model.save_adapter(tmp_path / "adapter")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="save_adapter"):
+        make_model(*case).save_adapter(tmp_path / "nothing")
+    assert {file.name for file in tmp_path.iterdir()} == {"adapter", "again"}
 
 
 # --------------------------------------------------------------------------------------------- after some training
@@ -269,12 +257,9 @@ def test_a_model_that_was_never_fitted_has_no_adapter(case: tuple[Path, str], tm
 
 def test_input_adapters_get_the_context_s_tokens_alone(case: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     module, seen = attached(make_module(*case)), {}
-
-    def record(tokens: Tensor, scale: int) -> Tensor:
-        seen[scale] = tokens.shape[-2]
-        return tokens
-
-    monkeypatch.setattr(module.method, "adapt_input", record)
+    monkeypatch.setattr(
+        module.method, "adapt_input", lambda tokens, scale: seen.update({scale: tokens.shape[-2]}) or tokens
+    )
     predict(module, windows())
     counts = [6, 3, 2]  # 22, 11 and 6 steps in patches of 4
     assert seen == dict(enumerate(counts[: scales_of(case[1]) + 1]))
@@ -282,50 +267,35 @@ def test_input_adapters_get_the_context_s_tokens_alone(case: tuple[Path, str], m
 
 @_each(MULTI_SCALE)
 @pytest.mark.parametrize(
-    ("aggregator", "reached"),
-    [(None, [{0}, {1}, {2}]), ("c2f", [{0}, {0, 1}, {0, 1, 2}]), ("f2c", [{0, 1, 2}, {1, 2}, {2}])],
+    ("settings", "reached"),
+    [
+        ({"aggregator": None}, [{0}, {1}, {2}]),
+        ({"aggregator": "c2f"}, [{0}, {0, 1}, {0, 1, 2}]),
+        ({"aggregator": "f2c"}, [{0, 1, 2}, {1, 2}, {2}]),
+        ({"aggregator": None, "attention": "full"}, [{0, 1, 2}] * 3),
+        ({"attention": "full"}, [{0, 1, 2}] * 3),
+    ],
 )
-def test_scales_hear_of_one_another_through_the_aggregator_alone(
-    case: tuple[Path, str], aggregator: str | None, reached: list[set[int]]
+def test_scales_hear_of_one_another_as_the_settings_say(
+    case: tuple[Path, str], settings: dict[str, Any], reached: list[set[int]]
 ) -> None:
     """`reached[i]`: the scales whose forecasts change with what scale i sees."""
-    module, past = perturbed(make_module(*case, aggregator=aggregator)), windows(gaps=False)
-    plain, adapt_input = _scale_params(module, past), module.method.adapt_input
-    for scale in range(scales_of(case[1]) + 1):
-        module.method.adapt_input = lambda tokens, i, s=scale: adapt_input(tokens, i) + (tokens.cos() if i == s else 0)
-        changed = _scale_params(module, past)
-        assert {i for i, (a, b) in enumerate(zip(plain, changed, strict=True)) if not torch.equal(a, b)} == reached[
-            scale
-        ]
+    module = perturbed(make_module(*case, **settings))
+    assert [reached_from(module, scale) for scale in range(3)] == reached
 
 
-@torch.no_grad()
-def _scale_params(module: MSFTModule, past: Tensor) -> list[Tensor]:
-    params: list[Tensor] = module.forecast_scales(past).params
-    return params
-
-
-def test_training_mode_changes_no_forecast(case: tuple[Path, str]) -> None:
-    """Frozen layers have no dropout while others learn."""
-    module, past = perturbed(make_module(*case)), windows()
-    quiet, training = predict(module, past), predict(module.train(), past)
-    assert torch.equal(quiet, training)
-
-
-def test_batch_equals_loop(case: tuple[Path, str]) -> None:
+def test_series_and_variates_stand_alone_in_training_mode_too(case: tuple[Path, str]) -> None:
+    """Batch equals loop, in any order; frozen layers have no dropout while others learn."""
     module, past = perturbed(make_module(*case)), windows()
     together = predict(module, past)
     for row in range(3):
         torch.testing.assert_close(predict(module, past[row : row + 1])[0], together[row], **CLOSE)
-
-
-def test_permuting_series_and_variates_permutes_forecasts(case: tuple[Path, str]) -> None:
-    module, past = perturbed(make_module(*case)), windows()
     permuted = predict(module, past[[2, 0, 1]][..., [1, 0]])
-    torch.testing.assert_close(permuted, predict(module, past)[[2, 0, 1]][:, :, [1, 0]], **CLOSE)
+    torch.testing.assert_close(permuted, together[[2, 0, 1]][:, :, [1, 0]], **CLOSE)
+    assert torch.equal(predict(module.train(), past), together)
 
 
-@pytest.mark.parametrize("more", [1, 4, 11, 32])
+@pytest.mark.parametrize("more", [3, 32])
 def test_longer_left_padding_changes_nothing(case: tuple[Path, str], more: int) -> None:
     module, past = perturbed(make_module(*case)), windows()
     roomy = make_module(*case, context=CONTEXT + more)
@@ -334,43 +304,16 @@ def test_longer_left_padding_changes_nothing(case: tuple[Path, str], more: int) 
     torch.testing.assert_close(predict(roomy, longer), predict(module, past), **CLOSE)
 
 
-@_each(TRAINED)
-def test_a_step_lowers_the_loss(case: tuple[Path, str]) -> None:
-    """Gradients point downhill: a small step along them."""
-    module = attached(make_module(*case))
-    batch = training_batch()
-
-    def loss() -> Tensor:
-        return module.training_loss(batch, module.forecast_scales(batch.past_target))
-
-    before = loss()
-    before.backward()
-    with torch.no_grad():
-        norm = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                parameter -= 1e-3 / norm * parameter.grad
-    assert loss() < before
-
-
 # ---------------------------------------------------------------------------------------------- the toy, end to end
 
 
-def test_the_toy_fits_and_predicts(tmp_path: Path) -> None:
+def test_the_toy_is_validated_and_forecasts_beyond_its_horizon(tmp_path: Path) -> None:
     MAKERS["toy"](tmp_path)
-    train, later = series(), series(48, seed=3)
+    later = series(48, seed=3)
     with registered_toy():
-        model = make_model(tmp_path, "msft", n_epochs=2)
-        model.fit(train, val_series=later)
+        model = make_model(tmp_path, "msft").fit(series(), val_series=later)
         samples = model.predict(HORIZON + 2, later, num_samples=20)
-    assert isinstance(model.model, MSFTModule)
-    assert samples.start_time() == later.end_time() + later.freq
+    assert len(model.candidates) == 2
     assert samples.all_values().shape == (HORIZON + 2, VARIATES, 20)
     assert np.isfinite(samples.all_values()).all()
     assert samples.all_values().std(axis=-1).min() > 0
-    assert sum(model.scale_weights) == pytest.approx(1)
-
-
-def test_an_unknown_method_is_named_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"^method='msf' is not known; choose one of 'msft'[^\n]*$"):
-        find_method("msf")

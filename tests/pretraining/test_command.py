@@ -1,10 +1,6 @@
 """`python -m darts_msft.pretraining` as a user runs it: files, going on, refusals, flags."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import FLAGS, start
+from small_runs import FLAGS, same_bits, start
 
 from darts_msft.pretraining import __main__ as command
 from darts_msft.pretraining import train
@@ -23,29 +19,16 @@ pytestmark = pytest.mark.usefixtures("two_validation_batches")
 # --- a process --------------------------------------------------------------------------------------------------------
 
 
-def run_together(commands: Iterable[list[str]]) -> list[tuple[int, str]]:
-    """Exit status and standard error of each, in a process of its own."""
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "darts_msft.pretraining", *flags],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for flags in commands
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in started]
-    return [(process.returncode, text) for process, text in zip(started, errors, strict=True)]
-
-
 def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(tmp_path: Path) -> None:
+    """Also where another process prepares the batches of one of them, and not of the steps that it goes on with."""
     first, second = tmp_path / "new" / "first", tmp_path / "second"
-    for status, errors in run_together([[f"--out={out}", "--log-every=1", *FLAGS] for out in (first, second)]):
-        assert status == 0, errors
+    command.main([f"--out={first}", "--log-every=1", "--workers=1", *FLAGS])
+    command.main([f"--out={second}", *FLAGS])
     assert {path.name for path in first.iterdir()} == {"state.pt", "log.jsonl", "export"}
-    assert {path.name for path in (first / "export").iterdir()} == {"config.json", "model.safetensors"}
     exported = [(out / "export" / "model.safetensors").read_bytes() for out in (first, second)]
     assert exported[0] == exported[1]
+    states = [torch.load(out / "state.pt", weights_only=True) for out in (first, second)]
+    assert all(same_bits(states[0][name], states[1][name]) for name in ("module", "averaged", "optimizers", "step"))
 
     command.main([f"--out={first}", *FLAGS, "--steps=6"])
     assert [json.loads(line)["step"] for line in (first / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
@@ -53,12 +36,10 @@ def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(tmp_p
     assert (first / "export" / "model.safetensors").read_bytes() != exported[0]
 
     before = {path: path.read_bytes() for path in second.rglob("*.*")}
-    with pytest.raises(SystemExit) as exit_:
+    with pytest.raises(SystemExit) as exit_:  # Python prints a text on standard error and exits with status 1
         command.main([f"--out={second}", *FLAGS, "--seed=1"])
-    assert exit_.value.code == (  # Python prints a text on standard error and exits with status 1
-        f"python -m darts_msft.pretraining: error: {second / 'state.pt'} holds a run with other settings "
-        "(saved, asked): {'seed': (0, 1)}; use the saved ones or another --out directory"
-    )
+    assert exit_.value.code.startswith(f"python -m darts_msft.pretraining: error: {second / 'state.pt'} ")
+    assert "{'seed': (0, 1)}" in exit_.value.code
     assert {path: path.read_bytes() for path in second.rglob("*.*")} == before
 
 
@@ -108,41 +89,20 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("steps", "0"),
-        ("steps", "2.5"),
+        *(("steps", value) for value in ("0", "2.5")),
         ("tokens", "0"),
-        *(
-            ("patch-shares", value)
-            for value in (
-                "",
-                "16",
-                "16:0.5",
-                "16:0.5,32:0.6",
-                "16:0.5,32:0.497",
-                "0:1",
-                "16:1.5,32:-0.5",
-                "16:a",
-                "16:1:1",
-                "64:1",
-                "8:nan",
-            )
-        ),
-        ("width", "32"),
-        ("width", "66"),
-        ("width", "200"),
+        *(("patch-shares", value) for value in ("", "16", "16:0.5", "16:0.5,32:0.6", "16:0.5,32:0.497", "0:1")),
+        *(("patch-shares", value) for value in ("16:1.5,32:-0.5", "16:a", "16:1:1", "64:1", "8:nan")),
+        *(("width", value) for value in ("32", "66", "200")),
         ("layers", "0"),
         ("learning-rate", "nan"),
         ("hidden-learning-rate", "-0.1"),
         ("weight-decay", "inf"),
         ("warmup", "-1"),
         ("decay", "1.5"),
-        ("ema", "1.0"),
-        ("ema", "-0.1"),
-        ("seed", "-1"),
-        ("seed", "1000003"),  # the validation series'
-        ("device", "gpu"),
-        ("device", "cuda:77"),
-        ("device", "meta"),
+        *(("ema", value) for value in ("1.0", "-0.1")),
+        *(("seed", value) for value in ("-1", "1000003")),  # the validation series'
+        *(("device", value) for value in ("gpu", "cuda:77", "meta")),
         ("precision", "float16"),
         ("workers", "-1"),
         ("threads", "-1"),
@@ -163,7 +123,7 @@ def test_a_wrong_flag_is_named_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("width", [64, 68, 96, 136])
+@pytest.mark.parametrize("width", [68, 136])
 def test_widths_that_are_not_refused_can_be_trained(tmp_path: Path, width: int) -> None:
     run = start(tmp_path, width=width)
     assert np.isfinite(run.train_step(run.tasks[0]))
@@ -173,7 +133,7 @@ def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path, capsys: p
     (tmp_path / "run").write_text("mine")
     with pytest.raises(SystemExit):
         command.main([*FLAGS, "--out", str(tmp_path / "run")])
-    assert capsys.readouterr().err.endswith("run is a file; give a directory, new or of a run\n")
+    assert "run is a file" in capsys.readouterr().err
     assert (tmp_path / "run").read_text() == "mine"
 
 
@@ -182,9 +142,7 @@ def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: p
     whole = (tmp_path / "state.pt").read_bytes()
     for broken in (b"", b"text", whole[:1000]):
         (tmp_path / "state.pt").write_bytes(broken)
-        with pytest.raises(
-            SystemExit, match=r"error: .*state\.pt cannot be read as a run's state \(\w+: .*move it away"
-        ):
+        with pytest.raises(SystemExit, match=r"error: .*state\.pt cannot be read .*\(\w+: "):
             command.main([*FLAGS, "--out", str(tmp_path)])
         assert (tmp_path / "state.pt").read_bytes() == broken
 
@@ -198,7 +156,7 @@ def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: p
 
 def test_a_loss_that_is_not_finite_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "horizon_loss", lambda backbones, task: torch.tensor(torch.nan))
-    with pytest.raises(SystemExit, match=r"error: loss is nan at step 0; lower --learning-rate or --hidden"):
+    with pytest.raises(SystemExit, match="error: loss is nan at step 0"):
         command.main([*FLAGS, "--out", str(tmp_path)])
 
 
@@ -208,39 +166,11 @@ def test_a_run_that_has_its_steps_is_told(tmp_path: Path, steps: int, caplog: py
     run.step = 2
     run.save()
     command.main([*FLAGS, f"--out={tmp_path}", f"--steps={steps}"])
-    assert [record.getMessage() for record in caplog.records] == [
-        f"2 steps are made and --steps is {steps}: nothing is left to do; give more --steps to go on"
-    ]
-
-
-def test_a_missing_uni2ts_is_a_message() -> None:
-    code = (
-        "import runpy, sys; sys.modules['uni2ts'] = None; "
-        "runpy.run_module('darts_msft.pretraining', run_name='__main__', alter_sys=True)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert found.returncode == 1
-    assert found.stderr.strip() == (
-        "python -m darts_msft.pretraining: error: pretraining needs the package `uni2ts`; install it with: "
-        "pip install 'darts-msft[moirai]'"
-    )
-
-
-def test_cuda_runs_are_strictly_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `warn_only` torch would keep nondeterministic backward passes of attention."""
-    asked: list[tuple[Any, Any]] = []
-    environment: dict[str, str] = {}
-    monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *given, **named: asked.append((given, named)))
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    command.make_repeatable("cpu")
-    assert (asked, environment) == ([], {})
-    command.make_repeatable("cuda:1")
-    assert asked == [((True,), {})]
-    assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"2 steps are made and --steps is {steps}")
 
 
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(ImportError, match=r"needs torch 2\.9 or newer.*this is 2\..*pip install -U torch$"):
+    with pytest.raises(ImportError, match=r"torch 2\.9 or newer.*this is 2\."):
         make_optimizers(build_module(Settings(width=64, layers=1)), Settings())

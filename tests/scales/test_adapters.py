@@ -19,57 +19,40 @@ def dot(row: Tensor, x: Tensor) -> float:
     return sum(left * right for left, right in zip(row.tolist(), x.tolist(), strict=True))
 
 
-# --- input adapter ----------------------------------------------------------------------------------------------------
+def frozen_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    return nn.Linear(in_features, out_features, bias=bias).requires_grad_(False)
 
 
-def test_a_new_input_adapter_changes_no_bit() -> None:
-    x = torch.randn(2, 3, 5, 8) * 100
-    assert torch.equal(InputAdapter(8)(x), x)
-
-
-def test_input_adapter_is_a_linear_with_bias() -> None:
-    adapter, x = InputAdapter(3), torch.randn(2, 3)
+def test_an_input_adapter_starts_as_the_identity_and_is_a_linear_with_bias() -> None:
+    adapter, x = InputAdapter(3), torch.randn(2, 3, 5, 3) * 100
+    assert torch.equal(adapter(x), x)
     randomise(adapter)
-    rows = list(zip(adapter.weight, adapter.bias.tolist(), strict=True))
-    expected = [[dot(row, token) + bias for row, bias in rows] for token in x]
-    torch.testing.assert_close(adapter(x), torch.tensor(expected))
-
-
-def test_input_adapter_learns_weight_and_bias_from_the_first_step() -> None:
-    adapter = InputAdapter(4)
-    adapter(torch.randn(5, 4)).square().sum().backward()
-    assert {name for name, parameter in adapter.named_parameters() if parameter.grad is not None} == {"weight", "bias"}
-    assert all(parameter.grad.abs().min() > 0 for parameter in adapter.parameters())
+    for row, expected in zip(x.reshape(-1, 3), adapter(x).reshape(-1, 3), strict=True):
+        found = [dot(weight, row) + bias for weight, bias in zip(adapter.weight, adapter.bias.tolist(), strict=True)]
+        torch.testing.assert_close(torch.tensor(found), expected.detach(), rtol=1e-4, atol=1e-3)
+    adapter(x).square().sum().backward()
+    assert {name for name, parameter in adapter.named_parameters() if parameter.grad.all()} == {"weight", "bias"}
 
 
 # --- LoRA -------------------------------------------------------------------------------------------------------------
 
 
-def frozen_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
-    linear = nn.Linear(in_features, out_features, bias=bias)
-    return linear.requires_grad_(False)
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("tokens", [7, 130])
-def test_a_new_lora_changes_no_bit(tokens: int, bias: bool) -> None:
+def test_a_new_lora_changes_no_bit_and_draws_a_with_std_001(tokens: int, bias: bool) -> None:
+    torch.manual_seed(0)
     lora, linear, x = LoRA(300, 200, rank=16, alpha=16.0), frozen_linear(300, 200, bias), torch.randn(tokens, 300)
+    assert (lora.a.shape, lora.b.shape) == ((16, 300), (200, 16))
+    assert abs(lora.a.mean().item()) < 5e-4
+    assert lora.a.std().item() == pytest.approx(0.01, rel=0.05)
     assert torch.equal(lora(linear, x), linear(x))
     with torch.no_grad():
         assert torch.equal(lora(linear, x), linear(x))
 
 
-def test_a_new_lora_draws_a_with_std_001() -> None:
-    torch.manual_seed(0)
-    lora = LoRA(300, 200, rank=16, alpha=16.0)
-    assert (lora.a.shape, lora.b.shape) == ((16, 300), (200, 16))
-    assert abs(lora.a.mean().item()) < 5e-4
-    assert lora.a.std().item() == pytest.approx(0.01, rel=0.05)
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("tokens", [1, 4])
-@pytest.mark.parametrize(("rank", "alpha"), [(2, 3.0), (4, 4.0), (1, 0.5)])
+@pytest.mark.parametrize(("rank", "alpha"), [(2, 3.0), (1, 0.5)])
 def test_lora_adds_alpha_over_rank_times_b_a_x(rank: int, alpha: float, tokens: int, training: bool) -> None:
     lora, linear = LoRA(15, 9, rank, alpha).double(), frozen_linear(15, 9).double()
     x = torch.randn(2, tokens, 15).double()
@@ -99,34 +82,19 @@ def test_forecasts_fold_the_update_into_the_weight_where_that_is_cheaper(monkeyp
     assert folded[2:] == [(1, 15)]
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_lora_gradients_are_those_of_the_plain_formula(bias: bool) -> None:
-    lora, linear = LoRA(5, 3, rank=2, alpha=3.0).double(), frozen_linear(5, 3, bias).double()
+@pytest.mark.parametrize("trained", ["nothing", "bias", "weight"])
+def test_lora_gradients_are_those_of_the_plain_formula(trained: str) -> None:
+    """Of the frozen linear beside it only what was asked for has one."""
+    lora, linear = LoRA(5, 3, rank=2, alpha=3.0).double(), frozen_linear(5, 3, trained != "nothing").double()
     randomise(lora)
-    if bias:
-        linear.bias.requires_grad_()
     x, weight = torch.randn(2, 4, 5).double().requires_grad_(), torch.randn(2, 4, 3).double()
-    inputs = [x, lora.a, lora.b, *([linear.bias] if bias else [])]
+    inputs = [x, lora.a, lora.b]
+    if trained != "nothing":
+        inputs.append(linear.get_parameter(trained).requires_grad_())
     found = torch.autograd.grad((lora(linear, x) * weight).sum(), inputs)
     plain = linear(x) + 1.5 * torch.einsum("or,ri,bni->bno", lora.b, lora.a, x)
     for ours, expected in zip(found, torch.autograd.grad((plain * weight).sum(), inputs), strict=True):
         torch.testing.assert_close(ours, expected)
-
-
-def plain(lora: LoRA, linear: nn.Linear, x: Tensor) -> Tensor:
-    return linear(x) + nn.functional.linear(nn.functional.linear(x, lora.a), lora.b * lora.scaling)
-
-
-def test_lora_under_autocast_is_the_plain_formula() -> None:
-    lora, linear, x = LoRA(16, 8, rank=4, alpha=4.0), frozen_linear(16, 8), torch.randn(6, 16, requires_grad=True)
-    randomise(lora)
-    inputs = [x, lora.a, lora.b]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        results = [lora(linear, x), plain(lora, linear, x)]
-    assert torch.equal(*results)
-    for found, expected in zip(*(torch.autograd.grad(one.sum(), inputs) for one in results), strict=True):
-        assert found.dtype == torch.float32
-        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -156,24 +124,6 @@ def test_tf32_products_round_small_updates_too(precision: str, rounds: bool) -> 
         assert not adapters._sum_rounds(torch.device("cpu"), torch.float32)
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def test_lora_beside_a_frozen_linear_learns_alone() -> None:
-    """At the first step only B has a gradient (B is zero); after it A has one too; the frozen linear never."""
-    linear, lora = frozen_linear(6, 4), LoRA(6, 4, rank=2, alpha=2.0)
-    x = torch.randn(9, 6)
-    optimizer = torch.optim.SGD([*linear.parameters(), *lora.parameters()], lr=0.1)
-    before = linear.weight.clone()
-    for step in range(2):
-        optimizer.zero_grad()
-        lora(linear, x).square().sum().backward()
-        assert lora.a.grad is not None
-        assert lora.b.grad is not None
-        assert bool(lora.a.grad.abs().max() > 0) == (step > 0)
-        assert lora.b.grad.abs().min() > 0
-        optimizer.step()
-    assert linear.weight.grad is None
-    assert torch.equal(linear.weight, before)
 
 
 # --- head of a new likelihood -----------------------------------------------------------------------------------------

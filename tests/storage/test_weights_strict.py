@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,7 @@ from torch import Tensor, nn
 from darts_msft.storage import weights
 from darts_msft.storage.weights import Source, licence_notice, load_state, load_strict, state_hash
 
-
-@pytest.fixture(autouse=True)
-def _fresh_cache() -> Iterator[None]:
-    weights.clear_cache()
-    yield
-    weights.clear_cache()
-
-
-def refusal(module: nn.Module, state: dict[str, Tensor], origin: str) -> str:
-    """Message of the error of ``load_strict``; it must be one line."""
-    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
-        load_strict(module, state, origin)
-    return str(caught.value)
-
-
-# ------------------------------------------------------------------------------------------------------- strict loading
+State = dict[str, Tensor]
 
 
 def make_module() -> nn.Module:
@@ -38,7 +22,7 @@ def make_module() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
 
 
-def good_state() -> dict[str, Tensor]:
+def good_state() -> State:
     return {name: tensor + 1 for name, tensor in make_module().state_dict().items()}
 
 
@@ -54,48 +38,32 @@ def test_load_strict_copies_every_value_and_keeps_the_parameters() -> None:
     assert torch.equal(module.state_dict()["0.weight"], good_state()["0.weight"])
 
 
-def drop(state: dict[str, Tensor]) -> None:
-    del state["2.bias"]
-
-
-def add(state: dict[str, Tensor]) -> None:
-    state["2.extra"] = torch.zeros(1)
-
-
-def reshape(state: dict[str, Tensor]) -> None:
-    state["2.weight"] = state["2.weight"].T
-
-
-def broadcastable(state: dict[str, Tensor]) -> None:
-    state["2.weight"] = torch.zeros(1, 1)
-
-
-def make_nan(state: dict[str, Tensor]) -> None:
+def make_nan(state: State) -> None:
     state["2.weight"][0, 1] = torch.nan
 
 
-def make_infinite(state: dict[str, Tensor]) -> None:
+def make_infinite(state: State) -> None:
     state["1.running_var"][1] = -torch.inf
 
 
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (drop, "1 missing (2.bias)"),
-        (add, "1 unexpected (2.extra)"),
-        (reshape, "1 of another shape (2.weight: expected (1, 2), found (2, 1))"),
-        (broadcastable, "1 of another shape (2.weight: expected (1, 2), found (1, 1))"),
+        (lambda state: state.pop("2.bias"), "1 missing (2.bias)"),
+        (lambda state: state.update({"2.extra": torch.zeros(1)}), "1 unexpected (2.extra)"),
+        (lambda state: state.update({"2.weight": state["2.weight"].T}), "(2.weight: expected (1, 2), found (2, 1))"),
+        (lambda state: state.update({"2.weight": torch.zeros(1, 1)}), "(2.weight: expected (1, 2), found (1, 1))"),
         (make_nan, "1 with NaN or infinite values (2.weight)"),
         (make_infinite, "1 with NaN or infinite values (1.running_var)"),
     ],
 )
-def test_load_strict_refuses_and_writes_nothing(spoil: Callable[[dict[str, Tensor]], None], complaint: str) -> None:
+def test_load_strict_refuses_and_writes_nothing(spoil: Callable[[State], None], complaint: str) -> None:
     module, state = make_module(), good_state()
     spoil(state)
     before = state_hash(module.state_dict())
-    message = refusal(module, state, "the file X")
-    for part in ("the file X", "Sequential", complaint, "Nothing was loaded"):
-        assert part in message
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+        load_strict(module, state, "the file X")
+    assert all(part in str(caught.value) for part in ("the file X", "Sequential", complaint))
     assert state_hash(module.state_dict()) == before
 
 
@@ -103,14 +71,11 @@ def test_load_strict_names_all_faults_at_once_and_the_first_few_names() -> None:
     module = nn.ModuleList([nn.Linear(1, 1, bias=False) for _ in range(5)])
     state = {f"other.{index}": torch.zeros(1) for index in range(4)}
     state["0.weight"] = torch.full((2,), torch.nan)
-    message = refusal(module, state, "X")
-    counts = re.findall(r"(\d+) (missing|unexpected|of another shape|with NaN)", message)
+    with pytest.raises(ValueError, match="X") as caught:
+        load_strict(module, state, "X")
+    counts = re.findall(r"(\d+) (missing|unexpected|of another shape|with NaN)", str(caught.value))
     assert counts == [("4", "missing"), ("4", "unexpected"), ("1", "of another shape"), ("1", "with NaN")]
-    assert "(1.weight, 2.weight, 3.weight, and 1 more)" in message
-    assert "(other.0, other.1, other.2, and 1 more)" in message
-
-
-# --------------------------------------------------------------------------------------------------------------- hashes
+    assert "(1.weight, 2.weight, 3.weight, and 1 more)" in str(caught.value)
 
 
 def test_state_hash_depends_on_names_values_types_and_shapes_only() -> None:
@@ -141,20 +106,15 @@ def test_state_hash_depends_on_names_values_types_and_shapes_only() -> None:
 def test_state_hash_survives_the_file(tmp_path: Path) -> None:
     state = good_state()
     save_file(state, tmp_path / "model.safetensors")
-    assert (
-        state_hash(load_state(Source("directory", str(tmp_path))))
-        == state_hash(state)
-        == state_hash(load_file(tmp_path / "model.safetensors"))
-    )
-
-
-# -------------------------------------------------------------------------------------------------------------- licence
+    read = load_state(Source("directory", str(tmp_path))), load_file(tmp_path / "model.safetensors")
+    assert {state_hash(one) for one in read} == {state_hash(state)}
 
 
 def test_licence_is_logged_once_a_name(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="darts_msft"):
+    weights.clear_cache()
+    with caplog.at_level("WARNING", logger="darts_msft"):
         for name in ("one", "one", "two"):
             licence_notice(name, "CC BY-NC 4.0", "https://example.org/terms")
-    messages = [record.getMessage() for record in caplog.records if record.name == "darts_msft"]
-    assert [message.split(" of ")[1].split(" are ")[0] for message in messages] == ["one", "two"]
-    assert all("CC BY-NC 4.0" in message and "https://example.org/terms" in message for message in messages)
+    weights.clear_cache()
+    assert ["one" in message for message in caplog.messages] == [True, False]
+    assert all("CC BY-NC 4.0" in message and "https://example.org/terms" in message for message in caplog.messages)

@@ -39,19 +39,3 @@ def autocorrelation(x: np.ndarray, lag: int) -> np.ndarray:
     """Of each row, at a lag in steps."""
     x = x - x.mean(axis=1, keepdims=True)
     return (x[:, lag:] * x[:, :-lag]).mean(axis=1) / (x**2).mean(axis=1)
-
-
-def assert_spread(
-    values: np.ndarray, low: float, high: float, log: bool = True, tolerance: float = 0.08, slack: float = 0.01
-) -> None:
-    """Draws whose logarithm (or which themselves) are uniform from `low` to `high`.
-
-    In parts of this range: `tolerance` of quantiles, and how far outside (`slack`) a draw may lie.
-    """
-    values, (low, high) = (np.log(values), np.log([low, high])) if log else (values, (low, high))
-    places = (values - low) / (high - low)
-    assert places.min() > -slack
-    assert places.max() < 1 + slack
-    np.testing.assert_allclose(
-        np.quantile(places, [0.1, 0.3, 0.5, 0.7, 0.9]), [0.1, 0.3, 0.5, 0.7, 0.9], atol=tolerance
-    )

@@ -1,4 +1,4 @@
-"""What an adapter rests on: the weights that were frozen below it, and the options of its method."""
+"""What an adapter is for: the settings, the weights that were frozen below it, and the options of its method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import HORIZON, make_model, values_of, wave
+from model_fixtures import HORIZON, changed, make_model, parameters_snapshot, values_of, wave
 from safetensors.torch import load_file, save_file
 
 from darts_msft import MSFTFoundationModel
@@ -19,38 +19,85 @@ from darts_msft.methods import METHODS, find_method
 from darts_msft.options import MethodConfig, MixingConfig
 
 LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2, "lr_pretrained": 1e-3, "num_scales": None}
+OTHER_WEIGHTS = "another model: .*weights.*frozen_sha256: saved '[0-9a-f]{64}', here '[0-9a-f]{64}'"
 
 
 def forecast_of(model: MSFTFoundationModel) -> np.ndarray:
     return values_of(model.predict(HORIZON + 4, wave(), num_samples=5, random_state=0))
 
 
-@pytest.fixture
-def other_weights(tiny_moirai: str, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def adapter(tiny_moirai: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """The adapter of an MSFT model, and that model's forecast; the weights below it were gone before it was saved."""
+    folder = tmp_path_factory.mktemp("adapter")
+    below = shutil.copytree(tiny_moirai, folder / "below")
+    model = make_model(str(below), **LEARNS).fit(wave())
+    shutil.rmtree(below)
+    model.save_adapter(folder / "msft")
+    return folder / "msft", forecast_of(model)
+
+
+@pytest.fixture(scope="module")
+def other_weights(tiny_moirai: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of the same shape, all of whose weights are a little different."""
-    folder = tmp_path / "other"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("other")
     (folder / "config.json").write_bytes((Path(tiny_moirai) / "config.json").read_bytes())
     weights = load_file(Path(tiny_moirai) / "model.safetensors")
     save_file({name: value * 1.01 + 1e-3 for name, value in weights.items()}, folder / "model.safetensors")
     return str(folder)
 
 
-OTHER_WEIGHTS = (
-    r"another model: the pretrained weights differ; frozen_sha256: saved '[0-9a-f]{64}', here '[0-9a-f]{64}'"
-    r".*Nothing was loaded"
+def test_the_same_weights_elsewhere_are_welcome(adapter: tuple[Path, np.ndarray], tiny_moirai: str) -> None:
+    model = make_model(tiny_moirai, **LEARNS)
+    model.load_adapter(adapter[0])
+    assert np.array_equal(forecast_of(model), adapter[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora_rank": 4}, "method_config.lora_rank: saved 16, here 4"),
+        ({"num_scales": 0}, "num_scales: saved 1, here 0"),
+        ({"patch_size": 8, "num_scales": 1}, "patch_size: saved 4, here 8"),
+        ({"mixing": "quantile"}, "mixing_config.mixing: saved 'mixture', here 'quantile'"),
+        ({"method": "full", "lr_new": None, "num_scales": None}, "method: saved 'msft', here 'full'"),
+        ({"likelihood": None}, "likelihood: saved .*, here 'None'"),
+        ({"output_chunk_length": 6}, "output_chunk_length: saved 8, here 6"),
+        ({"input_chunk_length": 40}, "input_chunk_length: saved 32, here 40"),
+    ],
 )
+def test_other_settings_are_named(
+    adapter: tuple[Path, np.ndarray], tiny_moirai: str, change: dict[str, Any], message: str
+) -> None:
+    model = make_model(tiny_moirai, **{**LEARNS, **change})
+    with pytest.raises(ValueError, match=f"another model.*{message}"):
+        model.load_adapter(adapter[0])
+    assert model.model is None
 
 
-@pytest.mark.parametrize("fitted", [False, True])
-def test_other_weights_are_refused(tiny_moirai: str, other_weights: str, tmp_path: Path, fitted: bool) -> None:
-    make_model(tiny_moirai, **LEARNS).fit(wave()).save_adapter(tmp_path / "adapter")
+@pytest.mark.parametrize("fault", ["settings", "width", "precision", "weights"])
+def test_a_fitted_model_stays_as_it_is(
+    adapter: tuple[Path, np.ndarray], tiny_moirai: str, other_weights: str, fault: str
+) -> None:
+    """The hash is of what is frozen in the series' precision: with that it differs on the same weights too."""
+    change, series, message = {
+        "settings": ({"lora_rank": 4}, wave(), "lora_rank: saved 16, here 4"),
+        "width": ({}, wave(components=2), "n_components: saved 1, here 2"),
+        "precision": ({}, wave(dtype=np.float64), "another model; dtype: saved 'float32', here 'float64'; frozen"),
+        "weights": ({}, wave(), OTHER_WEIGHTS),
+    }[fault]
+    model = make_model(other_weights if fault == "weights" else tiny_moirai, **LEARNS, **change).fit(series)
+    before = parameters_snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        model.load_adapter(adapter[0])
+    assert changed(before, parameters_snapshot(model)) == set()
+
+
+def test_other_weights_are_refused(adapter: tuple[Path, np.ndarray], other_weights: str) -> None:
     model = make_model(other_weights, **LEARNS)
-    if fitted:
-        model.fit(wave())
     with pytest.raises(ValueError, match=OTHER_WEIGHTS):
-        model.load_adapter(tmp_path / "adapter")
-    assert (model.model is not None) is fitted
+        model.load_adapter(adapter[0])
+    assert model.model is None
 
 
 @pytest.mark.parametrize("method", ["lora", "msft"])
@@ -83,22 +130,11 @@ def test_where_all_trains_the_weights_below_are_indifferent(
     assert np.array_equal(forecast_of(loaded), forecast_of(model))
 
 
-def test_saving_needs_no_pretrained_weights(tiny_moirai: str, tmp_path: Path) -> None:
-    """They may have gone, or changed, since the fit."""
-    shutil.copytree(tiny_moirai, tmp_path / "below")
-    model = make_model(str(tmp_path / "below"), **LEARNS).fit(wave())
-    shutil.rmtree(tmp_path / "below")
-    model.save_adapter(tmp_path / "adapter")
-    loaded = make_model(tiny_moirai, **LEARNS)
-    loaded.load_adapter(tmp_path / "adapter")
-    assert np.array_equal(forecast_of(loaded), forecast_of(model))
-
-
 def test_random_weights_are_all_saved(tiny_moirai: str, tmp_path: Path) -> None:
     """Where the untrained state of "scratch" is the best one, its forecast rests on a head that doesn't train."""
     settings = {"method": "scratch", "num_scales": None, "likelihood": QuantileRegression([0.1, 0.5, 0.9])}
     model = make_model(tiny_moirai, **settings, lr_head=1.0, lr_pretrained=1.0)
-    model.fit(wave(), val_series=wave(60, seed=1))
+    model.fit(wave(), val_series=wave(44, seed=1))
     assert model.fit_report is not None
     assert model.fit_report.kept == "untrained"
     model.save_adapter(tmp_path / "adapter")
@@ -125,26 +161,17 @@ HOW_OMEGA_WAS_LEARNED = {"weight_learning": "scale_loss", "weight_init": "first"
 def test_only_the_options_of_the_method_count(tiny_moirai: str, tmp_path: Path, method: str) -> None:
     every = {field.name for config in (MethodConfig, MixingConfig) for field in fields(config)}
     assert OTHER_OPTIONS.keys() | HOW_OMEGA_WAS_LEARNED.keys() == every
-    model = make_model(tiny_moirai, method=method, num_scales=None).fit(wave())
+    model = make_model(tiny_moirai, method=method, num_scales=None).fit(wave(60))
     model.save_adapter(tmp_path / "adapter")
     used = set(find_method(method).options)
     description = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
     counting = description["method_config"].keys() | description["mixing_config"].keys()
     assert counting == used - HOW_OMEGA_WAS_LEARNED.keys()
-    loaded = make_model(
-        tiny_moirai, method=method, num_scales=None, **{k: v for k, v in HOW_OMEGA_WAS_LEARNED.items() if k in used}
-    )
+    indifferent = {name: value for name, value in HOW_OMEGA_WAS_LEARNED.items() if name in used}
+    loaded = make_model(tiny_moirai, method=method, num_scales=None, **indifferent)
     loaded.load_adapter(tmp_path / "adapter")
     assert np.array_equal(forecast_of(loaded), forecast_of(model))
     for name in counting:
         other = make_model(tiny_moirai, method=method, num_scales=None, **{name: OTHER_OPTIONS[name]})
         with pytest.raises(ValueError, match=rf"_config\.{name}: saved .*, here {OTHER_OPTIONS[name]!r}"):
             other.load_adapter(tmp_path / "adapter")
-
-
-def test_other_settings_are_not_taken_for_other_weights(tiny_moirai: str, tmp_path: Path) -> None:
-    """The hash is of what is frozen in the series' precision: with the settings it differs on the same weights too."""
-    make_model(tiny_moirai, **LEARNS).fit(wave()).save_adapter(tmp_path / "adapter")
-    model = make_model(tiny_moirai, **LEARNS).fit(wave(dtype=np.float64))
-    with pytest.raises(ValueError, match="for another model; dtype: saved 'float32', here 'float64'; frozen_sha256"):
-        model.load_adapter(tmp_path / "adapter")
