@@ -100,11 +100,10 @@ def attend(
 
 
 @pytest.mark.parametrize("joined", [False, True])
-@pytest.mark.parametrize("masked", [(0, 1, 2), (1,), ()])
+@pytest.mark.parametrize(("counts", "masked"), [([6, 3, 2], (0, 1, 2)), ([6, 3], (1,)), ([6, 3, 2], ())])
 @torch.no_grad()
-def test_the_loop_is_one_sequence(masked: tuple[int, ...], joined: bool) -> None:
+def test_the_loop_is_one_sequence(counts: list[int], masked: tuple[int, ...], joined: bool) -> None:
     """With a block mask; or, where the scales are joined, with full attention and each scale's own adapter."""
-    counts = [6, 3, 2]
     backbone = FakeBackbone()
     hooks = Exchange(backbone.calls, joined)
     tokens, masks = make_tokens(counts), make_masks(counts)

@@ -59,12 +59,6 @@ def test_quickstart(example: Example, tmp_path: Path) -> None:
     assert (tmp_path / "quickstart_sea_temperature.png").stat().st_size > 20_000
 
 
-def test_quickstart_names_its_data_sets(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        example("01_quickstart.py", "--dataset=nope")
-    assert "sea_temperature" in capsys.readouterr().err
-
-
 def test_compare_a_method_that_trains_and_one_that_does_not(
     example: Example, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
