@@ -24,6 +24,7 @@ SOURCES := $(wildcard darts_msft tests examples benchmarks)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1
+unexport PYTHONDONTWRITEBYTECODE # every process would compile torch and Darts anew
 
 demo: setup-demo
 	$(BIN)/python examples/01_quickstart.py $(ARGS)
@@ -36,7 +37,7 @@ test: setup-test
 smoke: setup-test
 	rm -rf $(SMOKE)
 	timeout --foreground 600 $(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
-	$(BIN)/python -m benchmarks report --results $(SMOKE)
+	$(BIN)/python -m benchmarks show --results $(SMOKE) --output $(SMOKE)/show
 
 lint: setup-test
 	$(BIN)/ruff check $(SOURCES)
@@ -71,7 +72,7 @@ $(DEMO_READY): pyproject.toml constraints.txt
 
 $(TEST_READY): $(DEMO_READY)
 	@rm -f $@ $(DEMO_READY); touch $(VENV)/.installing
-	$(BIN)/python -m pip install -c constraints.txt -e '.[peft,baselines,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[peft,baselines,benchmarks,dev]'
 	@rm $(VENV)/.installing; touch $(DEMO_READY); touch $@
 
 clean:
