@@ -176,8 +176,8 @@ def check_options(
 ) -> None:
     """Refuses values, other than the defaults, of options that are without effect.
 
-    `rates` are those given, by group. The head that a likelihood brings trains with every method that trains; a
-    dictionary as `enable_finetuning` names what trains, at any of the rates.
+    `rates` are those given, by group. A new head always trains. With a dictionary as `enable_finetuning`, any rate may
+    be given.
     """
     found = find_method(method)
     found.check(method_config)

@@ -42,9 +42,9 @@ class MSFTFoundationModel(FoundationModel):
     scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every layer; their forecasts
     are mixed with learned weights. Without `fit` the model forecasts zero-shot. `fit` with a `val_series` scores
     the pretrained model first (mean CRPS, each component in units of its standard deviation) and returns the best
-    state seen, so it never ends worse on the validation data than zero-shot. Two fits have no zero-shot forecast to
-    start from, and are never worse than their untrained state instead: that of `method="scratch"`, and with a
-    `likelihood` that the backbone has no head for (all but "native", QuantileRegression and None).
+    state seen, so it never ends worse on the validation data than zero-shot. Two cases have no zero-shot forecast:
+    `method="scratch"`, and a `likelihood` that needs a new head (all but "native", QuantileRegression and None). They
+    are compared with their untrained state.
 
     The score is in the series' units, pooled over all series: bring series of different size to one scale first.
     A fit that goes on from a Darts checkpoint, or a second fit, is compared with the state that it starts from.
@@ -101,8 +101,9 @@ class MSFTFoundationModel(FoundationModel):
         How a coarse forecast reaches the original rate: "repeat" (paper) or "linear".
     weight_learning
         What the scales' weights learn from: "scale_loss" (paper: the softmax-weighted sum of the scales' losses),
-        "mixed_loss" (the mixed forecast's likelihood), "stacking" (closed form: the non-negative weights that fit
-        the validation series best, solved after every epoch; without one, as "mixed_loss"), "uniform" (not learned).
+        "mixed_loss" (the mixed forecast's likelihood), "stacking" (closed form: the non-negative weights with the
+        lowest CRPS on the validation series, or squared error where quantiles or points are averaged, solved after
+        every epoch; without a validation series as "mixed_loss"), "uniform" (not learned).
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     lr_pretrained, lr_new, lr_head, lr_omega

@@ -22,7 +22,7 @@ from darts_msft.training.score import ErrorProducts, ValidationScore, crps_produ
 logger = logging.getLogger("darts_msft")
 
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
-VALIDATION_SAMPLES = 32  # of each scale
+VALIDATION_SAMPLES = 48  # of all scales together
 VALIDATION_SEED = 0  # the same noise at every validation
 
 
@@ -155,7 +155,8 @@ class MSFTModule(ForecastingModule):
             torch.manual_seed(VALIDATION_SEED)
             if isinstance(self.likelihood, ScaleMixture) and self.is_mixture:
                 scales = (0,) if self.mixing.only_first else outputs.scales
-                draws = [self.likelihood.sample_scale(forecast, scale, VALIDATION_SAMPLES) for scale in scales]
+                count = VALIDATION_SAMPLES // len(scales)
+                draws = [self.likelihood.sample_scale(forecast, scale, count) for scale in scales]
             else:
                 draws = [self._sample(forecast, VALIDATION_SAMPLES)]
         products[..., : len(draws), : len(draws)] = crps_products(torch.stack(draws), target)
