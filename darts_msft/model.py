@@ -207,20 +207,16 @@ class MSFTFoundationModel(FoundationModel):
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
         # with validation data `KeepBest` returns to the best state, the pretrained one included, which Darts'
         # checkpoints lack; without, Darts says that there is no best one to load
-        validates = len(datamodule.val_dataloader()) > 0
+        validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
             self._fit_report = None
             return
         seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
-        keep = model.keep_best = KeepBest(seed, validates)
+        keep = KeepBest(seed, validates)
         ordered = OrderedData(datamodule, lambda: keep.seed)
-        omega = model.scale_weights.omega
-        trains = omega.requires_grad
-        try:
+        with model.fitting(keep):
             super()._train(trainer, model, ordered, load_best=load_best and not validates)
-        finally:
-            omega.requires_grad = trains  # off meanwhile where it was solved for
         self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
@@ -312,10 +308,7 @@ class MSFTFoundationModel(FoundationModel):
 
     @property
     def candidates(self) -> list[Candidate]:
-        """The states that the last `fit` scored on the validation series, with label and score (lower is better).
-
-        The first is the one before the first step; the best is the one that `fit` returned.
-        """
+        """The states that the last `fit` scored, that before the first step first; it returned the best (lowest)."""
         return list(self._fit_report.candidates) if self._fit_report is not None else []
 
     @property

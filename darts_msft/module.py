@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -188,15 +190,19 @@ class MSFTModule(ForecastingModule):
     def configure_callbacks(self) -> list[Any]:
         return [] if self.keep_best is None else [self.keep_best]
 
-    def setup(self, stage: str) -> None:
-        """Settles what the scales' weights learn from, before the optimiser is made."""
-        if stage != "fit":
-            return
-        validates = self.keep_best is not None and self.keep_best.validates and self.trainer.enable_validation
-        self.learning = self.mixing.learning if validates or self.mixing.learning != "stacking" else "mixed_loss"
-        self.diverged = False
-        if self.stacks:  # solved for, not trained
-            self.scale_weights.omega.requires_grad = False
+    @contextmanager
+    def fitting(self, keep_best: KeepBest) -> Iterator[None]:
+        """While a fit runs: its callback, and what the scales' weights learn from."""
+        self.keep_best, self.diverged, self.learning = keep_best, False, self.mixing.learning
+        if self.learning == "stacking" and not keep_best.validates:
+            self.learning = "mixed_loss"
+        omega = self.scale_weights.omega
+        trains = omega.requires_grad
+        omega.requires_grad = trains and not self.stacks  # solved for, not trained
+        try:
+            yield
+        finally:
+            omega.requires_grad = trains
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
