@@ -25,7 +25,7 @@ logger = logging.getLogger("darts_msft")
 
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 VALIDATION_SAMPLES = 48  # of all scales together
-VALIDATION_SEED = 0  # the same noise at every validation
+VALIDATION_SEED = 0  # of the first batch: the same noise at every validation
 
 
 class MSFTModule(ForecastingModule):
@@ -131,7 +131,7 @@ class MSFTModule(ForecastingModule):
         return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
 
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
-        products = self._score_products(val_batch.past_target, val_batch.future_target)
+        products = self._score_products(val_batch.past_target, val_batch.future_target, VALIDATION_SEED + batch_idx)
         self.score.update(products, val_batch.future_target, val_batch.sample_weight)
         if len(self.val_metrics):
             output = self(val_batch.to_module_input(stage=ModuleStage.VALIDATE))
@@ -140,7 +140,7 @@ class MSFTModule(ForecastingModule):
 
     @torch.no_grad()
     def _score_products(
-        self, past_target: Float[Tensor, "B C V"], target: Float[Tensor, "B H V"]
+        self, past_target: Float[Tensor, "B C V"], target: Float[Tensor, "B H V"], seed: int
     ) -> Float[Tensor, "B H V S S"]:
         """The CRPS as a quadratic form in the scales' weights; S = 1 where the forecast is no mixture.
 
@@ -154,7 +154,7 @@ class MSFTModule(ForecastingModule):
         forecast = self.mix(outputs)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(VALIDATION_SEED)
+            torch.manual_seed(seed)
             if isinstance(self.likelihood, ScaleMixture) and self.is_mixture:
                 scales = (0,) if self.mixing.only_first else outputs.scales
                 count = VALIDATION_SAMPLES // len(scales)
@@ -173,7 +173,7 @@ class MSFTModule(ForecastingModule):
         return float(weights @ form @ weights)
 
     @torch.no_grad()
-    def add_errors(self, batch: TorchTrainingBatch) -> None:
+    def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
         outputs, target = self.forecast(batch.past_target), batch.future_target.unsqueeze(-1)
         broken = target.new_full((*target.shape[:-1], len(outputs.scales)), torch.nan)

@@ -34,7 +34,7 @@ class Scored(Protocol):
     def own_names(self) -> frozenset[str]:
         """Names in `state_dict` of what a fit may change."""
 
-    def add_errors(self, batch: Any) -> None:
+    def add_errors(self, batch: Any, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`."""
 
     def solve_on_errors(self) -> None:
@@ -140,7 +140,7 @@ class KeepBest(pl.Callback):
             if pl_module.solves_on_errors:
                 _solve_on_errors(trainer, pl_module)
             pl_module.score.reset()
-            if _each_batch(trainer, pl_module, lambda batch: pl_module.validation_step(batch, 0)):
+            if _each_batch(trainer, pl_module, pl_module.validation_step):
                 self._consider(trainer, pl_module)
         self.fitting, best = False, self.best
         if best is not None:
@@ -201,8 +201,8 @@ def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
 
 
 @torch.no_grad()
-def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any], Any]) -> bool:
-    """Calls `act` on the validation batches that Lightning would use; False where there are none."""
+def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any, int], Any]) -> bool:
+    """Calls `act(batch, index)` on the validation batches that Lightning would use; False where there are none."""
     loop, batches = trainer.fit_loop.epoch_loop.val_loop, trainer.val_dataloaders
     if not trainer.enable_validation or batches is None or len(batches) == 0:
         return False
@@ -215,6 +215,6 @@ def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any], Any]) -> 
             break
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         with trainer.precision_plugin.val_step_context():
-            act(batch)
+            act(batch, index)
     module.train(was_training)
     return True
