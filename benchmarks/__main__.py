@@ -24,11 +24,11 @@ from benchmarks.errors import Misuse
 
 MISUSED = 2  # exit code, as argparse's
 COMMANDS = {
-    "run": ("benchmarks.runner", "measure what has no result yet"),
+    "run": ("benchmarks.run.runner", "measure what has no result yet"),
     "table": ("benchmarks.tables", "write tables of the results, as Markdown and CSV"),
     "plot": ("benchmarks.plots", "draw the results"),
     "report": ("benchmarks.report", "write one HTML page with tables and pictures"),
-    "check": ("benchmarks.harness", "compare the suite 'harness' with published figures"),
+    "check": ("benchmarks.run.harness", "compare the suite 'harness' with published figures"),
 }
 PROGRAMS = {  # modules that read the words after the command themselves
     "efficiency": ("benchmarks.efficiency", "measure what training steps and forecasts cost"),

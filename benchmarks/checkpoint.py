@@ -28,12 +28,12 @@ from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
 
 from benchmarks.arguments import whole
-from benchmarks.datasets import Dataset, load
+from benchmarks.data.datasets import Dataset, load
 from benchmarks.errors import Misuse, misuse
-from benchmarks.listings import append, read
-from benchmarks.measures import LEVELS, measure
-from benchmarks.processes import quiet
-from benchmarks.provenance import provenance
+from benchmarks.run.listings import append, read
+from benchmarks.run.measures import LEVELS, measure
+from benchmarks.run.processes import quiet
+from benchmarks.run.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe, load_class
 from darts_msft.scales.pyramid import MIN_CONTEXT_TOKENS, ScalePlan

@@ -24,10 +24,10 @@ from darts import TimeSeries
 from darts.metrics import mcrps
 
 from benchmarks.arguments import seed, whole
-from benchmarks.datasets import load
+from benchmarks.data.datasets import load
 from benchmarks.errors import Misuse, misuse
-from benchmarks.listings import append, read
-from benchmarks.provenance import provenance
+from benchmarks.run.listings import append, read
+from benchmarks.run.provenance import provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
 from darts_msft.methods import find_method

@@ -49,10 +49,10 @@ from benchmarks.efficiency_cases import (
     save_random_small,
 )
 from benchmarks.errors import Misuse
-from benchmarks.listings import append, read
-from benchmarks.processes import ProcessFailed, isolated
-from benchmarks.provenance import provenance
-from benchmarks.results import write
+from benchmarks.run.listings import append, read
+from benchmarks.run.processes import ProcessFailed, isolated
+from benchmarks.run.provenance import provenance
+from benchmarks.run.store import write
 from darts_msft.datasets import DATA_DIR_VARIABLE, load_dataset
 
 RESULTS = Path(__file__).parent / "results" / "efficiency.json"

@@ -33,8 +33,8 @@ from uni2ts.loss.packed import PackedNLLLoss
 from uni2ts.model.moirai import MoiraiForecast, MoiraiModule
 
 from benchmarks.checkpoint import make_model
-from benchmarks.processes import peak_memory_mb, quiet
-from benchmarks.registry import REGISTRY
+from benchmarks.data.registry import REGISTRY
+from benchmarks.run.processes import peak_memory_mb, quiet
 from darts_msft import MSFTFoundationModel
 from darts_msft.datasets import load_dataset
 

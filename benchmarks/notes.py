@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks import suites
 from benchmarks.models.papers import DEFAULT, RECIPES
+from benchmarks.run import suites
 from benchmarks.summary import METRIC_NAMES, MODEL_NAMES, Column, Row, Run, Table, dataset_name
 
 # not ours, from random weights, and trained on squared errors where points are asked for

@@ -17,8 +17,8 @@ import matplotlib
 from benchmarks.charts import TRAINING_TIME, accuracy, critical_difference, kin, scale_weights
 from benchmarks.gallery import gallery
 from benchmarks.picture import STYLE, Picture
-from benchmarks.results import write
-from benchmarks.selection import add_selection, output, select
+from benchmarks.run.selection import add_selection, output, select
+from benchmarks.run.store import write
 from benchmarks.summary import Table
 
 

@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import results
 from benchmarks.notes import notes
 from benchmarks.picture import Picture
 from benchmarks.plots import file_name, pictures
-from benchmarks.results import write
-from benchmarks.selection import add_selection, command, output, select
+from benchmarks.run import store as results
+from benchmarks.run.selection import add_selection, command, output, select
+from benchmarks.run.store import write
 from benchmarks.summary import METRIC_NAMES, Column, Row, Run, Table, options_text
 from benchmarks.tables import mean_ranks
 

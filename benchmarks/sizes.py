@@ -34,9 +34,9 @@ import torch
 
 from benchmarks.checkpoint import speed, weights_hash
 from benchmarks.errors import Misuse
-from benchmarks.listings import append, read
-from benchmarks.processes import quiet
-from benchmarks.provenance import provenance
+from benchmarks.run.listings import append, read
+from benchmarks.run.processes import quiet
+from benchmarks.run.provenance import provenance
 from darts_msft.pretraining.objective import parse_shares
 from darts_msft.pretraining.train import Pretraining, Settings
 

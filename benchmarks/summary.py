@@ -20,8 +20,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks.errors import Misuse
-from benchmarks.experiments import LOCATIONS, Budget
-from benchmarks.results import METRICS
+from benchmarks.run.experiments import LOCATIONS, Budget
+from benchmarks.run.store import METRICS
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting"}

@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks.errors import Misuse, misuse
 from benchmarks.notes import look_back, notes
-from benchmarks.results import write
-from benchmarks.selection import add_selection, command, output, select, selects
+from benchmarks.run.selection import add_selection, command, output, select, selects
+from benchmarks.run.store import write
 from benchmarks.summary import METRIC_NAMES, Column, Row, Table, dataset_name
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Budget
 from benchmarks.models.base import Forecaster
+from benchmarks.run.experiments import Budget
 
 MODELS = {
     "msft": "benchmarks.models.ours:MSFT",

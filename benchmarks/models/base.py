@@ -18,10 +18,10 @@ from darts.utils.likelihood_models.torch import QuantileRegression
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping
 
-from benchmarks.datasets import Dataset
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import Diverged, Misuse
-from benchmarks.experiments import Budget
 from benchmarks.models.views import View, inner_of
+from benchmarks.run.experiments import Budget
 
 FOLLOWED = ("patch_size",)  # settings that a follower takes from its leader's choice
 SIZES = ("look_back", "patch_size")  # settings that decide whether a model can take a place

@@ -13,7 +13,7 @@ from darts.models import Chronos2Model
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from benchmarks.datasets import Dataset
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import WeightsMissing
 from benchmarks.models.base import QUIET, Forecaster, quantile_likelihood
 from benchmarks.models.views import AtLevels

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from darts.models import DLinearModel
 
-from benchmarks.datasets import Dataset
+from benchmarks.data.datasets import Dataset
 from benchmarks.models.base import BestEpoch, Forecaster, quantile_likelihood, training_values
 from benchmarks.models.papers import DLINEAR_RATES, PAPER, after_passes, halved
 from benchmarks.models.views import Standardised, WindowModel

@@ -12,7 +12,7 @@ import torch
 from darts.models import NeuralForecastModel
 from torch import Tensor
 
-from benchmarks.datasets import Dataset
+from benchmarks.data.datasets import Dataset
 from benchmarks.models.base import BestEpoch, Forecaster, quantile_likelihood, training_values
 from benchmarks.models.papers import FACTORS, PAPER, RECIPES, Recipe, after_passes, recipe
 from benchmarks.models.views import Standardised

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
 
-from benchmarks.datasets import Dataset
+from benchmarks.data.datasets import Dataset
 from benchmarks.models.base import SIZES, Forecaster, quantile_likelihood, sha256_of
 from benchmarks.models.views import FromSamples, inner_of
 from darts_msft import MSFTFoundationModel

@@ -17,12 +17,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from benchmarks import datasets, models, suites
-from benchmarks.datasets import Dataset
+from benchmarks import models
+from benchmarks.data import datasets
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.experiments import Budget, Experiment
 from benchmarks.models.base import Forecaster
 from benchmarks.models.views import WindowModel
+from benchmarks.run import suites
+from benchmarks.run.experiments import Budget, Experiment
 
 SEASON, HORIZON = 12, 6
 BUDGET = Budget(epochs=1, validation_windows=20)

@@ -8,7 +8,8 @@ from typing import Any
 from written_figures import read_log, text
 
 import darts_msft
-from benchmarks import checkpoint, listings, sizes
+from benchmarks import checkpoint, sizes
+from benchmarks.run import listings
 
 Entry = dict[str, Any]
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import results, suites
-from benchmarks.datasets import Dataset
-from benchmarks.experiments import LOCATIONS, PROTOCOL, Budget, Experiment
+from benchmarks.data.datasets import Dataset
 from benchmarks.models import MODELS, load_forecaster
+from benchmarks.run import store as results
+from benchmarks.run import suites
+from benchmarks.run.experiments import LOCATIONS, PROTOCOL, Budget, Experiment
 from benchmarks.summary import Run, Table, tables
 
 PARAMETERS = {"msft": 180_000, "full": 1_350_000, "linear_probe": 60_000, "lora": 90_000, "dlinear": 98_000}

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from benchmark_fakes import BUDGET, HORIZON, waves
 
-from benchmarks import __main__, datasets, jobs, models, results, runner, suites, usable
-from benchmarks.experiments import Experiment
+from benchmarks import __main__, models
+from benchmarks.data import datasets
+from benchmarks.run import jobs, runner, suites, usable
+from benchmarks.run import store as results
+from benchmarks.run.experiments import Experiment
 
 Run = Callable[..., int]
 

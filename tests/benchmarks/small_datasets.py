@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.registry import REGISTRY, Entry, RawFile, Split
+from benchmarks.data.registry import REGISTRY, Entry, RawFile, Split
 
 SMALL = RawFile("small.csv", None, "https://example.org/small", (10, 2), "h", 2)
 SPLIT = Split(6, 2, 2)

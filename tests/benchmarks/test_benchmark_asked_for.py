@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import runner
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Experiment
+from benchmarks.run import runner
+from benchmarks.run.experiments import Experiment
 
 
 def arguments(**changes: Any) -> argparse.Namespace:

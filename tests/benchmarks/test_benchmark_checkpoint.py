@@ -15,10 +15,11 @@ import torch
 from darts.utils.likelihood_models.torch import QuantileRegression
 from three_waves import waves
 
-from benchmarks import __main__, checkpoint, datasets
-from benchmarks.datasets import Dataset
+from benchmarks import __main__, checkpoint
+from benchmarks.data import datasets
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import Misuse
-from benchmarks.measures import LEVELS, forecast, measure
+from benchmarks.run.measures import LEVELS, forecast, measure
 from darts_msft import MSFTFoundationModel
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from small_datasets import TOML, described, hourly, put, sha256
 
-from benchmarks import datasets
-from benchmarks.datasets import PARTS, Dataset, known, load, prediction_length
-from benchmarks.registry import REGISTRY
+from benchmarks.data import datasets
+from benchmarks.data.datasets import PARTS, Dataset, known, load, prediction_length
+from benchmarks.data.registry import REGISTRY
 from darts_msft.datasets import load_sea_temperature
 
 pytestmark = pytest.mark.usefixtures("only_given_places")

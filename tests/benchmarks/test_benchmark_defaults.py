@@ -14,7 +14,7 @@ from written_figures import text
 
 from benchmarks import defaults
 from benchmarks.errors import Misuse
-from benchmarks.provenance import ROOT, provenance
+from benchmarks.run.provenance import ROOT, provenance
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import find_method
 

@@ -18,7 +18,7 @@ from benchmarks import efficiency, efficiency_cases, efficiency_report
 from benchmarks.efficiency import Model, Record
 from benchmarks.efficiency_cases import Case, Settings
 from benchmarks.errors import Misuse
-from benchmarks.processes import ProcessFailed
+from benchmarks.run.processes import ProcessFailed
 
 SETTINGS = Settings(horizon=8, samples=7, series=3, threads=1, accelerator="cpu")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.data.registry import REGISTRY
 from benchmarks.errors import Misuse
-from benchmarks.experiments import PROTOCOL, Budget, Experiment
-from benchmarks.registry import REGISTRY
-from benchmarks.suites import first_budget
+from benchmarks.run.experiments import PROTOCOL, Budget, Experiment
+from benchmarks.run.suites import first_budget
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from pytorch_lightning import Callback
 from three_waves import BUDGET, HORIZON, LOOK_BACK, backtest, fitted, our_options, waves
 
 from benchmarks.errors import Diverged
-from benchmarks.experiments import Budget
-from benchmarks.measures import forecast
 from benchmarks.models import classical, load_forecaster
 from benchmarks.models.base import BestEpoch, Forecaster
+from benchmarks.run.experiments import Budget
+from benchmarks.run.measures import forecast
 
 STARTS = range(490, 520, 9)
 

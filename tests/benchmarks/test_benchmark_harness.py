@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fake_results import arguments_of, result, store
 
-from benchmarks import harness, jobs, suites
-from benchmarks.harness import REFERENCES, TOLERANCES
-from benchmarks.registry import REGISTRY
+from benchmarks.data.registry import REGISTRY
+from benchmarks.run import harness, jobs, suites
+from benchmarks.run.harness import REFERENCES, TOLERANCES
 
 
 def measured(factor: float = 1.0, **changes: Any) -> list[dict[str, Any]]:

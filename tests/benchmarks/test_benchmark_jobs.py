@@ -12,11 +12,14 @@ import pytest
 import torch
 from benchmark_fakes import BUDGET, HORIZON, SEASON, Back, Fake, waves
 
-from benchmarks import datasets, jobs, models, results
-from benchmarks.datasets import Dataset
+from benchmarks import models
+from benchmarks.data import datasets
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.experiments import PROTOCOL, Budget, Experiment
-from benchmarks.measures import LEVELS, measure
+from benchmarks.run import jobs
+from benchmarks.run import store as results
+from benchmarks.run.experiments import PROTOCOL, Budget, Experiment
+from benchmarks.run.measures import LEVELS, measure
 
 SPREADS = [5.0, 0.4, 0.1]  # the forecast's errors deviate by 0.42: two noises of 0.3
 

@@ -13,9 +13,9 @@ import benchmark_fakes
 from test_benchmark_processes import eventually, is_alive
 from test_benchmark_runner import notes, runs, stored
 
-from benchmarks import runner
+from benchmarks.run import runner
 
-ROOT = Path(runner.__file__).parents[1]
+ROOT = Path(runner.__file__).parents[2]
 
 
 def start(tmp_path: Path, troubles: str) -> subprocess.Popen[str]:

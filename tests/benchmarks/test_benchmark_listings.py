@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import listings
 from benchmarks.errors import Misuse
+from benchmarks.run import listings
 
 
 def test_entries_are_added_in_their_order(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from small_datasets import hourly, put
 
 import benchmarks
-from benchmarks import __main__, datasets
+from benchmarks import __main__
+from benchmarks.data import datasets
 from benchmarks.errors import Misuse
 
 ROOT = Path(benchmarks.__file__).parents[1]

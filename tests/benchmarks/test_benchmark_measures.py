@@ -14,11 +14,11 @@ from darts import TimeSeries
 from darts.models import GlobalNaiveSeasonal, LinearRegressionModel
 from scipy.stats import norm
 
-from benchmarks import measures
-from benchmarks.datasets import Dataset
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.measures import LEVELS, PointSums, QuantileSums, measure
 from benchmarks.models.views import FromSamples, View
+from benchmarks.run import measures
+from benchmarks.run.measures import LEVELS, PointSums, QuantileSums, measure
 
 
 @pytest.fixture

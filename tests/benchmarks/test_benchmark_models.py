@@ -17,13 +17,13 @@ from darts import TimeSeries
 from safetensors.torch import load_file, save_file
 from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, backtest, our_options, waves
 
-from benchmarks.datasets import Dataset
-from benchmarks.experiments import Budget
+from benchmarks.data.datasets import Dataset
 from benchmarks.models import MODELS, classical, load_forecaster, ours
 from benchmarks.models.base import FOLLOWED
 from benchmarks.models.classical import RATES
 from benchmarks.models.ours import arguments_of
 from benchmarks.models.papers import RECIPES
+from benchmarks.run.experiments import Budget
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.linear_probe import LinearProbe

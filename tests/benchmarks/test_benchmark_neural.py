@@ -17,11 +17,11 @@ from darts.models import NeuralForecastModel
 from darts.utils.likelihood_models.torch import QuantileRegression
 from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, backtest, fitted, waves
 
-from benchmarks.experiments import Budget
 from benchmarks.models import load_forecaster
 from benchmarks.models.base import QUIET
 from benchmarks.models.neural import OrderedITransformer
 from benchmarks.models.papers import FACTORS, RECIPES, recipe
+from benchmarks.run.experiments import Budget
 
 STARTS = range(490, 520, 9)
 LSF = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import processes
-from benchmarks.processes import ProcessFailed, isolated, peak_memory_mb
+from benchmarks.run import processes
+from benchmarks.run.processes import ProcessFailed, isolated, peak_memory_mb
 
 
 def add(first: int, second: int) -> tuple[int, int]:
@@ -97,7 +97,7 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, number: s
     script = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells leave it ignored in what they run in the background
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(processes.__file__).parents[1])]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(processes.__file__).parents[2])]!r}
 import test_benchmark_processes as here
 if __name__ == "__main__":
     here.isolated(here.wait, {str(tmp_path)!r})

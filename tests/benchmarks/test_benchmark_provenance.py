@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import provenance
 from benchmarks.errors import Misuse
+from benchmarks.run import provenance
 
 NO_CODE = ("README.md", "darts_msft/card.md", "tests/test_a.py", "examples/01.py", "benchmarks/results/runs/a.json")
-CODE = ("darts_msft/model.py", "benchmarks/jobs.py", "pyproject.toml", "darts_msft/tests/a.py")
+CODE = ("darts_msft/model.py", "benchmarks/run/jobs.py", "pyproject.toml", "darts_msft/tests/a.py")
 
 
 def git(folder: Path, *words: str) -> str:

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from small_datasets import SMALL, TOML, described, hourly, put, register, sha256
 
-from benchmarks import registry
-from benchmarks.datasets import load, prediction_length
+from benchmarks.data import registry
+from benchmarks.data.datasets import load, prediction_length
 
 pytestmark = pytest.mark.usefixtures("only_given_places")
 
@@ -88,7 +88,7 @@ def test_file_without_a_known_hash_is_taken_and_its_own_told(
 ) -> None:
     register(monkeypatch, SMALL)
     path = put(hourly(), tmp_path)
-    with caplog.at_level(logging.WARNING, logger="benchmarks.reading"):
+    with caplog.at_level(logging.WARNING, logger="benchmarks.data.reading"):
         assert load("small", "pf", tmp_path).file_hash == f"sha256:{sha256(path)}"
     assert sha256(path) in caplog.text
 

@@ -13,9 +13,10 @@ from urllib.parse import unquote
 import pytest
 from fake_results import arguments_of, result, store
 
-from benchmarks import report, results, tables
+from benchmarks import report, tables
 from benchmarks.__main__ import main
-from benchmarks.selection import read, select
+from benchmarks.run import store as results
+from benchmarks.run.selection import read, select
 
 EVIL = "<script>alert('x')<img src=x onerror=alert(1)>&\"b"
 VOID = {"meta", "img"}

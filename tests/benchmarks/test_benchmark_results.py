@@ -14,9 +14,10 @@ from typing import Any
 import fake_results
 import pytest
 
-from benchmarks import __main__, results
+from benchmarks import __main__
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Experiment
+from benchmarks.run import store as results
+from benchmarks.run.experiments import Experiment
 
 
 def result(
@@ -103,7 +104,7 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_no_result(tmp_path: Path
     """The process dies between the write and the name."""
     script = f"""
 import os, signal, sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(results.__file__).parents[1])]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(results.__file__).parents[2])]!r}
 import test_benchmark_results as here
 os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
 here.results.add({str(tmp_path)!r}, here.result())
@@ -268,8 +269,8 @@ def test_never_two_at_once_and_all_in_the_end(tmp_path: Path) -> None:
 def test_a_dead_process_has_no_claim(tmp_path: Path) -> None:
     script = f"""
 import os, signal, sys, time
-sys.path.insert(0, {str(Path(results.__file__).parents[1])!r})
-from benchmarks import results
+sys.path.insert(0, {str(Path(results.__file__).parents[2])!r})
+from benchmarks.run import store as results
 with results.claim({str(tmp_path)!r}, "run", "k", wait=True):
     print("mine", flush=True)
     time.sleep(600)

@@ -12,10 +12,12 @@ import pytest
 from benchmark_fakes import HORIZON, SEASON, Back, waves
 from runner_fakes import Run, choices, experiment, notes, runs, stored
 
-from benchmarks import datasets, jobs, measures, provenance, results, runner, suites
+from benchmarks.data import datasets
 from benchmarks.errors import WeightsMissing
-from benchmarks.experiments import Experiment
-from benchmarks.processes import ProcessFailed
+from benchmarks.run import jobs, measures, provenance, runner, suites
+from benchmarks.run import store as results
+from benchmarks.run.experiments import Experiment
+from benchmarks.run.processes import ProcessFailed
 
 pytestmark = pytest.mark.usefixtures("fakes")
 

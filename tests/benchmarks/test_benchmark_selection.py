@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from fake_results import arguments_of, result, store
 
-from benchmarks import plots, suites, tables
+from benchmarks import plots, tables
 from benchmarks.errors import Misuse
-from benchmarks.experiments import PROTOCOL
 from benchmarks.notes import notes
-from benchmarks.selection import command, read, select
+from benchmarks.run import suites
+from benchmarks.run.experiments import PROTOCOL
+from benchmarks.run.selection import command, read, select
 
 
 def lsf(model: str, mse: float, dataset: str = "ETTh1", horizon: int = 96, **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import pytest
 from benchmark_fakes import SEASON
 from runner_fakes import Run, experiment, notes, runs, stored
 
-from benchmarks import jobs, results, runner
+from benchmarks.run import jobs, runner
+from benchmarks.run import store as results
 
 pytestmark = pytest.mark.usefixtures("fakes")
 

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import datasets, suites
-from benchmarks.datasets import Dataset
-from benchmarks.experiments import Budget
+from benchmarks.data import datasets
+from benchmarks.data.datasets import Dataset
 from benchmarks.models import MODELS, load_forecaster
 from benchmarks.models.papers import DLINEAR_RATES
+from benchmarks.run import suites
+from benchmarks.run.experiments import Budget
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS, find_method
 from darts_msft.scales.pyramid import largest_num_scales

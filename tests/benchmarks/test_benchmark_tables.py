@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from fake_results import arguments_of, result, store, tables_of
 
-from benchmarks import suites, tables
+from benchmarks import tables
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Experiment
 from benchmarks.notes import notes
+from benchmarks.run import suites
+from benchmarks.run.experiments import Experiment
 from benchmarks.summary import options_text
 from benchmarks.tables import BEGIN, END
 

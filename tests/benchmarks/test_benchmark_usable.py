@@ -10,7 +10,7 @@ import pytest
 from runner_fakes import Run, experiment, notes, runs
 from small_datasets import described, hourly
 
-from benchmarks import datasets
+from benchmarks.data import datasets
 
 LOAD = datasets.load
 TOML = """

@@ -14,11 +14,11 @@ from darts.models import GlobalNaiveSeasonal
 from scipy.stats import norm
 from three_waves import HORIZON, LEVELS, SEASON, backtest, waves
 
-from benchmarks.datasets import load
-from benchmarks.measures import forecast, measure
+from benchmarks.data.datasets import load
 from benchmarks.models import load_forecaster
 from benchmarks.models.classical import SeasonalNaiveModel
 from benchmarks.models.views import AtLevels, FromSamples, Standardised, WindowModel, at_levels
+from benchmarks.run.measures import forecast, measure
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from three_waves import BUDGET, HORIZON, LEVELS, backtest, waves
 
 from benchmarks.errors import WeightsMissing
-from benchmarks.measures import forecast
 from benchmarks.models import chronos2, load_forecaster
+from benchmarks.run.measures import forecast
 
 STARTS = range(490, 520, 9)
 

@@ -18,11 +18,14 @@ from fake_results import arguments_of
 from safetensors import safe_open
 from written_figures import read_json, read_log, table
 
-from benchmarks import checkpoint, datasets, measures, results, suites, tables
-from benchmarks.experiments import PROTOCOL
+from benchmarks import checkpoint, tables
+from benchmarks.data import datasets
 from benchmarks.models.papers import DLINEAR_RATES
-from benchmarks.provenance import ROOT
-from benchmarks.selection import select
+from benchmarks.run import measures, suites
+from benchmarks.run import store as results
+from benchmarks.run.experiments import PROTOCOL
+from benchmarks.run.provenance import ROOT
+from benchmarks.run.selection import select
 from darts_msft.pretraining import objective, synthetic, train
 from darts_msft.pretraining.train import Settings
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from written_figures import read_json, table, text
 
-from benchmarks import checkpoint, defaults, efficiency, harness, results
-from benchmarks.provenance import ROOT
+from benchmarks import checkpoint, defaults, efficiency
+from benchmarks.run import harness
+from benchmarks.run import store as results
+from benchmarks.run.provenance import ROOT
 from darts_msft.backbones import describe, load_class
 from darts_msft.scales.aggregator import CrossScaleAggregator
 from darts_msft.scales.pyramid import ScalePlan

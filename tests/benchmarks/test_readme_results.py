@@ -13,9 +13,11 @@ from card_entries import EARLIER
 from fake_results import arguments_of
 from written_figures import table, text
 
-from benchmarks import results, suites, tables
-from benchmarks.provenance import ROOT
-from benchmarks.selection import select
+from benchmarks import tables
+from benchmarks.run import store as results
+from benchmarks.run import suites
+from benchmarks.run.provenance import ROOT
+from benchmarks.run.selection import select
 from benchmarks.tables import BEGIN, END
 from darts_msft.pretraining.objective import POOLING_SHARES
 

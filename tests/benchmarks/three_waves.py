@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.datasets import Dataset
-from benchmarks.experiments import Budget
-from benchmarks.measures import forecast
+from benchmarks.data.datasets import Dataset
 from benchmarks.models import load_forecaster
 from benchmarks.models.base import Forecaster
+from benchmarks.run.experiments import Budget
+from benchmarks.run.measures import forecast
 
 LOOK_BACK, HORIZON, SEASON = 48, 12, 24
 LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results, suites
 from benchmarks.errors import Misuse, misuse
-from benchmarks.experiments import PROTOCOL
+from benchmarks.run import store as results
+from benchmarks.run import suites
+from benchmarks.run.experiments import PROTOCOL
 from benchmarks.summary import FAMILIES, Run, Table, tables
 
 FIELDS = {"family": "family", "datasets": "dataset", "horizons": "horizon", "only": "model"}  # option -> of what

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Experiment
+from benchmarks.run.experiments import Experiment
 
 
 def unusable(experiments: Sequence[Experiment], folder: str | None) -> dict[tuple[str, str], Exception]:
@@ -35,6 +35,6 @@ def unusable(experiments: Sequence[Experiment], folder: str | None) -> dict[tupl
 
 @functools.cache
 def data_hash(name: str, family: str, folder: str | None) -> str:
-    from benchmarks import datasets
+    from benchmarks.data import datasets
 
     return datasets.load(name, family, folder).hash

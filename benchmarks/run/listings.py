@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import Misuse
-from benchmarks.results import claim, write
+from benchmarks.run.store import claim, write
 
 
 def read(path: Path) -> list[dict[str, Any]]:

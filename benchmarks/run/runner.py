@@ -10,7 +10,7 @@ A user's own data (a .toml) take the place of the suite's, and `--horizons` that
 
     python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28 --results results
 
-where sales.toml says, at the least (the head of benchmarks/datasets.py has the rest):
+where sales.toml says, at the least (the head of benchmarks/data/datasets.py has the rest):
 
     csv = "sales.csv"       # relative to the .toml
     time = "date"           # column; all others are forecast
@@ -32,14 +32,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import results, suites
 from benchmarks.arguments import seed, whole
+from benchmarks.data.registry import REGISTRY
 from benchmarks.errors import Misuse, WeightsMissing, misuse
-from benchmarks.experiments import Budget, Experiment
-from benchmarks.processes import ProcessFailed, isolated
-from benchmarks.provenance import is_dirty
-from benchmarks.registry import REGISTRY
-from benchmarks.usable import data_hash, unusable
+from benchmarks.run import store as results
+from benchmarks.run import suites
+from benchmarks.run.experiments import Budget, Experiment
+from benchmarks.run.processes import ProcessFailed, isolated
+from benchmarks.run.provenance import is_dirty
+from benchmarks.run.usable import data_hash, unusable
 
 FAILED, STOPPED = 1, 130  # exit codes
 SELECTORS = {  # option -> of what
@@ -324,7 +325,7 @@ def run_one(experiment: Experiment, arguments: argparse.Namespace, wait: bool) -
 
     None where another process is at it or at its choice; with `wait` that one's end is waited for.
     """
-    from benchmarks import jobs
+    from benchmarks.run import jobs
 
     with results.claim(arguments.results, "run", experiment.key, wait) as ours:
         if not ours:
@@ -345,7 +346,7 @@ def choice_of(experiment: Experiment, arguments: argparse.Namespace, wait: bool)
 
     None where another process is at one of them, unless `wait` says to wait for it.
     """
-    from benchmarks import jobs
+    from benchmarks.run import jobs
 
     leader = jobs.leader_of(experiment)
     led_by = None if leader is None else choice_of(leader, arguments, wait)
@@ -380,7 +381,7 @@ def find_result(arguments: argparse.Namespace, experiment: Experiment) -> dict[s
 def find_choice(
     arguments: argparse.Namespace, experiment: Experiment, leader: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    from benchmarks import jobs
+    from benchmarks.run import jobs
 
     return _find("choice", experiment.choice_key, arguments, experiment, followed=jobs.followed(leader))
 
@@ -391,7 +392,7 @@ def _find(
     """The entry of the key from what is at hand: data, weights, protocol, defaults; read only where the key has one."""
     if results.find(arguments.results, kind, key) is None:
         return None
-    from benchmarks import jobs
+    from benchmarks.run import jobs
 
     data = data_hash(experiment.dataset, experiment.family, arguments.data)
     same |= {"data_hash": data, **jobs.standing(jobs.forecaster_of(experiment))}

@@ -23,10 +23,10 @@ from darts import TimeSeries
 from darts.metrics import mae, mic, miws, mql, mse
 from darts.utils.likelihood_models.base import likelihood_component_names, quantile_names
 
-from benchmarks.datasets import Dataset
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import Diverged
 from benchmarks.models.views import View
-from benchmarks.processes import processor_seconds
+from benchmarks.run.processes import processor_seconds
 
 POINT = (0.5,)
 CRPS_LEVELS = tuple(tenths / 10 for tenths in range(1, 10))

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import jobs, results, suites
-from benchmarks.experiments import Experiment
-from benchmarks.registry import REGISTRY
+from benchmarks.data.registry import REGISTRY
+from benchmarks.run import jobs, suites
+from benchmarks.run import store as results
+from benchmarks.run.experiments import Experiment
 
 REFERENCES = {
     ("dlinear", "ETTh1"): 0.375,

@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import datasets, results
-from benchmarks.datasets import Dataset
+from benchmarks.data import datasets
+from benchmarks.data.datasets import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.experiments import PROTOCOL, Experiment, digest
-from benchmarks.measures import LEVELS, Measured, measure
 from benchmarks.models import load_forecaster
 from benchmarks.models.base import FOLLOWED, Forecaster
-from benchmarks.processes import peak_memory_mb, processor_seconds, quiet
-from benchmarks.provenance import provenance, same_code
+from benchmarks.run import store as results
+from benchmarks.run.experiments import PROTOCOL, Experiment, digest
+from benchmarks.run.measures import LEVELS, Measured, measure
+from benchmarks.run.processes import peak_memory_mb, processor_seconds, quiet
+from benchmarks.run.provenance import provenance, same_code
 
 CHOOSING_SEED = 0
 DECIDES = {"lsf": "mse", "pf": "crps"}

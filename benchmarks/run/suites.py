@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.data.registry import REGISTRY
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Budget, Experiment
-from benchmarks.registry import REGISTRY
+from benchmarks.run.experiments import Budget, Experiment
 
 SEEDS = (0, 1, 2)
 UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing random is in them: one seed is all

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.errors import Misuse
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COUNTS = (".", ":!benchmarks/results", ":!*.md", ":!tests", ":!examples")  # git's words for what a figure may rest on
 PACKAGES = (
     *("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "pandas", "peft", "pytorch-lightning", "scipy"),

@@ -18,7 +18,7 @@ import pandas as pd
 from darts.datasets.dataset_loaders import DatasetLoader, DatasetLoadingException
 
 import darts_msft.datasets
-from benchmarks.registry import RawFile
+from benchmarks.data.registry import RawFile
 from darts_msft.datasets import DATA_DIR_VARIABLE
 
 _logger = logging.getLogger(__name__)

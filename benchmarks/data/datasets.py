@@ -37,8 +37,8 @@ import numpy as np
 import pandas as pd
 from darts import TimeSeries
 
-from benchmarks import reading
-from benchmarks.registry import REGISTRY, Entry, RawFile, Split
+from benchmarks.data import reading
+from benchmarks.data.registry import REGISTRY, Entry, RawFile, Split
 from darts_msft.datasets import load_sea_temperature
 
 PARTS = ("train", "validation", "test")
@@ -189,7 +189,7 @@ def _described(toml: Path) -> tuple[RawFile, Split, Path, list[str] | None]:
     try:
         told = tomllib.loads(toml.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{toml} is no TOML: {error}; the head of benchmarks/datasets.py shows one") from error
+        raise ValueError(f"{toml} is no TOML: {error}; the head of benchmarks/data/datasets.py shows one") from error
     _check_keys(str(toml), told, _NEEDED, _OPTIONAL)
     path, targets = toml.parent / told["csv"], told.get("targets")
     if not path.is_file():
@@ -232,5 +232,5 @@ def _check_keys(where: str, told: Mapping[str, Any], needed: Mapping[str, Any], 
     for key, value in told.items():
         if not isinstance(value, known_keys[key]) or isinstance(value, bool):
             raise ValueError(
-                f"{where} has {key}={value!r}, a {type(value).__name__}; see benchmarks/datasets.py's head"
+                f"{where} has {key}={value!r}, a {type(value).__name__}; see benchmarks/data/datasets.py's head"
             )

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import Misuse
-from benchmarks.experiments import Experiment
+from benchmarks.run.experiments import Experiment
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parents[1] / "results"
 KINDS = {"run": "runs", "choice": "choices", "candidate": "candidates"}
 _ALWAYS = ("key", "experiment", "data_hash", "weights", "protocol", "defaults", "provenance")
 NEEDED = {
