@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.errors import Misuse
+from benchmarks.errors import misuse
 from benchmarks.run.store import FOLDER, is_own, write
 
 
@@ -39,13 +39,7 @@ def main(
             for pictures in drawn.values():
                 written |= {folder / f"{name}.png": content for name, content in pictures.items()}
     for path, content in written.items():
-        _write(path, content)
+        with misuse(f"{path} can't be written: ", OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, content)
     print(f"written: {', '.join(map(str, written)) or 'nothing; --output FOLDER writes tables of a suite'}")
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, content)
-    except OSError as error:
-        raise Misuse(f"{path} can't be written ({error}); give another place") from error

@@ -21,15 +21,12 @@ SHOWN = 6  # models of the README's chart, beside zero-shot
 RELATIVE = "MSE as a multiple of zero-shot's (line): left is better; whiskers are standard deviations over seeds"
 MSFT, FINETUNED, OTHER = "#D55E00", "#0072B2", "#8A8A8A"
 STYLE = {
-    "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 9,
-    "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6,
 }
 
 
@@ -62,10 +59,7 @@ def bars(table: Table) -> Figure:
 def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
     """MSE over that of the pretrained model without finetuning, of the best models that have it in every column.
 
-    Raises
-    ------
-    Misuse
-        If there are no figures of "lsf" with zero-shot's beside another model's.
+    A Misuse where zero-shot and another model have none.
     """
     plain = [table for table in found if table.kind == ("lsf", 1, "{}", "{}", "")]
     zero_shot = MODEL_NAMES["zero_shot"]
@@ -90,9 +84,8 @@ def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
 def critical_differences(kin: Sequence[Table]) -> Figure | None:
     """Mean ranks of the first metric; a bar joins models that Nemenyi's test at 5 % can't tell apart.
 
-    `kin` differ in their budgets alone: models are ranked within a column, and each column is of one budget. None
-    where there are fewer than 3 models or 5 columns. Horizons of one data set are not independent, so the test is a
-    little too sure.
+    `kin` differ in their budgets alone, and each column is of one. None where there are fewer than 3 models or 5
+    columns. Horizons of one data set are not independent, so the test is a little too sure.
     """
     table = joined(kin)
     figures = table.ranked([table.means.columns[0][1]])

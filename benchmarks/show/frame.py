@@ -70,15 +70,16 @@ def read(folder: Path, suite_names: Sequence[str] = ()) -> pd.DataFrame:
 
 def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     experiment, provenance = run["experiment"], run["provenance"]
-    options, fixed, lists = _sorted_out(experiment["options"])
+    given = {name: experiment["options"][name] for name in SETTINGS if name in experiment["options"]}
+    lists = {name: value for name, value in given.items() if isinstance(value, list)}
     return {
         "family": experiment["family"],
         "stride": experiment["test_stride"] if experiment["family"] == "lsf" else 1,  # "pf" has no quick look
         "test_stride": experiment["test_stride"],
         "budget": canonical({**asdict(Budget()), **experiment["budget"]}),
-        "fixed": canonical(fixed),
+        "fixed": canonical({name: value for name, value in given.items() if name not in lists}),
         "model": experiment["model"],
-        "options": canonical(options),
+        "options": canonical(_naming(experiment["options"])),
         "state": canonical([run["weights"], run["defaults"], lists]),
         "weights": run["weights"] or "",
         "dataset": Path(experiment["dataset"]).name,
@@ -91,8 +92,6 @@ def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "trained_parameters": run["trained_parameters"],
         "fit_seconds": run["seconds"]["fit"],
         "fit_processor_seconds": run["processor_seconds"]["fit"],
-        "forecast_seconds": run["seconds"]["forecast"],
-        "peak_memory_mb": run["peak_memory_mb"],
         "made": provenance["made"],
         "commit": provenance["commit"][:7] + (" and changes" if provenance["dirty"] else ""),
         "command": run["command"],
@@ -101,23 +100,17 @@ def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sorted_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """An experiment's options: those that name a row, settings that were given, and lists of settings to choose from.
-
-    A backbone goes by its name, wherever it lies.
-    """
-    options = {name: value for name, value in given.items() if name not in (*SETTINGS, *LOCATIONS)}
-    if "backbone" in given:
-        place = given["backbone"]
-        options["backbone"] = Path(place).name if place.startswith((".", "/", "~")) else place
-    settings = {name: value for name, value in given.items() if name in SETTINGS}
-    lists = {name: value for name, value in settings.items() if isinstance(value, list)}
-    return options, {name: value for name, value in settings.items() if name not in lists}, lists
+def _naming(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that name a row; a backbone goes by its name, wherever it lies."""
+    found = {name: value for name, value in options.items() if name not in (*SETTINGS, *LOCATIONS)}
+    place = options.get("backbone")
+    local = place is not None and place.startswith((".", "/", "~"))
+    return found if place is None else {**found, "backbone": Path(place).name if local else place}
 
 
-def model_name(model: str, options: Mapping[str, Any]) -> str:
-    name = MODEL_NAMES.get(model, model)
-    return f"{name} ({options_text(options)})" if options else name
+def row_name(model: str, options: str) -> str:
+    name, text = MODEL_NAMES.get(model, model), options_text(json.loads(options))
+    return f"{name} ({text})" if text else name
 
 
 def options_text(options: Mapping[str, Any]) -> str:

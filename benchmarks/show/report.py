@@ -18,19 +18,8 @@ from benchmarks.show.tables import Table
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 MARKS = {1: "font-weight: bold", 2: "text-decoration: underline"}
-SOURCES = {
-    "row": "model",
-    "column": "data",
-    "seed": "seed",
-    "link": "result",
-    "settings": "settings",
-    "fit_seconds": "fit, s",
-    "forecast_seconds": "forecasts, s",
-    "peak_memory_mb": "memory, MB",
-    "trained_parameters": "trained",
-    "commit": "commit",
-    "command": "command",
-}
+SOURCES = {"row": "model", "column": "data", "seed": "seed", "link": "result", "settings": "settings"}
+SOURCES |= {"fit_seconds": "fit, s", "trained_parameters": "trained", "commit": "commit", "command": "command"}
 
 
 def page(found: Sequence[Table], charts: Mapping[str, Mapping[str, bytes]], folder: Path) -> str:
@@ -74,9 +63,7 @@ def _sources(table: Table, folder: Path) -> str:
     runs = table.labelled.drop_duplicates("path")
     runs = runs.assign(link=[os.path.relpath(path, folder) for path in runs.path])
     shown = runs[list(SOURCES)].rename(columns=SOURCES)
-    styler = shown.style.format(precision=1, escape="html").format(_link, subset=["result"]).hide(axis="index")
+    styler = shown.style.format(precision=1, escape="html").hide(axis="index")
+    link = '<a href="{}">{}</a>'.format
+    styler = styler.format(lambda path: link(quote(path), html.escape(Path(path).name)), subset=["result"])
     return str(styler.to_html())
-
-
-def _link(path: str) -> str:
-    return f'<a href="{quote(path)}">{html.escape(Path(path).name)}</a>'

@@ -29,18 +29,13 @@ from benchmarks.show.frame import (
     MODEL_NAMES,
     budget_text,
     canonical,
-    model_name,
     options_text,
+    row_name,
 )
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 NOMINAL_COVERAGE = 0.8
 ROW, COLUMN = ["model", "options"], ["dataset", "horizon", "data_hash", "windows"]
-CSV_FIELDS = [
-    *("family", *ROW, "fixed", "shared", "weights", *COLUMN, "test_stride", "budget", "variants_table", "metric"),
-    *("mean", "spread", "seeds", "place", "mean_rank", "look_back", "trained_parameters"),
-    *("fit_seconds", "fit_processor_seconds", "files"),
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,31 +61,33 @@ class Table:
         return self.family, self.stride, self.fixed, self.shared, self.variants_of
 
     @property
-    def title(self) -> str:
-        """Says all that tells it from other tables."""
+    def name(self) -> str:
+        """What tells it from other tables, but the budget."""
         name = FAMILIES[self.family]
         if self.variants_of:
             name += f": variants of {MODEL_NAMES.get(self.variants_of, self.variants_of)}"
         if given := {**json.loads(self.fixed), **json.loads(self.shared)}:
             name += f", with {options_text(given)}"
-        if self.stride > 1:
-            name += f": quick look, test windows {self.stride} steps apart"
-        return f"{name} ({budget_text(json.loads(self.budget))})"
+        return name + f": quick look, test windows {self.stride} steps apart" * (self.stride > 1)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({budget_text(json.loads(self.budget))})"
 
     @property
     def file_name(self) -> str:
         """Stays the same when other tables come to it."""
         budget = hashlib.sha256(self.budget.encode()).hexdigest()[:6]
-        quick, variants = f"stride{self.stride}" * (self.stride > 1), f"{self.variants_of}-variants"
-        fixed = [f"{name}-{value}" for name, value in json.loads(self.fixed).items()]
-        parts = [self.family, quick, variants * bool(self.variants_of), *fixed, budget]
-        return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(filter(None, parts)))
+        return re.sub(r"[^a-z0-9.]+", "-", f"{self.name} {budget}".lower())
 
     @cached_property
     def labelled(self) -> pd.DataFrame:
         """The runs in the order of rows, columns and seeds, with a `row` and a `column` as readers see them."""
-        runs = self.runs.assign(row=[_row_name(*names) for names in self.runs[ROW].itertuples(index=False)])
-        names = {place: _column_name(*place) for place in runs[COLUMN].itertuples(index=False, name=None)}
+        runs = self.runs.assign(row=[row_name(*names) for names in self.runs[ROW].itertuples(index=False)])
+        names = {
+            place: f"{place[0].removesuffix('.toml')} {place[1]}"
+            for place in runs[COLUMN].itertuples(index=False, name=None)
+        }
         shown = list(names.values())
         for place, name in names.items():
             if shown.count(name) > 1:
@@ -162,7 +159,8 @@ class Table:
     @property
     def notes(self) -> list[str]:
         """What a reader has to know beside the figures; at most five lines, without mark-up."""
-        runs = self.labelled
+        runs, ranked = self.labelled, self.ranked()
+        absent = [row for row in self.means.index if row not in ranked.index]
         seeds = runs.groupby(["row", "column"]).seed.nunique().groupby("row").agg(set).reindex(self.means.index)
         windows = runs.groupby([*COLUMN, "column"]).windows.agg(set).droplevel(COLUMN)
         better = "Lower is better" + "; the coverage should be 0.8" * ("coverage" in METRICS[self.family])
@@ -170,26 +168,12 @@ class Table:
             f"{better}. Bold: best, underlined: second, ±: sample standard deviation over seeds, empty: no result.",
             f"Seeds: {_grouped(seeds)}. Test windows: {_grouped(windows)}.",
             f"Look-back in steps: {_grouped(runs.groupby('row', sort=False).look_back.agg(set))}.",
-            *self._rank_note(),
+            f"Ranked over {len(ranked.columns.unique('column'))} of {len(windows)} columns"
+            + (f", without {', '.join(absent)}, which are in fewer than half of them" if absent else "")
+            + (f". Left out: {self.left_out} runs of older weights, defaults or choices." if self.left_out else "."),
             f"Commits: {', '.join(sorted(runs.commit.unique()))}."
             + "".join(f" {text}." for model, text in CAVEATS.items() if model in set(runs.model)),
         ]
-
-    def _rank_note(self) -> list[str]:
-        """Whose ranks count, and what was left out of the table."""
-        ranked, columns = self.ranked(), self.means.columns.unique("column")
-        absent = [row for row in self.means.index if row not in ranked.index]
-        parts = []
-        if len(ranked) > 1:
-            parts.append(
-                f"Mean rank: of {len(ranked)} models over {len(ranked.columns.unique('column'))} of "
-                f"{len(columns)} columns."
-            )
-        if absent:
-            parts.append(f"Not ranked, with results in fewer than half of the columns: {', '.join(absent)}.")
-        if self.left_out:
-            parts.append(f"Left out: {self.left_out} runs of older weights, defaults or choices.")
-        return [" ".join(parts)] if parts else []
 
     def markdown(self) -> str:
         """The table under its title, with its notes."""
@@ -211,33 +195,24 @@ class Table:
         def distinct(values: pd.Series) -> str:
             return " or ".join(map(str, values.unique()))
 
-        once = ["family", *ROW, "fixed", "weights", *COLUMN, "budget"]
+        names = ["family", *ROW, "fixed", "weights", *COLUMN, "test_stride", "budget"]
+        some = {name: (name, each) for name in ("fit_seconds", "fit_processor_seconds")}
+        some |= {name: (name, distinct) for name in ("look_back", "trained_parameters")}
+        ways = {"mean": ("value", "mean"), "spread": ("value", "std"), "seeds": ("seed", each), "files": ("file", each)}
         groups = self.labelled.groupby(["row", "column", "metric"], sort=False)
-        found = groups.agg(
-            **{name: (name, "first") for name in once},
-            mean=("value", "mean"),
-            spread=("value", "std"),
-            seeds=("seed", each),
-            look_back=("look_back", distinct),
-            trained_parameters=("trained_parameters", distinct),
-            fit_seconds=("fit_seconds", each),
-            fit_processor_seconds=("fit_processor_seconds", each),
-            files=("file", each),
-        ).reset_index()
-        places, ranks = self.places, self.mean_ranks
-        found["place"] = [places.loc[row, (column, m)] for row, column, m in found.iloc[:, :3].itertuples(index=False)]
-        found["place"] = found["place"].astype("Int64")
-        more = {"shared": self.shared, "test_stride": self.runs.test_stride.iloc[0], "variants_table": self.variants_of}
-        return found.assign(mean_rank=found["row"].map(ranks), **more)[CSV_FIELDS]
+        found = groups.agg(**{name: (name, "first") for name in names}, **ways, **some).reset_index()
+        marks = self.places.stack([0, 1], future_stack=True).astype("Int64")
+        found["place"] = found.set_index(["row", "column", "metric"]).index.map(marks)
+        found["mean_rank"] = found["row"].map(self.mean_ranks)
+        return found.assign(shared=self.shared, variants_table=self.variants_of).drop(columns=["row", "column"])
 
 
 def tables(frame: pd.DataFrame) -> list[Table]:
     """The runs in as many tables as it takes; full ones before quick looks, each followed by variants of its models."""
     families = {family: place for place, family in enumerate(FAMILIES)}
     keys = [frame.family.map(families), frame.stride, frame.budget, frame.fixed != "{}", frame.fixed]
-    return [
-        table for _, runs in frame.groupby([key.rename(str(n)) for n, key in enumerate(keys)]) for table in _of(runs)
-    ]
+    groups = frame.groupby([key.to_numpy() for key in keys])
+    return [table for _, runs in groups for table in _of(runs)]
 
 
 def joined(kin: Sequence[Table]) -> Table:
@@ -297,18 +272,10 @@ def _is_variant(options: str) -> bool:
     return bool(json.loads(options).keys() - {"backbone"})
 
 
-def _row_name(model: str, options: str) -> str:
-    return model_name(model, json.loads(options))
-
-
 def _row_order(model: str, options: str) -> tuple[Any, ...]:
     names = list(MODEL_NAMES)
     place = names.index(model) if model in names else len(names)
     return place, model, _is_variant(options), options != "{}", options
-
-
-def _column_name(dataset: str, horizon: int, *_: Any) -> str:
-    return f"{dataset.removesuffix('.toml')} {horizon}"
 
 
 def _grouped(values: Mapping[str, set[Any]] | pd.Series) -> str:
