@@ -1,7 +1,7 @@
 """What is measured: one experiment a result, as a diff against defaults, with a key made of everything that matters.
 
 Two experiments of the same key may still differ in where their data and weights lie. The hashes of both stand beside
-the key in a result and tell these apart (`results.find`).
+the key in a result and tell these apart (`store.find`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from math import ceil, gcd
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import Misuse
+from benchmarks.errors import Misuse, check_whole
+from benchmarks.models import Budget
 
 # Raised by hand when measures, splits, recipes or defaults change so that figures before and after can't stand side by
 # side: results of another protocol count as not there. Options and budgets don't need it (they are in the key), but
@@ -24,70 +24,11 @@ FAMILIES = ("lsf", "pf")
 LOCATIONS = ("backbone", "local_dir")  # options that say where weights are: not in the key, their hash tells them apart
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise Misuse(f"{name}={value!r} is not allowed; give an integer of at least {least}")
-
-
 def _only_known(what: str, given: Mapping[str, Any], cls: type) -> dict[str, Any]:
     known = [entry.name for entry in fields(cls)]
     if unknown := sorted(set(given) - set(known)):
         raise Misuse(f"{what} has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
     return dict(given)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a fit may spend, the same for every model of a table.
-
-    epochs: passes over the training windows; baseline_epochs: those of the models that begin from random weights
-    (None: as epochs); patience: epochs without a better validation score before any fit stops;
-    batch_size: windows a step; train_windows: at most so many training windows an epoch, in whole batches, drawn at
-    random and others each epoch (None: all); validation_windows: at most so many for choosing settings and for the best
-    epoch, evenly spaced and always the same (None: all); look_backs: the contexts, in steps, that every model chooses
-    from on validation data; zero_shot_choice: the methods that train a pretrained model take the patch size from the
-    choice of the same model untrained; their look-back they choose as all others do.
-    """
-
-    epochs: int = 10
-    patience: int = 3
-    batch_size: int = 32
-    train_windows: int | None = None
-    validation_windows: int | None = None
-    look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)
-    zero_shot_choice: bool = False
-    baseline_epochs: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size"):
-            _check_whole(name, getattr(self, name), 1)
-        for name in ("train_windows", "validation_windows", "baseline_epochs"):
-            if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), 1)
-        if not isinstance(self.look_backs, list | tuple) or not self.look_backs:
-            raise Misuse(f"look_backs={self.look_backs!r} is not allowed; give a list of steps")
-        for steps in self.look_backs:
-            _check_whole("look_backs", steps, 1)
-        if list(self.look_backs) != sorted(set(self.look_backs)):
-            raise Misuse(f"look_backs={self.look_backs!r} is not allowed; give each once, in ascending order")
-        object.__setattr__(self, "look_backs", tuple(self.look_backs))
-        if not isinstance(self.zero_shot_choice, bool):
-            raise Misuse(f"zero_shot_choice={self.zero_shot_choice!r} is not allowed; give True or False")
-
-    @property
-    def train_batches(self) -> int | None:
-        """The most training batches of an epoch; None: all that there are."""
-        return None if self.train_windows is None else ceil(self.train_windows / self.batch_size)
-
-    def validation_stride(self, windows: int, season: int) -> int:
-        """The least stride that keeps of `windows` no more than allowed, and all phases of a season of `season` steps.
-
-        A stride that shares a factor with the season would come back to the same times of day only.
-        """
-        stride = 1 if self.validation_windows is None else ceil(windows / self.validation_windows)
-        while gcd(stride, season) > 1:
-            stride += 1
-        return stride
 
 
 @dataclass(frozen=True)
@@ -115,9 +56,9 @@ class Experiment:
         for name in ("dataset", "model"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise Misuse(f"{name}={getattr(self, name)!r} is not allowed; give a name")
-        _check_whole("horizon", self.horizon, 1)
-        _check_whole("seed", self.seed, 0)
-        _check_whole("test_stride", self.test_stride, 1)
+        check_whole("horizon", self.horizon, 1)
+        check_whole("seed", self.seed, 0)
+        check_whole("test_stride", self.test_stride, 1)
         if self.family == "pf":
             if self.test_stride not in (1, self.horizon):
                 raise Misuse(

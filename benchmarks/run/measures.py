@@ -1,21 +1,26 @@
-"""What a forecast is worth: backtests in chunks of bounded memory, and Darts' metrics summed over them.
+"""What is done for an experiment: settings are chosen on the validation part, then measured on the test part.
 
-Axes: N windows, H horizon steps, V variables, Q quantile levels, T time. Quantiles that cross are sorted first, for
-every model alike (Chernozhukov et al. 2010: no further from the truth). The point forecast is the median.
+A choice fits every candidate and takes the one with the lowest MSE (LSF) or CRPS (PF). It is made with seed 0 and
+holds for all seeds and test strides. Each candidate is stored as soon as it is done, so that a choice that was stopped
+goes on where it ended. Where a model has one candidate alone there is nothing to fit.
 
-LSF: MSE and MAE over windows, steps and variables. PF, over the same, in the data's units:
+The measures of LSF are MSE and MAE over windows, steps and variables. Those of PF are, in the data's units:
 - crps: the mean weighted quantile loss, for each level 0.1, ..., 0.9 twice the summed pinball loss over the summed
   absolute values, averaged over the levels;
 - msis: each variable's mean Winkler score of the 95 % interval over its seasonal naive error in the training part,
   averaged over the variables (the M4 competition's mean scaled interval score);
 - coverage: the share of values in the 80 % interval, its ends included.
+
+Quantiles that cross are sorted first, for every model alike (Chernozhukov et al. 2010: no further from the truth). The
+point forecast is the median. Axes: N windows, H horizon steps, V variables, Q quantile levels, T time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,20 +28,208 @@ from darts import TimeSeries
 from darts.metrics import mae, mic, miws, mql, mse
 from darts.utils.likelihood_models.base import likelihood_component_names, quantile_names
 
-from benchmarks.data.datasets import Dataset
+from benchmarks import data as data_sets
+from benchmarks.data import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.models.views import View
-from benchmarks.run.processes import processor_seconds
+from benchmarks.models import load_forecaster
+from benchmarks.models.base import FOLLOWED, Forecaster, Levels
+from benchmarks.run import store
+from benchmarks.run.experiments import PROTOCOL, Experiment, digest
+from benchmarks.run.provenance import peak_memory_mb, processor_seconds, provenance, quiet, same_code
 
+CHOOSING_SEED = 0
+DECIDES = {"lsf": "mse", "pf": "crps"}
+ROW = ("settings", "validation", "reason", "seconds")
 POINT = (0.5,)
 CRPS_LEVELS = tuple(tenths / 10 for tenths in range(1, 10))
 WIDE, CENTRAL = (0.025, 0.975), (0.1, 0.9)  # intervals of the MSIS and of the coverage
 LEVELS = (WIDE[0], *CRPS_LEVELS, WIDE[1])  # what a probabilistic model forecasts
-CHUNK_WINDOWS, CHUNK_VALUES = (
-    256,
-    2_000_000,
-)  # forecast at once: at most so many windows, and N * H * V * Q numbers (or samples for Q)
+CHUNK_WINDOWS, CHUNK_VALUES = 256, 2_000_000  # at once: windows, and N * H * V * Q numbers (or samples for Q)
 EXAMPLE_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What an entry rests on, taken before anything is measured. `same` are the hashes that stand beside its key."""
+
+    experiment: Experiment
+    dataset: Dataset
+    forecaster: Forecaster
+    same: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def levels(self) -> tuple[float, ...] | None:
+        return LEVELS if self.experiment.family == "pf" else None
+
+    @classmethod
+    def of(cls, experiment: Experiment, data: str | Path | None) -> Basis:
+        """`data`: the folder of the data files. ValueError where a part has no room for the horizon."""
+        dataset = data_sets.load(experiment.dataset, experiment.family, data)
+        for part in data_sets.PARTS:
+            dataset.starts(part, experiment.horizon, 1)
+        same = {"data_hash": dataset.hash, **standing(experiment)}
+        return cls(experiment, dataset, forecaster_of(experiment), same, provenance())
+
+    def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
+        """An entry of the store; RuntimeError if code or weights are no longer those of the beginning.
+
+        Commits and changes of results, *.md, tests and examples alone don't count (`provenance.COUNTS`).
+        """
+        now = provenance()
+        changed = [] if same_code(self.provenance["commit"], now["commit"]) else ["commit"]
+        changed += [] if now["dirty"] == self.provenance["dirty"] else ["dirty"]
+        if standing(self.experiment)["weights"] != self.same["weights"]:
+            changed.append("weights")
+        if changed:
+            raise RuntimeError(
+                f"{' and '.join(changed)} changed while {self.experiment} was measured, so nothing is stored; leave "
+                "code and weights as they are during a run, and start it again"
+            )
+        head = {"kind": kind, "key": key, "experiment": self.experiment.to_dict()}
+        return {**head, **rest, **self.same, "provenance": self.provenance}
+
+
+def forecaster_of(experiment: Experiment) -> Forecaster:
+    return load_forecaster(experiment.model, experiment.options, experiment.budget)
+
+
+def standing(experiment: Experiment) -> dict[str, Any]:
+    """What an entry needs to have in common with the present state, besides key and data."""
+    found = forecaster_of(experiment)
+    return {"weights": found.weights(), "protocol": PROTOCOL, "defaults": found.defaults_hash()}
+
+
+def leader_of(experiment: Experiment) -> Experiment | None:
+    """The experiment whose choice fixes the settings in `FOLLOWED` of this one; None where it chooses for itself."""
+    found = forecaster_of(experiment).leader()
+    return None if found is None else replace(experiment, model=found[0], options=found[1], seed=CHOOSING_SEED)
+
+
+def followed(leader: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a choice takes over from that of its leader, in the words of the choice; None where it has none."""
+    if leader is None:
+        return None
+    settings = {name: leader["chosen"][name] for name in FOLLOWED if name in leader["chosen"]}
+    return {"key": leader["key"], "settings": settings}
+
+
+# ---- validation part
+
+
+def choose(
+    experiment: Experiment,
+    data: str | Path | None,
+    leader: Mapping[str, Any] | None,
+    folder: str | Path,
+    dirty: bool = False,
+) -> dict[str, Any]:
+    """The settings with the best validation score, and all that were tried.
+
+    leader: the choice that `leader_of` asks for; folder: the store, in which the candidates are kept; dirty: as in
+    `store.add`. A candidate that diverges is worse than all others; Diverged if all of them do.
+    """
+    quiet()
+    basis = Basis.of(experiment, data)
+    found, dropped = candidates(basis, leader)
+    if len(found) == 1:
+        rows = [{"settings": found[0], "validation": None, "reason": "the only candidate", "seconds": 0.0}]
+        best = rows[0]
+    else:
+        rows = [_tried(basis, settings, folder, dirty) for settings in found]
+        finite = [row for row in rows if row["validation"] is not None]
+        if not finite:
+            raise Diverged(f"every candidate of {experiment} diverged, the first: {rows[0]['reason']}; give others")
+        best = min(finite, key=lambda row: row["validation"][DECIDES[experiment.family]])
+    choice = {"rows": rows, "chosen": best["settings"], "decided_by": DECIDES[experiment.family], "dropped": dropped}
+    return basis.entry("choice", experiment.choice_key, **choice, followed=followed(leader))
+
+
+def candidates(basis: Basis, leader: Mapping[str, Any] | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The settings to choose from, of these the ones that agree with the leader's choice, and those left out."""
+    found, dropped = basis.forecaster.candidates(basis.dataset, basis.experiment.horizon)
+    taken = {} if leader is None else followed(leader)["settings"]
+    agreed = [settings for settings in found if taken.items() <= settings.items()]
+    if not agreed:
+        raise ValueError(f"no setting of {basis.experiment} agrees with its leader's {taken}; give other options")
+    return agreed, dropped
+
+
+def _tried(basis: Basis, settings: Mapping[str, Any], folder: str | Path, dirty: bool) -> dict[str, Any]:
+    """A row of the choice, from the store where it is there."""
+    key = digest({"choice": basis.experiment.choice_key, "settings": settings})
+    entry = store.find(folder, "candidate", key, **basis.same)
+    if entry is None:
+        entry = basis.entry("candidate", key, settings=dict(settings), **_validated(basis, settings))
+        store.add(folder, entry, dirty)
+    return {name: entry[name] for name in ROW}
+
+
+def _validated(basis: Basis, settings: Mapping[str, Any]) -> dict[str, Any]:
+    begin, validation, reason = time.perf_counter(), None, None
+    try:
+        model = fitted(basis, settings, CHOOSING_SEED)
+        validation = errors(basis, model, settings, "validation", validation_stride(basis)).metrics
+    except Diverged as error:
+        reason = f"diverged: {error}"
+    return {"validation": validation, "reason": reason, "seconds": time.perf_counter() - begin}
+
+
+# ---- test part
+
+
+def test(experiment: Experiment, choice: Mapping[str, Any], data: str | Path | None) -> dict[str, Any]:
+    """One result: fitted with the settings of this choice, and measured on the test part."""
+    quiet()
+    basis = Basis.of(experiment, data)
+    settings = choice["chosen"]
+    begin, begin_busy = time.perf_counter(), processor_seconds()
+    model = fitted(basis, settings, experiment.seed)
+    seconds, busy = time.perf_counter() - begin, processor_seconds() - begin_busy
+    measured = errors(basis, model, settings, "test", experiment.test_stride)
+    return basis.entry(
+        "run",
+        experiment.key,
+        settings=dict(settings),
+        choice_key=experiment.choice_key,
+        metrics=measured.metrics,
+        windows=measured.windows,
+        validation_windows=len(basis.dataset.starts("validation", experiment.horizon, validation_stride(basis))),
+        without_msis=measured.without_msis,
+        **basis.forecaster.describe(model),
+        resolved=basis.forecaster.resolved(model),
+        file_hash=basis.dataset.file_hash,
+        seconds={"fit": seconds, "forecast": measured.seconds},
+        processor_seconds={"fit": busy, "forecast": measured.processor_seconds},
+        peak_memory_mb=peak_memory_mb(),
+        examples=measured.examples,
+    )
+
+
+# ---- both
+
+
+def fitted(basis: Basis, settings: Mapping[str, Any], seed: int) -> Any:
+    """The model, built and fitted."""
+    model = basis.forecaster.build(settings, basis.dataset, basis.experiment.horizon, seed, basis.levels)
+    basis.forecaster.fit(model, basis.dataset, settings)
+    return model
+
+
+def errors(basis: Basis, model: Any, settings: Mapping[str, Any], part: str, stride: int) -> Measured:
+    horizon, look_back = basis.experiment.horizon, settings["look_back"]
+    return measure(basis.forecaster, model, basis.dataset, part, horizon, stride, look_back, basis.levels)
+
+
+def validation_stride(basis: Basis) -> int:
+    """Steps between validation windows: as in the test part at its densest, thinned to what the budget allows."""
+    experiment = basis.experiment
+    densest = experiment.horizon if experiment.family == "pf" else 1
+    windows = len(basis.dataset.starts("validation", experiment.horizon, densest))
+    return densest * experiment.budget.validation_stride(windows, basis.dataset.season)
+
+
+# ---- backtest
 
 
 @dataclass(frozen=True)
@@ -56,39 +249,27 @@ class Measured:
 
 
 def measure(
+    forecaster: Forecaster,
     model: Any,
     dataset: Dataset,
     part: str,
     horizon: int,
     stride: int,
     look_back: int,
-    levels: Sequence[float] | None,
+    levels: Levels,
 ) -> Measured:
-    """A fitted Darts model's errors over a part's windows; `levels` are those it forecasts (None: the median alone).
+    """A fitted model's errors over a part's windows; `levels` are those it forecasts (None: the median alone).
 
-    Raises
-    ------
-    ValueError
-        If the levels don't ascend, a window has less than `look_back` steps before it, the model leaves out a window, a
-        step, a variable or a level, or a target is not finite.
-    Diverged
-        If a forecast is not finite.
+    ValueError if a target is not finite, Diverged if a forecast is not.
     """
-    if levels is not None and list(levels) != sorted(levels):
-        raise ValueError(f"levels={tuple(levels)} are not allowed; give them in ascending order")
     starts = dataset.starts(part, horizon, stride)
-    if starts[0] < look_back:
-        raise ValueError(
-            f"the first {part} window of {dataset.name} begins at step {starts[0]}, with fewer than {look_back} steps "
-            f"before it; take a look_back of at most {starts[0]}"
-        )
     shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
-    sums = PointSums() if levels is None else QuantileSums(levels, seasonal_errors(dataset))
-    left_out = [] if isinstance(sums, PointSums) else [dataset.columns[index] for index in np.flatnonzero(~sums.scaled)]
-    held = max(len(levels or POINT), model.held if isinstance(model, View) else 1)
-    for chunk in chunks(starts, horizon * len(dataset.columns) * held):
+    sums = Sums(dataset, levels)
+    size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(dataset.columns) * forecaster.held(levels))))
+    for position in range(0, len(starts), size):
+        chunk = starts[position : position + size]
         begin, begin_busy = time.perf_counter(), processor_seconds()
-        forecasts = forecast(model, dataset, chunk, horizon, look_back, levels)
+        forecasts = forecaster.forecast(model, dataset, chunk, horizon, look_back, levels)
         seconds, busy = seconds + time.perf_counter() - begin, busy + processor_seconds() - begin_busy
         targets = dataset.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
         _check_finite(dataset, chunk, targets, forecasts)
@@ -97,104 +278,37 @@ def measure(
         for start in sorted(shown & set(chunk)):
             index = chunk.index(start)
             examples.append(_example(dataset, start, look_back, targets[index], forecasts[index], levels or POINT))
-    return Measured(sums.metrics(), len(starts), examples, seconds, busy, left_out)
+    return Measured(sums.metrics(), len(starts), examples, seconds, busy, sums.without_msis)
 
 
-def chunks(starts: range, values: int) -> Iterator[range]:
-    """`starts` in pieces that keep both limits; `values` numbers are held for each window."""
-    size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // values))
-    for position in range(0, len(starts), size):
-        yield starts[position : position + size]
+class Sums:
+    """Errors added up chunk by chunk in double precision; with `levels` those of quantiles, too."""
 
-
-def forecast(
-    model: Any, dataset: Dataset, starts: range, horizon: int, look_back: int, levels: Sequence[float] | None
-) -> np.ndarray:
-    """Forecasts (N, H, V, Q) of the windows that begin at `starts`, each from the `look_back` steps before it alone."""
-    first, last = starts[0] - look_back, starts[-1] + horizon
-    series = TimeSeries.from_times_and_values(
-        dataset.times[first:last], dataset.values[first:last], columns=list(dataset.columns)
-    )
-    found = model.historical_forecasts(
-        series,
-        start=look_back,
-        start_format="position",
-        forecast_horizon=horizon,
-        stride=starts.step,
-        retrain=False,
-        last_points_only=False,
-        predict_likelihood_parameters=levels is not None,
-        verbose=False,
-    )
-    expected = list(dataset.columns)
-    if levels is not None:
-        expected = likelihood_component_names(expected, quantile_names(list(levels)))
-    begun, wanted = [window.start_time() for window in found], list(dataset.times[np.asarray(starts)])
-    if begun != wanted or any(len(window) != horizon for window in found):
-        raise ValueError(
-            f"{type(model).__name__} forecast {len(found)} windows of {sorted({len(window) for window in found})} "
-            f"steps, the first at {begun[:1]}, instead of {len(starts)} of {horizon} steps from {wanted[0]} on; its "
-            f"lags must end within the look_back of {look_back} steps"
-        )
-    if list(found[0].components) != expected:
-        raise ValueError(
-            f"{type(model).__name__} forecast the components {list(found[0].components)[:12]}... instead of "
-            f"{expected[:12]}...; build it with a quantile likelihood of the levels {levels}, ascending (None: with "
-            "point forecasts)"
-        )
-    return np.stack([window.values(copy=False) for window in found]).reshape(
-        len(found), horizon, len(dataset.columns), -1
-    )
-
-
-def seasonal_errors(dataset: Dataset) -> np.ndarray:
-    """Each variable's mean absolute error, in the training part, of the value one season before, (V,)."""
-    begin, end = dataset.bounds["train"]
-    if end - begin <= dataset.season:
-        raise ValueError(
-            f"the training part of {dataset.name} has {end - begin} steps, no more than a season of {dataset.season}; "
-            "the MSIS needs a longer one"
-        )
-    train = dataset.values[begin:end].astype(np.float64)
-    return np.abs(train[dataset.season :] - train[: -dataset.season]).mean(axis=0)
-
-
-class PointSums:
-    """Squared and absolute errors, added up chunk by chunk in double precision."""
-
-    def __init__(self) -> None:
-        self.count, self.sums = 0, {"mse": 0.0, "mae": 0.0}
-
-    def add(self, targets: np.ndarray, forecasts: np.ndarray) -> None:
-        """What came (N, H, V), and one forecast of it (N, H, V, 1)."""
-        actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., 0])
-        self.count += targets.size
-        self.sums["mse"] += mse(actual, predicted) * targets.size
-        self.sums["mae"] += mae(actual, predicted) * targets.size
-
-    def metrics(self) -> dict[str, float]:
-        return {name: float(total / self.count) for name, total in self.sums.items()}
-
-
-class QuantileSums:
-    """The same, and CRPS, MSIS and coverage, of forecasts at `levels`; `scales` (V,) are the seasonal naive errors."""
-
-    def __init__(self, levels: Sequence[float], scales: np.ndarray) -> None:
-        if missing := sorted({*LEVELS, *POINT} - set(levels)):
-            raise ValueError(f"levels={tuple(levels)} lack {missing}, which the metrics need; give {LEVELS}")
-        self.levels, self.scales, self.scaled = list(levels), scales, scales > 0
-        if not self.scaled.any():
+    def __init__(self, dataset: Dataset, levels: Levels) -> None:
+        self.levels, self.without_msis = levels, list[str]()
+        self.count, self.totals = 0, dict.fromkeys(("mse", "mae"), 0.0)
+        if levels is None:
+            return
+        begin, end = dataset.bounds["train"]
+        train = dataset.values[begin:end].astype(np.float64)
+        self.scales = np.abs(train[dataset.season :] - train[: -dataset.season]).mean(axis=0)  # seasonal naive errors
+        self.without_msis = [dataset.columns[index] for index in np.flatnonzero(self.scales == 0)]
+        if len(self.without_msis) == len(self.scales):
             raise ValueError("no variable changes from season to season in the training part: the MSIS has no scale")
-        self.points, self.size, self.covered = PointSums(), 0.0, 0.0
+        self.size, self.covered = 0.0, 0.0
         self.losses = np.zeros(len(CRPS_LEVELS))  # twice the pinball losses
-        self.winkler = np.zeros(len(scales))
+        self.winkler = np.zeros(len(self.scales))
 
     def add(self, targets: np.ndarray, forecasts: np.ndarray) -> None:
         """What came (N, H, V), and its quantiles (N, H, V, Q)."""
-        middle = self.levels.index(POINT[0])
-        self.points.add(targets, forecasts[..., middle : middle + 1])
-        actual = _in_a_row(targets)
-        names = likelihood_component_names(actual.components, quantile_names(self.levels))
+        middle = 0 if self.levels is None else list(self.levels).index(POINT[0])
+        actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., middle])
+        self.count += targets.size
+        self.totals["mse"] += mse(actual, predicted) * targets.size
+        self.totals["mae"] += mae(actual, predicted) * targets.size
+        if self.levels is None:
+            return
+        names = likelihood_component_names(actual.components, quantile_names(list(self.levels)))
         predicted = _in_a_row(forecasts.reshape(*targets.shape[:2], -1), names)
         self.size += np.abs(targets.astype(np.float64)).sum()
         self.losses += mql(actual, predicted, q=list(CRPS_LEVELS)) * targets.size
@@ -202,13 +316,13 @@ class QuantileSums:
         self.winkler += miws(actual, predicted, q_interval=WIDE, component_reduction=None) * len(actual)
 
     def metrics(self) -> dict[str, float]:
-        scaled = self.winkler[self.scaled] / (self.points.count / len(self.scales)) / self.scales[self.scaled]
-        own = {
-            "crps": (self.losses / self.size).mean(),
-            "msis": scaled.mean(),
-            "coverage": self.covered / self.points.count,
-        }
-        return {**{name: float(value) for name, value in own.items()}, **self.points.metrics()}
+        found = {name: total / self.count for name, total in self.totals.items()}
+        if self.levels is not None:
+            scaled, each = self.scales > 0, self.count / len(self.scales)
+            crps = (self.losses / self.size).mean()
+            msis = (self.winkler[scaled] / each / self.scales[scaled]).mean()
+            found = {"crps": crps, "msis": msis, "coverage": self.covered / self.count, **found}
+        return {name: float(value) for name, value in found.items()}
 
 
 def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSeries:

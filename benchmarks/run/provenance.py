@@ -1,12 +1,26 @@
-"""What every entry says beside its figures: when, from which commit, with which versions, on what."""
+"""What every entry says beside its figures: from which commit, with which versions, on what; its seconds and memory.
+
+And what makes these its own: a function runs in a process of its own, which gives back what it holds at its end.
+"""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import platform
+import resource
 import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +82,79 @@ def _git(*words: str) -> str:
             f"({' '.join(reason.split())}); get the code by `git clone`, not as a download, and run it there"
         ) from error
     return done.stdout.strip()
+
+
+# ---- a process of its own
+
+
+class ProcessFailed(RuntimeError):
+    """The function raised, or its process ended without an answer. The text has the traceback, or the exit code."""
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Begins to import them, once for all processes of `isolated`; to be called before anything else is started."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+    multiprocessing.forkserver.ensure_running()
+
+
+def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)` in a fresh process; function, arguments and result must be picklable.
+
+    The process ends with this one, whatever ends it. It is forked from a server that has run nothing: a spawned
+    process would begin with this one's peak memory as its own (Linux keeps `ru_maxrss` over `exec`).
+    """
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        succeeded, answer = receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        reason = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        hint = "; signal 9 is often a lack of memory" if code == -9 else ""
+        raise ProcessFailed(f"the process {reason} before it had a result{hint}") from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    if not succeeded:
+        raise ProcessFailed(answer)
+    return answer
+
+
+def processor_seconds() -> float:
+    """What this process and its children that have ended took of processors so far, all threads added up."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in MB of 10**6 bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes on macOS, else KiB
+
+
+def quiet() -> None:
+    """No messages of Lightning's at every forecast."""
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
+
+
+def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer = (True, function(*arguments))
+    except Exception:
+        answer = (False, traceback.format_exc())
+    sender.send(answer)
+    sender.close()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

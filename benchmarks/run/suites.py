@@ -1,4 +1,4 @@
-"""The suites: lists of experiments by name.
+"""The suites: lists of experiments by name; and what the suite "harness" must give.
 
 - smoke: both families with five models, in minutes, on the bundled series; its figures mean nothing.
 - harness: DLinear and PatchTST as their papers train them, whose figures a right harness gives again
@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from benchmarks.data.registry import REGISTRY
 from benchmarks.errors import Misuse
-from benchmarks.run.experiments import Budget, Experiment
+from benchmarks.models import Budget
+from benchmarks.run import store
+from benchmarks.run.experiments import Experiment
 
 SEEDS = (0, 1, 2)
 UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing random is in them: one seed is all
@@ -31,7 +33,7 @@ BASELINES = ("dlinear", "patchtst", "itransformer", "timemixer", "fracast", "chr
 
 HORIZONS = (96, 192, 336, 720)
 LSF = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity")
-PF = ("Electricity", "Solar", "TurkeyPower", "IstanbulTraffic", "JenaWeather")
+PF = {"Electricity": 24, "Solar": 24, "TurkeyPower": 24, "IstanbulTraffic": 24, "JenaWeather": 144}  # a day, in steps
 
 SMOKE_BUDGET = Budget(epochs=1, train_windows=64, validation_windows=16, look_backs=(96, 336), zero_shot_choice=True)
 SMOKE_MODELS = ("seasonal_naive", "dlinear", "zero_shot", "msft", "full")
@@ -51,8 +53,8 @@ FIRST_OURS = ("zero_shot", "msft", "full", "lora", "linear_probe", "scratch")
 FIRST_BASELINES = ("seasonal_naive", "dlinear", "patchtst", "itransformer", "timemixer")
 FIRST_OPTIONS = {"patch_size": [16, 32]}  # of ours
 FIRST_LSF = [(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)]
-FIRST_PF = [(name, REGISTRY["pf"][name].horizon) for name in ("ETTm1", "JenaWeather")]
-# Epochs and batch sizes of the papers' scripts (models/papers.py says where they are), DLinear's the same at every
+FIRST_PF = [("ETTm1", 96), ("JenaWeather", 144)]
+# Epochs and batch sizes of the papers' scripts (models/trained.py says where they are), DLinear's the same at every
 # horizon. No fit ends early: PatchTST's one-cycle rate rises for 40 of its 100 epochs.
 HARNESS_BUDGETS = {
     ("dlinear", "ETTh1"): Budget(epochs=10, patience=10, batch_size=32),
@@ -62,6 +64,16 @@ HARNESS_BUDGETS = {
 }
 HARNESS_SEEDS = {"dlinear": SEEDS, "patchtst": (0,)}  # DLinear's differ by up to 5 %; one of PatchTST takes hours
 HARNESS_OPTIONS = {"look_back": 336, "lr": "paper"}
+# MSE at horizon 96 and look-back 336 as the papers print them (Zeng et al., AAAI 2023, table 2; Nie et al., ICLR 2023,
+# table 3), and how far the mean over the seeds may be away, relatively.
+REFERENCES = {
+    ("dlinear", "ETTh1"): (0.375, 0.02),
+    ("dlinear", "ETTm1"): (0.299, 0.02),
+    ("dlinear", "Weather"): (0.176, 0.02),
+    ("patchtst", "ETTh1"): (0.375, 0.03),
+    ("patchtst", "ETTm1"): (0.290, 0.03),
+    ("patchtst", "Weather"): (0.152, 0.03),
+}
 ABLATION_BASE = {"look_back": 512, "patch_size": 32}  # K is 2 by default here, and 3 at most
 SWITCHES: tuple[dict[str, Any], ...] = (
     {},
@@ -174,7 +186,7 @@ def lsf() -> list[Experiment]:
 
 
 def pf() -> list[Experiment]:
-    return grid("pf", [(name, REGISTRY["pf"][name].horizon) for name in PF], (*OURS, *BASELINES), SEEDS)
+    return grid("pf", PF.items(), (*OURS, *BASELINES), SEEDS)
 
 
 SUITES: dict[str, Callable[[], list[Experiment]]] = {
@@ -187,3 +199,34 @@ SUITES: dict[str, Callable[[], list[Experiment]]] = {
     "lsf": lsf,
     "pf": pf,
 }
+
+
+def check(folder: Path) -> int:
+    """Prints a line for each reference; 0 where all are met by results of all seeds.
+
+    Of a key the newest result counts that was measured on the published file, with today's protocol and recipe.
+    """
+    from benchmarks.data.files import REGISTRY
+    from benchmarks.run.measures import standing
+
+    failed, entries = False, [entry for _, entry in store.entries(folder, "run")]
+    for (model, dataset), (reference, most) in REFERENCES.items():
+        published = {"file_hash": REGISTRY["lsf"][dataset][0].digest}
+        found, missing = [], []
+        for each in harness():
+            if (each.model, each.dataset) != (model, dataset):
+                continue
+            wanted = {"key": each.key, **published, **standing(each)}
+            own = [entry for entry in entries if wanted.items() <= entry.items()]
+            newest = max(own, key=lambda entry: entry["provenance"]["made"], default=None)
+            found += [] if newest is None else [newest["metrics"]["mse"]]
+            missing += [each.seed] if newest is None else []
+        away = sum(found) / len(found) / reference - 1 if found else float("nan")
+        passed = not missing and abs(away) <= most
+        absent = f", no result of seed {', '.join(map(str, missing))}" if missing else ""
+        print(
+            f"{model} {dataset}: MSE {', '.join(f'{mse:.4f}' for mse in found) or 'not measured'}, reference "
+            f"{reference:.3f}, {away:+.1%} of at most {most:.0%}{absent}: {'passed' if passed else 'FAILED'}"
+        )
+        failed |= not passed
+    return int(failed)

@@ -1,0 +1,282 @@
+"""Models trained from random weights: DLinear, PatchTST, iTransformer and TimeMixer, as `recipes.toml` says.
+
+All train with Adam on the squared error (quantile forecasts: on the pinball loss), and see each variable in units of
+its deviation in the training part. Look-backs are chosen on validation data; batch sizes, epochs and patience are the
+budget's. iTransformer and TimeMixer get no calendar features, which their authors' programs feed to them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from darts.models import DLinearModel
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+
+from benchmarks.data import Dataset
+from benchmarks.models.base import BestEpoch, Forecaster, Levels, Settings, quantile_likelihood, training_values
+
+RATES = (1e-4, 1e-3, 5e-3)  # of DLinear, to choose from
+PAPER = "paper"  # a learning rate by this name is the authors' for the data set
+DEFAULT = "Weather"  # whose recipe any other data set gets: more variables than ETT, and sampled finely
+
+
+def halved(epoch: int) -> float:
+    """The rate's factor in an epoch, the first being 0: two epochs as it is, then half of it for each.
+
+    The scripts' "type1" sets the rate of the first epoch anew after that epoch, and only then begins to halve.
+    """
+    return float(0.5 ** max(0, epoch - 1))
+
+
+def late_decay(epoch: int) -> float:
+    """The same for "type3": four epochs as it is, then 0.9 times for each."""
+    return float(0.9 ** max(0, epoch - 3))
+
+
+def after_passes(factor: Callable[[int], float], share: float, epoch: int) -> float:
+    """The `factor` after as many whole passes over the training windows, an epoch being a `share` of a pass.
+
+    Else a sampled budget would end a schedule that is made for whole epochs long before the fit ends.
+    """
+    return factor(int(epoch * share))
+
+
+FACTORS = {"halved": halved, "late_decay": late_decay}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network's arguments, its learning rate, how that goes on from there, and the authors' script."""
+
+    network: dict[str, Any]
+    lr: float
+    schedule: str
+    source: str
+    warm_up: float
+
+
+_TOLD = tomllib.loads(Path(__file__).with_name("recipes.toml").read_text())
+_HORIZONS = _TOLD["dlinear"].pop("horizons")
+DLINEAR_RATES = {
+    (name, h): rate for name, rates in _TOLD.pop("dlinear").items() for h, rate in zip(_HORIZONS, rates, strict=True)
+}
+
+
+def _recipes(head: dict[str, Any]) -> dict[str | tuple[str, int], Recipe]:
+    """By data set, or by data set and horizon where the script tells horizons apart."""
+    found: dict[str | tuple[str, int], Recipe] = {}
+    for place, own in head.pop("places").items():
+        told = {**head, **own, "network": {**head["network"], **own.get("network", {})}}
+        name, _, horizon = place.partition("-")
+        told["source"] = told["source"].format(script=told.pop("script"))
+        found[(name, int(horizon)) if horizon else name] = Recipe(**told)
+    return found
+
+
+RECIPES = {network: _recipes(head) for network, head in _TOLD.items()}
+
+
+def recipe(network: str, dataset: str, horizon: int) -> Recipe:
+    """The recipe of `network` for a data set and horizon in steps; that of `DEFAULT` where the authors have none."""
+    found = RECIPES[network]
+    return found.get((dataset, horizon)) or found.get(dataset) or found[DEFAULT]
+
+
+# ---- models
+
+
+class Trained(Forecaster):
+    """What the four have in common. Option `lr`: a rate, or a list to choose from on validation data."""
+
+    baseline = True
+    chosen = ("look_back", "lr")
+
+    def seen(self, data: Dataset) -> Dataset:
+        loc, scale = self.unit(data)
+        return replace(data, values=((data.values - loc) / scale).astype(np.float32))
+
+    def unit(self, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Each variable's mean and deviation in the training part, (V,); one that never changes keeps its unit."""
+        values = training_values(data).astype(np.float64)
+        deviation = values.std(axis=0)
+        return values.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+
+    def forecast(
+        self, model: Any, data: Dataset, starts: range, horizon: int, look_back: int, levels: Levels, **asked: Any
+    ) -> np.ndarray:
+        loc, scale = self.unit(data)
+        found = super().forecast(model, data, starts, horizon, look_back, levels, **asked)
+        return found * scale[:, None] + loc[:, None]
+
+    def arguments(self, settings: Settings, levels: Levels, **trainer: Any) -> dict[str, Any]:
+        """Of a Darts model, but for the network's own."""
+        return {
+            "batch_size": self.budget.batch_size,
+            "n_epochs": self.epochs,
+            "loss_fn": torch.nn.MSELoss(),
+            "likelihood": quantile_likelihood(levels),
+            "optimizer_cls": torch.optim.Adam,
+            "optimizer_kwargs": {"lr": settings["lr"]},
+            "pl_trainer_kwargs": self.trainer(BestEpoch(), **trainer),
+        }
+
+    def decay(self, factor: str, data: Dataset, look_back: int, horizon: int) -> dict[str, Any]:
+        """Darts' arguments for a rate that falls by one of `FACTORS`."""
+        epoch, every = self.batches(data, look_back, horizon)
+        scaled = partial(after_passes, FACTORS[factor], epoch / every)
+        return {"lr_scheduler_cls": LambdaLR, "lr_scheduler_kwargs": {"lr_lambda": scaled}}
+
+
+class DLinear(Trained):
+    """Darts' `DLinearModel` as the paper trains it: one set of weights for all variables, kernel 25, a rate halved.
+
+    An `lr` of None: `RATES` and that of the authors' script for the data set; "paper": the latter alone.
+    """
+
+    defaults: ClassVar[Settings] = {"look_back": None, "lr": None, "kernel_size": 25, "const_init": False}
+
+    def choices(self, name: str, data: Dataset, horizon: int) -> list[Any]:
+        if name != "lr" or self.options["lr"] not in (None, PAPER):
+            return super().choices(name, data, horizon)
+        own = DLINEAR_RATES.get((data.name, horizon))
+        if self.options["lr"] is None:
+            return [*RATES, *({own} - {None, *RATES})]
+        if own is None:
+            raise ValueError(f"lr={PAPER!r} is not known for {data.name} at horizon {horizon}; give a number")
+        return [own]
+
+    def recipe(self) -> Any:
+        return [RATES, sorted([*place, rate] for place, rate in DLINEAR_RATES.items())]
+
+    def resolved(self, model: Any) -> dict[str, Any]:
+        rate = model.model_params["optimizer_kwargs"]["lr"]
+        return {**super().resolved(model), "lr": rate, "schedule": halved.__name__}
+
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
+        return DLinearModel(
+            settings["look_back"],
+            horizon,
+            shared_weights=True,
+            kernel_size=self.options["kernel_size"],
+            const_init=self.options["const_init"],
+            random_state=seed,
+            **self.arguments(settings, levels),
+            **self.decay("halved", data, settings["look_back"], horizon),
+        )
+
+
+class Neural(Trained):
+    """A network of the package neuralforecast with its authors' hyperparameters for the data set.
+
+    An `lr` of None: the authors' rate `rate_times` as much, since a budget may be far shorter than theirs; "paper":
+    theirs alone. Option `network`: what differs from the authors' arguments of the network, in neuralforecast's words.
+    A one-cycle schedule rises before it falls, so a fit with one is not ended by the budget's patience.
+    """
+
+    network: ClassVar[str]
+    rate_times: ClassVar[tuple[float, ...]] = (1, 3, 10)
+    defaults: ClassVar[Settings] = {"look_back": None, "lr": None, "network": {}}
+
+    def choices(self, name: str, data: Dataset, horizon: int) -> list[Any]:
+        own = recipe(self.network, data.name, horizon).lr
+        if name == "lr" and self.options["lr"] in (None, PAPER):
+            return [float(f"{times * own:.3g}") for times in ((1,) if self.options["lr"] == PAPER else self.rate_times)]
+        return super().choices(name, data, horizon)
+
+    def recipe(self) -> Any:
+        return [self.rate_times, sorted((str(place), asdict(found)) for place, found in RECIPES[self.network].items())]
+
+    def resolved(self, model: Any) -> dict[str, Any]:
+        given = model.model_params
+        rate, schedule = given["optimizer_kwargs"]["lr"], given["lr_scheduler_cls"].__name__
+        return {**super().resolved(model), "lr": rate, "schedule": schedule, "network": given["model_kwargs"]}
+
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
+        from darts.models import NeuralForecastModel  # imports neuralforecast, which takes seconds
+
+        found, look_back = recipe(self.network, data.name, horizon), settings["look_back"]
+        norm = self.inner_norm(levels)
+        if found.schedule in FACTORS:
+            schedule = self.decay(found.schedule, data, look_back, horizon)
+        else:
+            steps = self.epochs * self.batches(data, look_back, horizon)[0]
+            cycle = {"max_lr": settings["lr"], "total_steps": steps, "pct_start": found.warm_up, "interval": "step"}
+            schedule = {"lr_scheduler_cls": OneCycleLR, "lr_scheduler_kwargs": cycle}
+        return NeuralForecastModel(
+            look_back,
+            horizon,
+            model=_network(self.network),
+            model_kwargs={**found.network, **self.options["network"], **norm},
+            use_reversible_instance_norm=bool(norm),
+            use_static_covariates=False,
+            random_state=seed,
+            **self.arguments(settings, levels, to_the_end=found.schedule not in FACTORS),
+            **schedule,
+        )
+
+    def inner_norm(self, levels: Levels) -> dict[str, Any]:
+        """Arguments that leave each window's normalisation to Darts; none where the network does it well itself."""
+        return {}
+
+
+class PatchTST(Neural):
+    """Every variable apart, in patches of 16 steps."""
+
+    network = "PatchTST"
+
+
+class ITransformer(Neural):
+    """A variable is a token."""
+
+    network = "iTransformer"
+
+
+class TimeMixer(Neural):
+    """Averages over 2, 4 and 8 steps beside the series itself.
+
+    neuralforecast's network makes quantiles by a linear map over all variables *after* it has undone its
+    normalisation. Quantile forecasts therefore leave that to Darts, which undoes it behind this map.
+    """
+
+    network = "TimeMixer"
+    version = 2  # 1 ended fits before the rates had gone down
+    rate_times = (1 / 3, 1, 3)  # 0.01 is high as it is: with ten times that, fits of long look-backs diverge
+
+    def inner_norm(self, levels: Levels) -> dict[str, Any]:
+        return {} if levels is None else {"use_norm": False}
+
+    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
+        network = {**recipe(self.network, data.name, horizon).network, **self.options["network"]}
+        factor = network["down_sampling_window"] ** network["down_sampling_layers"]
+        if settings["look_back"] % factor:
+            return f"TimeMixer averages over up to {factor} steps; take a look-back that is a multiple of {factor}"
+        return super().refusal(settings, data, horizon)
+
+
+@cache
+def _network(name: str) -> Any:
+    """The class of neuralforecast.
+
+    A step's values (V variables, Q quantiles) leave its iTransformer level by level, but Darts takes them variable by
+    variable: without the reordering, quantiles go to other variables and get their units.
+    """
+    import neuralforecast.models
+
+    found = getattr(neuralforecast.models, name)
+    if name != "iTransformer":
+        return found
+
+    class OrderedITransformer(found):  # type: ignore[misc, valid-type]
+        def forward(self, windows_batch: dict[str, Any]) -> Tensor:
+            by_level: Tensor = super().forward(windows_batch)  # (B, H, Q * V)
+            return by_level.unflatten(-1, (-1, self.enc_in)).transpose(-1, -2).flatten(-2)
+
+    return OrderedITransformer
