@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,14 +10,14 @@ import typer
 
 from benchmarks.run.store import FOLDER
 
-Models = list[Literal["moirai-tiny", "moirai-small"]]
-Cases = list[Literal["step", "forecast", "memory"]]
-MODELS, CASES, CONTEXTS = ["moirai-tiny", "moirai-small"], ["step", "forecast", "memory"], [512, 2048, 8192]
+Model = StrEnum("Model", {"tiny": "moirai-tiny", "small": "moirai-small"})
+What = StrEnum("What", ["step", "forecast", "memory"])
+MODELS, CASES, CONTEXTS = list(Model), list(What), [512, 2048, 8192]
 
 
 def main(
-    models: Annotated[Models, typer.Option("--model")] = MODELS,
-    cases: Annotated[Cases, typer.Option("--case")] = CASES,
+    models: Annotated[list[Model], typer.Option("--model")] = MODELS,
+    cases: Annotated[list[What], typer.Option("--case")] = CASES,
     contexts: Annotated[list[int], typer.Option("--context", min=1, help="steps")] = CONTEXTS,
     horizon: Annotated[int, typer.Option(min=1, help="steps")] = 96,
     batch: Annotated[int, typer.Option(min=1, help="series of a step, and of a forecast's batch")] = 32,

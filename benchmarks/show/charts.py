@@ -15,8 +15,7 @@ from benchmarks.run import suites
 from benchmarks.show.frame import METRIC_NAMES, MODEL_NAMES
 from benchmarks.show.tables import Table, joined
 
-LEAST_MODELS, LEAST_COLUMNS = 3, 5  # of a diagram of critical differences
-ALPHA = 0.05
+LEAST_MODELS, LEAST_COLUMNS, ALPHA = 3, 5, 0.05  # of a diagram of critical differences
 SHOWN = 6  # models of the README's chart, beside zero-shot
 RELATIVE = "MSE as a multiple of zero-shot's (line): left is better; whiskers are standard deviations over seeds"
 MSFT, FINETUNED, OTHER = "#D55E00", "#0072B2", "#8A8A8A"

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from fake_results import of, result, store, tables_of
 from matplotlib.axes import Axes
+from typer.testing import CliRunner
 
 from benchmarks import show
 from benchmarks.errors import Misuse
@@ -131,10 +133,12 @@ def test_published_results_get_their_tables_alone(tmp_path: Path, monkeypatch: p
     assert {path.name for path in folder.iterdir() if path.is_file()} == {"tables.md", "tables.csv"}
 
 
-def test_a_suite_is_only_printed_without_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_suite_is_only_printed_without_a_place(tmp_path: Path) -> None:
     folder = store(tmp_path, of("msft", 0.3), of("full", 0.4, suite="mine"), of("zero_shot", 0.4))
-    show.main(folder, ["first"], readme_chart=tmp_path / "new" / "chart.png")
-    out = capsys.readouterr().out
+    app = typer.Typer()
+    app.command()(show.main)
+    words = ["--results", str(folder), "--suite", "first", "--readme-chart", str(tmp_path / "new" / "chart.png")]
+    out = CliRunner().invoke(app, words).output
     assert "MSFT" in out
     assert "full finetuning" not in out
     assert [path.name for path in folder.iterdir() if path.is_file()] == []

@@ -8,18 +8,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+import typer
 from darts import TimeSeries
+from typer.testing import CliRunner
 
+from benchmarks import cost
 from benchmarks.cost import cases, measure
 from benchmarks.cost.cases import Case
 from benchmarks.cost.measure import Record
 from benchmarks.errors import Misuse
 from benchmarks.run.provenance import ProcessFailed
 from benchmarks.run.store import FOLDER
+
+ANSWER = {"seconds": [1.0], "peak_memory_bytes": 1}  # of a process
 
 
 def case(backbone: str, what: str = "forecast", method: str = "msft", scales: int = 0, context: int = 32) -> Case:
@@ -52,17 +58,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
 
     monkeypatch.setattr(measure, "isolated", fake)
     return order
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, when: Callable[[Case], bool]) -> None:
-    working = measure.isolated
-
-    def fake(function: Any, case: Case) -> Any:
-        if when(case):
-            raise error
-        return working(function, case)
-
-    monkeypatch.setattr(measure, "isolated", fake)
 
 
 def test_scales_and_contexts_that_do_not_fit_are_told() -> None:
@@ -104,9 +99,9 @@ def test_cases_take_turns_there_and_back(measured: list[Case]) -> None:
     assert len(measured) == 10  # a backtest is measured once
 
 
-def test_a_case_that_fails_once_has_no_row(measured: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    error = ProcessFailed("Traceback\nMemoryError: too much")
-    failing(monkeypatch, error, lambda each: each.method == "uni2ts" and len(measured) > 3)
+def test_a_case_that_fails_once_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [ANSWER, ANSWER, ANSWER, ANSWER, ProcessFailed("Traceback\nMemoryError: too much"), ANSWER]
+    monkeypatch.setattr(measure, "isolated", Mock(side_effect=answers))
     record, group = Record(), [case("", method=method) for method in ("zero_shot", "uni2ts", "msft")]
     measure.measure_group(group, 2, record)
     assert [row["method"] for row in record.rows] == ["zero_shot", "msft"]
@@ -202,10 +197,8 @@ def test_an_entry_is_added_to_those_before(tmp_path: Path, measured: list[Case],
     assert [cell.strip() for cell in line.split("|")[1:7]] == ["moirai-tiny", "full_uni2ts", "0", "512", "32", "2"]
 
 
-def test_an_interrupted_run_keeps_what_is_whole(
-    tmp_path: Path, measured: list[Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing(monkeypatch, KeyboardInterrupt(), lambda each: each.context == 1024)
+def test_an_interrupted_run_keeps_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "isolated", Mock(side_effect=[ANSWER] * 9 + [KeyboardInterrupt()]))
     with pytest.raises(KeyboardInterrupt):
         measure.run(asked(contexts=[512, 1024]), tmp_path / "found.json")
     (entry,) = json.loads((tmp_path / "found.json").read_text())
@@ -221,17 +214,20 @@ def test_the_stored_entries_are_readable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("words", "says"),
     [
-        ({"contexts": [8192]}, "nothing was measured: input_chunk_length=8192"),
-        ({"accelerator": "cuda"}, "--accelerator cuda: torch sees no CUDA device"),
-        ({"cases": ["memory"], "data": "nowhere"}, "--case memory: .*nowhere"),
+        (["--case", "step", "--context", "8192"], "nothing was measured: input_chunk_length=8192"),
+        (["--accelerator", "cuda"], "--accelerator cuda: torch sees no CUDA device"),
+        (["--case", "memory", "--data", "nowhere"], "--case memory: .*nowhere"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    app = typer.Typer()
+    app.command()(cost.main)
+    found = CliRunner().invoke(app, ["--model", "moirai-tiny", "--results", str(tmp_path / "found.json"), *words])
     with pytest.raises(Misuse, match=says):
-        measure.run(asked(**changes), tmp_path / "found.json")
+        raise found.exception or AssertionError(found.output)
     assert not (tmp_path / "found.json").exists()
