@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from benchmarks import cost, run, show
 from benchmarks.errors import Misuse
 from benchmarks.run import store, suites
 
-MISUSED = 2  # exit code, as click's
-app = typer.Typer(help="Measure darts-msft and its baselines.", add_completion=False, rich_markup_mode=None)
+MISUSED = 2  # exit code, as typer's
+app = typer.Typer(help="Measure darts-msft and its baselines.", add_completion=False, pretty_exceptions_enable=False)
 app.command("run")(run.main)
 app.command("show")(show.main)
 app.command("cost")(cost.main)
@@ -33,13 +32,13 @@ def main(words: Sequence[str] | None = None) -> int:
     `Misuse` alone becomes a line: any other error is a fault of the benchmarks and keeps its traceback.
     """
     try:
-        return app(args=None if words is None else list(words), prog_name="benchmarks", standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        app(words, prog_name="python -m benchmarks")
+    except SystemExit as ended:
+        return int(ended.code or 0)
     except Misuse as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return MISUSED
+    return 0
 
 
 if __name__ == "__main__":
