@@ -44,8 +44,9 @@ class Undone:
 
     @classmethod
     def of(cls, experiment: Experiment, error: Exception) -> Undone:
-        text = f"{type(error).__name__}: {error}"
-        return cls(experiment, str(error) if isinstance(error, ProcessFailed) else text, type(error) is WeightsMissing)
+        whole = isinstance(error, WeightsMissing | ProcessFailed)
+        text = str(error) if whole else f"{type(error).__name__}: {error}"
+        return cls(experiment, text, isinstance(error, WeightsMissing))
 
 
 def main(

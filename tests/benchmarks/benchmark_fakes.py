@@ -146,7 +146,9 @@ def runs(folder: Path, kind: str = "run") -> list[dict[str, Any]]:
 def stored(folder: Path) -> dict[str, str]:
     """The text of every result and choice."""
     return {
-        path.name: path.read_text() for kind in ("run", "choice") for path, _ in store.entries(folder / "results", kind)
+        f"{kind}/{path.name}": path.read_text()
+        for kind in ("run", "choice")
+        for path, _ in store.entries(folder / "results", kind)
     }
 
 
@@ -187,6 +189,7 @@ if __name__ in ("__main__", "__mp_main__"):
     data.load = waves  # type: ignore[assignment]
     models.MODELS["fake"] = "benchmark_fakes:Fake"
     suites.SUITES["fake"] = script_suite
+    run.PRELOADED = ("benchmarks.run.measures",)
 
 if __name__ == "__main__":
     sys.exit(__main__.main())
