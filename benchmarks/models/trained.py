@@ -279,4 +279,6 @@ def _network(name: str) -> Any:
             by_level: Tensor = super().forward(windows_batch)  # (B, H, Q * V)
             return by_level.unflatten(-1, (-1, self.enc_in)).transpose(-1, -2).flatten(-2)
 
+    OrderedITransformer.__qualname__ = "OrderedITransformer"  # can be pickled, as Lightning wants it
+    globals()["OrderedITransformer"] = OrderedITransformer
     return OrderedITransformer

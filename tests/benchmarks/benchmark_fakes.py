@@ -11,11 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pytest
 from scipy.stats import norm
 
 from benchmarks import __main__, data, models, run
@@ -25,6 +24,9 @@ from benchmarks.models import Budget
 from benchmarks.models.base import Forecaster, Levels, Settings, contexts_of
 from benchmarks.run import measures, store, suites
 from benchmarks.run.experiments import Experiment
+
+if TYPE_CHECKING:
+    import pytest
 
 SEASON, HORIZON = 12, 6
 BUDGET = Budget(epochs=1, validation_windows=20)
