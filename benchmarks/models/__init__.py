@@ -32,6 +32,7 @@ MODELS = {
     "chronos2": "benchmarks.models.untrained:Chronos2",
     "seasonal_naive": "benchmarks.models.untrained:SeasonalNaive",
 }
+OURS = tuple(name for name, place in MODELS.items() if ".ours:" in place)
 PACKAGES = {  # that a model needs, and the extra of darts-msft that brings it
     **dict.fromkeys(("lora", "adalora"), ("peft", "peft")),
     **dict.fromkeys(("patchtst", "itransformer", "timemixer"), ("neuralforecast", "baselines")),
@@ -43,13 +44,11 @@ PACKAGES = {  # that a model needs, and the extra of darts-msft that brings it
 class Budget:
     """What a fit may spend, the same for every model of a table.
 
-    epochs: passes over the training windows; baseline_epochs: those of the models that begin from random weights
-    (None: as epochs); patience: epochs without a better validation score before any fit stops;
-    batch_size: windows a step; train_windows: at most so many training windows an epoch, in whole batches, drawn at
-    random and others each epoch (None: all); validation_windows: at most so many for choosing settings and for the best
-    epoch, evenly spaced and always the same (None: all); look_backs: the contexts, in steps, that every model chooses
-    from on validation data; zero_shot_choice: the methods that train a pretrained model take the patch size from the
-    choice of the same model untrained; their look-back they choose as all others do.
+    epochs: passes over the training windows; baseline_epochs: those of models from random weights (None: as epochs);
+    patience: epochs without a better validation score before a fit stops; batch_size: windows a step; train_windows: at
+    most so many an epoch, in whole batches, others each epoch (None: all); validation_windows: at most so many for
+    choosing settings and the best epoch, evenly spaced (None: all); look_backs: contexts, in steps, to choose from;
+    zero_shot_choice: what trains a pretrained model takes its patch size from the choice of that model untrained.
     """
 
     epochs: int = 10
@@ -67,13 +66,12 @@ class Budget:
         for name in ("train_windows", "validation_windows", "baseline_epochs"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
-        if not isinstance(self.look_backs, list | tuple) or not self.look_backs:
-            raise Misuse(f"look_backs={self.look_backs!r} is not allowed; give a list of steps")
-        for steps in self.look_backs:
-            check_whole("look_backs", steps, 1)
-        if list(self.look_backs) != sorted(set(self.look_backs)):
-            raise Misuse(f"look_backs={self.look_backs!r} is not allowed; give each once, in ascending order")
-        object.__setattr__(self, "look_backs", tuple(self.look_backs))
+        steps = self.look_backs
+        if not isinstance(steps, list | tuple) or not steps or list(steps) != sorted(set(steps)):
+            raise Misuse(f"look_backs={steps!r} is not allowed; give a list of steps, each once, in ascending order")
+        for each in steps:
+            check_whole("look_backs", each, 1)
+        object.__setattr__(self, "look_backs", tuple(steps))
         if not isinstance(self.zero_shot_choice, bool):
             raise Misuse(f"zero_shot_choice={self.zero_shot_choice!r} is not allowed; give True or False")
 
@@ -96,12 +94,7 @@ class Budget:
 def load_forecaster(name: str, options: Mapping[str, Any], budget: Budget) -> Forecaster:
     """The model registered under `name`; `options` differ from its defaults.
 
-    Raises
-    ------
-    Misuse
-        If the name or an option is not known.
-    ModuleNotFoundError
-        If the model's package is missing, with the install line.
+    Misuse if one is not known; ModuleNotFoundError, with the install line, if the model's package is missing.
     """
     if name not in MODELS:
         raise Misuse(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")

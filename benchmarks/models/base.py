@@ -96,15 +96,13 @@ class Forecaster(ABC):
             _windows(self.seen(data).series("validation", look_back), look_back, horizon, stride),
         )
 
-    def forecast(
-        self, model: Any, data: Dataset, starts: range, horizon: int, look_back: int, levels: Levels, **asked: Any
-    ) -> np.ndarray:
-        """Forecasts (N, H, V, Q) of the windows that begin at `starts`, each from the `look_back` steps before it.
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        """Forecasts (N, H, V, Q) of the windows that begin at `starts`, each from its context alone.
 
         `asked` is for Darts. ValueError where the model leaves out a window, a step, a variable or a level.
         """
+        look_back, horizon, seen = model.input_chunk_length, model.output_chunk_length, self.seen(data)
         steps = slice(starts[0] - look_back, starts[-1] + horizon)
-        seen = self.seen(data)
         found = model.historical_forecasts(
             TimeSeries(times=seen.times[steps], values=seen.values[steps], components=list(seen.columns)),
             start=look_back,

@@ -47,6 +47,7 @@ class Ours(Forecaster):
     method: ClassVar[str]
     own: ClassVar[tuple[str, ...]] = ()
     rates: ClassVar[Mapping[str, float]] = {}
+    pretrained: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         names = ("backbone", "revision", "patch_size", *cls.own, *(f"lr_{group}" for group in cls.rates))
@@ -85,14 +86,12 @@ class Ours(Forecaster):
             model.fit(data.series("train"))  # reads the weights, trains nothing
         return model
 
-    def forecast(
-        self, model: Any, data: Dataset, starts: range, horizon: int, look_back: int, levels: Levels, **asked: Any
-    ) -> np.ndarray:
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
         """Quantiles of sample paths are always of the same draws."""
         if not self._sampled(levels):
-            return super().forecast(model, data, starts, horizon, look_back, levels)
+            return super().forecast(model, data, starts, levels)
         draws = {"num_samples": self.options["num_samples"], "random_state": model.model_params["random_state"]}
-        found = super().forecast(model, data, starts, horizon, look_back, None, **draws)
+        found = super().forecast(model, data, starts, None, **draws)
         return np.moveaxis(np.quantile(found, levels, axis=-1), 0, -1)
 
     def held(self, levels: Levels) -> int:
@@ -125,7 +124,9 @@ class Ours(Forecaster):
         return [dict(self.rates), *OPTIMISER] if self.trains else None
 
     def weights(self) -> str:
-        return state_hash(load_state(self._backbone[0]))
+        """Of "scratch" the sha256 of the configuration: there is nothing else of the backbone in it."""
+        source, _, config = self._backbone
+        return state_hash(load_state(source)) if self.pretrained else sha256_of(config)
 
     @cached_property
     def _backbone(self) -> tuple[Any, str, dict[str, Any]]:
@@ -133,70 +134,19 @@ class Ours(Forecaster):
         return describe(self.options["backbone"], self.options["revision"])
 
 
-class MSFT(Ours):
-    """Multi-scale finetuning."""
-
-    method = "msft"
-    own = (
-        *("num_scales", "lora_rank", "lora_alpha", "aggregator", "shared_adapters", "shared_lora", "attention"),
-        *("mixing", "upsampling", "weight_learning", "weight_init"),
-    )
-    rates: ClassVar[Mapping[str, float]] = {"pretrained": 3e-5, "new": 3e-4, "head": 3e-5, "omega": 1e-2}
+def _row(method: str, own: tuple[str, ...] = (), **more: Any) -> type[Ours]:
+    return type(method, (Ours,), {"method": method, "own": own, **more})
 
 
-class Full(Ours):
-    """Every weight."""
+_SCALES = ("num_scales", "aggregator", "shared_adapters", "shared_lora", "attention")
+_MIXING = ("mixing", "upsampling", "weight_learning", "weight_init")
+_LORA = ("lora_rank", "lora_alpha")
 
-    method = "full"
-    rates: ClassVar[Mapping[str, float]] = {"pretrained": 3e-4, "head": 3e-4}
-
-
-class LinearProbe(Ours):
-    """The head alone."""
-
-    method = "linear_probe"
-    rates: ClassVar[Mapping[str, float]] = {"head": 1e-3}
-
-
-class Prompt(Ours):
-    """Learned tokens before the context."""
-
-    method = "prompt"
-    own = ("prompt_length",)
-    rates: ClassVar[Mapping[str, float]] = {"new": 1e-2, "head": 1e-3}
-
-
-class LoRA(Ours):
-    """Low-rank updates of the attention's weights."""
-
-    method = "lora"
-    own = ("lora_rank", "lora_alpha")
-    rates: ClassVar[Mapping[str, float]] = {"new": 3e-3, "head": 1e-3}
-
-
-class AdaLoRA(Ours):
-    """The same with ranks shared out by importance."""
-
-    method = "adalora"
-    own = ("lora_rank", "lora_alpha")
-    rates: ClassVar[Mapping[str, float]] = {"new": 1e-2, "head": 1e-3}
-
-
-class ZeroShot(Ours):
-    """The pretrained model as it is."""
-
-    method = "zero_shot"
-    trains = False
-
-
-class Scratch(Ours):
-    """The same architecture with random weights, as a control."""
-
-    method = "scratch"
-    baseline = True
-    version = 3  # 2 had the epochs of pretrained models
-    rates: ClassVar[Mapping[str, float]] = {"pretrained": 1e-3, "head": 1e-3}
-
-    def weights(self) -> str:
-        """sha256 of the configuration: there is nothing else of the backbone in it."""
-        return sha256_of(self._backbone[2])
+MSFT = _row("msft", (*_SCALES, *_LORA, *_MIXING), rates={"pretrained": 3e-5, "new": 3e-4, "head": 3e-5, "omega": 1e-2})
+Full = _row("full", rates={"pretrained": 3e-4, "head": 3e-4})
+LinearProbe = _row("linear_probe", rates={"head": 1e-3})
+Prompt = _row("prompt", ("prompt_length",), rates={"new": 1e-2, "head": 1e-3})
+LoRA = _row("lora", _LORA, rates={"new": 3e-3, "head": 1e-3})
+AdaLoRA = _row("adalora", _LORA, rates={"new": 1e-2, "head": 1e-3})
+ZeroShot = _row("zero_shot", trains=False)
+Scratch = _row("scratch", rates={"pretrained": 1e-3, "head": 1e-3}, baseline=True, pretrained=False, version=3)

@@ -109,11 +109,9 @@ class Trained(Forecaster):
         deviation = values.std(axis=0)
         return values.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
 
-    def forecast(
-        self, model: Any, data: Dataset, starts: range, horizon: int, look_back: int, levels: Levels, **asked: Any
-    ) -> np.ndarray:
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
         loc, scale = self.unit(data)
-        found = super().forecast(model, data, starts, horizon, look_back, levels, **asked)
+        found = super().forecast(model, data, starts, levels, **asked)
         return found * scale[:, None] + loc[:, None]
 
     def arguments(self, settings: Settings, levels: Levels, **trainer: Any) -> dict[str, Any]:

@@ -29,14 +29,12 @@ from benchmarks.models.base import (
 
 
 class Alone(Forecaster):
-    """What needs no Darts model: forecasts are made from contexts. `build` gives anything with `input_chunk_length`."""
+    """What needs no Darts model: `build` gives anything with the lengths of one, and forecasts of contexts."""
 
     trains = False
 
-    def forecast(
-        self, model: Any, data: Dataset, starts: range, horizon: int, look_back: int, levels: Levels, **asked: Any
-    ) -> np.ndarray:
-        return np.asarray(model.forecast(contexts_of(data, starts, look_back), starts, horizon))
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        return np.asarray(model.forecast(contexts_of(data, starts, model.input_chunk_length), starts))
 
 
 class SeasonalNaive(Alone):
@@ -62,6 +60,7 @@ class SeasonalNaiveModel:
 
     def __init__(self, data: Dataset, horizon: int, levels: Levels) -> None:
         self.season = self.input_chunk_length = data.season
+        self.output_chunk_length = horizon
         self.offsets = np.zeros((1, 1, 1, 1))
         if levels is None:
             return
@@ -79,8 +78,8 @@ class SeasonalNaiveModel:
             for step in range(self.season):  # errors[i] is at step i of the season: lag is a multiple of it
                 self.offsets[cycle, step] = np.quantile(errors[step :: self.season], levels, axis=0).T
 
-    def forecast(self, contexts: np.ndarray, starts: range, horizon: int) -> np.ndarray:
-        steps = np.arange(horizon)
+    def forecast(self, contexts: np.ndarray, starts: range) -> np.ndarray:
+        steps = np.arange(self.output_chunk_length)
         phases = (np.asarray(starts)[:, None] + steps) % self.season  # the training part begins at step 0
         cycles, every, _, _ = self.offsets.shape
         return contexts[:, steps % self.season, :, None] + self.offsets[(steps // self.season) % cycles, phases % every]
@@ -127,11 +126,9 @@ class Chronos2(Forecaster):
         model.fit(data.series("train"))  # reads the weights, trains nothing
         return model
 
-    def forecast(
-        self, model: Any, data: Dataset, starts: range, horizon: int, look_back: int, levels: Levels, **asked: Any
-    ) -> np.ndarray:
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
         known = None if levels is None else self._config()["quantiles"]
-        found = super().forecast(model, data, starts, horizon, look_back, known, **asked)
+        found = super().forecast(model, data, starts, known, **asked)
         return found if levels is None else at_levels(found, known, levels)
 
     def resolved(self, model: Any) -> dict[str, Any]:
@@ -205,7 +202,7 @@ class Fracast(Alone):
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = fracast.FracastModel.from_pretrained(weights=self.options["weights"], device=device)
-        return FracastModel(network, settings["look_back"], levels)
+        return FracastModel(network, settings["look_back"], horizon, levels)
 
     def describe(self, model: Any) -> dict[str, Any]:
         parts = (model.network.core, model.network.head)
@@ -228,10 +225,12 @@ class Fracast(Alone):
 class FracastModel:
     """The network, and the levels asked for."""
 
-    def __init__(self, network: Any, look_back: int, levels: Levels) -> None:
-        self.network, self.input_chunk_length, self.levels = network, look_back, levels or (0.5,)
+    def __init__(self, network: Any, look_back: int, horizon: int, levels: Levels) -> None:
+        self.network, self.levels = network, levels or (0.5,)
+        self.input_chunk_length, self.output_chunk_length = look_back, horizon
 
-    def forecast(self, contexts: np.ndarray, starts: range, horizon: int) -> np.ndarray:
+    def forecast(self, contexts: np.ndarray, starts: range) -> np.ndarray:
+        horizon = self.output_chunk_length
         count, context, variables = contexts.shape
         rows = contexts.swapaxes(1, 2).reshape(count * variables, context)
         size = ROWS[self.network.device.type]

@@ -46,6 +46,7 @@ WIDE, CENTRAL = (0.025, 0.975), (0.1, 0.9)  # intervals of the MSIS and of the c
 LEVELS = (WIDE[0], *CRPS_LEVELS, WIDE[1])  # what a probabilistic model forecasts
 CHUNK_WINDOWS, CHUNK_VALUES = 256, 2_000_000  # at once: windows, and N * H * V * Q numbers (or samples for Q)
 EXAMPLE_DIGITS = 5
+Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,7 @@ class Basis:
         return cls(experiment, dataset, forecaster_of(experiment), same, provenance())
 
     def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
-        """An entry of the store; RuntimeError if code or weights are no longer those of the beginning.
-
-        Commits and changes of results, *.md, tests and examples alone don't count (`provenance.COUNTS`).
-        """
+        """An entry of the store; RuntimeError if code or weights are no longer those of the beginning."""
         now = provenance()
         changed = [] if same_code(self.provenance["commit"], now["commit"]) else ["commit"]
         changed += [] if now["dirty"] == self.provenance["dirty"] else ["dirty"]
@@ -106,7 +104,7 @@ def leader_of(experiment: Experiment) -> Experiment | None:
     return None if found is None else replace(experiment, model=found[0], options=found[1], seed=CHOOSING_SEED)
 
 
-def followed(leader: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def followed(leader: Entry | None) -> dict[str, Any] | None:
     """What a choice takes over from that of its leader, in the words of the choice; None where it has none."""
     if leader is None:
         return None
@@ -118,16 +116,11 @@ def followed(leader: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def choose(
-    experiment: Experiment,
-    data: str | Path | None,
-    leader: Mapping[str, Any] | None,
-    folder: str | Path,
-    dirty: bool = False,
+    experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path, dirty: bool = False
 ) -> dict[str, Any]:
-    """The settings with the best validation score, and all that were tried.
+    """The settings with the best validation score, and all that were tried, which the store in `folder` keeps.
 
-    leader: the choice that `leader_of` asks for; folder: the store, in which the candidates are kept; dirty: as in
-    `store.add`. A candidate that diverges is worse than all others; Diverged if all of them do.
+    leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others.
     """
     quiet()
     basis = Basis.of(experiment, data)
@@ -145,7 +138,7 @@ def choose(
     return basis.entry("choice", experiment.choice_key, **choice, followed=followed(leader))
 
 
-def candidates(basis: Basis, leader: Mapping[str, Any] | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def candidates(basis: Basis, leader: Entry | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The settings to choose from, of these the ones that agree with the leader's choice, and those left out."""
     found, dropped = basis.forecaster.candidates(basis.dataset, basis.experiment.horizon)
     taken = {} if leader is None else followed(leader)["settings"]
@@ -169,7 +162,9 @@ def _validated(basis: Basis, settings: Mapping[str, Any]) -> dict[str, Any]:
     begin, validation, reason = time.perf_counter(), None, None
     try:
         model = fitted(basis, settings, CHOOSING_SEED)
-        validation = errors(basis, model, settings, "validation", validation_stride(basis)).metrics
+        validation = measure(
+            basis.forecaster, model, basis.dataset, "validation", validation_stride(basis), basis.levels
+        ).metrics
     except Diverged as error:
         reason = f"diverged: {error}"
     return {"validation": validation, "reason": reason, "seconds": time.perf_counter() - begin}
@@ -178,7 +173,7 @@ def _validated(basis: Basis, settings: Mapping[str, Any]) -> dict[str, Any]:
 # ---- test part
 
 
-def test(experiment: Experiment, choice: Mapping[str, Any], data: str | Path | None) -> dict[str, Any]:
+def test(experiment: Experiment, choice: Entry, data: str | Path | None) -> dict[str, Any]:
     """One result: fitted with the settings of this choice, and measured on the test part."""
     quiet()
     basis = Basis.of(experiment, data)
@@ -186,7 +181,7 @@ def test(experiment: Experiment, choice: Mapping[str, Any], data: str | Path | N
     begin, begin_busy = time.perf_counter(), processor_seconds()
     model = fitted(basis, settings, experiment.seed)
     seconds, busy = time.perf_counter() - begin, processor_seconds() - begin_busy
-    measured = errors(basis, model, settings, "test", experiment.test_stride)
+    measured = measure(basis.forecaster, model, basis.dataset, "test", experiment.test_stride, basis.levels)
     return basis.entry(
         "run",
         experiment.key,
@@ -216,11 +211,6 @@ def fitted(basis: Basis, settings: Mapping[str, Any], seed: int) -> Any:
     return model
 
 
-def errors(basis: Basis, model: Any, settings: Mapping[str, Any], part: str, stride: int) -> Measured:
-    horizon, look_back = basis.experiment.horizon, settings["look_back"]
-    return measure(basis.forecaster, model, basis.dataset, part, horizon, stride, look_back, basis.levels)
-
-
 def validation_stride(basis: Basis) -> int:
     """Steps between validation windows: as in the test part at its densest, thinned to what the budget allows."""
     experiment = basis.experiment
@@ -234,9 +224,8 @@ def validation_stride(basis: Basis) -> int:
 
 @dataclass(frozen=True)
 class Measured:
-    """A backtest: metrics by name, the number of windows, a few of them, and what forecasting took.
+    """A backtest, three of its windows, and what forecasting took: wall time, and processor seconds of all threads.
 
-    seconds: wall time; processor_seconds: of all threads.
     without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
     """
 
@@ -248,36 +237,25 @@ class Measured:
     without_msis: list[str]
 
 
-def measure(
-    forecaster: Forecaster,
-    model: Any,
-    dataset: Dataset,
-    part: str,
-    horizon: int,
-    stride: int,
-    look_back: int,
-    levels: Levels,
-) -> Measured:
-    """A fitted model's errors over a part's windows; `levels` are those it forecasts (None: the median alone).
-
-    ValueError if a target is not finite, Diverged if a forecast is not.
-    """
-    starts = dataset.starts(part, horizon, stride)
+def measure(forecaster: Forecaster, model: Any, data: Dataset, part: str, stride: int, levels: Levels) -> Measured:
+    """A fitted model's errors over a part's windows; Diverged if a forecast is not finite."""
+    look_back, horizon = model.input_chunk_length, model.output_chunk_length
+    starts = data.starts(part, horizon, stride)
     shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
-    sums = Sums(dataset, levels)
-    size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(dataset.columns) * forecaster.held(levels))))
+    sums = Sums(data, levels)
+    size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(data.columns) * forecaster.held(levels))))
     for position in range(0, len(starts), size):
         chunk = starts[position : position + size]
         begin, begin_busy = time.perf_counter(), processor_seconds()
-        forecasts = forecaster.forecast(model, dataset, chunk, horizon, look_back, levels)
+        forecasts = forecaster.forecast(model, data, chunk, levels)
         seconds, busy = seconds + time.perf_counter() - begin, busy + processor_seconds() - begin_busy
-        targets = dataset.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
-        _check_finite(dataset, chunk, targets, forecasts)
+        targets = data.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
+        _check_finite(data, chunk, targets, forecasts)
         forecasts = np.sort(forecasts, axis=-1)
         sums.add(targets, forecasts)
         for start in sorted(shown & set(chunk)):
             index = chunk.index(start)
-            examples.append(_example(dataset, start, look_back, targets[index], forecasts[index], levels or POINT))
+            examples.append(_example(data, start, look_back, targets[index], forecasts[index], levels or POINT))
     return Measured(sums.metrics(), len(starts), examples, seconds, busy, sums.without_msis)
 
 

@@ -11,7 +11,7 @@ import scikit_posthocs
 from matplotlib.figure import Figure
 
 from benchmarks.errors import Misuse
-from benchmarks.run import suites
+from benchmarks.models import OURS
 from benchmarks.show.frame import METRIC_NAMES, MODEL_NAMES
 from benchmarks.show.tables import Table, joined
 
@@ -125,7 +125,7 @@ def _panels(means: pd.DataFrame, spreads: pd.DataFrame, label: str, across: int,
 
 def _colour(row: str) -> str:
     """MSFT and its variants, other ways to finetune, all else."""
-    finetuned = [MODEL_NAMES[model] for model in suites.OURS if model not in ("zero_shot", "scratch")]
+    finetuned = [MODEL_NAMES[model] for model in OURS if model not in ("zero_shot", "scratch")]
     if row.startswith(MODEL_NAMES["msft"]):
         return MSFT
     return FINETUNED if row.startswith(tuple(finetuned)) else OTHER

@@ -55,8 +55,8 @@ def waves(name: str = "waves", family: str = "lsf", folder: Any = None) -> Datas
 class Back:
     """What was `look_back` steps before, and normal quantiles around it."""
 
-    def __init__(self, look_back: int, levels: Levels, spread: float) -> None:
-        self.input_chunk_length, self.levels, self.spread = look_back, levels, spread
+    def __init__(self, look_back: int, spread: float) -> None:
+        self.input_chunk_length, self.output_chunk_length, self.spread = look_back, HORIZON, spread
 
 
 class Fake(Forecaster):
@@ -84,7 +84,7 @@ class Fake(Forecaster):
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Back:
         self.note(f"build {settings['look_back']} {settings['spread']} seed {seed}")
-        return Back(settings["look_back"], levels, settings["spread"])
+        return Back(settings["look_back"], settings["spread"])
 
     def fit(self, model: Any, data: Dataset, settings: Settings) -> None:
         self.note("fit")
@@ -101,10 +101,9 @@ class Fake(Forecaster):
             while not Path(trouble.removeprefix("wait for ")).exists():
                 time.sleep(0.02)
 
-    def forecast(
-        self, model: Any, data: Dataset, starts: range, horizon: int, look_back: int, levels: Levels, **asked: Any
-    ) -> np.ndarray:
-        points = contexts_of(data, starts, look_back)[:, np.arange(horizon) % look_back, :, None]
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        look_back = model.input_chunk_length
+        points = contexts_of(data, starts, look_back)[:, np.arange(HORIZON) % look_back, :, None]
         return points if levels is None else points + model.spread * norm.ppf(levels)
 
     def describe(self, model: Any) -> dict[str, Any]:
@@ -119,8 +118,7 @@ class Fake(Forecaster):
 
 def measured(look_back: int, part: str, stride: int, levels: Levels = None, spread: float = 0.5) -> measures.Measured:
     """What the fake's forecasts of a part are worth."""
-    fake, data = Fake({}, BUDGET), waves()
-    return measures.measure(fake, Back(look_back, levels, spread), data, part, HORIZON, stride, look_back, levels)
+    return measures.measure(Fake({}, BUDGET), Back(look_back, spread), waves(), part, stride, levels)
 
 
 # ---- experiments, and what a run of them leaves in a folder

@@ -118,7 +118,7 @@ def test_a_variable_without_scale_is_left_out_of_the_msis_alone(data: Dataset) -
     values[:300, 1] = 7
     flat = replace(data, values=values)
     both, one = (
-        measure(Fake({}, BUDGET), Back(SEASON, LEVELS, 0.5), each, "test", HORIZON, HORIZON, SEASON, LEVELS)
+        measure(Fake({}, BUDGET), Back(SEASON, 0.5), each, "test", HORIZON, LEVELS)
         for each in (flat, replace(flat, values=values[:, :1], columns=("first",)))
     )
     assert (both.without_msis, one.without_msis) == (["second"], [])
@@ -268,7 +268,9 @@ class TestJobs:
                 choose(tmp_path, experiment(tmp_path, options={"trouble": trouble}))
         forecast = Fake.forecast
         monkeypatch.setattr(
-            Fake, "forecast", lambda self, model, *rest: forecast(self, model, *rest) * (np.inf if rest[3] == 12 else 1)
+            Fake,
+            "forecast",
+            lambda self, model, *rest: forecast(self, model, *rest) * (np.inf if model.input_chunk_length == 12 else 1),
         )
         choice = choose(tmp_path, experiment(tmp_path))
         assert choice["chosen"]["look_back"] == SEASON - 1

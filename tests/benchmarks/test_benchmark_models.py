@@ -28,7 +28,7 @@ from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, SEASON, STARTS, fitt
 from benchmarks import data
 from benchmarks.data import Dataset
 from benchmarks.errors import Diverged, WeightsMissing
-from benchmarks.models import MODELS, Budget, load_forecaster, ours, trained, untrained
+from benchmarks.models import MODELS, OURS, Budget, load_forecaster, ours, trained, untrained
 from benchmarks.models.base import QUIET, BestEpoch, Forecaster, at_levels
 from benchmarks.models.trained import FACTORS, RATES, RECIPES, recipe
 from benchmarks.models.untrained import SeasonalNaiveModel
@@ -38,7 +38,6 @@ from darts_msft.methods import METHODS, find_method
 from darts_msft.model import ADAMW, GRADIENT_CLIP
 from darts_msft.storage.weights import state_hash
 
-OURS = ("msft", "full", "linear_probe", "prompt", "lora", "adalora", "zero_shot", "scratch")
 NETWORKS = ("patchtst", "itransformer", "timemixer")
 SMALL = {"patchtst": {"hidden_size": 16, "n_heads": 2}, "itransformer": {"hidden_size": 16, "n_heads": 2}}
 
@@ -70,7 +69,7 @@ def test_every_model_fits_forecasts_and_is_described(
     values = waves().values.copy()
     values[STARTS[0] :] = 1e6
     cut = replace(waves(), values=values)
-    alone = forecaster.forecast(model, cut, STARTS[:1], HORIZON, model.input_chunk_length, levels)
+    alone = forecaster.forecast(model, cut, STARTS[:1], levels)
     if forecaster.held(levels) == len(levels or [0]):  # no draws, which are others for other windows
         np.testing.assert_allclose(alone[0], found[0], rtol=1e-3, atol=1e-3)
     described = told(forecaster, model)
@@ -269,7 +268,7 @@ def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch
     report = told(forecaster, model)["fit_report"]
     assert (report["kept"], report["epochs"], len(report["losses"])) == ("epoch 2", 3 + 2, 3 + 2)
     starts = range((480 - HORIZON - 400) % 7 + 400, 480 - HORIZON + 1, 7)
-    found = forecaster.forecast(model, waves(), starts, HORIZON, LOOK_BACK, None)[..., 0]
+    found = forecaster.forecast(model, waves(), starts, None)[..., 0]
     errors = (found - waves().values[np.asarray(starts)[:, None] + np.arange(HORIZON)]) / waves().values[:400].std(
         axis=0
     )
@@ -437,7 +436,7 @@ def test_quantiles_at_other_levels() -> None:
 def test_seasonal_naive_has_the_published_figure(ett_dir: Path) -> None:
     loaded, naive = data.load("ETTh1", "lsf", ett_dir), load_forecaster("seasonal_naive", {}, BUDGET)
     assert naive.candidates(loaded, 96) == ([{"look_back": 24}], [])
-    errors = measure(naive, SeasonalNaiveModel(loaded, 96, None), loaded, "test", 96, 1, 24, None).metrics
+    errors = measure(naive, SeasonalNaiveModel(loaded, 96, None), loaded, "test", 1, None).metrics
     assert errors == pytest.approx({"mse": 0.512, "mae": 0.433}, abs=1e-3)
 
 
@@ -445,8 +444,8 @@ def test_seasonal_naives_quantiles_against_a_loop() -> None:
     """Horizon 30 is longer than the season; windows begin at any hour."""
     seen, horizon, starts = waves(), 30, range(485, 570, 11)
     naive, model = load_forecaster("seasonal_naive", {}, BUDGET), SeasonalNaiveModel(seen, horizon, LEVELS)
-    found = naive.forecast(model, seen, starts, horizon, SEASON, LEVELS)
-    points = naive.forecast(SeasonalNaiveModel(seen, horizon, None), seen, starts, horizon, SEASON, None)
+    found = naive.forecast(model, seen, starts, LEVELS)
+    points = naive.forecast(SeasonalNaiveModel(seen, horizon, None), seen, starts, None)
     train = seen.values[:400].astype(np.float64)
     for index, start in enumerate(starts):
         for step in (0, 5, 23, 24, 29):
@@ -466,7 +465,7 @@ def test_fracast_forecasts_each_window_and_variable_alone() -> None:
     seen, horizon, starts = waves(), 50, range(500, 540, 29)
     forecaster = load_forecaster("fracast", {"look_back": 60}, BUDGET)
     model = forecaster.build({"look_back": 60}, seen, horizon, 0, LEVELS)
-    found = forecaster.forecast(model, seen, starts, horizon, 60, LEVELS)
+    found = forecaster.forecast(model, seen, starts, LEVELS)
     own = fracast.FracastModel.from_pretrained(weights="fp32")
     for index, start in enumerate(starts):
         for variable in range(3):

@@ -58,7 +58,7 @@ def fitted(
 
 def forecasts(forecaster: Forecaster, model: Any, levels: Sequence[float] | None = None) -> np.ndarray:
     """(N, H, V, Q) of the windows that begin at `STARTS`."""
-    return forecaster.forecast(model, waves(), STARTS, HORIZON, model.input_chunk_length, levels)
+    return forecaster.forecast(model, waves(), STARTS, levels)
 
 
 def told(forecaster: Forecaster, model: Any) -> dict[str, Any]:
