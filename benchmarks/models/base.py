@@ -37,8 +37,8 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 class Forecaster(ABC):
     """One row of the results table.
 
-    `defaults` has every option and its default value; `options` are the diff against it. An option named in `chosen`
-    may be a list: its entries are compared on validation data. A look-back of None is the budget's list of them.
+    `defaults` has every option and its default; `options` are the diff against it. An option named in `chosen` may be a
+    list: its entries are compared on validation data. A look-back of None is the budget's list of them.
     """
 
     version: ClassVar[int] = 1  # raised when the code of a model, here or behind it, changes its figures
@@ -54,8 +54,6 @@ class Forecaster(ABC):
                 f"choose from {', '.join(self.defaults) or 'none'}"
             )
         self.given, self.options, self.budget = dict(options), {**self.defaults, **options}, budget
-
-    # ---- what the runner asks for
 
     def candidates(self, data: Dataset, horizon: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Settings to choose from on validation data, and those that the model can't take, with the reason.
@@ -152,8 +150,6 @@ class Forecaster(ABC):
         """sha256 of all that is not in an experiment's options but decides its result: version, defaults and recipe."""
         return sha256_of({"version": self.version, "defaults": dict(self.defaults), "recipe": self.recipe()})
 
-    # ---- for subclasses
-
     def seen(self, data: Dataset) -> Dataset:
         """The data as the model sees them."""
         return data
@@ -240,12 +236,6 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def training_values(data: Dataset) -> np.ndarray:
-    """The training part, (T, V)."""
-    begin, end = data.bounds["train"]
-    return data.values[begin:end]
-
-
 def quantile_likelihood(levels: Levels) -> QuantileRegression | None:
     """Darts' likelihood for `levels`; None for point forecasts."""
     return None if levels is None else QuantileRegression(list(levels))
@@ -255,12 +245,6 @@ def _windows(series: TimeSeries, look_back: int, horizon: int, stride: int) -> S
     """The series' windows, `stride` steps apart and counted from its end."""
     lengths = {"input_chunk_length": look_back, "output_chunk_length": horizon, "stride": stride}
     return SequentialTorchTrainingDataset(series, **lengths, use_static_covariates=False)
-
-
-def contexts_of(data: Dataset, starts: range, look_back: int) -> np.ndarray:
-    """What is before the windows that begin at `starts`, (N, C, V)."""
-    windows = np.lib.stride_tricks.sliding_window_view(data.values, look_back, axis=0)
-    return windows[np.asarray(starts) - look_back].swapaxes(1, 2)
 
 
 def at_levels(quantiles: np.ndarray, known: Sequence[float], levels: Sequence[float]) -> np.ndarray:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from benchmarks.data import Dataset
-from benchmarks.models.base import BestEpoch, Forecaster, Levels, Settings, quantile_likelihood, training_values
+from benchmarks.models.base import BestEpoch, Forecaster, Levels, Settings, quantile_likelihood
 
 RATES = (1e-4, 1e-3, 5e-3)  # of DLinear, to choose from
 PAPER = "paper"  # a learning rate by this name is the authors' for the data set
@@ -105,7 +105,7 @@ class Trained(Forecaster):
 
     def unit(self, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """Each variable's mean and deviation in the training part, (V,); one that never changes keeps its unit."""
-        values = training_values(data).astype(np.float64)
+        values = data.values[slice(*data.bounds["train"])].astype(np.float64)
         deviation = values.std(axis=0)
         return values.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
 
