@@ -17,10 +17,11 @@ from benchmarks.errors import Misuse, WeightsMissing, misuse
 from benchmarks.models import Budget, load_forecaster
 from benchmarks.run import store, suites
 from benchmarks.run.experiments import Experiment
-from benchmarks.run.provenance import ProcessFailed, is_dirty, isolated, preload
+from benchmarks.run.provenance import ProcessFailed, commit, is_dirty, isolated, preload, same_code
 
 FAILED, STOPPED = 1, 130  # exit codes
-PRELOADED = ("benchmarks.run.measures", "benchmarks.models.ours", "darts_msft.backbones.moirai")
+_MODELS = (f"benchmarks.models.{name}" for name in ("ours", "trained", "untrained"))
+PRELOADED = ("benchmarks.run.measures", "darts_msft.backbones.moirai", *_MODELS)  # all code that a figure rests on
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,10 @@ class Place:
     dirty: bool
     suite: str
     command: str
+    commit: str
 
 
-@dataclass(frozen=True)
-class Undone:
-    """An experiment without a result, and why. Being skipped is no failure."""
-
-    experiment: Experiment
-    reason: str
-    skipped: bool
-
-    @classmethod
-    def of(cls, experiment: Experiment, error: Exception) -> Undone:
-        whole = isinstance(error, WeightsMissing | ProcessFailed)
-        text = str(error) if whole else f"{type(error).__name__}: {error}"
-        return cls(experiment, text, isinstance(error, WeightsMissing))
+Undone = list[tuple[Experiment, Exception]]  # experiments without a result, and why
 
 
 def main(
@@ -76,7 +66,8 @@ def main(
     A .toml describes data of your own (the head of benchmarks/data/__init__.py shows one):
     python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28 --results results
     """
-    place = Place(results, data, dirty, suite, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]))
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    place = Place(results, data, dirty, suite, command, "" if dry_run else commit())
     wanted = {"family": family, "model": only, "dataset": datasets, "horizon": horizons, "seed": seeds}
     chosen = select(with_options(suites.load(suite), option or []), wanted, stride)
     if dry_run:
@@ -106,7 +97,9 @@ def check_folder(chosen: Sequence[Experiment], place: Place) -> None:
 
 
 def check_clean(place: Place) -> None:
-    """A Misuse without a git checkout, or where the store would refuse what is measured now, as of uncommitted code."""
+    """A Misuse where the code isn't that of the beginning, or is uncommitted and the results are to be published."""
+    if not same_code(place.commit, commit()):
+        raise Misuse("the code is of another commit than at the beginning; start again")
     if is_dirty() and store.is_own(place.results) and not place.dirty:
         raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
 
@@ -173,37 +166,37 @@ def _once(experiments: Iterable[Experiment]) -> list[Experiment]:
     return list({json.dumps(each.to_dict(), sort_keys=True): each for each in experiments}.values())
 
 
-def split(experiments: Sequence[Experiment], place: Place) -> tuple[list[Experiment], list[Undone]]:
+def split(experiments: Sequence[Experiment], place: Place) -> tuple[list[Experiment], Undone]:
     """What has no result yet, and what can't have one or be told (data or weights are not there, or not as needed)."""
-    pending, undone, wrong = [], list[Undone](), dict[tuple[str, str], Exception]()
-    for name, family in dict.fromkeys((each.dataset, each.family) for each in experiments):
+    pending, undone, wrong = list[Experiment](), Undone(), dict[tuple[str, str], Exception]()
+    places = dict.fromkeys((each.dataset, each.family) for each in experiments)
+    for name, family in places:
         try:
             data_hash(name, family, place.data)
         except (OSError, ValueError) as error:
             wrong[name, family] = error
-    if {(each.dataset, each.family) for each in experiments} == set(wrong):
+    if len(wrong) == len(places):
         raise Misuse(f"no data set can be used; {'; '.join(dict.fromkeys(map(str, wrong.values())))}")
     for experiment in experiments:
         try:
-            if (error := wrong.get((experiment.dataset, experiment.family))) is not None:
-                raise error
-            if find_result(place, experiment) is None:
+            if (experiment.dataset, experiment.family) in wrong:
+                raise wrong[experiment.dataset, experiment.family]
+            if find("run", experiment.key, place, experiment) is None:
                 pending.append(experiment)
         except Exception as error:
-            undone.append(Undone.of(experiment, error))
+            undone.append((experiment, error))
     return pending, undone
 
 
 # ---- what is done
 
 
-def run_all(experiments: Sequence[Experiment], place: Place, undone: list[Undone]) -> int:
-    """Runs one after the other; reports what is left undone, here or before, at the end, and returns the exit code.
+def run_all(experiments: Sequence[Experiment], place: Place, undone: Undone) -> int:
+    """Runs one after the other, reports what is left undone, and returns the exit code.
 
-    What another process is at comes last: then there is nothing else to do but wait for it. Code that changes meanwhile
-    ends the run before the next experiment.
+    What another process is at comes last: then there is nothing else to do but wait for it.
     """
-    queue, stopped = [(experiment, False) for experiment in experiments], ""
+    queue, code, why = [(experiment, False) for experiment in experiments], 0, "stopped"
     try:
         for position, (experiment, wait) in enumerate(queue, 1):  # grows meanwhile
             check_clean(place)
@@ -211,46 +204,47 @@ def run_all(experiments: Sequence[Experiment], place: Place, undone: list[Undone
             try:
                 result = run_one(experiment, place, wait)
             except Exception as error:
-                undone.append(Undone.of(experiment, error))
-                print(f"{'skipped' if undone[-1].skipped else 'FAILED'} {experiment}", flush=True)
+                undone.append((experiment, error))
                 continue
             if result is None:
                 queue.append((experiment, True))
-            else:
-                print(line_of(result), flush=True)
+                continue
+            figures = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+            print(f"{experiment}  {figures}  {sum(result['seconds'].values()):.0f} s", flush=True)
     except KeyboardInterrupt:
-        stopped = "stopped"
+        code = STOPPED
     except Misuse as error:  # of `check_clean`: those of an experiment are failures
-        stopped = f"stopped: {error}"
+        code, why = FAILED, f"stopped: {error}"
     failed = report(undone)
-    if stopped:
-        print(f"{stopped}; what is finished is stored, and the same command goes on from there", file=sys.stderr)
-        return STOPPED if stopped == "stopped" else FAILED
-    return failed
+    if code:
+        print(f"{why}; what is finished is stored, and the same command goes on from there", file=sys.stderr)
+    return code or failed
 
 
-def report(undone: Sequence[Undone]) -> int:
-    """Prints what was skipped, what failed, and why; returns the exit code."""
-    failures = [each for each in undone if not each.skipped]
-    for each in undone:
-        what = f"{each.experiment}  skipped: " if each.skipped else f"\nFAILED {each.experiment}\n"
-        print(f"{what}{each.reason.rstrip()}", file=sys.stderr)
+def report(undone: Undone) -> int:
+    """Prints what failed or was skipped for want of weights, and why; returns the exit code."""
+    failures = 0
+    for experiment, error in undone:
+        failures += not isinstance(error, WeightsMissing)
+        own = isinstance(error, ProcessFailed | WeightsMissing)  # whose text says it all
+        what = "skipped" if isinstance(error, WeightsMissing) else "FAILED"
+        print(f"{what} {experiment}: {'' if own else f'{type(error).__name__}: '}{error}", file=sys.stderr)
     if failures:
-        print(f"\n{len(failures)} experiments failed, see above; the same command tries them again", file=sys.stderr)
+        print(f"{failures} experiments failed, see above; the same command tries them again", file=sys.stderr)
     return FAILED if failures else 0
 
 
 def run_one(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any] | None:
     """Chooses where nothing is chosen yet, measures, and stores both; a result that has come meanwhile is taken.
 
-    None where another process is at it or at its choice; with `wait` that one's end is waited for.
+    None where another process is at it or at its choice, unless `wait` says to wait for it.
     """
     from benchmarks.run import measures
 
     with store.claim(place.results, "run", experiment.key, wait) as ours:
         if not ours:
             return None
-        result = find_result(place, experiment)
+        result = find("run", experiment.key, place, experiment)
         if result is None:
             choice = choice_of(experiment, place, wait)
             if choice is None:
@@ -262,10 +256,7 @@ def run_one(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any] 
 
 
 def choice_of(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any] | None:
-    """The experiment's choice, and first the one that it follows; made where it isn't in the store.
-
-    None where another process is at one of them, unless `wait` says to wait for it.
-    """
+    """The experiment's choice, and first the one that it follows; made where it isn't in the store. None as above."""
     from benchmarks.run import measures
 
     leader = measures.leader_of(experiment)
@@ -275,23 +266,14 @@ def choice_of(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any
     with store.claim(place.results, "choice", experiment.choice_key, wait) as ours:
         if not ours:
             return None
-        choice = _find("choice", experiment.choice_key, place, experiment, followed=measures.followed(led_by))
+        choice = find("choice", experiment.choice_key, place, experiment, followed=measures.followed(led_by))
         if choice is None:
             choice = isolated(measures.choose, experiment, place.data, led_by, place.results, place.dirty)
             store.add(place.results, choice, place.dirty)
     return choice
 
 
-def line_of(result: Mapping[str, Any]) -> str:
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-    return f"{Experiment.from_dict(result['experiment'])}  {figures}  {sum(result['seconds'].values()):.0f} s"
-
-
-def find_result(place: Place, experiment: Experiment) -> dict[str, Any] | None:
-    return _find("run", experiment.key, place, experiment)
-
-
-def _find(kind: str, key: str, place: Place, experiment: Experiment, **same: Any) -> dict[str, Any] | None:
+def find(kind: str, key: str, place: Place, experiment: Experiment, **same: Any) -> dict[str, Any] | None:
     """The entry of the key from what is at hand: data, weights, protocol, defaults; read only where the key has one."""
     if store.find(place.results, kind, key) is None:
         return None

@@ -35,7 +35,7 @@ from benchmarks.models import load_forecaster
 from benchmarks.models.base import FOLLOWED, Forecaster, Levels
 from benchmarks.run import store
 from benchmarks.run.experiments import PROTOCOL, Experiment, digest
-from benchmarks.run.provenance import peak_memory_mb, processor_seconds, provenance, quiet, same_code
+from benchmarks.run.provenance import peak_memory_mb, processor_seconds, provenance, quiet
 
 CHOOSING_SEED = 0
 DECIDES = {"lsf": "mse", "pf": "crps"}
@@ -73,17 +73,9 @@ class Basis:
         return cls(experiment, dataset, forecaster_of(experiment), same, provenance())
 
     def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
-        """An entry of the store; RuntimeError if code or weights are no longer those of the beginning."""
-        now = provenance()
-        changed = [] if same_code(self.provenance["commit"], now["commit"]) else ["commit"]
-        changed += [] if now["dirty"] == self.provenance["dirty"] else ["dirty"]
+        """An entry of the store; RuntimeError if the weights are no longer those of the beginning."""
         if standing(self.experiment)["weights"] != self.same["weights"]:
-            changed.append("weights")
-        if changed:
-            raise RuntimeError(
-                f"{' and '.join(changed)} changed while {self.experiment} was measured, so nothing is stored; leave "
-                "code and weights as they are during a run, and start it again"
-            )
+            raise RuntimeError(f"weights changed while {self.experiment} was measured, so nothing is stored; run again")
         head = {"kind": kind, "key": key, "experiment": self.experiment.to_dict()}
         return {**head, **rest, **self.same, "provenance": self.provenance}
 
@@ -205,7 +197,6 @@ def test(experiment: Experiment, choice: Entry, data: str | Path | None) -> dict
 
 
 def fitted(basis: Basis, settings: Mapping[str, Any], seed: int) -> Any:
-    """The model, built and fitted."""
     model = basis.forecaster.build(settings, basis.dataset, basis.experiment.horizon, seed, basis.levels)
     basis.forecaster.fit(model, basis.dataset, settings)
     return model
@@ -250,7 +241,7 @@ def measure(forecaster: Forecaster, model: Any, data: Dataset, part: str, stride
         forecasts = forecaster.forecast(model, data, chunk, levels)
         seconds, busy = seconds + time.perf_counter() - begin, busy + processor_seconds() - begin_busy
         targets = data.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
-        _check_finite(data, chunk, targets, forecasts)
+        _check_finite(data, chunk, forecasts)
         forecasts = np.sort(forecasts, axis=-1)
         sums.add(targets, forecasts)
         for start in sorted(shown & set(chunk)):
@@ -308,18 +299,14 @@ def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSe
     return TimeSeries.from_values(windows.reshape(-1, windows.shape[-1]).astype(np.float64), columns=names)
 
 
-def _check_finite(dataset: Dataset, starts: range, targets: np.ndarray, forecasts: np.ndarray) -> None:
+def _check_finite(dataset: Dataset, starts: range, forecasts: np.ndarray) -> None:
     """Darts' metrics leave out what is not a number; here that is an error."""
-    for what, values, error, remedy in (
-        ("targets", targets, ValueError, "fill the data's gaps"),
-        ("forecasts", forecasts, Diverged, "the model diverged, or had such values in its context"),
-    ):
-        bad = ~np.isfinite(values).reshape(len(starts), -1).all(axis=1)
-        if bad.any():
-            raise error(
-                f"{what} of {int(bad.sum())} of {len(starts)} windows of {dataset.name} are not finite numbers, the "
-                f"first window at step {starts[int(bad.argmax())]}: {remedy}"
-            )
+    bad = ~np.isfinite(forecasts).reshape(len(starts), -1).all(axis=1)
+    if bad.any():
+        raise Diverged(
+            f"forecasts of {int(bad.sum())} of {len(starts)} windows of {dataset.name} are not finite numbers, the "
+            f"first window at step {starts[int(bad.argmax())]}: the model diverged"
+        )
 
 
 def _example(

@@ -35,21 +35,22 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Date, commit, versions and machine; the device is what Lightning trains on where it is left to it.
-
-    A Misuse where the code is no git checkout.
-    """
+    """Date, commit, versions and machine; a Misuse where the code is no git checkout."""
     import torch  # here, for `is_dirty` is asked before anything needs it
 
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit(),
         "dirty": is_dirty(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+def commit() -> str:
+    return _git("rev-parse", "HEAD")
 
 
 def is_dirty() -> bool:
@@ -98,10 +99,10 @@ def preload(modules: Sequence[str]) -> None:
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)` in a fresh process; function, arguments and result must be picklable.
+    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it.
 
-    The process ends with this one, whatever ends it. It is forked from a server that has run nothing: a spawned
-    process would begin with this one's peak memory as its own (Linux keeps `ru_maxrss` over `exec`).
+    It is forked from a server that has run nothing: a spawned process would begin with this one's peak memory as its
+    own (Linux keeps `ru_maxrss` over `exec`).
     """
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)

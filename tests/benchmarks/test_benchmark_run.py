@@ -187,7 +187,7 @@ def test_the_others_run_where_one_fails_or_lacks_its_weights(
     monkeypatch.setattr(Fake, "weights", weights)
     lacking = experiment(tmp_path, options={"spread": 9})
     assert run([lacking, experiment(tmp_path)]) == 0
-    assert f"{lacking}  skipped: no hub here; give local_dir\n" in capsys.readouterr().err
+    assert f"skipped {lacking}: no hub here; give local_dir\n" in capsys.readouterr().err
     failing = experiment(tmp_path, options={"trouble": "raise"})
     four = [experiment(tmp_path), failing, lacking, experiment(tmp_path, seed=1)]
     for again in (False, True):
@@ -195,7 +195,7 @@ def test_the_others_run_where_one_fails_or_lacks_its_weights(
         assert run(four) == 1
         assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
         errors = capsys.readouterr().err
-        assert f"FAILED {failing}\nRuntimeError: the fake fails" in errors
+        assert f"FAILED {failing}: RuntimeError: the fake fails" in errors
         assert "1 experiments failed, see above; the same command tries them again" in errors
         assert not again or notes(tmp_path)[done:] == ["build 11 0.5 seed 0", "fit"]
 
@@ -204,7 +204,7 @@ def test_the_others_run_where_one_fails_or_lacks_its_weights(
 
     monkeypatch.setattr(runner, "isolated", dead)
     assert run([failing]) == 1
-    assert f"FAILED {failing}\nthe process was ended by signal 9\n" in capsys.readouterr().err
+    assert f"FAILED {failing}: the process was ended by signal 9\n" in capsys.readouterr().err
 
 
 def test_data_that_are_gone_are_a_failure_of_their_experiments(
@@ -261,6 +261,11 @@ def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
     assert run([asked[1], experiment(tmp_path, seed=2)]) == 1
     assert notes(tmp_path)[done:] == ["build 12 0.5 seed 1", "fit"]
     assert "stopped: the tree has uncommitted changes; commit them" in capsys.readouterr().err
+    monkeypatch.setattr(runner, "is_dirty", lambda: False)
+    monkeypatch.setattr(runner, "same_code", lambda commit, other: len(runs(tmp_path)) < 4)
+    assert run([experiment(tmp_path, seed=seed) for seed in (4, 5)]) == 1
+    assert "stopped: the code is of another commit" in capsys.readouterr().err
+    assert len(runs(tmp_path)) == 4
 
 
 def test_misuse_is_told_in_a_line_before_anything_is_measured(
