@@ -54,7 +54,7 @@ FACTORS = {"halved": halved, "late_decay": late_decay}
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network's arguments, its learning rate, how that goes on from there, and the authors' script."""
+    """What `recipes.toml` says of a place."""
 
     network: dict[str, Any]
     lr: float
@@ -94,14 +94,24 @@ def recipe(network: str, dataset: str, horizon: int) -> Recipe:
 
 
 class Trained(Forecaster):
-    """What the four have in common. Option `lr`: a rate, or a list to choose from on validation data."""
+    """What the four have in common. Option `lr`: a rate, a list to choose from, "paper" (the authors') or None."""
 
     baseline = True
     chosen = ("look_back", "lr")
 
-    def seen(self, data: Dataset) -> Dataset:
-        loc, scale = self.unit(data)
-        return replace(data, values=((data.values - loc) / scale).astype(np.float32))
+    def rates(self, data: Dataset, horizon: int) -> tuple[float | None, list[float]]:
+        """The authors' rate, if there is one, and those to choose from."""
+        raise NotImplementedError
+
+    def choices(self, name: str, data: Dataset, horizon: int) -> list[Any]:
+        if name != "lr" or self.options["lr"] not in (None, PAPER):
+            return super().choices(name, data, horizon)
+        own, tried = self.rates(data, horizon)
+        if self.options["lr"] is None:
+            return tried
+        if own is None:
+            raise ValueError(f"lr={PAPER!r} is not known for {data.name} at horizon {horizon}; give a number")
+        return [own]
 
     def unit(self, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """Each variable's mean and deviation in the training part, (V,); one that never changes keeps its unit."""
@@ -109,115 +119,100 @@ class Trained(Forecaster):
         deviation = values.std(axis=0)
         return values.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
 
+    def seen(self, data: Dataset) -> Dataset:
+        loc, scale = self.unit(data)
+        return replace(data, values=((data.values - loc) / scale).astype(np.float32))
+
     def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
         loc, scale = self.unit(data)
-        found = super().forecast(model, data, starts, levels, **asked)
-        return found * scale[:, None] + loc[:, None]
+        return super().forecast(model, data, starts, levels, **asked) * scale[:, None] + loc[:, None]
 
-    def arguments(self, settings: Settings, levels: Levels, **trainer: Any) -> dict[str, Any]:
+    def resolved(self, model: Any) -> dict[str, Any]:
+        rate, factor = model.model_params["optimizer_kwargs"]["lr"], model.model_params["lr_scheduler_cls"].__name__
+        return {**super().resolved(model), "lr": rate, "schedule": factor}
+
+    def arguments(
+        self,
+        settings: Settings,
+        data: Dataset,
+        horizon: int,
+        seed: int,
+        levels: Levels,
+        schedule: str,
+        warm_up: float = 0,
+    ) -> dict[str, Any]:
         """Of a Darts model, but for the network's own."""
+        rate, (epoch, every) = settings["lr"], self.batches(data, settings["look_back"], horizon)
+        if schedule in FACTORS:
+            factor = partial(after_passes, FACTORS[schedule], epoch / every)
+            fall: dict[str, Any] = {"lr_scheduler_cls": LambdaLR, "lr_scheduler_kwargs": {"lr_lambda": factor}}
+        else:  # a rate that rises before it falls: such a fit is not ended by the budget's patience
+            cycle = {"max_lr": rate, "total_steps": self.epochs * epoch, "pct_start": warm_up, "interval": "step"}
+            fall = {"lr_scheduler_cls": OneCycleLR, "lr_scheduler_kwargs": cycle}
         return {
+            "input_chunk_length": settings["look_back"],
+            "output_chunk_length": horizon,
             "batch_size": self.budget.batch_size,
             "n_epochs": self.epochs,
             "loss_fn": torch.nn.MSELoss(),
             "likelihood": quantile_likelihood(levels),
             "optimizer_cls": torch.optim.Adam,
-            "optimizer_kwargs": {"lr": settings["lr"]},
-            "pl_trainer_kwargs": self.trainer(BestEpoch(), **trainer),
+            "optimizer_kwargs": {"lr": rate},
+            "random_state": seed,
+            "pl_trainer_kwargs": self.trainer(BestEpoch(), to_the_end=schedule not in FACTORS),
+            **fall,
         }
-
-    def decay(self, factor: str, data: Dataset, look_back: int, horizon: int) -> dict[str, Any]:
-        """Darts' arguments for a rate that falls by one of `FACTORS`."""
-        epoch, every = self.batches(data, look_back, horizon)
-        scaled = partial(after_passes, FACTORS[factor], epoch / every)
-        return {"lr_scheduler_cls": LambdaLR, "lr_scheduler_kwargs": {"lr_lambda": scaled}}
 
 
 class DLinear(Trained):
-    """Darts' `DLinearModel` as the paper trains it: one set of weights for all variables, kernel 25, a rate halved.
-
-    An `lr` of None: `RATES` and that of the authors' script for the data set; "paper": the latter alone.
-    """
+    """Darts' `DLinearModel` as the paper trains it: one set of weights for all variables, kernel 25, a rate halved."""
 
     defaults: ClassVar[Settings] = {"look_back": None, "lr": None, "kernel_size": 25, "const_init": False}
 
-    def choices(self, name: str, data: Dataset, horizon: int) -> list[Any]:
-        if name != "lr" or self.options["lr"] not in (None, PAPER):
-            return super().choices(name, data, horizon)
+    def rates(self, data: Dataset, horizon: int) -> tuple[float | None, list[float]]:
         own = DLINEAR_RATES.get((data.name, horizon))
-        if self.options["lr"] is None:
-            return [*RATES, *({own} - {None, *RATES})]
-        if own is None:
-            raise ValueError(f"lr={PAPER!r} is not known for {data.name} at horizon {horizon}; give a number")
-        return [own]
+        return own, [*RATES, *([own] if own not in (None, *RATES) else [])]
 
     def recipe(self) -> Any:
         return [RATES, sorted([*place, rate] for place, rate in DLINEAR_RATES.items())]
 
-    def resolved(self, model: Any) -> dict[str, Any]:
-        rate = model.model_params["optimizer_kwargs"]["lr"]
-        return {**super().resolved(model), "lr": rate, "schedule": halved.__name__}
-
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
-        return DLinearModel(
-            settings["look_back"],
-            horizon,
-            shared_weights=True,
-            kernel_size=self.options["kernel_size"],
-            const_init=self.options["const_init"],
-            random_state=seed,
-            **self.arguments(settings, levels),
-            **self.decay("halved", data, settings["look_back"], horizon),
-        )
+        own = {name: self.options[name] for name in ("kernel_size", "const_init")}
+        shared = self.arguments(settings, data, horizon, seed, levels, "halved")
+        return DLinearModel(shared_weights=True, **own, **shared)
 
 
 class Neural(Trained):
     """A network of the package neuralforecast with its authors' hyperparameters for the data set.
 
-    An `lr` of None: the authors' rate `rate_times` as much, since a budget may be far shorter than theirs; "paper":
-    theirs alone. Option `network`: what differs from the authors' arguments of the network, in neuralforecast's words.
-    A one-cycle schedule rises before it falls, so a fit with one is not ended by the budget's patience.
+    It may choose from the authors' rate `rate_times` as much, since a budget may be far shorter than theirs. Option
+    `network`: what differs from the authors' arguments of the network, in neuralforecast's words.
     """
 
     network: ClassVar[str]
     rate_times: ClassVar[tuple[float, ...]] = (1, 3, 10)
     defaults: ClassVar[Settings] = {"look_back": None, "lr": None, "network": {}}
 
-    def choices(self, name: str, data: Dataset, horizon: int) -> list[Any]:
+    def rates(self, data: Dataset, horizon: int) -> tuple[float | None, list[float]]:
         own = recipe(self.network, data.name, horizon).lr
-        if name == "lr" and self.options["lr"] in (None, PAPER):
-            return [float(f"{times * own:.3g}") for times in ((1,) if self.options["lr"] == PAPER else self.rate_times)]
-        return super().choices(name, data, horizon)
+        return own, [float(f"{times * own:.3g}") for times in self.rate_times]
 
     def recipe(self) -> Any:
         return [self.rate_times, sorted((str(place), asdict(found)) for place, found in RECIPES[self.network].items())]
 
     def resolved(self, model: Any) -> dict[str, Any]:
-        given = model.model_params
-        rate, schedule = given["optimizer_kwargs"]["lr"], given["lr_scheduler_cls"].__name__
-        return {**super().resolved(model), "lr": rate, "schedule": schedule, "network": given["model_kwargs"]}
+        return {**super().resolved(model), "network": model.model_params["model_kwargs"]}
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         from darts.models import NeuralForecastModel  # imports neuralforecast, which takes seconds
 
-        found, look_back = recipe(self.network, data.name, horizon), settings["look_back"]
-        norm = self.inner_norm(levels)
-        if found.schedule in FACTORS:
-            schedule = self.decay(found.schedule, data, look_back, horizon)
-        else:
-            steps = self.epochs * self.batches(data, look_back, horizon)[0]
-            cycle = {"max_lr": settings["lr"], "total_steps": steps, "pct_start": found.warm_up, "interval": "step"}
-            schedule = {"lr_scheduler_cls": OneCycleLR, "lr_scheduler_kwargs": cycle}
+        found, norm = recipe(self.network, data.name, horizon), self.inner_norm(levels)
         return NeuralForecastModel(
-            look_back,
-            horizon,
             model=_network(self.network),
             model_kwargs={**found.network, **self.options["network"], **norm},
             use_reversible_instance_norm=bool(norm),
             use_static_covariates=False,
-            random_state=seed,
-            **self.arguments(settings, levels, to_the_end=found.schedule not in FACTORS),
-            **schedule,
+            **self.arguments(settings, data, horizon, seed, levels, found.schedule, found.warm_up),
         )
 
     def inner_norm(self, levels: Levels) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """What is done for an experiment: settings are chosen on the validation part, then measured on the test part.
 
 A choice fits every candidate and takes the one with the lowest MSE (LSF) or CRPS (PF). It is made with seed 0 and
-holds for all seeds and test strides. Each candidate is stored as soon as it is done, so that a choice that was stopped
-goes on where it ended. Where a model has one candidate alone there is nothing to fit.
+holds for all seeds and test strides. Each candidate is stored as soon as it is done.
 
 The measures of LSF are MSE and MAE over windows, steps and variables. Those of PF are, in the data's units:
 - crps: the mean weighted quantile loss, for each level 0.1, ..., 0.9 twice the summed pinball loss over the summed
@@ -39,13 +38,11 @@ from benchmarks.run.provenance import peak_memory_mb, processor_seconds, provena
 
 CHOOSING_SEED = 0
 DECIDES = {"lsf": "mse", "pf": "crps"}
-ROW = ("settings", "validation", "reason", "seconds")
-POINT = (0.5,)
+POINT = 0.5
 CRPS_LEVELS = tuple(tenths / 10 for tenths in range(1, 10))
 WIDE, CENTRAL = (0.025, 0.975), (0.1, 0.9)  # intervals of the MSIS and of the coverage
 LEVELS = (WIDE[0], *CRPS_LEVELS, WIDE[1])  # what a probabilistic model forecasts
 CHUNK_WINDOWS, CHUNK_VALUES = 256, 2_000_000  # at once: windows, and N * H * V * Q numbers (or samples for Q)
-EXAMPLE_DIGITS = 5
 Entry = Mapping[str, Any]
 
 
@@ -56,12 +53,9 @@ class Basis:
     experiment: Experiment
     dataset: Dataset
     forecaster: Forecaster
-    same: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-
-    @property
-    def levels(self) -> tuple[float, ...] | None:
-        return LEVELS if self.experiment.family == "pf" else None
+    levels: Levels
+    same: Entry
+    provenance: Entry
 
     @classmethod
     def of(cls, experiment: Experiment, data: str | Path | None) -> Basis:
@@ -69,8 +63,9 @@ class Basis:
         dataset = data_sets.load(experiment.dataset, experiment.family, data)
         for part in data_sets.PARTS:
             dataset.starts(part, experiment.horizon, 1)
+        levels = LEVELS if experiment.family == "pf" else None
         same = {"data_hash": dataset.hash, **standing(experiment)}
-        return cls(experiment, dataset, forecaster_of(experiment), same, provenance())
+        return cls(experiment, dataset, forecaster_of(experiment), levels, same, provenance())
 
     def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
         """An entry of the store; RuntimeError if the weights are no longer those of the beginning."""
@@ -78,6 +73,17 @@ class Basis:
             raise RuntimeError(f"weights changed while {self.experiment} was measured, so nothing is stored; run again")
         head = {"kind": kind, "key": key, "experiment": self.experiment.to_dict()}
         return {**head, **rest, **self.same, "provenance": self.provenance}
+
+    def fitted(self, settings: Entry, seed: int) -> Any:
+        model = self.forecaster.build(settings, self.dataset, self.experiment.horizon, seed, self.levels)
+        self.forecaster.fit(model, self.dataset, settings)
+        return model
+
+    def validation_stride(self) -> int:
+        """Steps between validation windows: as in the test part at its densest, thinned to what the budget allows."""
+        densest = self.experiment.horizon if self.experiment.family == "pf" else 1
+        windows = len(self.dataset.starts("validation", self.experiment.horizon, densest))
+        return densest * self.experiment.budget.validation_stride(windows, self.dataset.season)
 
 
 def forecaster_of(experiment: Experiment) -> Forecaster:
@@ -104,19 +110,21 @@ def followed(leader: Entry | None) -> dict[str, Any] | None:
     return {"key": leader["key"], "settings": settings}
 
 
-# ---- validation part
-
-
 def choose(
     experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path, dirty: bool = False
 ) -> dict[str, Any]:
     """The settings with the best validation score, and all that were tried, which the store in `folder` keeps.
 
-    leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others.
+    leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others; of one alone
+    nothing is fitted.
     """
     quiet()
-    basis = Basis.of(experiment, data)
-    found, dropped = candidates(basis, leader)
+    basis, taken = Basis.of(experiment, data), followed(leader)
+    agreed = {} if taken is None else taken["settings"]
+    found, dropped = basis.forecaster.candidates(basis.dataset, experiment.horizon)
+    found = [settings for settings in found if agreed.items() <= settings.items()]
+    if not found:
+        raise ValueError(f"no setting of {experiment} agrees with its leader's {agreed}; give other options")
     if len(found) == 1:
         rows = [{"settings": found[0], "validation": None, "reason": "the only candidate", "seconds": 0.0}]
         best = rows[0]
@@ -127,150 +135,112 @@ def choose(
             raise Diverged(f"every candidate of {experiment} diverged, the first: {rows[0]['reason']}; give others")
         best = min(finite, key=lambda row: row["validation"][DECIDES[experiment.family]])
     choice = {"rows": rows, "chosen": best["settings"], "decided_by": DECIDES[experiment.family], "dropped": dropped}
-    return basis.entry("choice", experiment.choice_key, **choice, followed=followed(leader))
+    return basis.entry("choice", experiment.choice_key, **choice, followed=taken)
 
 
-def candidates(basis: Basis, leader: Entry | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The settings to choose from, of these the ones that agree with the leader's choice, and those left out."""
-    found, dropped = basis.forecaster.candidates(basis.dataset, basis.experiment.horizon)
-    taken = {} if leader is None else followed(leader)["settings"]
-    agreed = [settings for settings in found if taken.items() <= settings.items()]
-    if not agreed:
-        raise ValueError(f"no setting of {basis.experiment} agrees with its leader's {taken}; give other options")
-    return agreed, dropped
-
-
-def _tried(basis: Basis, settings: Mapping[str, Any], folder: str | Path, dirty: bool) -> dict[str, Any]:
+def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path, dirty: bool) -> dict[str, Any]:
     """A row of the choice, from the store where it is there."""
     key = digest({"choice": basis.experiment.choice_key, "settings": settings})
     entry = store.find(folder, "candidate", key, **basis.same)
     if entry is None:
-        entry = basis.entry("candidate", key, settings=dict(settings), **_validated(basis, settings))
+        begin, validation, reason = time.perf_counter(), None, None
+        try:
+            model = basis.fitted(settings, CHOOSING_SEED)
+            found = measure(
+                basis.forecaster, model, basis.dataset, "validation", basis.validation_stride(), basis.levels
+            )
+            validation = found["metrics"]
+        except Diverged as error:
+            reason = f"diverged: {error}"
+        row = {"settings": settings, "validation": validation, "reason": reason}
+        entry = basis.entry("candidate", key, **row, seconds=time.perf_counter() - begin)
         store.add(folder, entry, dirty)
-    return {name: entry[name] for name in ROW}
-
-
-def _validated(basis: Basis, settings: Mapping[str, Any]) -> dict[str, Any]:
-    begin, validation, reason = time.perf_counter(), None, None
-    try:
-        model = fitted(basis, settings, CHOOSING_SEED)
-        validation = measure(
-            basis.forecaster, model, basis.dataset, "validation", validation_stride(basis), basis.levels
-        ).metrics
-    except Diverged as error:
-        reason = f"diverged: {error}"
-    return {"validation": validation, "reason": reason, "seconds": time.perf_counter() - begin}
-
-
-# ---- test part
+    return {name: entry[name] for name in ("settings", "validation", "reason", "seconds")}
 
 
 def test(experiment: Experiment, choice: Entry, data: str | Path | None) -> dict[str, Any]:
     """One result: fitted with the settings of this choice, and measured on the test part."""
     quiet()
-    basis = Basis.of(experiment, data)
-    settings = choice["chosen"]
+    basis, settings = Basis.of(experiment, data), choice["chosen"]
     begin, begin_busy = time.perf_counter(), processor_seconds()
-    model = fitted(basis, settings, experiment.seed)
+    model = basis.fitted(settings, experiment.seed)
     seconds, busy = time.perf_counter() - begin, processor_seconds() - begin_busy
-    measured = measure(basis.forecaster, model, basis.dataset, "test", experiment.test_stride, basis.levels)
+    found = measure(basis.forecaster, model, basis.dataset, "test", experiment.test_stride, basis.levels)
     return basis.entry(
         "run",
         experiment.key,
         settings=dict(settings),
         choice_key=experiment.choice_key,
-        metrics=measured.metrics,
-        windows=measured.windows,
-        validation_windows=len(basis.dataset.starts("validation", experiment.horizon, validation_stride(basis))),
-        without_msis=measured.without_msis,
+        validation_windows=len(basis.dataset.starts("validation", experiment.horizon, basis.validation_stride())),
         **basis.forecaster.describe(model),
         resolved=basis.forecaster.resolved(model),
         file_hash=basis.dataset.file_hash,
-        seconds={"fit": seconds, "forecast": measured.seconds},
-        processor_seconds={"fit": busy, "forecast": measured.processor_seconds},
+        seconds={"fit": seconds, "forecast": found.pop("seconds")},
+        processor_seconds={"fit": busy, "forecast": found.pop("processor_seconds")},
         peak_memory_mb=peak_memory_mb(),
-        examples=measured.examples,
+        **found,
     )
-
-
-# ---- both
-
-
-def fitted(basis: Basis, settings: Mapping[str, Any], seed: int) -> Any:
-    model = basis.forecaster.build(settings, basis.dataset, basis.experiment.horizon, seed, basis.levels)
-    basis.forecaster.fit(model, basis.dataset, settings)
-    return model
-
-
-def validation_stride(basis: Basis) -> int:
-    """Steps between validation windows: as in the test part at its densest, thinned to what the budget allows."""
-    experiment = basis.experiment
-    densest = experiment.horizon if experiment.family == "pf" else 1
-    windows = len(basis.dataset.starts("validation", experiment.horizon, densest))
-    return densest * experiment.budget.validation_stride(windows, basis.dataset.season)
 
 
 # ---- backtest
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A backtest, three of its windows, and what forecasting took: wall time, and processor seconds of all threads.
+def measure(
+    forecaster: Forecaster, model: Any, data: Dataset, part: str, stride: int, levels: Levels
+) -> dict[str, Any]:
+    """A fitted model's errors over a part's windows, three of these, and what forecasting took.
 
     without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
+    Diverged if a forecast is not finite.
     """
-
-    metrics: dict[str, float]
-    windows: int
-    examples: list[dict[str, Any]]
-    seconds: float
-    processor_seconds: float
-    without_msis: list[str]
-
-
-def measure(forecaster: Forecaster, model: Any, data: Dataset, part: str, stride: int, levels: Levels) -> Measured:
-    """A fitted model's errors over a part's windows; Diverged if a forecast is not finite."""
-    look_back, horizon = model.input_chunk_length, model.output_chunk_length
-    starts = data.starts(part, horizon, stride)
+    horizon, starts, sums = (
+        model.output_chunk_length,
+        data.starts(part, model.output_chunk_length, stride),
+        Sums(data, levels),
+    )
     shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
-    sums = Sums(data, levels)
     size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(data.columns) * forecaster.held(levels))))
     for position in range(0, len(starts), size):
         chunk = starts[position : position + size]
         begin, begin_busy = time.perf_counter(), processor_seconds()
-        forecasts = forecaster.forecast(model, data, chunk, levels)
+        forecasts = np.sort(forecaster.forecast(model, data, chunk, levels), axis=-1)
         seconds, busy = seconds + time.perf_counter() - begin, busy + processor_seconds() - begin_busy
+        bad = ~np.isfinite(forecasts).reshape(len(chunk), -1).all(axis=1)
+        if bad.any():
+            raise Diverged(
+                f"forecasts of {int(bad.sum())} of {len(chunk)} windows of {data.name} are not finite numbers, the "
+                f"first window at step {chunk[int(bad.argmax())]}: the model diverged"
+            )
         targets = data.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
-        _check_finite(data, chunk, forecasts)
-        forecasts = np.sort(forecasts, axis=-1)
         sums.add(targets, forecasts)
         for start in sorted(shown & set(chunk)):
-            index = chunk.index(start)
-            examples.append(_example(data, start, look_back, targets[index], forecasts[index], levels or POINT))
-    return Measured(sums.metrics(), len(starts), examples, seconds, busy, sums.without_msis)
+            index, context = chunk.index(start), slice(start - min(model.input_chunk_length, 2 * horizon), start)
+            example = {"start": start, "variable": data.columns[0], "context": _rounded(data.values[context, 0])}
+            example |= {"target": _rounded(targets[index, :, 0]), "levels": list(levels or [POINT])}
+            examples.append({**example, "quantiles": [_rounded(one) for one in forecasts[index, :, 0].T]})
+    found = {"metrics": sums.metrics(), "windows": len(starts), "examples": examples}
+    return {**found, "without_msis": sums.without_msis, "seconds": seconds, "processor_seconds": busy}
 
 
 class Sums:
     """Errors added up chunk by chunk in double precision; with `levels` those of quantiles, too."""
 
-    def __init__(self, dataset: Dataset, levels: Levels) -> None:
+    def __init__(self, data: Dataset, levels: Levels) -> None:
         self.levels, self.without_msis = levels, list[str]()
         self.count, self.totals = 0, dict.fromkeys(("mse", "mae"), 0.0)
         if levels is None:
             return
-        begin, end = dataset.bounds["train"]
-        train = dataset.values[begin:end].astype(np.float64)
-        self.scales = np.abs(train[dataset.season :] - train[: -dataset.season]).mean(axis=0)  # seasonal naive errors
-        self.without_msis = [dataset.columns[index] for index in np.flatnonzero(self.scales == 0)]
+        train = data.values[slice(*data.bounds["train"])].astype(np.float64)
+        self.scales = np.abs(train[data.season :] - train[: -data.season]).mean(axis=0)  # seasonal naive errors
+        self.without_msis = [data.columns[index] for index in np.flatnonzero(self.scales == 0)]
         if len(self.without_msis) == len(self.scales):
             raise ValueError("no variable changes from season to season in the training part: the MSIS has no scale")
         self.size, self.covered = 0.0, 0.0
-        self.losses = np.zeros(len(CRPS_LEVELS))  # twice the pinball losses
-        self.winkler = np.zeros(len(self.scales))
+        self.losses, self.winkler = np.zeros(len(CRPS_LEVELS)), np.zeros(len(self.scales))  # twice the pinball losses
 
     def add(self, targets: np.ndarray, forecasts: np.ndarray) -> None:
         """What came (N, H, V), and its quantiles (N, H, V, Q)."""
-        middle = 0 if self.levels is None else list(self.levels).index(POINT[0])
+        middle = 0 if self.levels is None else list(self.levels).index(POINT)
         actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., middle])
         self.count += targets.size
         self.totals["mse"] += mse(actual, predicted) * targets.size
@@ -299,30 +269,5 @@ def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSe
     return TimeSeries.from_values(windows.reshape(-1, windows.shape[-1]).astype(np.float64), columns=names)
 
 
-def _check_finite(dataset: Dataset, starts: range, forecasts: np.ndarray) -> None:
-    """Darts' metrics leave out what is not a number; here that is an error."""
-    bad = ~np.isfinite(forecasts).reshape(len(starts), -1).all(axis=1)
-    if bad.any():
-        raise Diverged(
-            f"forecasts of {int(bad.sum())} of {len(starts)} windows of {dataset.name} are not finite numbers, the "
-            f"first window at step {starts[int(bad.argmax())]}: the model diverged"
-        )
-
-
-def _example(
-    dataset: Dataset, start: int, look_back: int, target: np.ndarray, quantiles: np.ndarray, levels: Sequence[float]
-) -> dict[str, Any]:
-    """The first variable of one window for pictures: target (H, V) and quantiles (H, V, Q)."""
-    context = dataset.values[start - min(look_back, 2 * len(target)) : start, 0]
-    return {
-        "start": start,
-        "variable": dataset.columns[0],
-        "context": _rounded(context),
-        "target": _rounded(target[:, 0]),
-        "levels": list(levels),
-        "quantiles": [_rounded(values) for values in quantiles[:, 0].T],
-    }
-
-
 def _rounded(values: np.ndarray) -> list[float]:
-    return [float(f"{value:.{EXAMPLE_DIGITS}g}") for value in values]
+    return [float(f"{value:.5g}") for value in values]

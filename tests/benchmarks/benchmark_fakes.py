@@ -117,7 +117,7 @@ class Fake(Forecaster):
                 file.write(f"{os.getpid()} {what}\n")
 
 
-def measured(look_back: int, part: str, stride: int, levels: Levels = None, spread: float = 0.5) -> measures.Measured:
+def measured(look_back: int, part: str, stride: int, levels: Levels = None, spread: float = 0.5) -> dict[str, Any]:
     """What the fake's forecasts of a part are worth."""
     return measures.measure(Fake({}, BUDGET), Back(look_back, spread), waves(), part, stride, levels)
 

@@ -244,7 +244,9 @@ def test_every_epoch_draws_other_training_windows(monkeypatch: pytest.MonkeyPatc
     def windows_of(budget: Budget) -> list[list[float]]:
         recorder, trainer = Recorder(), Forecaster.trainer
         with monkeypatch.context() as patch:
-            patch.setattr(Forecaster, "trainer", lambda self, *callbacks: trainer(self, *callbacks, recorder))
+            patch.setattr(
+                Forecaster, "trainer", lambda self, *callbacks, **how: trainer(self, *callbacks, recorder, **how)
+            )
             fitted(name, options_of(name, tiny_moirai, ""), budget=budget)
         return list(recorder.seen.values())
 
@@ -436,7 +438,7 @@ def test_seasonal_naive_has_the_published_figure(ett_dir: Path) -> None:
     loaded, naive = data.load("ETTh1", "lsf", ett_dir), load_forecaster("seasonal_naive", {}, BUDGET)
     assert naive.candidates(loaded, 96) == ([{"look_back": 24}], [])
     model = naive.build({"look_back": 24}, loaded, 96, 0, None)
-    errors = measure(naive, model, loaded, "test", 1, None).metrics
+    errors = measure(naive, model, loaded, "test", 1, None)["metrics"]
     assert errors == pytest.approx({"mse": 0.512, "mae": 0.433}, abs=1e-3)
 
 

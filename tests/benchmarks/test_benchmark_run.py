@@ -43,7 +43,7 @@ def test_a_result_is_fitted_with_what_was_chosen_and_then_found(
     for asked, result in zip(both, runs(tmp_path), strict=True):
         levels = measures.LEVELS if asked.family == "pf" else None
         assert result["settings"] == {"look_back": SEASON, "spread": 0.5}
-        assert result["metrics"] == measured(SEASON, "test", asked.test_stride, levels).metrics
+        assert result["metrics"] == measured(SEASON, "test", asked.test_stride, levels)["metrics"]
         assert (result["key"], result["suite"]) == (asked.key, "fake")
     assert {choice["key"] for choice in runs(tmp_path, "choice")} == {e.choice_key for e in both}
     before, done = stored(tmp_path), notes(tmp_path)
