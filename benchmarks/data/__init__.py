@@ -89,13 +89,7 @@ class Dataset:
 def load(name: str, family: str, folder: str | Path | None = None) -> Dataset:
     """A registered data set, or a user's by the path of its .toml; `files.find` says where files are looked for.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the file is in none of these places; the message says where to get it.
-    ValueError
-        If the family, the name or something in the .toml is not known, or the file is not the published one, lacks a
-        column, is irregular in time, or has a value that is missing or no number.
+    FileNotFoundError, ValueError: what isn't there, isn't known, isn't the published file, or can't be read safely.
     """
     if family not in REGISTRY:
         raise ValueError(f"family={family!r} is not known; choose one of {', '.join(REGISTRY)}")
@@ -136,17 +130,9 @@ def _made(name: str, family: str, file: RawFile, split: Split, frame: pd.DataFra
                 "standardised; leave it out of the targets, or take the family 'pf'"
             )
         values = (values - train.mean(axis=0)) / train.std(axis=0)
-    return Dataset(
-        name=name,
-        family=family,
-        frequency=file.frequency,
-        season=file.season,
-        values=values.astype(np.float32),
-        columns=columns,
-        times=pd.DatetimeIndex(frame.index[: ends[-1]]),
-        bounds=dict(zip(PARTS, zip((0, *ends[:-1]), ends, strict=True), strict=True)),
-        file_hash=file_hash,
-    )
+    bounds = dict(zip(PARTS, zip((0, *ends[:-1]), ends, strict=True), strict=True))
+    times, values = pd.DatetimeIndex(frame.index[: ends[-1]]), values.astype(np.float32)
+    return Dataset(name, family, file.frequency, file.season, values, columns, times, bounds, file_hash)
 
 
 def _described(toml: Path) -> tuple[RawFile, Split, Path, list[str] | None]:

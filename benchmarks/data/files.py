@@ -78,11 +78,8 @@ def _registry() -> dict[str, dict[str, tuple[RawFile, Split]]]:
     found: dict[str, dict[str, tuple[RawFile, Split]]] = {"lsf": {}, "pf": {}}
     for told in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["set"]:
         name, splits, day = told.pop("name"), told.pop("splits"), told["season"]
-        ways = {
-            "months": Split(360 * day, 120 * day, 120 * day),
-            "shares": Split(0.7, 0.1, 0.2),
-            "days": Split(None, 7 * day, 7 * day),
-        }
+        ways = {"months": Split(360 * day, 120 * day, 120 * day), "shares": Split(0.7, 0.1, 0.2)}
+        ways["days"] = Split(None, 7 * day, 7 * day)
         for family, way in splits.items():
             found[family][name] = (RawFile(**told), ways[way])
     return found

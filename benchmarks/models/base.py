@@ -56,10 +56,7 @@ class Forecaster(ABC):
         self.given, self.options, self.budget = dict(options), {**self.defaults, **options}, budget
 
     def candidates(self, data: Dataset, horizon: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Settings to choose from on validation data, and those that the model can't take, with the reason.
-
-        ValueError where a look-back that was asked for by name is among the latter, or nothing is left.
-        """
+        """Settings to choose from, and those that the model can't take; no look-back that was asked for by name."""
         choices = {name: self.choices(name, data, horizon) for name in self.chosen}
         kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
         for values in product(*choices.values()):
@@ -76,7 +73,7 @@ class Forecaster(ABC):
         return kept, dropped
 
     def leader(self) -> tuple[str, dict[str, Any]] | None:
-        """Model and options whose choice gives this one the settings named in `FOLLOWED`; None: it has its own."""
+        """Model and options whose choice gives this one the settings named in `FOLLOWED`."""
         return None
 
     @abstractmethod
@@ -87,18 +84,16 @@ class Forecaster(ABC):
         """Trains on the training part; the validation part finds the best epoch, which is kept, and ends the fit."""
         if not self.trains:
             return
-        look_back, horizon = settings["look_back"], model.output_chunk_length
+        look_back, horizon, seen = settings["look_back"], model.output_chunk_length, self.seen(data)
         stride = self.budget.validation_stride(len(data.starts("validation", horizon, 1)), data.season)
+        lengths = {"input_chunk_length": look_back, "output_chunk_length": horizon, "use_static_covariates": False}
         model.fit_from_dataset(
-            _windows(self.seen(data).series("train"), look_back, horizon, 1),
-            _windows(self.seen(data).series("validation", look_back), look_back, horizon, stride),
+            SequentialTorchTrainingDataset(seen.series("train"), **lengths, stride=1),
+            SequentialTorchTrainingDataset(seen.series("validation", look_back), **lengths, stride=stride),
         )
 
     def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
-        """Forecasts (N, H, V, Q) of the windows that begin at `starts`, each from its context alone.
-
-        `asked` is for Darts. ValueError where the model leaves out a window, a step, a variable or a level.
-        """
+        """Forecasts (N, H, V, Q) of the windows that begin at `starts`, each from its context; `asked` is for Darts."""
         look_back, horizon, seen = model.input_chunk_length, model.output_chunk_length, self.seen(data)
         steps = slice(starts[0] - look_back, starts[-1] + horizon)
         found = model.historical_forecasts(
@@ -128,11 +123,10 @@ class Forecaster(ABC):
 
     def describe(self, model: Any) -> dict[str, Any]:
         """Parameters (trained, all), the weights' hash, what the fit did, and the scales' weights where there are."""
-        module = model.model
-        trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.model.parameters()]
         return {
-            "trained_parameters": trained if self.trains else 0,
-            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "trained_parameters": sum(size for size, trains in sizes if trains) if self.trains else 0,
+            "parameters": sum(size for size, _ in sizes),
             "weights": self.weights(),
             "fit_report": BestEpoch.report_of(model) if self.trains else None,
             "scale_weights": None,
@@ -147,7 +141,7 @@ class Forecaster(ABC):
         return None
 
     def defaults_hash(self) -> str:
-        """sha256 of all that is not in an experiment's options but decides its result: version, defaults and recipe."""
+        """sha256 of what is not in an experiment's options but decides its result."""
         return sha256_of({"version": self.version, "defaults": dict(self.defaults), "recipe": self.recipe()})
 
     def seen(self, data: Dataset) -> Dataset:
@@ -186,12 +180,9 @@ class Forecaster(ABC):
         """Why the model can't take these settings; None: it can."""
         begin, end = data.bounds["train"]
         look_back, longest = settings["look_back"], end - begin - horizon
-        if look_back <= longest:
-            return None
-        return (
-            f"a look-back of {look_back} and a horizon of {horizon} steps don't fit into the {end - begin} training "
-            f"steps of {data.name}; take at most {longest} steps"
-        )
+        lengths = f"a look-back of {look_back} and a horizon of {horizon} steps don't fit into the {end - begin}"
+        told = f"{lengths} training steps of {data.name}; take at most {longest} steps"
+        return None if look_back <= longest else told
 
 
 class BestEpoch(Callback):
@@ -223,12 +214,11 @@ class BestEpoch(Callback):
     @classmethod
     def report_of(cls, model: Any) -> dict[str, Any] | None:
         """What the Darts model's fit compared and kept; None where none of these took part."""
-        found = [callback for callback in model.trainer.callbacks if isinstance(callback, cls)]
-        if not found:
-            return None
-        losses, best = found[0].losses, found[0].best
-        improving = best == len(losses) - 1
-        return {"kept": f"epoch {best}", "losses": losses, "epochs": len(losses), "still_improving": improving}
+        for one in model.trainer.callbacks:
+            if isinstance(one, cls):
+                found = {"kept": f"epoch {one.best}", "losses": one.losses, "epochs": len(one.losses)}
+                return {**found, "still_improving": one.best == len(one.losses) - 1}
+        return None
 
 
 def sha256_of(value: Any) -> str:
@@ -239,12 +229,6 @@ def sha256_of(value: Any) -> str:
 def quantile_likelihood(levels: Levels) -> QuantileRegression | None:
     """Darts' likelihood for `levels`; None for point forecasts."""
     return None if levels is None else QuantileRegression(list(levels))
-
-
-def _windows(series: TimeSeries, look_back: int, horizon: int, stride: int) -> SequentialTorchTrainingDataset:
-    """The series' windows, `stride` steps apart and counted from its end."""
-    lengths = {"input_chunk_length": look_back, "output_chunk_length": horizon, "stride": stride}
-    return SequentialTorchTrainingDataset(series, **lengths, use_static_covariates=False)
 
 
 def at_levels(quantiles: np.ndarray, known: Sequence[float], levels: Sequence[float]) -> np.ndarray:

@@ -8,7 +8,6 @@ budget's. iTransformer and TimeMixer get no calendar features, which their autho
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -28,28 +27,15 @@ PAPER = "paper"  # a learning rate by this name is the authors' for the data set
 DEFAULT = "Weather"  # whose recipe any other data set gets: more variables than ETT, and sampled finely
 
 
-def halved(epoch: int) -> float:
-    """The rate's factor in an epoch, the first being 0: two epochs as it is, then half of it for each.
-
-    The scripts' "type1" sets the rate of the first epoch anew after that epoch, and only then begins to halve.
-    """
-    return float(0.5 ** max(0, epoch - 1))
+# What multiplies the rate after each pass over all training windows, and from which pass on: the scripts' "type1"
+# (which sets the rate of the first pass anew after it, and only then begins to halve) and "type3".
+FACTORS = {"halved": (0.5, 1), "late_decay": (0.9, 3)}
 
 
-def late_decay(epoch: int) -> float:
-    """The same for "type3": four epochs as it is, then 0.9 times for each."""
-    return float(0.9 ** max(0, epoch - 3))
-
-
-def after_passes(factor: Callable[[int], float], share: float, epoch: int) -> float:
-    """The `factor` after as many whole passes over the training windows, an epoch being a `share` of a pass.
-
-    Else a sampled budget would end a schedule that is made for whole epochs long before the fit ends.
-    """
-    return factor(int(epoch * share))
-
-
-FACTORS = {"halved": halved, "late_decay": late_decay}
+def factor_of(schedule: str, share: float, epoch: int) -> float:
+    """In an epoch, the first being 0, that is a `share` of a pass: a budget may be sampled."""
+    factor, first = FACTORS[schedule]
+    return float(factor ** max(0, int(epoch * share) - first))
 
 
 @dataclass(frozen=True)
@@ -144,7 +130,7 @@ class Trained(Forecaster):
         """Of a Darts model, but for the network's own."""
         rate, (epoch, every) = settings["lr"], self.batches(data, settings["look_back"], horizon)
         if schedule in FACTORS:
-            factor = partial(after_passes, FACTORS[schedule], epoch / every)
+            factor = partial(factor_of, schedule, epoch / every)
             fall: dict[str, Any] = {"lr_scheduler_cls": LambdaLR, "lr_scheduler_kwargs": {"lr_lambda": factor}}
         else:  # a rate that rises before it falls: such a fit is not ended by the budget's patience
             cycle = {"max_lr": rate, "total_steps": self.epochs * epoch, "pct_start": warm_up, "interval": "step"}
@@ -221,29 +207,20 @@ class Neural(Trained):
 
 
 class PatchTST(Neural):
-    """Every variable apart, in patches of 16 steps."""
-
     network = "PatchTST"
 
 
 class ITransformer(Neural):
-    """A variable is a token."""
-
     network = "iTransformer"
 
 
 class TimeMixer(Neural):
-    """Averages over 2, 4 and 8 steps beside the series itself.
-
-    neuralforecast's network makes quantiles by a linear map over all variables *after* it has undone its
-    normalisation. Quantile forecasts therefore leave that to Darts, which undoes it behind this map.
-    """
-
     network = "TimeMixer"
     version = 2  # 1 ended fits before the rates had gone down
     rate_times = (1 / 3, 1, 3)  # 0.01 is high as it is: with ten times that, fits of long look-backs diverge
 
     def inner_norm(self, levels: Levels) -> dict[str, Any]:
+        """Its quantiles come from a linear map over all variables, before which the network would undo its own."""
         return {} if levels is None else {"use_norm": False}
 
     def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:

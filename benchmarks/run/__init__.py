@@ -41,18 +41,14 @@ Undone = list[tuple[Experiment, Exception]]  # experiments without a result, and
 
 def main(
     suite: Annotated[str, typer.Option(help=f"what to run: {', '.join(suites.SUITES)}")],
-    data: Annotated[
-        str | None, typer.Option(help="folder of data files, before DARTS_MSFT_DATA and Darts' cache")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="folder of data files; else DARTS_MSFT_DATA, Darts' cache")] = None,
     results: Annotated[Path, typer.Option(help="folder that the results are added to")] = store.FOLDER,
     family: Annotated[list[str] | None, typer.Option(help="this family alone; like the next four repeatable")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="this model alone")] = None,
     datasets: Annotated[list[str] | None, typer.Option(help="this data set alone, or a .toml in their place")] = None,
     horizons: Annotated[list[int] | None, typer.Option(min=1, help="this horizon alone; on a .toml's data any")] = None,
     seeds: Annotated[list[int] | None, typer.Option(min=0, help="this seed alone")] = None,
-    stride: Annotated[
-        int | None, typer.Option(min=1, help="steps between test windows of lsf, for a quick look")
-    ] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="steps between lsf's test windows: a quick look")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for every model that has it")] = None,
     dirty: Annotated[bool, typer.Option(help="keep results of uncommitted code beside the others")] = False,
     dry_run: Annotated[bool, typer.Option(help="show what would be run, and run nothing")] = False,
@@ -85,13 +81,10 @@ def main(
 
 
 def check_folder(chosen: Sequence[Experiment], place: Place) -> None:
-    """A Misuse where the results' folder can't be one, or is the repository's own and the data are a user's."""
+    """A Misuse where it can't be one, or is the repository's own and the data are a user's."""
     own = [each.dataset for each in chosen if each.dataset.endswith(".toml")]
     if own and store.is_own(place.results):
-        raise Misuse(
-            f"--datasets {own[0]}: results of your own data have no place in {store.FOLDER}, whose tables are "
-            "published; give another folder by --results, to `show` as well"
-        )
+        raise Misuse(f"--datasets {own[0]}: your own data's results don't belong to the published ones; give --results")
     with misuse("--results is no folder that can be written into: ", OSError):
         place.results.mkdir(parents=True, exist_ok=True)
 

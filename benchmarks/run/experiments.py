@@ -24,21 +24,12 @@ FAMILIES = ("lsf", "pf")
 LOCATIONS = ("backbone", "local_dir")  # options that say where weights are: not in the key, their hash tells them apart
 
 
-def _only_known(what: str, given: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    known = [entry.name for entry in fields(cls)]
-    if unknown := sorted(set(given) - set(known)):
-        raise Misuse(f"{what} has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
-    return dict(given)
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One model with its options on one data set and horizon, with one seed and one budget.
 
-    family: "lsf" or "pf"; dataset: a registered name or the path of a user's .toml; horizon: steps forecast at once;
-    model: a name of `benchmarks.models.MODELS`; options: what differs from the model's defaults, in JSON's types;
-    test_stride: steps between test windows. Windows of "pf" never overlap: there it is always the horizon, and the
-    default of 1 stands for it.
+    dataset: a registered name or the path of a user's .toml; horizon: in steps; options: what differs from the model's
+    defaults, in JSON's types; test_stride: steps between test windows (of "pf" always the horizon).
     """
 
     family: str
@@ -61,18 +52,12 @@ class Experiment:
         check_whole("test_stride", self.test_stride, 1)
         if self.family == "pf":
             if self.test_stride not in (1, self.horizon):
-                raise Misuse(
-                    f"test_stride={self.test_stride} is not allowed in the family 'pf', whose windows follow one "
-                    f"another without overlap; leave it out, or give the horizon, {self.horizon}"
-                )
+                raise Misuse(f"test_stride={self.test_stride} is not allowed in the family 'pf'; give {self.horizon}")
             object.__setattr__(self, "test_stride", self.horizon)
         try:  # as they come back from a file: lists for tuples, strings for keys
             object.__setattr__(self, "options", json.loads(_canonical(dict(self.options))))
         except (TypeError, ValueError) as error:
-            raise Misuse(
-                f"options={self.options!r} can't be written as JSON ({error}); give finite numbers, strings, booleans, "
-                "None, lists and dictionaries of them"
-            ) from error
+            raise Misuse(f"options={self.options!r} can't be written as JSON ({error}); give what can") from error
 
     @property
     def key(self) -> str:
@@ -86,10 +71,7 @@ class Experiment:
         return digest({name: value for name, value in found.items() if name not in ("seed", "test_stride")})
 
     def _without_places(self) -> dict[str, Any]:
-        """As `to_dict`, of a .toml's path the file's name alone, and without the options in `LOCATIONS`.
-
-        What equals its default is left out, so that a new field doesn't orphan results.
-        """
+        """As `to_dict`, of a .toml's path the file's name alone, without `LOCATIONS` and what equals its default."""
         found = self.to_dict()
         if self.dataset.endswith(".toml"):
             found["dataset"] = Path(self.dataset).name
@@ -105,13 +87,13 @@ class Experiment:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Experiment:
         """What `to_dict` gave, also after a way through JSON; unknown names are a Misuse."""
-        values = _only_known("an experiment", given, cls)
-        if "budget" in values:
-            values["budget"] = Budget(**_only_known("a budget", values["budget"], Budget))
-        return cls(**values)
+        for kind, told in ((cls, given), (Budget, given.get("budget", {}))):
+            known = [entry.name for entry in fields(kind)]
+            if unknown := sorted(set(told) - set(known)):
+                raise Misuse(f"{kind.__name__} has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+        return cls(**{**given, "budget": Budget(**given.get("budget", {}))})
 
     def __str__(self) -> str:
-        """For people: `lsf ETTh1-96 msft(aggregator=c2f) seed 0`."""
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
         model = f"{self.model}({options})" if options else self.model
         return f"{self.family} {self.dataset}-{self.horizon} {model} seed {self.seed}"

@@ -19,7 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,12 @@ def provenance() -> dict[str, Any]:
     """Date, commit, versions and machine; a Misuse where the code is no git checkout."""
     import torch  # here, for `is_dirty` is asked before anything needs it
 
+    versions = {one.name: one.version for one in distributions() if one.name in PACKAGES}
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "dirty": is_dirty(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **dict.fromkeys(PACKAGES), **versions},
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
@@ -63,24 +64,16 @@ def same_code(commit: str, other: str) -> bool:
     return commit == other or not _git("diff", "--name-only", commit, other, "--", *COUNTS)
 
 
-def _version(package: str) -> str | None:
-    """None where it isn't installed: the baselines are an extra."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _git(*words: str) -> str:
     """What git says of this checkout, and of no repository around it; a Misuse where there is none."""
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
         raise Misuse(
             f"results need a git checkout, because each names its commit, and {ROOT} is none that git can read "
-            f"({' '.join(reason.split())}); get the code by `git clone`, not as a download, and run it there"
+            f"({reason}); get the code by `git clone` and run it there"
         ) from error
     return done.stdout.strip()
 
@@ -89,7 +82,7 @@ def _git(*words: str) -> str:
 
 
 class ProcessFailed(RuntimeError):
-    """The function raised, or its process ended without an answer. The text has the traceback, or the exit code."""
+    """The function raised, or its process ended: the text has the traceback, or the exit code."""
 
 
 def preload(modules: Sequence[str]) -> None:
@@ -127,7 +120,7 @@ def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def processor_seconds() -> float:
-    """What this process and its children that have ended took of processors so far, all threads added up."""
+    """Of this process so far, all threads and ended children added up."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

@@ -40,10 +40,7 @@ METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of ever
 
 
 def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
-    """Every entry of a kind ("run", "choice", "candidate") and its file, in the order of the files' names.
-
-    A Misuse if a file is no JSON of finite numbers, or lacks what an entry of its kind needs.
-    """
+    """Every entry of a kind ("run", "choice", "candidate") and its file, by name; a Misuse if one is damaged."""
     return [(path, _load(path, kind)) for path in sorted((Path(folder) / KINDS[kind]).glob("*.json"))]
 
 
@@ -57,10 +54,7 @@ def find(folder: str | Path, kind: str, key: str, **same: Any) -> dict[str, Any]
 
 
 def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> Path:
-    """Writes an entry to a new file, at once or not at all, and returns its path.
-
-    A Misuse if it was made with uncommitted changes and would go into the repository's own folder, without `dirty`.
-    """
+    """Writes an entry to a new file, at once or not at all; of uncommitted code none that is published, but `dirty`."""
     if result["provenance"]["dirty"] and not dirty and is_own(folder):
         raise Misuse(
             f"the tree has uncommitted changes, so this is no result for {FOLDER}; commit them, or give another folder "
@@ -74,14 +68,14 @@ def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> P
     stem = "-".join(re.sub(r"[^\w.]+", "_", word) for word in words)
     lines = (f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in result.items())
     with _part(place / stem, ("{\n" + ",\n".join(lines) + "\n}\n").encode()) as part:
-        for number in count(1):
-            path = place / f"{stem}{f'-{number}' if number > 1 else ''}.json"
+        path = place / f"{stem}.json"
+        for number in count(2):
             try:
                 os.link(part, path)  # never replaces another file
+                break
             except FileExistsError:
-                continue
-            return path
-    raise AssertionError("unreachable")
+                path = place / f"{stem}-{number}.json"
+    return path
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -117,10 +111,7 @@ def is_own(folder: str | Path) -> bool:
 
 @contextmanager
 def claim(folder: str | Path, kind: str, key: str, wait: bool) -> Iterator[bool]:
-    """Whether the key is this block's alone, among all processes. `wait`: until it is; else False where it is not.
-
-    The operating system ends a claim with the process that has it, whatever ends that.
-    """
+    """Whether the key is this block's alone, among all living processes. `wait`: until it is; else False if not."""
     path = Path(folder) / ".claims" / f"{kind}-{key}"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=-1 if wait else 0)

@@ -257,13 +257,13 @@ def test_every_epoch_draws_other_training_windows(monkeypatch: pytest.MonkeyPatc
     assert [len(set(epoch)) for epoch in windows_of(replace(BUDGET, train_windows=None))] == [341, 341]
 
 
-def ruined(epoch: int) -> float:
+def ruined(schedule: str, share: float, epoch: int) -> float:
     return 1.0 if epoch < 3 else 1000.0
 
 
 def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rate is a thousand times higher from the fourth epoch on, which ruins all that was learned."""
-    monkeypatch.setitem(FACTORS, "halved", ruined)
+    monkeypatch.setattr(trained, "factor_of", ruined)
     budget = replace(BUDGET, epochs=30, patience=2, train_windows=None)
     forecaster, model = fitted("dlinear", {"look_back": LOOK_BACK, "lr": 1e-3}, budget=budget)
     report = told(forecaster, model)["fit_report"]
@@ -316,7 +316,7 @@ def test_recipes_are_of_every_data_set_in_the_network_s_words() -> None:
     assert widths == [256, 256, 512, 512]
     assert recipe("PatchTST", "sales", 24) is RECIPES["PatchTST"]["Weather"]
     for name, expected in (("halved", [1, 1, 0.5, 0.25, 0.125]), ("late_decay", [1, 1, 1, 1, 0.9, 0.81])):
-        assert [FACTORS[name](epoch) for epoch in range(len(expected))] == pytest.approx(expected)
+        assert [trained.factor_of(name, 1, epoch) for epoch in range(len(expected))] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def test_places_are_not_in_the_key_but_in_the_experiment() -> None:
         ({"look_backs": (0, 96)}, "look_backs=0 .* at least 1"),
         ({"look_backs": (512, 96)}, "ascending"),
         ({"zero_shot_choice": 1}, "zero_shot_choice=1 .* True or False"),
-        ({"stride": 1}, "an experiment has no 'stride'; it has family, dataset"),
-        ({"budget": {"steps": 1}}, "a budget has no 'steps'"),
+        ({"stride": 1}, "Experiment has no 'stride'; it has family, dataset"),
+        ({"budget": {"steps": 1}}, "Budget has no 'steps'"),
     ],
 )
 def test_unusable_experiments_and_budgets_are_refused(changes: dict[str, Any], message: str) -> None:
