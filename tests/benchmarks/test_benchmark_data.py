@@ -92,16 +92,6 @@ def test_the_registry_has_the_paper_s_data_sets_and_says_where_each_is() -> None
                 assert ends[1] - ends[0] == ends[2] - ends[1] == 7 * file.season, name
 
 
-def test_darts_loaders_serve_exactly_the_files_that_name_them() -> None:
-    """Darts' sums for the files that have its loader; and none for the two of which Darts has other versions."""
-    files = {file.file: file for entries in REGISTRY.values() for file, _ in entries.values()}
-    with_loader = {name for name, file in files.items() if file.loader}
-    assert with_loader == {"ETTh1.csv", "ETTh2.csv", "ETTm1.csv", "ETTm2.csv"}
-    for name in with_loader:
-        metadata = getattr(darts.datasets, str(files[name].loader))()._metadata
-        assert (metadata.name, f"md5:{metadata.hash}") == (name, files[name].digest)
-
-
 # ---- where a file lies, and whether it is the published one
 
 
@@ -187,15 +177,6 @@ def test_minutes_become_the_mean_of_the_hour(tmp_path: Path, monkeypatch: pytest
     put(frame[stamps.hour != 4], tmp_path, "istanbul_traffic.csv")
     with pytest.raises(ValueError, match=r"has .*nan.* in column 'TI', data row 5, which is not finite"):
         load("small", "pf", tmp_path)
-
-
-def test_day_before_month_is_read_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The form of Turkey Power: 02.01.2020 is in January."""
-    stamps = pd.date_range("2020-01-01 20:00", periods=10, freq="h")
-    turkey, _ = REGISTRY["pf"]["TurkeyPower"]
-    put(pd.DataFrame({"Date_Time": stamps, "MWh": range(10)}), tmp_path, turkey.file, date_format="%d.%m.%Y %H:%M")
-    register(monkeypatch, replace(turkey, shape=(10, 1), season=2))
-    assert str(load("small", "pf", tmp_path).times[-1]) == "2020-01-02 05:00:00"
 
 
 def test_rows_of_weather_follow_one_another_whatever_their_stamps(

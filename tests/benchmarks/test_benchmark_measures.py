@@ -106,13 +106,6 @@ def test_quantile_errors_by_hand() -> None:
         assert one.metrics()["coverage"] == inside
 
 
-def test_many_windows_lose_no_digits() -> None:
-    """Added up in double precision: 100,000 errors of 0.1, given in single precision, for each variable."""
-    many, error = sums(1.0, levels=None), np.float32(0.1)
-    many.add(np.zeros((1000, 100, 10), np.float32), np.full((1000, 100, 10, 1), error))
-    assert many.metrics() == pytest.approx({"mse": float(error) ** 2, "mae": float(error)}, rel=1e-10)
-
-
 def test_a_variable_without_scale_is_left_out_of_the_msis_alone(data: Dataset) -> None:
     values = data.values.copy()
     values[:300, 1] = 7

@@ -81,12 +81,6 @@ def test_a_download_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch, 
         assert "\n" not in str(error.value)
 
 
-def test_git_that_is_not_installed_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(checkout))
-    with pytest.raises(Misuse, match=r"results need a git checkout.*No such file or directory: 'git'"):
-        provenance.is_dirty()
-
-
 # ---- a process of its own
 
 
