@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.data import Dataset
-from benchmarks.models import Budget, load_forecaster
+from benchmarks.models import OURS, Budget, load_forecaster
 from benchmarks.models.base import Forecaster
 
 LOOK_BACK, HORIZON, SEASON = 48, 12, 24
 LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
 BUDGET = Budget(epochs=2, patience=2, batch_size=16, train_windows=40, validation_windows=10)
 STARTS = range(490, 520, 9)
+SMALL = {"patchtst": {"hidden_size": 16, "n_heads": 2}, "itransformer": {"hidden_size": 16, "n_heads": 2}}
 
 
 def waves(name: str = "waves", family: str = "pf") -> Dataset:
@@ -39,6 +40,16 @@ def waves(name: str = "waves", family: str = "pf") -> Dataset:
 def our_options(checkpoint: str, **changes: Any) -> dict[str, Any]:
     """For a tiny backbone."""
     return {"backbone": checkpoint, "look_back": LOOK_BACK, "patch_size": 4, **changes}
+
+
+def options_of(name: str, checkpoint: str = "", chronos: str = "", **changes: Any) -> dict[str, Any]:
+    """Few and small."""
+    if name in OURS:
+        return our_options(checkpoint, **changes)
+    if name == "seasonal_naive":
+        return {}
+    own = {"chronos2": {"local_dir": chronos}, "fracast": {}, "dlinear": {"lr": 1e-3}}
+    return {"look_back": LOOK_BACK, **own.get(name, {"lr": 1e-3, "network": SMALL.get(name, {})})}
 
 
 def fitted(
