@@ -1,69 +1,44 @@
-"""The benchmarks' command line.
-
-    python -m benchmarks run --suite smoke      # measures, adds to benchmarks/results
-    python -m benchmarks table                  # Markdown and CSV of what was measured
-    python -m benchmarks plot                   # pictures of it
-    python -m benchmarks report                 # one HTML page with both
-    python -m benchmarks check                  # compares the suite "harness" with published figures
-    python -m benchmarks efficiency             # measures what training steps and forecasts cost
-    python -m benchmarks defaults               # measures learning rates and switches on validation data
-    python -m benchmarks checkpoint choose      # measures the bundled checkpoint as it is; also "test" and "speed"
-    python -m benchmarks sizes                  # measures widths, depths, patch sizes of the checkpoint
-
-`python -m benchmarks COMMAND --help` says what a command takes.
-"""
+"""The benchmarks' command line: `python -m benchmarks run|show|check|cost`; `--help` says what each takes."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from benchmarks import cost, run, show
 from benchmarks.errors import Misuse
+from benchmarks.run import store, suites
 
-MISUSED = 2  # exit code, as argparse's
-COMMANDS = {
-    "run": ("benchmarks.runner", "measure what has no result yet"),
-    "table": ("benchmarks.tables", "write tables of the results, as Markdown and CSV"),
-    "plot": ("benchmarks.plots", "draw the results"),
-    "report": ("benchmarks.report", "write one HTML page with tables and pictures"),
-    "check": ("benchmarks.harness", "compare the suite 'harness' with published figures"),
-}
-PROGRAMS = {  # modules that read the words after the command themselves
-    "efficiency": ("benchmarks.efficiency", "measure what training steps and forecasts cost"),
-    "defaults": ("benchmarks.defaults", "measure learning rates and switches on validation data"),
-    "checkpoint": ("benchmarks.checkpoint", "measure the bundled checkpoint without finetuning"),
-    "sizes": ("benchmarks.sizes", "measure widths, depths and patch sizes of the bundled checkpoint"),
-}
+MISUSED = 2  # exit code, as typer's
+app = typer.Typer(help="Measure darts-msft and its baselines.", add_completion=False, pretty_exceptions_enable=False)
+app.command("run")(run.main)
+app.command("show")(show.main)
+app.command("cost")(cost.main)
+
+
+@app.command("check")
+def check(results: Annotated[Path, typer.Option(help="folder of the results")] = store.FOLDER) -> None:
+    """Compare the results of the suite "harness" with the figures that the papers print."""
+    raise typer.Exit(suites.check(results))
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code; only that command's module is imported.
+    """Runs a command and returns its exit code.
 
     `Misuse` alone becomes a line: any other error is a fault of the benchmarks and keeps its traceback.
     """
-    words = list(sys.argv[1:] if words is None else words)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = {**COMMANDS, **PROGRAMS}
-    raw = argparse.RawDescriptionHelpFormatter
-    parsers = {name: subparsers.add_parser(name, help=text, formatter_class=raw) for name, (_, text) in known.items()}
-    if not words or words[0] not in known:
-        parser.parse_args(words[:1])  # ends with the help, or with what is wrong
-    command, rest = words[0], words[1:]
-    module = importlib.import_module(known[command][0])
     try:
-        if command in PROGRAMS:
-            return module.main(rest) or 0
-        parsers[command].description = module.__doc__
-        module.add_arguments(parsers[command])
-        return module.main(parser.parse_args(words)) or 0
+        app(words, prog_name="python -m benchmarks")
+    except SystemExit as ended:
+        return int(ended.code or 0)
     except Misuse as error:
-        print(f"python -m benchmarks {command}: {error}", file=sys.stderr)
+        print(f"python -m benchmarks: {error}", file=sys.stderr)
         return MISUSED
+    return 0
 
 
 if __name__ == "__main__":

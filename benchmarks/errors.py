@@ -20,8 +20,14 @@ class WeightsMissing(FileNotFoundError):
 
 @contextmanager
 def misuse(before: str, *errors: type[Exception]) -> Iterator[None]:
-    """What the block can't read, by these errors, is said in a line that begins with `before`."""
+    """Turns these errors of the block into a Misuse whose line begins with `before`."""
     try:
         yield
     except errors as error:
         raise Misuse(f"{before}{error}") from error
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuses what is no integer of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Misuse(f"{name}={value!r} is not allowed; give an integer of at least {least}")

@@ -1,14 +1,19 @@
-"""The models of the benchmarks by name, imported when asked for."""
+"""The models of the benchmarks by name, imported when asked for, and the budget that all of them train with."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import ceil, gcd
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.errors import Misuse
-from benchmarks.experiments import Budget
-from benchmarks.models.base import Forecaster
+from benchmarks.errors import Misuse, check_whole
+
+if TYPE_CHECKING:
+    from benchmarks.models.base import Forecaster
+
 
 MODELS = {
     "msft": "benchmarks.models.ours:MSFT",
@@ -19,43 +24,87 @@ MODELS = {
     "adalora": "benchmarks.models.ours:AdaLoRA",
     "zero_shot": "benchmarks.models.ours:ZeroShot",
     "scratch": "benchmarks.models.ours:Scratch",
-    "dlinear": "benchmarks.models.classical:DLinear",
-    "seasonal_naive": "benchmarks.models.classical:SeasonalNaive",
-    "patchtst": "benchmarks.models.neural:PatchTST",
-    "itransformer": "benchmarks.models.neural:ITransformer",
-    "timemixer": "benchmarks.models.neural:TimeMixer",
-    "fracast": "benchmarks.models.fracast:Fracast",
-    "chronos2": "benchmarks.models.chronos2:Chronos2",
+    "dlinear": "benchmarks.models.trained:DLinear",
+    "patchtst": "benchmarks.models.trained:PatchTST",
+    "itransformer": "benchmarks.models.trained:ITransformer",
+    "timemixer": "benchmarks.models.trained:TimeMixer",
+    "fracast": "benchmarks.models.untrained:Fracast",
+    "chronos2": "benchmarks.models.untrained:Chronos2",
+    "seasonal_naive": "benchmarks.models.untrained:SeasonalNaive",
+}
+OURS = tuple(name for name, place in MODELS.items() if ".ours:" in place)
+PACKAGES = {  # that a model needs, and the extra of darts-msft that brings it
+    **dict.fromkeys(("lora", "adalora"), ("peft", "peft")),
+    **dict.fromkeys(("patchtst", "itransformer", "timemixer"), ("neuralforecast", "baselines")),
+    "fracast": ("fracast", "baselines"),
 }
 
-INSTALL = {
-    "neuralforecast": "pip install 'darts-msft[baselines]'",
-    "fracast": "pip install 'darts-msft[baselines]'",
-    "uni2ts": "pip install 'darts-msft[moirai]'",
-    "peft": "pip install 'darts-msft[peft]'",
-}
+
+@dataclass(frozen=True)
+class Budget:
+    """What a fit may spend, the same for every model of a table.
+
+    epochs: passes over the training windows; baseline_epochs: those of models from random weights (None: as epochs);
+    patience: epochs without a better validation score before a fit stops; batch_size: windows a step; train_windows: at
+    most so many an epoch, in whole batches, others each epoch (None: all); validation_windows: at most so many for
+    choosing settings and the best epoch, evenly spaced (None: all); look_backs: contexts, in steps, to choose from;
+    zero_shot_choice: what trains a pretrained model takes its patch size from the choice of that model untrained.
+    """
+
+    epochs: int = 10
+    patience: int = 3
+    batch_size: int = 32
+    train_windows: int | None = None
+    validation_windows: int | None = None
+    look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)
+    zero_shot_choice: bool = False
+    baseline_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_size"):
+            check_whole(name, getattr(self, name), 1)
+        for name in ("train_windows", "validation_windows", "baseline_epochs"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        steps = self.look_backs
+        if not isinstance(steps, list | tuple) or not steps or list(steps) != sorted(set(steps)):
+            raise Misuse(f"look_backs={steps!r} is not allowed; give a list of steps, each once, in ascending order")
+        for each in steps:
+            check_whole("look_backs", each, 1)
+        object.__setattr__(self, "look_backs", tuple(steps))
+        if not isinstance(self.zero_shot_choice, bool):
+            raise Misuse(f"zero_shot_choice={self.zero_shot_choice!r} is not allowed; give True or False")
+
+    @property
+    def train_batches(self) -> int | None:
+        """The most training batches of an epoch; None: all that there are."""
+        return None if self.train_windows is None else ceil(self.train_windows / self.batch_size)
+
+    def validation_stride(self, windows: int, season: int) -> int:
+        """The least stride that keeps of `windows` no more than allowed, and all phases of a season of `season` steps.
+
+        A stride that shares a factor with the season would come back to the same times of day only.
+        """
+        stride = 1 if self.validation_windows is None else ceil(windows / self.validation_windows)
+        while gcd(stride, season) > 1:
+            stride += 1
+        return stride
 
 
 def load_forecaster(name: str, options: Mapping[str, Any], budget: Budget) -> Forecaster:
     """The model registered under `name`; `options` differ from its defaults.
 
-    Raises
-    ------
-    Misuse
-        If the name or an option is not known.
-    ModuleNotFoundError
-        If the model's package is missing, with the install line.
+    Misuse if one is not known; ModuleNotFoundError, with the install line, if the model's package is missing.
     """
     if name not in MODELS:
         raise Misuse(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")
-    module, _, attribute = MODELS[name].partition(":")
-    try:
-        found: type[Forecaster] = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALL:
-            raise
+    package, extra = PACKAGES.get(name, (None, None))
+    if package is not None and find_spec(package) is None:
         raise ModuleNotFoundError(
-            f"model {name!r} needs the package {error.name!r}, which is not installed; run: {INSTALL[error.name]}",
-            name=error.name,
-        ) from error
+            f"model {name!r} needs the package {package!r}, which is not installed; run: "
+            f"pip install 'darts-msft[{extra}]'",
+            name=package,
+        )
+    module, _, attribute = MODELS[name].partition(":")
+    found: type[Forecaster] = getattr(importlib.import_module(module), attribute)
     return found(options, budget)

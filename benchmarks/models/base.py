@@ -1,4 +1,7 @@
-"""How a row of the results table is built, fitted and described, whatever model is behind it."""
+"""How a row of the results table is built, fitted, asked for forecasts and described, whatever model is behind it.
+
+Shapes: N windows, C context steps, H horizon steps, V variables, Q levels, T time.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,14 @@ from darts.utils.data import SequentialTorchTrainingDataset
 from darts.utils.likelihood_models.torch import QuantileRegression
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping
+from scipy.stats import norm
 
-from benchmarks.datasets import Dataset
+from benchmarks.data import Dataset
 from benchmarks.errors import Diverged, Misuse
-from benchmarks.experiments import Budget
-from benchmarks.models.views import View, inner_of
+from benchmarks.models import Budget
+
+Settings = Mapping[str, Any]
+Levels = Sequence[float] | None  # None: point forecasts (the median)
 
 FOLLOWED = ("patch_size",)  # settings that a follower takes from its leader's choice
 SIZES = ("look_back", "patch_size")  # settings that decide whether a model can take a place
@@ -29,24 +35,19 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 
 
 class Forecaster(ABC):
-    """One row of the results table: how a model is built, fitted and described.
+    """One row of the results table.
 
-    `defaults` has every option and its default value; `options` are the diff against it. An option named in `chosen`
-    may be a list: its entries are compared on validation data. A look-back of None is the budget's list of them.
-
-    Raises
-    ------
-    Misuse
-        If an option is not known.
+    `defaults` has every option and its default; `options` are the diff against it. An option named in `chosen` may be a
+    list: its entries are compared on validation data. A look-back of None is the budget's list of them.
     """
 
     version: ClassVar[int] = 1  # raised when the code of a model, here or behind it, changes its figures
     trains: ClassVar[bool] = True  # False: zero-shot or naive
     baseline: ClassVar[bool] = False  # True: begins from random weights, so it has epochs of its own
-    defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Settings] = {}
     chosen: ClassVar[tuple[str, ...]] = ("look_back",)
 
-    def __init__(self, options: Mapping[str, Any], budget: Budget) -> None:
+    def __init__(self, options: Settings, budget: Budget) -> None:
         if unknown := sorted(set(options) - set(self.defaults)):
             raise Misuse(
                 f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; "
@@ -54,82 +55,98 @@ class Forecaster(ABC):
             )
         self.given, self.options, self.budget = dict(options), {**self.defaults, **options}, budget
 
-    # ---------------------------------------------------------------- what the runner asks for
-
-    def candidates(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
-        """Settings to choose from on validation data, "look_back" in steps among them; `horizon` in steps.
-
-        Those that the model can't take are left out (`dropped` has them). ValueError where a look-back that was asked
-        for by name is among these, or nothing is left.
-        """
-        kept, dropped = self._sorted_out(dataset, horizon)
+    def candidates(self, data: Dataset, horizon: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Settings to choose from, and those that the model can't take; no look-back that was asked for by name."""
+        choices = {name: self.choices(name, data, horizon) for name in self.chosen}
+        kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
+        for values in product(*choices.values()):
+            settings = dict(zip(choices, values, strict=True))
+            reason = self.refusal(settings, data, horizon)
+            entry = {**{name: settings[name] for name in SIZES if name in settings}, "reason": reason}
+            if reason is None:
+                kept.append(settings)
+            elif entry not in dropped:
+                dropped.append(entry)
         if not kept or ("look_back" in self.given and dropped):
-            asked = self.choices("look_back", dataset, horizon)
-            raise ValueError(
-                f"{type(self).__name__} can't take look_back={asked}: {'; '.join(entry['reason'] for entry in dropped)}"
-            )
-        return kept
-
-    def dropped(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
-        """What `candidates` leaves out: {"look_back": 2048, "reason": why}, and "patch_size" where there is one."""
-        return self._sorted_out(dataset, horizon)[1]
+            reasons = "; ".join(entry["reason"] for entry in dropped)
+            raise ValueError(f"{type(self).__name__} can't take look_back={choices['look_back']}: {reasons}")
+        return kept, dropped
 
     def leader(self) -> tuple[str, dict[str, Any]] | None:
-        """Model and options whose choice gives this one the settings named in `FOLLOWED`; None: it has its own."""
+        """Model and options whose choice gives this one the settings named in `FOLLOWED`."""
         return None
 
     @abstractmethod
-    def build(
-        self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
-    ) -> Any:
-        """The model, or a view of it, with `input_chunk_length` and Darts' `historical_forecasts`.
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
+        """The model; `settings` is one of `candidates`. One that trains nothing can forecast as it is."""
 
-        `settings` is one of `candidates`. `levels` None: point forecasts (the median), else quantiles of these levels.
-        A model that trains nothing can forecast as it is.
-        """
-
-    def fit(self, model: Any, dataset: Dataset, settings: Mapping[str, Any]) -> None:
-        """Trains on the training part; the validation part finds the best epoch, which is kept, and ends the fit.
-
-        A model with `trains = False` is left as it is.
-        """
+    def fit(self, model: Any, data: Dataset, settings: Settings) -> None:
+        """Trains on the training part; the validation part finds the best epoch, which is kept, and ends the fit."""
         if not self.trains:
             return
-        inner, look_back = inner_of(model), settings["look_back"]
-        horizon = inner.output_chunk_length
-        stride = self.budget.validation_stride(len(dataset.starts("validation", horizon, 1)), dataset.season)
-        prepare = model.prepare if isinstance(model, View) else _unchanged
-        inner.fit_from_dataset(
-            _windows(prepare(dataset.series("train")), look_back, horizon, 1),
-            _windows(prepare(dataset.series("validation", look_back)), look_back, horizon, stride),
+        look_back, horizon, seen = settings["look_back"], model.output_chunk_length, self.seen(data)
+        stride = self.budget.validation_stride(len(data.starts("validation", horizon, 1)), data.season)
+        lengths = {"input_chunk_length": look_back, "output_chunk_length": horizon, "use_static_covariates": False}
+        model.fit_from_dataset(
+            SequentialTorchTrainingDataset(seen.series("train"), **lengths, stride=1),
+            SequentialTorchTrainingDataset(seen.series("validation", look_back), **lengths, stride=stride),
         )
+
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        """Forecasts (N, H, V, Q) of the windows that begin at `starts`, each from its context; `asked` is for Darts."""
+        look_back, horizon, seen = model.input_chunk_length, model.output_chunk_length, self.seen(data)
+        steps = slice(starts[0] - look_back, starts[-1] + horizon)
+        found = model.historical_forecasts(
+            TimeSeries(times=seen.times[steps], values=seen.values[steps], components=list(seen.columns)),
+            start=look_back,
+            start_format="position",
+            forecast_horizon=horizon,
+            stride=starts.step,
+            retrain=False,
+            last_points_only=False,
+            verbose=False,
+            **{"predict_likelihood_parameters": levels is not None, **asked},
+        )
+        values = np.stack([window.all_values(copy=False) for window in found])  # (N, H, V * Q, samples)
+        values = values.reshape(len(found), -1, len(data.columns), values[0, 0].size // len(data.columns))
+        wanted = (len(starts), horizon, len(data.columns), asked.get("num_samples", len(levels or (0.5,))))
+        if values.shape != wanted or [one.start_time() for one in found] != list(data.times[np.asarray(starts)]):
+            raise ValueError(
+                f"{type(self).__name__} forecast (windows, steps, variables, levels) {values.shape}, the first at "
+                f"{found[0].start_time()}, instead of {wanted} from {data.times[starts[0]]} on"
+            )
+        return values
+
+    def held(self, levels: Levels) -> int:
+        """How many numbers it holds for each value that it forecasts, while it does."""
+        return len(levels or (0.5,))
 
     def describe(self, model: Any) -> dict[str, Any]:
         """Parameters (trained, all), the weights' hash, what the fit did, and the scales' weights where there are."""
-        module = inner_of(model).model
-        count = sum(parameter.numel() for parameter in module.parameters())
-        trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.model.parameters()]
         return {
-            "trained_parameters": trained if self.trains else 0,
-            "parameters": count,
+            "trained_parameters": sum(size for size, trains in sizes if trains) if self.trains else 0,
+            "parameters": sum(size for size, _ in sizes),
             "weights": self.weights(),
-            "fit_report": BestEpoch.report_of(inner_of(model)) if self.trains else None,
+            "fit_report": BestEpoch.report_of(model) if self.trains else None,
             "scale_weights": None,
         }
 
     def resolved(self, model: Any) -> dict[str, Any]:
         """What the model really has where options leave it open: most epochs, patch sizes, rates; in JSON's types."""
-        return {"look_back": model.input_chunk_length, **({"max_epochs": self.epochs} if self.trains else {})}
+        return {"look_back": int(model.input_chunk_length), **({"max_epochs": self.epochs} if self.trains else {})}
 
     def weights(self) -> str | None:
         """sha256 of the pretrained weights; None where there are none. WeightsMissing where they can't be had."""
         return None
 
     def defaults_hash(self) -> str:
-        """sha256 of all that is not in an experiment's options but decides its result: version, defaults and recipe."""
+        """sha256 of what is not in an experiment's options but decides its result."""
         return sha256_of({"version": self.version, "defaults": dict(self.defaults), "recipe": self.recipe()})
 
-    # ---------------------------------------------------------------- for subclasses
+    def seen(self, data: Dataset) -> Dataset:
+        """The data as the model sees them."""
+        return data
 
     @property
     def epochs(self) -> int:
@@ -139,57 +156,33 @@ class Forecaster(ABC):
     def trainer(self, *callbacks: Callback, to_the_end: bool = False) -> dict[str, Any]:
         """Lightning's settings: quiet, nothing written to disk, the budget's batches an epoch, stopped early or not."""
         patience, most = self.epochs if to_the_end else self.budget.patience, self.budget.train_batches
-        stop = EarlyStopping("val_loss", patience=patience)  # whatever its patience, at a loss that is no number
-        sampled = {} if most is None else {"limit_train_batches": most}  # Lightning: where there are more
-        return {**QUIET, **sampled, "callbacks": [stop, *callbacks]}
+        sampled = {} if most is None else {"limit_train_batches": most}
+        return {**QUIET, **sampled, "callbacks": [EarlyStopping("val_loss", patience=patience), *callbacks]}
 
-    def steps(self, dataset: Dataset, look_back: int, horizon: int) -> int:
-        """Optimiser steps of a fit that uses all of its epochs."""
-        return round(self.epochs * self.share(dataset, look_back, horizon) * self._batches(dataset, look_back, horizon))
-
-    def share(self, dataset: Dataset, look_back: int, horizon: int) -> float:
-        """How much of all training windows an epoch has; papers' schedules count passes over all of them."""
-        batches = self._batches(dataset, look_back, horizon)
-        return min(batches, self.budget.train_batches or batches) / batches
-
-    def _batches(self, dataset: Dataset, look_back: int, horizon: int) -> int:
-        begin, end = dataset.bounds["train"]
-        return ceil((end - begin - look_back - horizon + 1) / self.budget.batch_size)
+    def batches(self, data: Dataset, look_back: int, horizon: int) -> tuple[int, int]:
+        """Training batches of an epoch under the budget, and of a pass over all training windows."""
+        begin, end = data.bounds["train"]
+        every = ceil((end - begin - look_back - horizon + 1) / self.budget.batch_size)
+        return min(every, self.budget.train_batches or every), every
 
     def recipe(self) -> Any:
         """How the model is trained beside its options, in JSON's types."""
         return None
 
-    def choices(self, name: str, dataset: Dataset, horizon: int) -> list[Any]:
+    def choices(self, name: str, data: Dataset, horizon: int) -> list[Any]:
         """The values of a setting to choose from."""
         value = self.options[name]
         if value is None and name == "look_back":
             value = self.budget.look_backs
         return list(value) if isinstance(value, list | tuple) else [value]
 
-    def refusal(self, settings: Mapping[str, Any], dataset: Dataset, horizon: int) -> str | None:
+    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
         """Why the model can't take these settings; None: it can."""
-        begin, end = dataset.bounds["train"]
-        if settings["look_back"] <= end - begin - horizon:
-            return None
-        return (
-            f"a look-back of {settings['look_back']} and a horizon of {horizon} steps don't fit into the {end - begin} "
-            f"training steps of {dataset.name}; take at most {end - begin - horizon} steps"
-        )
-
-    def _sorted_out(self, dataset: Dataset, horizon: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Every combination of choices that the model can take, and the others with the reason."""
-        choices = {name: self.choices(name, dataset, horizon) for name in self.chosen}
-        kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
-        for values in product(*choices.values()):
-            settings = dict(zip(choices, values, strict=True))
-            reason = self.refusal(settings, dataset, horizon)
-            entry = {**{name: settings[name] for name in SIZES if name in settings}, "reason": reason}
-            if reason is None:
-                kept.append(settings)
-            elif entry not in dropped:
-                dropped.append(entry)
-        return kept, dropped
+        begin, end = data.bounds["train"]
+        look_back, longest = settings["look_back"], end - begin - horizon
+        lengths = f"a look-back of {look_back} and a horizon of {horizon} steps don't fit into the {end - begin}"
+        told = f"{lengths} training steps of {data.name}; take at most {longest} steps"
+        return None if look_back <= longest else told
 
 
 class BestEpoch(Callback):
@@ -220,13 +213,12 @@ class BestEpoch(Callback):
 
     @classmethod
     def report_of(cls, model: Any) -> dict[str, Any] | None:
-        """What the Darts model's fit compared and kept; None before a fit."""
-        found = [callback for callback in getattr(model.trainer, "callbacks", []) if isinstance(callback, cls)]
-        if not found or not found[0].losses:
-            return None
-        losses, best = found[0].losses, found[0].best
-        improving = best == len(losses) - 1
-        return {"kept": f"epoch {best}", "losses": losses, "epochs": len(losses), "still_improving": improving}
+        """What the Darts model's fit compared and kept; None where none of these took part."""
+        for one in model.trainer.callbacks:
+            if isinstance(one, cls):
+                found = {"kept": f"epoch {one.best}", "losses": one.losses, "epochs": len(one.losses)}
+                return {**found, "still_improving": one.best == len(one.losses) - 1}
+        return None
 
 
 def sha256_of(value: Any) -> str:
@@ -234,27 +226,18 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def training_values(dataset: Dataset) -> np.ndarray:
-    """The training part, (T, V)."""
-    begin, end = dataset.bounds["train"]
-    return dataset.values[begin:end]
-
-
-def quantile_likelihood(levels: Sequence[float] | None) -> QuantileRegression | None:
+def quantile_likelihood(levels: Levels) -> QuantileRegression | None:
     """Darts' likelihood for `levels`; None for point forecasts."""
     return None if levels is None else QuantileRegression(list(levels))
 
 
-def _windows(series: TimeSeries, look_back: int, horizon: int, stride: int) -> SequentialTorchTrainingDataset:
-    """The series' windows, `stride` steps apart and counted from its end."""
-    return SequentialTorchTrainingDataset(
-        series,
-        input_chunk_length=look_back,
-        output_chunk_length=horizon,
-        stride=stride,
-        use_static_covariates=False,
-    )
+def at_levels(quantiles: np.ndarray, known: Sequence[float], levels: Sequence[float]) -> np.ndarray:
+    """Quantiles (..., K) of the ascending levels `known` as quantiles (..., Q) of other `levels`.
 
-
-def _unchanged(series: TimeSeries) -> TimeSeries:
-    return series
+    Between neighbours, and beyond the two outermost, the quantile is linear in the standard normal distribution's
+    quantile of the same level: exact for a normal distribution, and at the levels that are known.
+    """
+    knots, wanted = norm.ppf(known), norm.ppf(levels)
+    left = np.clip(np.searchsorted(knots, wanted, side="right") - 1, 0, len(knots) - 2)
+    share = (wanted - knots[left]) / (knots[left + 1] - knots[left])
+    return np.asarray(quantiles[..., left] * (1 - share) + quantiles[..., left + 1] * share)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
 
-from benchmarks.datasets import Dataset
-from benchmarks.models.base import SIZES, Forecaster, quantile_likelihood, sha256_of
-from benchmarks.models.views import FromSamples, inner_of
+import numpy as np
+
+from benchmarks.data import Dataset
+from benchmarks.models.base import (
+    SIZES,
+    Forecaster,
+    Levels,
+    Settings,
+    quantile_likelihood,
+    sha256_of,
+)
 from darts_msft import MSFTFoundationModel
-from darts_msft.arguments import Checkpoint, check_tokens, choose_patch_size
-from darts_msft.backbones import describe as describe_backbone
-from darts_msft.backbones import load_class
-from darts_msft.methods import find_method
-from darts_msft.model import ADAMW, GRADIENT_CLIP
-from darts_msft.options import MethodConfig
-from darts_msft.scales.pyramid import ScalePlan
-from darts_msft.storage.weights import Source, load_state, state_hash
+from darts_msft.backbones import describe
+from darts_msft.storage.weights import load_state, state_hash
 
 SAMPLES = 1000  # behind the quantiles; of MOIRAI's 100 the 2.5 % quantile, which the MSIS is of, would be noise
-COMMON = ("backbone", "revision", "patch_size")  # arguments of the model that every method has a use for
-FIXED = ("backbone", "revision", "weight_init")  # those that are no choice (a list of `weight_init` is one value)
+FIXED = ("backbone", "revision", "weight_init")  # options that are no choice (a list of `weight_init` is one value)
+OPTIMISER = [{"betas": (0.9, 0.98), "weight_decay": 0.01}, 1.0]  # AdamW's arguments and the clipped norm
+ARGUMENTS = {name: entry.default for name, entry in inspect.signature(MSFTFoundationModel.__init__).parameters.items()}
 
 
 class Ours(Forecaster):
@@ -35,20 +38,22 @@ class Ours(Forecaster):
 
     With the budget's `zero_shot_choice`, what is trained takes the patch size from the zero-shot model's choice, and
     chooses the look-back itself: the context that is best before finetuning need not be the best after it.
+
+    `own` are the method's own arguments of the model, `rates` its learning rates where none is given: a change of
+    the model's default rates has to be made here too, so that results before and after it are told apart.
     """
 
     version = 2  # 1 took the look-back from the zero-shot model's choice too
-
     method: ClassVar[str]
+    own: ClassVar[tuple[str, ...]] = ()
+    rates: ClassVar[Mapping[str, float]] = {}
+    pretrained: ClassVar[bool] = True
 
-    @cached_property
-    def defaults(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """What the method has a use for, and `defaults_hash` so covers; found late, since peft is an extra."""
-        return {"look_back": None, **arguments_of(self.method), "likelihood": "native", "num_samples": SAMPLES}
-
-    @cached_property
-    def chosen(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("look_back", *(name for name in arguments_of(self.method) if name not in FIXED))
+    def __init_subclass__(cls) -> None:
+        names = ("backbone", "revision", "patch_size", *cls.own, *(f"lr_{group}" for group in cls.rates))
+        given = {name: ARGUMENTS[name] for name in names}
+        cls.defaults = {"look_back": None, **given, "likelihood": "native", "num_samples": SAMPLES}
+        cls.chosen = ("look_back", *(name for name in names if name not in FIXED))
 
     def leader(self) -> tuple[str, dict[str, Any]] | None:
         if not (self.trains and self.budget.zero_shot_choice):
@@ -56,135 +61,92 @@ class Ours(Forecaster):
         shared = (*SIZES, "backbone", "revision", "likelihood", "num_samples")
         return "zero_shot", {name: value for name, value in self.given.items() if name in shared}
 
-    def refusal(self, settings: Mapping[str, Any], dataset: Dataset, horizon: int) -> str | None:
-        """Also more tokens than the backbone was made for."""
-        _, architecture, config = self._backbone
-        cls, look_back = load_class(architecture), settings["look_back"]
-        patch_size = choose_patch_size(settings["patch_size"], cls.patch_sizes(config), look_back)
-        prompt = {name: settings[name] for name in ("prompt_length",) if name in settings}
-        added = find_method(self.method).added_tokens(MethodConfig(**prompt))
-        plan = ScalePlan(look_back, horizon, patch_size, 0)
+    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
+        """Also what the model itself refuses, say more tokens than the backbone was made for."""
         try:
-            check_tokens(Checkpoint(self.options["backbone"], cls, config), plan, added)
+            self._model(settings, horizon)
         except ValueError as error:
             return str(error)
-        return super().refusal(settings, dataset, horizon)
+        return super().refusal(settings, data, horizon)
 
-    def build(
-        self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
-    ) -> MSFTFoundationModel | FromSamples:
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         kind = self.options["likelihood"]
         if kind not in ("native", "quantile"):
             raise ValueError(f"likelihood={kind!r} is not known; choose 'native' or 'quantile'")
-        sampled = levels is not None and kind == "native"
-        model = MSFTFoundationModel(
-            settings["look_back"],
+        model = self._model(
+            settings,
             horizon,
-            method=self.method,
-            likelihood="native" if sampled else quantile_likelihood(levels),
+            likelihood="native" if self._sampled(levels) else quantile_likelihood(levels),
             batch_size=self.budget.batch_size,
             n_epochs=self.epochs,
             random_state=seed,
             pl_trainer_kwargs=self.trainer(),  # the model itself keeps its best state, that before training included
-            **{name: self.options[name] for name in FIXED if name in self.options},
-            **{name: value for name, value in settings.items() if name != "look_back"},
         )
         if not self.trains:
-            model.fit(dataset.series("train"))  # reads the weights, trains nothing
-        return model if not sampled else FromSamples(model, levels or (), self.options["num_samples"], seed)
+            model.fit(data.series("train"))  # reads the weights, trains nothing
+        return model
+
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        """Quantiles of sample paths are always of the same draws."""
+        if not self._sampled(levels):
+            return super().forecast(model, data, starts, levels)
+        draws = {"num_samples": self.options["num_samples"], "random_state": model.model_params["random_state"]}
+        found = super().forecast(model, data, starts, None, **draws)
+        return np.moveaxis(np.quantile(found, levels, axis=-1), 0, -1)
+
+    def held(self, levels: Levels) -> int:
+        return self.options["num_samples"] if self._sampled(levels) else super().held(levels)
+
+    def _sampled(self, levels: Levels) -> bool:
+        return levels is not None and self.options["likelihood"] == "native"
+
+    def _model(self, settings: Settings, horizon: int, **more: Any) -> MSFTFoundationModel:
+        fixed = {name: self.options[name] for name in FIXED if name in self.options}
+        chosen = {name: value for name, value in settings.items() if name != "look_back"}
+        return MSFTFoundationModel(settings["look_back"], horizon, method=self.method, **fixed, **chosen, **more)
 
     def describe(self, model: Any) -> dict[str, Any]:
-        inner = inner_of(model)
-        report, trained = inner.fit_report, 0
+        report, trained = model.fit_report, 0
         if report is not None:
             trained, improving = report.trained_parameters, report.kept == f"epoch {report.epochs - 1}"
             own = {"before": report.before, "best": report.best, "still_improving": improving}
             report = {**asdict(report), **own}
-        found = {"trained_parameters": trained, "fit_report": report, "scale_weights": inner.scale_weights.tolist()}
+        found = {"trained_parameters": trained, "fit_report": report, "scale_weights": model.scale_weights.tolist()}
         return {**super().describe(model), **found}
 
     def resolved(self, model: Any) -> dict[str, Any]:
-        module = inner_of(model).model
-        found = {"patch_size": module.plan.patch_size, "num_scales": module.plan.num_scales}
-        rates = {f"lr_{name}": rate for name, rate in module.rates.to_dict().items()} if self.trains else {}
-        source, _, _ = self._backbone
-        return {**super().resolved(model), **found, **rates, "revision": source.revision}
+        given = {group: model.model_params.get(f"lr_{group}") for group in self.rates}
+        rates = {f"lr_{group}": rate if given[group] is None else given[group] for group, rate in self.rates.items()}
+        sizes = {"patch_size": model.model.plan.patch_size, "num_scales": model.model.plan.num_scales}
+        return {**super().resolved(model), **sizes, **rates, "revision": self._backbone[0].revision}
 
     def recipe(self) -> Any:
-        rates = find_method(self.method).rates.to_dict()
-        own = {group: rate for group, rate in rates.items() if f"lr_{group}" in self.defaults}
-        return [own, ADAMW, GRADIENT_CLIP] if self.trains else None
+        return [dict(self.rates), *OPTIMISER] if self.trains else None
 
     def weights(self) -> str:
-        source, _, _ = self._backbone
-        return state_hash(load_state(source))
+        """Of "scratch" the sha256 of the configuration: there is nothing else of the backbone in it."""
+        source, _, config = self._backbone
+        return state_hash(load_state(source)) if self.pretrained else sha256_of(config)
 
     @cached_property
-    def _backbone(self) -> tuple[Source, str, dict[str, Any]]:
+    def _backbone(self) -> tuple[Any, str, dict[str, Any]]:
         """Source, architecture and configuration."""
-        return describe_backbone(self.options["backbone"], self.options["revision"])
+        return describe(self.options["backbone"], self.options["revision"])
 
 
-def arguments_of(method: str) -> dict[str, Any]:
-    """The arguments of `MSFTFoundationModel` that are options of a method here, and their defaults."""
-    found = find_method(method)
-    names = {*COMMON, *found.options, *(f"lr_{group}" for group in found.groups)}
-    names |= {"num_scales"} if found.multi_scale else set()
-    names |= {"lr_head"} if found.trains else set()  # of the head that likelihood="quantile" brings
-    parameters = inspect.signature(MSFTFoundationModel.__init__).parameters
-    return {name: parameter.default for name, parameter in parameters.items() if name in names}
+def _row(method: str, own: tuple[str, ...] = (), **more: Any) -> type[Ours]:
+    return type(method, (Ours,), {"method": method, "own": own, **more})
 
 
-class MSFT(Ours):
-    """Multi-scale finetuning."""
+_SCALES = ("num_scales", "aggregator", "shared_adapters", "shared_lora", "attention")
+_MIXING = ("mixing", "upsampling", "weight_learning", "weight_init")
+_LORA = ("lora_rank", "lora_alpha")
 
-    method = "msft"
-
-
-class Full(Ours):
-    """Every weight."""
-
-    method = "full"
-
-
-class LinearProbe(Ours):
-    """The head alone."""
-
-    method = "linear_probe"
-
-
-class Prompt(Ours):
-    """Learned tokens before the context."""
-
-    method = "prompt"
-
-
-class LoRA(Ours):
-    """Low-rank updates of the attention's weights."""
-
-    method = "lora"
-
-
-class AdaLoRA(Ours):
-    """The same with ranks shared out by importance."""
-
-    method = "adalora"
-
-
-class ZeroShot(Ours):
-    """The pretrained model as it is."""
-
-    method = "zero_shot"
-    trains = False
-
-
-class Scratch(Ours):
-    """The same architecture with random weights, as a control."""
-
-    method = "scratch"
-    baseline = True
-    version = 3  # 2 had the epochs of pretrained models
-
-    def weights(self) -> str:
-        """sha256 of the configuration: there is nothing else of the backbone in it."""
-        return sha256_of(self._backbone[2])
+MSFT = _row("msft", (*_SCALES, *_LORA, *_MIXING), rates={"pretrained": 3e-5, "new": 3e-4, "head": 3e-5, "omega": 1e-2})
+Full = _row("full", rates={"pretrained": 3e-4, "head": 3e-4})
+LinearProbe = _row("linear_probe", rates={"head": 1e-3})
+Prompt = _row("prompt", ("prompt_length",), rates={"new": 1e-2, "head": 1e-3})
+LoRA = _row("lora", _LORA, rates={"new": 3e-3, "head": 1e-3})
+AdaLoRA = _row("adalora", _LORA, rates={"new": 1e-2, "head": 1e-3})
+ZeroShot = _row("zero_shot", trains=False)
+Scratch = _row("scratch", rates={"pretrained": 1e-3, "head": 1e-3}, baseline=True, pretrained=False, version=3)

@@ -9,27 +9,31 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from benchmarks import datasets, models, suites
-from benchmarks.datasets import Dataset
+from benchmarks import __main__, data, models, run
+from benchmarks.data import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.experiments import Budget, Experiment
-from benchmarks.models.base import Forecaster
-from benchmarks.models.views import WindowModel
+from benchmarks.models import Budget
+from benchmarks.models.base import Forecaster, Levels, Settings
+from benchmarks.run import measures, store, suites
+from benchmarks.run.experiments import Experiment
+
+if TYPE_CHECKING:
+    import pytest
 
 SEASON, HORIZON = 12, 6
 BUDGET = Budget(epochs=1, validation_windows=20)
 
 
 def waves(name: str = "waves", family: str = "lsf", folder: Any = None) -> Dataset:
-    """300, 100 and 100 steps; stands in for `datasets.load`. The folder may hold a text that shifts the values."""
+    """300, 100 and 100 steps; stands in for `data.load`. The folder may hold a text that shifts the values."""
     steps = np.arange(500)[:, None]
     noise = np.random.default_rng(0).standard_normal((500, 2))
     values = np.sin(2 * np.pi * steps / SEASON + np.arange(2)) * [1, 3] + [2, 5] + 0.3 * noise
@@ -48,16 +52,11 @@ def waves(name: str = "waves", family: str = "lsf", folder: Any = None) -> Datas
     )
 
 
-class Back(WindowModel):
-    """Forecasts what was `look_back` steps before, and normal quantiles around it."""
+class Back:
+    """What was `look_back` steps before, and normal quantiles around it."""
 
-    def __init__(self, look_back: int, levels: Sequence[float] | None, spread: float) -> None:
-        super().__init__(look_back, levels)
-        self.spread = spread
-
-    def forecast(self, contexts: np.ndarray, begins: pd.DatetimeIndex, horizon: int) -> np.ndarray:
-        points = contexts[:, np.arange(horizon) % contexts.shape[1], :, None]
-        return points if self.levels is None else points + self.spread * norm.ppf(self.levels)
+    def __init__(self, look_back: int, spread: float) -> None:
+        self.input_chunk_length, self.output_chunk_length, self.spread = look_back, HORIZON, spread
 
 
 class Fake(Forecaster):
@@ -67,14 +66,10 @@ class Fake(Forecaster):
     without it, whose candidates are these.
     """
 
-    defaults: ClassVar[Mapping[str, Any]] = {
+    defaults: ClassVar[Settings] = {
         "look_back": [SEASON - 1, SEASON],
         "spread": 0.5,
-        "log": None,
-        "weights": None,
-        "backbone": None,
-        "trouble": None,
-        "follows": None,
+        **dict.fromkeys(("log", "weights", "backbone", "trouble", "follows")),
     }
     chosen = ("look_back", "spread")
 
@@ -87,22 +82,15 @@ class Fake(Forecaster):
             return None
         return "fake", {"look_back": self.options["follows"], "log": self.options["log"]}
 
-    def dropped(self, dataset: Dataset, horizon: int) -> list[dict[str, Any]]:
-        return [{"look_back": 999, "reason": "too long"}]
-
-    def build(
-        self, settings: Mapping[str, Any], dataset: Dataset, horizon: int, seed: int, levels: Sequence[float] | None
-    ) -> Back:
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Back:
         self.note(f"build {settings['look_back']} {settings['spread']} seed {seed}")
-        return Back(settings["look_back"], levels, settings["spread"])
+        return Back(settings["look_back"], settings["spread"])
 
-    def fit(self, model: Any, dataset: Dataset, settings: Mapping[str, Any]) -> None:
+    def fit(self, model: Any, data: Dataset, settings: Settings) -> None:
         self.note("fit")
         trouble = self.options["trouble"]
         if trouble == "raise":
             raise RuntimeError("the fake fails")
-        if trouble == "sleep":
-            time.sleep(0.5)
         if trouble == "interrupt":
             raise KeyboardInterrupt
         if trouble == f"diverge {settings['look_back']}" or trouble == "diverge":
@@ -112,6 +100,12 @@ class Fake(Forecaster):
         if trouble and trouble.startswith("wait for "):
             while not Path(trouble.removeprefix("wait for ")).exists():
                 time.sleep(0.02)
+
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        look_back = model.input_chunk_length
+        steps = np.asarray(starts)[:, None] - look_back + np.arange(HORIZON) % look_back
+        points = data.values[steps][..., None]
+        return points if levels is None else points + model.spread * norm.ppf(levels)
 
     def describe(self, model: Any) -> dict[str, Any]:
         nothing = dict.fromkeys(("fit_report", "scale_weights"))
@@ -123,26 +117,80 @@ class Fake(Forecaster):
                 file.write(f"{os.getpid()} {what}\n")
 
 
-def fake_suite() -> list[Experiment]:
+def measured(look_back: int, part: str, stride: int, levels: Levels = None, spread: float = 0.5) -> dict[str, Any]:
+    """What the fake's forecasts of a part are worth."""
+    return measures.measure(Fake({}, BUDGET), Back(look_back, spread), waves(), part, stride, levels)
+
+
+# ---- experiments, and what a run of them leaves in a folder
+
+
+def experiment(folder: Path, family: str = "lsf", **changes: Any) -> Experiment:
+    options = {"log": str(folder / "log"), **changes.pop("options", {})}
+    name = changes.pop("dataset", "waves")
+    return Experiment(family, name, HORIZON, "fake", options=options, budget=BUDGET, **changes)
+
+
+def notes(folder: Path) -> list[str]:
+    log = folder / "log"
+    return [line.partition(" ")[2] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def builds(folder: Path) -> list[str]:
+    return [note.removeprefix("build ") for note in notes(folder) if note.startswith("build")]
+
+
+def runs(folder: Path, kind: str = "run") -> list[dict[str, Any]]:
+    return [entry for _, entry in store.entries(folder / "results", kind)]
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """The text of every result and choice."""
+    return {
+        f"{kind}/{path.name}": path.read_text()
+        for kind in ("run", "choice")
+        for path, _ in store.entries(folder / "results", kind)
+    }
+
+
+def register(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fakes; and every job runs in this process."""
+    monkeypatch.setattr(data, "load", waves)
+    monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
+    monkeypatch.setattr(measures, "quiet", lambda: None)
+    monkeypatch.setattr(measures, "FOLLOWED", ("look_back",))  # fakes have no patch size
+    monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
+    monkeypatch.setattr(run, "isolated", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(run, "preload", lambda modules: None)
+    run.data_hash.cache_clear()
+
+
+def command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`run` for these experiments, with results and data in the folder; gives the exit code."""
+
+    def found(experiments: Sequence[Experiment], *words: str) -> int:
+        run.data_hash.cache_clear()  # as in a new process
+        monkeypatch.setitem(suites.SUITES, "fake", lambda: list(experiments))
+        shared = ["--suite", "fake", "--results", str(folder / "results"), "--data", str(folder)]
+        return __main__.main(["run", *shared, *words])
+
+    return found
+
+
+def script_suite() -> list[Experiment]:
     """One experiment for each word of the environment variable FAKE_TROUBLES ("none": it works)."""
-    troubles = os.environ["FAKE_TROUBLES"].split(",")
     options = {"log": os.environ["FAKE_LOG"], "look_back": SEASON}
     return [
         Experiment("lsf", "waves", HORIZON, "fake", seed, {**options, "trouble": trouble, "spread": float(seed)})
-        for seed, trouble in enumerate(troubles)
+        for seed, trouble in enumerate(os.environ["FAKE_TROUBLES"].split(","))
     ]
 
 
-def register() -> None:
-    datasets.load = waves  # type: ignore[assignment]
-    models.MODELS["fake"] = "benchmark_fakes:Fake"
-    suites.SUITES["fake"] = fake_suite
-
-
 if __name__ in ("__main__", "__mp_main__"):
-    register()
+    data.load = waves  # type: ignore[assignment]
+    models.MODELS["fake"] = "benchmark_fakes:Fake"
+    suites.SUITES["fake"] = script_suite
+    run.PRELOADED = ("benchmarks.run.measures",)
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    sys.exit(main())
+    sys.exit(__main__.main())

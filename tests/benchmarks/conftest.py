@@ -14,27 +14,19 @@ def only_given_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DatasetLoader, "_DEFAULT_DIRECTORY", tmp_path / "cache")
 
 
-@pytest.fixture(scope="session")
-def weights() -> str:
-    """The hash of the bundled checkpoint's weights, by which results say that they are of it."""
-    from benchmarks import checkpoint
-
-    return checkpoint.weights_hash("moirai-tiny")
-
-
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The fakes are registered, and every job runs in this process."""
-    import runner_fakes
+    import benchmark_fakes
 
-    runner_fakes.register(monkeypatch)
+    benchmark_fakes.register(monkeypatch)
     yield
-    runner_fakes.forget()
+    benchmark_fakes.run.data_hash.cache_clear()
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs these experiments, with results and data in `tmp_path`; returns the exit code."""
-    import runner_fakes
+    import benchmark_fakes
 
-    return runner_fakes.command(tmp_path, monkeypatch)
+    return benchmark_fakes.command(tmp_path, monkeypatch)

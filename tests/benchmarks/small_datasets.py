@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.registry import REGISTRY, Entry, RawFile, Split
+from benchmarks.data.files import REGISTRY, RawFile, Split
 
-SMALL = RawFile("small.csv", None, "https://example.org/small", (10, 2), "h", 2)
-SPLIT = Split(6, 2, 2)
+SMALL = RawFile("small.csv", "https://example.org/small", "h", 2, shape=(10, 2))
 TOML = """
 csv = "mine.csv"
 time = "when"
@@ -32,8 +31,8 @@ def hourly(rows: int = 10, time: str = "date", start: str = "2024-03-01") -> pd.
     return pd.DataFrame({time: stamps, "a": np.arange(rows) ** 2.0, "b": 100.0 - np.arange(rows) % 3})
 
 
-def register(monkeypatch: pytest.MonkeyPatch, file: RawFile, split: Split = SPLIT, family: str = "pf") -> None:
-    monkeypatch.setitem(REGISTRY[family], "small", Entry(file, split))
+def register(monkeypatch: pytest.MonkeyPatch, file: RawFile, family: str = "pf") -> None:
+    monkeypatch.setitem(REGISTRY[family], "small", (file, Split(6, 2, 2)))
 
 
 def put(frame: pd.DataFrame, folder: Path, name: str = "small.csv", **how: Any) -> Path:

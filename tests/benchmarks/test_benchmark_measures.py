@@ -1,24 +1,26 @@
-"""Errors against slow loops and figures computed by hand; backtests against forecasts one by one."""
+"""Errors against slow loops and figures computed by hand; backtests window by window; choices and results."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from benchmark_fakes import HORIZON, SEASON, Back, waves
-from darts import TimeSeries
-from darts.models import GlobalNaiveSeasonal, LinearRegressionModel
+from benchmark_fakes import BUDGET, HORIZON, SEASON, Back, Fake, builds, experiment, measured, notes, waves
 from scipy.stats import norm
 
-from benchmarks import measures
-from benchmarks.datasets import Dataset
+from benchmarks import data as data_sets
+from benchmarks.data import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.measures import LEVELS, PointSums, QuantileSums, measure
-from benchmarks.models.views import FromSamples, View
+from benchmarks.models import Budget
+from benchmarks.run import measures, store
+from benchmarks.run.experiments import PROTOCOL, Experiment
+from benchmarks.run.measures import LEVELS, Sums, measure
+
+SPREADS = [5.0, 0.4, 0.1]  # the forecast's errors deviate by 0.42: two noises of 0.3
 
 
 @pytest.fixture
@@ -26,17 +28,18 @@ def data() -> Dataset:
     return waves(family="pf")
 
 
-def windows(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (5, 4, 3), a third of them outside of most intervals, and quantiles at `LEVELS`."""
-    targets = 2 * rng.standard_normal((5, 4, 3)) + [0, 5, -1]
-    quantiles = np.sort(rng.standard_normal((5, 4, 3, len(LEVELS))), axis=-1) + np.array([0, 5, -1])[:, None]
-    return targets, quantiles
+# ---- errors
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+def sums(*scales: float, levels: Any = LEVELS) -> Sums:
+    """For variables of these seasonal naive errors: the steps of the training part go up by them."""
+    steps = np.arange(4)[:, None] * np.array(scales)
+    return Sums(
+        replace(waves(), values=steps, columns=tuple("abc")[: len(scales)], bounds={"train": (0, 4)}, season=1), levels
+    )
 
 
-def slow_errors(targets: np.ndarray, quantiles: np.ndarray, scales: np.ndarray) -> dict[str, float]:
+def slow_errors(targets: np.ndarray, quantiles: np.ndarray, scales: Any) -> dict[str, float]:
     """By the definitions, one number at a time."""
     square, absolute, inside = [], [], []
     losses: dict[float, float] = dict.fromkeys(LEVELS[1:-1], 0.0)
@@ -63,85 +66,44 @@ def slow_errors(targets: np.ndarray, quantiles: np.ndarray, scales: np.ndarray) 
     }
 
 
-def test_quantile_errors_against_a_loop() -> None:
-    targets, quantiles = windows(np.random.default_rng(1))
-    scales = np.array([0.5, 3.0, 1.0])
-    sums = QuantileSums(LEVELS, scales)
-    sums.add(targets[:2], quantiles[:2])
-    sums.add(targets[2:], quantiles[2:])
-    expected = slow_errors(targets, quantiles, scales)
+def test_errors_against_a_loop() -> None:
+    """A third of the targets is outside of most intervals; in two chunks."""
+    rng = np.random.default_rng(1)
+    targets = 2 * rng.standard_normal((5, 4, 3)) + [0, 5, -1]
+    quantiles = np.sort(rng.standard_normal((5, 4, 3, len(LEVELS))), axis=-1) + np.array([0, 5, -1])[:, None]
+    found, points = sums(0.5, 3.0, 1.0), sums(0.5, 3.0, 1.0, levels=None)
+    for part in (slice(0, 2), slice(2, 5)):
+        found.add(targets[part], quantiles[part])
+        points.add(targets[part], quantiles[part][..., [LEVELS.index(0.5)]])
+    expected = slow_errors(targets, quantiles, (0.5, 3.0, 1.0))
     assert 0.2 < expected["coverage"] < 0.8
-    assert sums.metrics() == pytest.approx(expected, rel=1e-9)
-
-
-def test_point_errors_against_a_loop() -> None:
-    targets, quantiles = windows(np.random.default_rng(2))
-    middle = quantiles[..., LEVELS.index(0.5), None]
-    sums = PointSums()
-    sums.add(targets[:4], middle[:4])
-    sums.add(targets[4:], middle[4:])
-    expected = slow_errors(targets, quantiles, np.ones(3))
-    assert sums.metrics() == pytest.approx({"mse": expected["mse"], "mae": expected["mae"]}, rel=1e-9)
+    assert found.metrics() == pytest.approx(expected, rel=1e-9)
+    assert points.metrics() == pytest.approx({"mse": expected["mse"], "mae": expected["mae"]}, rel=1e-9)
 
 
 def test_quantile_errors_by_hand() -> None:
     """Two windows of one step of one variable; quantile forecasts that can be added up on paper."""
-    sums = QuantileSums(LEVELS, np.array([2.0]))
+    both = sums(2.0)
     # y = 10, all quantiles 8: losses 2 * 2 * level, at 0.5: 2; outside by 2: 40 * 2 = 80
-    sums.add(np.array([[[10.0]]]), np.full((1, 1, 1, len(LEVELS)), 8.0))
+    both.add(np.array([[[10.0]]]), np.full((1, 1, 1, len(LEVELS)), 8.0))
     # y = 6, quantiles 4, 5, ..., 14: that of 0.5 is 9; the interval 4 to 14 holds y, that from 5 to 13 too
-    sums.add(np.array([[[6.0]]]), np.arange(4.0, 15)[None, None, None])
+    both.add(np.array([[[6.0]]]), np.arange(4.0, 15)[None, None, None])
     below = [0.1 * 1, 0.2 * 0]  # quantiles 5 and 6 of the levels 0.1 and 0.2
     above = [(1 - level) * distance for level, distance in zip(np.arange(3, 10) / 10, range(1, 8), strict=True)]
     losses = 2 * (2 * sum(np.arange(1, 10) / 10) + sum(below) + sum(above))
-    found = sums.metrics()
-    assert found["crps"] == pytest.approx(losses / 9 / (10 + 6))
-    assert found["msis"] == pytest.approx(((0 + 80) + 10) / 2 / 2)
-    assert found["coverage"] == 0.5
-    assert found["mse"] == pytest.approx((4 + 9) / 2)
-    assert found["mae"] == pytest.approx((2 + 3) / 2)
-
-
-def test_the_ends_of_an_interval_are_inside() -> None:
-    quantiles = np.arange(11.0)[None, None, None]
-    for value, inside in [(1.0, 1), (9.0, 1), (0.99, 0), (9.01, 0)]:
-        sums = QuantileSums(LEVELS, np.ones(1))
-        sums.add(np.array([[[value]]]), quantiles)
-        assert sums.metrics()["coverage"] == inside
-
-
-def test_crps_of_normal_quantiles_is_near_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many levels the mean quantile loss tends to the CRPS; that of N(0, 1) at y is known."""
-    levels = tuple(np.round(np.linspace(0.001, 0.999, 999), 3).tolist())
-    monkeypatch.setattr(measures, "CRPS_LEVELS", levels)
-    monkeypatch.setattr(measures, "LEVELS", levels)
-    y = np.array([-2.0, -0.3, 0.4, 1.5])
-    exact = y * (2 * norm.cdf(y) - 1) + 2 * norm.pdf(y) - 1 / np.sqrt(np.pi)
-    sums = QuantileSums(levels, np.ones(1))
-    sums.add(y[:, None, None], np.broadcast_to(norm.ppf(levels), (4, 1, 1, len(levels))))
-    assert sums.metrics()["crps"] == pytest.approx(exact.sum() / np.abs(y).sum(), rel=2e-3)
-
-
-def test_many_windows_lose_no_digits() -> None:
-    """Added up in double precision: 100,000 errors of 0.1, given in single precision, for each variable."""
-    sums, error = PointSums(), np.float32(0.1)
-    sums.add(np.zeros((1000, 100, 10), np.float32), np.full((1000, 100, 10, 1), error))
-    assert sums.metrics() == pytest.approx({"mse": float(error) ** 2, "mae": float(error)}, rel=1e-10)
-
-
-def test_seasonal_errors_are_those_of_the_training_part(data: Dataset) -> None:
-    values = data.values.astype(np.float64)
-    expected = [np.mean([abs(values[t, v] - values[t - SEASON, v]) for t in range(SEASON, 300)]) for v in range(2)]
-    np.testing.assert_allclose(measures.seasonal_errors(data), expected, rtol=1e-12)
-    with pytest.raises(ValueError, match="300 steps, no more than a season of 300"):
-        measures.seasonal_errors(replace(data, season=300))
-
-
-def test_levels_that_the_metrics_need() -> None:
-    with pytest.raises(ValueError, match=r"lack \[0.025, 0.975\]"):
-        QuantileSums(LEVELS[1:-1], np.ones(1))
-    with pytest.raises(ValueError, match="no variable changes"):
-        QuantileSums(LEVELS, np.zeros(2))
+    assert both.metrics() == pytest.approx(
+        {
+            "crps": losses / 9 / (10 + 6),
+            "msis": ((0 + 80) + 10) / 2 / 2,
+            "coverage": 0.5,
+            "mse": (4 + 9) / 2,
+            "mae": (2 + 3) / 2,
+        }
+    )
+    for value, inside in [(1.0, 1), (9.0, 1), (0.99, 0), (9.01, 0)]:  # the ends of an interval are inside
+        one = sums(1.0)
+        one.add(np.array([[[value]]]), np.arange(11.0)[None, None, None])
+        assert one.metrics()["coverage"] == inside
 
 
 def test_a_variable_without_scale_is_left_out_of_the_msis_alone(data: Dataset) -> None:
@@ -149,15 +111,17 @@ def test_a_variable_without_scale_is_left_out_of_the_msis_alone(data: Dataset) -
     values[:300, 1] = 7
     flat = replace(data, values=values)
     both, one = (
-        measure(Back(SEASON, LEVELS, 0.5), each, "test", HORIZON, HORIZON, SEASON, LEVELS)
+        measure(Fake({}, BUDGET), Back(SEASON, 0.5), each, "test", HORIZON, LEVELS)
         for each in (flat, replace(flat, values=values[:, :1], columns=("first",)))
     )
-    assert (both.without_msis, one.without_msis) == (["second"], [])
-    assert both.metrics["msis"] == pytest.approx(one.metrics["msis"])
-    assert both.metrics["mae"] != pytest.approx(one.metrics["mae"])
+    assert (both["without_msis"], one["without_msis"]) == (["second"], [])
+    assert both["metrics"]["msis"] == pytest.approx(one["metrics"]["msis"])
+    assert both["metrics"]["mae"] != pytest.approx(one["metrics"]["mae"])
+    with pytest.raises(ValueError, match="no variable changes"):
+        sums(0.0, 0.0)
 
 
-# ----------------------------------------------------------------------------------------------------------- backtests
+# ---- backtests
 
 
 @pytest.mark.parametrize(("part", "stride"), [("validation", 7), ("test", 1), ("test", HORIZON)])
@@ -167,194 +131,202 @@ def test_a_backtest_is_its_windows_one_by_one(data: Dataset, part: str, stride: 
     starts = [start for start in range(begin, end, stride) if start + HORIZON <= end]
     targets = np.stack([data.values[start : start + HORIZON] for start in starts])
     points = np.stack([data.values[start - SEASON : start - SEASON + HORIZON] for start in starts])
-    quantiles = points[..., None] + 0.5 * norm.ppf(LEVELS)
-    found = measure(Back(SEASON, LEVELS, 0.5), data, part, HORIZON, stride, SEASON, LEVELS)
-    assert found.windows == len(starts)
-    assert found.metrics == pytest.approx(slow_errors(targets, quantiles, measures.seasonal_errors(data)), rel=1e-5)
-    point = measure(Back(SEASON, None, 0.5), data, part, HORIZON, stride, SEASON, None)
-    assert point.metrics == pytest.approx({name: found.metrics[name] for name in ("mse", "mae")})
+    scales = [
+        np.mean([abs(data.values[t, v] - data.values[t - SEASON, v]) for t in range(SEASON, 300)]) for v in (0, 1)
+    ]
+    found, point = measured(SEASON, part, stride, LEVELS), measured(SEASON, part, stride)
+    assert found["windows"] == len(starts)
+    expected = slow_errors(targets, points[..., None] + 0.5 * norm.ppf(LEVELS), scales)
+    assert found["metrics"] == pytest.approx(expected, rel=1e-5)
+    assert point["metrics"] == pytest.approx({name: found["metrics"][name] for name in ("mse", "mae")})
 
 
-@pytest.mark.parametrize("levels", [None, LEVELS])
-def test_a_darts_model_s_backtest_is_its_predict(data: Dataset, levels: Any) -> None:
-    quantile = {} if levels is None else {"likelihood": "quantile", "quantiles": list(levels)}
-    model = LinearRegressionModel(lags=SEASON, output_chunk_length=HORIZON, **quantile).fit(data.series("train"))
-    starts = data.starts("test", HORIZON, 13)
-    found = measures.forecast(model, data, starts, HORIZON, SEASON, levels)
-    assert found.shape == (len(starts), HORIZON, 2, len(levels or [0]))
-    for window, start in zip(found, starts, strict=True):
-        context = data.series("test", 100)[: start - 400 + 100]
-        single = model.predict(HORIZON, context, predict_likelihood_parameters=levels is not None)
-        for variable, name in enumerate(data.columns):
-            for place, level in enumerate(levels or [None]):
-                column = name if level is None else f"{name}_q{level:.3f}"
-                np.testing.assert_allclose(window[:, variable, place], single[column].values()[:, 0], rtol=1e-5)
+def test_chunks_bound_what_is_forecast_at_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By windows and by numbers, samples behind a quantile included."""
+    asked, forecast = list[int](), Fake.forecast
 
+    def watched(self: Any, model: Any, data: Any, starts: range, *rest: Any) -> np.ndarray:
+        asked.append(len(starts))
+        return forecast(self, model, data, starts, *rest)
 
-def test_nothing_after_a_window_s_start_reaches_the_model(data: Dataset) -> None:
-    """The future of a chunk's first window is the past of its last: each model input is still the past alone."""
-    model = LinearRegressionModel(lags=SEASON, output_chunk_length=HORIZON).fit(data.series("train"))
-    starts = data.starts("test", HORIZON, 1)
-    whole = measures.forecast(model, data, starts, HORIZON, SEASON, None)
-    for index in (0, 1, 40):
-        values = data.values.copy()
-        values[starts[index] :] = 1e6
-        cut = measures.forecast(model, replace(data, values=values), starts[: index + 1], HORIZON, SEASON, None)
-        np.testing.assert_allclose(cut, whole[: index + 1], rtol=1e-5)
-
-
-def test_chunks_bound_windows_and_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = range(100, 1100, 3)
-    monkeypatch.setattr(measures, "CHUNK_WINDOWS", 50)
-    monkeypatch.setattr(measures, "CHUNK_VALUES", 1000)
-    for values, size in [(1, 50), (20, 50), (21, 47), (999, 1), (5000, 1)]:
-        found = list(measures.chunks(starts, values))
-        assert [len(chunk) for chunk in found[:-1]] == [size] * (len(found) - 1)
-        assert 1 <= len(found[-1]) <= size
-        assert [start for chunk in found for start in chunk] == list(starts)
-
-
-def test_chunks_are_what_is_forecast_at_once_and_change_nothing(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    class Watched(Back):
-        def forecast(self, contexts: np.ndarray, begins: pd.DatetimeIndex, horizon: int) -> np.ndarray:
-            asked.append(len(contexts))
-            return super().forecast(contexts, begins, horizon)
-
-    model = Watched(SEASON, LEVELS, 0.5)
-    whole = measure(model, data, "test", HORIZON, 1, SEASON, LEVELS)
-    assert asked == [95]
-    asked.clear()
-    monkeypatch.setattr(measures, "CHUNK_VALUES", 10 * HORIZON * 2 * len(LEVELS))
-    pieces = measure(model, data, "test", HORIZON, 1, SEASON, LEVELS)
-    assert asked == [10] * 9 + [5]
-    assert pieces.metrics == pytest.approx(whole.metrics, rel=1e-9)
-    assert pieces.examples == whole.examples
-
-
-def test_samples_count_for_the_size_of_a_chunk(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays bounded however many sample paths are behind a quantile."""
-    asked: list[int] = []
-
-    class Drawing(View):
-        held = 100
-
-        def historical_forecasts(self, series: TimeSeries, **rest: Any) -> list[TimeSeries]:
-            found = super().historical_forecasts(series, **rest)
-            asked.append(len(found))
-            return found
-
+    monkeypatch.setattr(Fake, "forecast", watched)
+    whole = measured(SEASON, "test", 1, LEVELS)
     monkeypatch.setattr(measures, "CHUNK_VALUES", 30 * HORIZON * 2 * 100)
-    found = measure(Drawing(Back(SEASON, LEVELS, 0.5)), data, "test", HORIZON, 1, SEASON, LEVELS)
-    assert asked == [30, 30, 30, 5]
-    whole = measure(Back(SEASON, LEVELS, 0.5), data, "test", HORIZON, 1, SEASON, LEVELS)
-    assert found.metrics == pytest.approx(whole.metrics, rel=1e-9)
-    assert FromSamples(None, LEVELS, count=1000, seed=0).held == 1000
+    monkeypatch.setattr(Fake, "held", lambda self, levels: 100)
+    pieces = measured(SEASON, "test", 1, LEVELS)
+    monkeypatch.setattr(measures, "CHUNK_WINDOWS", 20)
+    measured(SEASON, "test", 1, LEVELS)
+    assert asked == [95, *(30, 30, 30, 5), *(20, 20, 20, 20, 15)]
+    assert pieces["metrics"] == pytest.approx(whole["metrics"], rel=1e-9)
+    assert pieces["examples"] == whole["examples"]
 
 
 def test_examples_are_the_first_middle_and_last_window(data: Dataset) -> None:
-    found = measure(Back(SEASON, LEVELS, 0.5), data, "test", HORIZON, HORIZON, SEASON, LEVELS).examples
+    found = measured(SEASON, "test", HORIZON, LEVELS)["examples"]
     assert [example["start"] for example in found] == [400, 400 + 8 * HORIZON, 400 + 15 * HORIZON]
     assert json.loads(json.dumps(found)) == found
     for example in found:
         start = example["start"]
-        assert example["variable"] == "first"
-        assert example["levels"] == list(LEVELS)
         np.testing.assert_allclose(example["context"], data.values[start - 12 : start, 0], rtol=5e-5)
         np.testing.assert_allclose(example["target"], data.values[start : start + HORIZON, 0], rtol=5e-5)
         season = data.values[start - SEASON : start - SEASON + HORIZON, 0]
-        np.testing.assert_allclose(
-            example["quantiles"], [season + 0.5 * norm.ppf(level) for level in LEVELS], rtol=5e-5, atol=1e-5
-        )
-        assert all(len(f"{abs(value):.12g}".replace(".", "").lstrip("0")) <= 5 for value in example["target"])
-
-
-def test_an_example_s_context_ends_at_two_horizons_or_the_look_back(data: Dataset) -> None:
-    for look_back, length in [(SEASON - 3, SEASON - 3), (5 * SEASON, 2 * HORIZON)]:
-        found = measure(Back(look_back, None, 0), data, "test", HORIZON, 50, look_back, None).examples[0]
-        assert len(found["context"]) == length
-        assert (found["levels"], len(found["quantiles"])) == ([0.5], 1)
-
-
-def test_quantiles_that_cross_are_sorted_for_every_model(data: Dataset) -> None:
-    """A model whose quantiles stand upside down is measured as the same one with them in order, examples included."""
-
-    class Crossing(Back):
-        def forecast(self, contexts: np.ndarray, begins: pd.DatetimeIndex, horizon: int) -> np.ndarray:
-            return super().forecast(contexts, begins, horizon)[..., ::-1]
-
-    found, expected = (
-        measure(model(SEASON, LEVELS, 0.5), data, "test", HORIZON, 7, SEASON, LEVELS) for model in (Crossing, Back)
-    )
-    assert found.metrics == pytest.approx(expected.metrics, rel=1e-12)
-    assert found.examples == expected.examples
-    with pytest.raises(ValueError, match="ascending"):
-        measure(Back(SEASON, LEVELS, 0.5), data, "test", HORIZON, 7, SEASON, LEVELS[::-1])
-
-
-def test_two_windows_have_two_examples(data: Dataset) -> None:
-    found = measure(Back(SEASON, None, 0), data, "test", HORIZON, 60, SEASON, None)
-    assert [example["start"] for example in found.examples] == [400, 460]
-
-
-# ------------------------------------------------------------------------------------------------- what must not pass
-
-
-class Wrong(Back):
-    """Changes the list of forecasts."""
-
-    def __init__(self, change: Any, levels: Any = None) -> None:
-        super().__init__(SEASON, levels, 0.5)
-        self.change = change
-
-    def historical_forecasts(self, *arguments: Any, **asked: Any) -> list[TimeSeries]:
-        return self.change(super().historical_forecasts(*arguments, **asked))
+        quantiles = [season + 0.5 * norm.ppf(level) for level in LEVELS]
+        np.testing.assert_allclose(example["quantiles"], quantiles, rtol=5e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("change", "levels", "message"),
+    ("change", "error", "message"),
     [
-        (lambda found: found[1:], None, "94 windows of .6. steps.*instead of 95 of 6 steps"),
-        (lambda found: [window[1:] for window in found], None, r"windows of \[5\] steps"),
         (
-            lambda found: [window.shift(1) for window in found],
-            None,
-            r"the first at .*01-17 17:00.*from 2020-01-17 16:00",
+            lambda found: found * np.where(np.arange(95) == 2, np.nan, 1)[:, None, None, None],
+            Diverged,
+            "of 1 of 95 .* 402",
         ),
-        (lambda found: [found[1], found[0], *found[2:]], None, "instead of 95"),
-        (lambda found: [window["first"] for window in found], None, r"components \['first'\].*'second'"),
-        (lambda found: [window[list(window.components[::-1])] for window in found], LEVELS, "q0.975.*ascending"),
-        (lambda found: [found[0] * float("nan"), *found[1:]], None, "forecasts of 1 of 95 .*step 400: the model"),
-        (
-            lambda found: [*found[:2], found[2].map(lambda x: x + np.inf), *found[3:]],
-            None,
-            "forecasts of 1 of 95 .*step 402",
-        ),
+        (lambda found: found[..., ::-1], None, ""),  # quantiles that cross are sorted
     ],
 )
-def test_wrong_forecasts_are_no_result(data: Dataset, change: Any, levels: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as found:
-        measure(Wrong(change, levels), data, "test", HORIZON, 1, SEASON, levels)
-    assert isinstance(found.value, Diverged) == message.startswith("forecasts of")
+def test_what_a_model_forecasts_is_checked_and_sorted(
+    monkeypatch: pytest.MonkeyPatch, change: Any, error: Any, message: str
+) -> None:
+    before, forecast = measured(SEASON, "test", 1, LEVELS), Fake.forecast
+    monkeypatch.setattr(Fake, "forecast", lambda *asked: change(forecast(*asked)))
+    if error is None:
+        found = measured(SEASON, "test", 1, LEVELS)
+        assert found["metrics"] == pytest.approx(before["metrics"], rel=1e-12)
+        assert found["examples"] == before["examples"]
+        return
+    with pytest.raises(error, match=message):
+        measured(SEASON, "test", 1, LEVELS)
 
 
-def test_gaps_in_the_targets_are_named(data: Dataset) -> None:
-    values = data.values.copy()
-    values[470, 1] = np.nan
-    with pytest.raises(
-        ValueError, match=r"targets of 6 of 95 windows of waves .* step 465: fill the data's gaps"
-    ) as found:
-        measure(Back(SEASON, None, 0), replace(data, values=values), "test", HORIZON, 1, SEASON, None)
-    assert not isinstance(found.value, Diverged)  # no candidate may be dropped for it
+# ---- choices
 
 
-def test_windows_need_their_look_back(data: Dataset) -> None:
-    with pytest.raises(ValueError, match="fewer than 301 steps before it; take a look_back of at most 300"):
-        measure(Back(301, None, 0), data, "validation", HORIZON, 1, 301, None)
+def choose(folder: Path, asked: Experiment, leader: Any = None) -> dict[str, Any]:
+    return measures.choose(asked, folder, leader, folder)
 
 
-def test_a_model_with_longer_lags_than_the_look_back_is_noticed(data: Dataset) -> None:
-    model = GlobalNaiveSeasonal(input_chunk_length=SEASON + 2, output_chunk_length=1).fit(data.series("train"))
-    with pytest.raises(ValueError, match=r"look.?back|historical|start"):
-        measures.forecast(model, data, data.starts("test", 1, 1), 1, SEASON, None)
+@pytest.mark.usefixtures("fakes")
+class TestJobs:
+    def test_the_best_on_validation_data_is_chosen(self, tmp_path: Path) -> None:
+        asked = experiment(tmp_path, seed=3, test_stride=2)
+        choice = choose(tmp_path, asked)
+        assert choice["chosen"] == {"look_back": SEASON, "spread": 0.5}
+        assert [row["settings"]["look_back"] for row in choice["rows"]] == [SEASON - 1, SEASON]
+        for row in choice["rows"]:  # 95 windows, at most 20: every fifth
+            assert row["validation"] == measured(row["settings"]["look_back"], "validation", 5)["metrics"]
+        assert choice["rows"][0]["validation"]["mse"] > choice["rows"][1]["validation"]["mse"]
+        assert (choice["kind"], choice["key"], choice["decided_by"]) == ("choice", asked.choice_key, "mse")
+        assert (choice["experiment"], choice["data_hash"]) == (asked.to_dict(), waves().hash)
+        assert (choice["protocol"], choice["followed"], choice["dropped"]) == (PROTOCOL, None, [])
+        assert json.loads(json.dumps(choice)) == choice
+        # the choice is shared by the seeds, so it doesn't depend on the one that asked first
+        assert notes(tmp_path) == ["build 11 0.5 seed 0", "fit", "build 12 0.5 seed 0", "fit"]
+
+    @pytest.mark.parametrize(("family", "spread"), [("lsf", 5.0), ("pf", 0.4)])
+    def test_probabilistic_forecasts_are_chosen_by_their_crps(self, tmp_path: Path, family: str, spread: float) -> None:
+        """The spread leaves the median as it is: among equals by MSE the first is taken."""
+        asked = experiment(tmp_path, family, options={"look_back": SEASON, "spread": SPREADS})
+        assert choose(tmp_path, asked)["chosen"]["spread"] == spread
+
+    def test_a_choice_that_was_stopped_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The third candidate is what stops it; the two before are not fitted again."""
+        asked = experiment(tmp_path, options={"look_back": [10, 11, 12]})
+        fit = Fake.fit
+
+        def stopped(self: Fake, model: Any, data: Dataset, settings: Any) -> None:
+            if settings["look_back"] == 12:
+                raise KeyboardInterrupt
+            fit(self, model, data, settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Fake, "fit", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                choose(tmp_path, asked)
+        assert len(store.entries(tmp_path, "candidate")) == 2
+        done = len(notes(tmp_path))
+        choice = choose(tmp_path, asked)
+        assert notes(tmp_path)[done:] == ["build 12 0.5 seed 0", "fit"]
+        assert [row["settings"]["look_back"] for row in choice["rows"]] == [10, 11, 12]
+        assert choice["chosen"]["look_back"] == 12
+
+    def test_what_diverges_is_worse_than_all_others(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The best look-back is the one that diverges, in its fit or in its forecasts; its row says so."""
+        choice = choose(tmp_path, experiment(tmp_path, options={"trouble": f"diverge {SEASON}"}))
+        assert choice["chosen"]["look_back"] == SEASON - 1
+        assert choice["rows"][1]["validation"] is None
+        assert choice["rows"][1]["reason"] == "diverged: the fake has no finite loss"
+        for trouble, error in (("diverge", Diverged), ("raise", RuntimeError)):
+            with pytest.raises(error, match="the fake"):
+                choose(tmp_path, experiment(tmp_path, options={"trouble": trouble}))
+        forecast = Fake.forecast
+        monkeypatch.setattr(
+            Fake,
+            "forecast",
+            lambda self, model, *rest: forecast(self, model, *rest) * (np.inf if model.input_chunk_length == 12 else 1),
+        )
+        choice = choose(tmp_path, experiment(tmp_path))
+        assert choice["chosen"]["look_back"] == SEASON - 1
+        assert "forecasts of 19 of 19 windows" in choice["rows"][1]["reason"]
+
+    def test_a_follower_takes_over_and_chooses_the_rest(self, tmp_path: Path) -> None:
+        """Its own data would choose a look-back of 12. Of one candidate alone nothing is fitted."""
+        asked = experiment(tmp_path, "pf", options={"spread": SPREADS, "follows": [11]})
+        leader = measures.leader_of(asked)
+        assert leader == experiment(tmp_path, "pf", options={"look_back": [11]})
+        led_by = choose(tmp_path, leader)
+        assert [(row["validation"], row["reason"]) for row in led_by["rows"]] == [(None, "the only candidate")]
+        assert notes(tmp_path) == []
+        choice = choose(tmp_path, asked, led_by)
+        assert choice["chosen"] == {"look_back": 11, "spread": 0.4}
+        assert {row["settings"]["look_back"] for row in choice["rows"]} == {11}
+        assert choice["followed"] == {"key": leader.choice_key, "settings": {"look_back": 11}}
+        with pytest.raises(ValueError, match=r"no setting of .* agrees with its leader's \{'look_back': 7\}"):
+            choose(tmp_path, asked, {**led_by, "chosen": {"look_back": 7}})
+
+    @pytest.mark.parametrize(("family", "levels", "stride"), [("lsf", None, 2), ("pf", LEVELS, HORIZON)])
+    def test_a_result_is_the_test_part_s(self, tmp_path: Path, family: str, levels: Any, stride: int) -> None:
+        (tmp_path / "weights").write_text("abc")
+        options = {"weights": str(tmp_path / "weights")}
+        asked = experiment(tmp_path, family, seed=3, test_stride=2 if family == "lsf" else 1, options=options)
+        settings = {"look_back": SEASON - 1, "spread": 0.3}
+        result = measures.test(asked, {"chosen": settings}, None)
+        expected = measured(SEASON - 1, "test", stride, levels, 0.3)
+        assert (result["metrics"], result["windows"]) == (expected["metrics"], expected["windows"])
+        assert set(result["metrics"]) == {"mse", "mae"} | ({"crps", "msis", "coverage"} if family == "pf" else set())
+        assert (result["key"], result["choice_key"], result["weights"]) == (asked.key, asked.choice_key, "abc")
+        assert (result["experiment"], result["settings"]) == (asked.to_dict(), settings)
+        assert (result["trained_parameters"], result["parameters"]) == (1, 2)
+        assert result["seconds"].keys() == result["processor_seconds"].keys() == {"fit", "forecast"}
+        assert result["peak_memory_mb"] > 50
+        assert result["validation_windows"] == (19 if family == "lsf" else 16)
+        assert set(store.NEEDED["run"]) <= {*result, "suite", "command"}
+        assert json.loads(json.dumps(result)) == result
+        assert notes(tmp_path) == ["build 11 0.3 seed 3", "fit"]
+
+    @pytest.mark.parametrize(
+        ("family", "limit", "stride"), [("lsf", None, 1), ("lsf", 20, 5), ("pf", None, 6), ("pf", 16, 6), ("pf", 5, 30)]
+    )
+    def test_validation_windows_keep_the_budget(self, family: str, limit: Any, stride: int) -> None:
+        """95 windows at stride 1, 16 without overlap; every fourth of these would be at one phase of the season."""
+        asked = Experiment(family, "waves", HORIZON, "fake", budget=Budget(validation_windows=limit))
+        assert measures.Basis.of(asked, None).validation_stride() == stride
+
+    def test_weights_that_change_meanwhile_spoil_the_result(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "weights").write_text("abc")
+        asked = experiment(tmp_path, options={"weights": str(tmp_path / "weights")})
+        monkeypatch.setattr(Fake, "fit", lambda *_: (tmp_path / "weights").write_text("def"))
+        with pytest.raises(RuntimeError, match=r"weights changed while .* so nothing is stored"):
+            choose(tmp_path, asked)
+        assert store.entries(tmp_path, "candidate") == []
+
+    def test_a_part_without_room_for_the_horizon_is_an_error_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bounds = {"train": (0, 300), "validation": (300, 400), "test": (400, 400 + HORIZON - 1)}
+        monkeypatch.setattr(data_sets, "load", lambda *asked: replace(waves(*asked), bounds=bounds))
+        with pytest.raises(ValueError, match="horizon=6 does not fit into the test part of waves; take 1 to 5 steps"):
+            choose(tmp_path, experiment(tmp_path))
+        assert builds(tmp_path) == []

@@ -1,88 +1,95 @@
-"""The rows of the results table: options, candidates, windows, best epoch, and every trained model once."""
+"""The rows of the results table: laws that hold for all, candidates, fits, recipes, and each family's own."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from darts import TimeSeries
+import torch
+from darts.models import Chronos2Model
+from darts.models.forecasting.chronos2_model import _Chronos2Module
+from darts.utils.likelihood_models.torch import QuantileRegression
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, backtest, our_options, waves
+from scipy.stats import norm
+from three_waves import (
+    BUDGET,
+    HORIZON,
+    LEVELS,
+    LOOK_BACK,
+    SEASON,
+    STARTS,
+    fitted,
+    forecasts,
+    options_of,
+    our_options,
+    told,
+    waves,
+)
 
-from benchmarks.datasets import Dataset
-from benchmarks.experiments import Budget
-from benchmarks.models import MODELS, classical, load_forecaster, ours
-from benchmarks.models.base import FOLLOWED
-from benchmarks.models.classical import RATES
-from benchmarks.models.ours import arguments_of
-from benchmarks.models.papers import RECIPES
+from benchmarks import data
+from benchmarks.data import Dataset
+from benchmarks.errors import WeightsMissing
+from benchmarks.models import MODELS, OURS, Budget, load_forecaster, ours, trained, untrained
+from benchmarks.models.base import at_levels
+from benchmarks.models.trained import RATES, RECIPES
+from benchmarks.run.measures import measure
 from darts_msft import MSFTFoundationModel
+from darts_msft.arguments import ADAMW
 from darts_msft.methods import METHODS, find_method
-from darts_msft.methods.linear_probe import LinearProbe
-from darts_msft.options import LearningRates
+from darts_msft.model import GRADIENT_CLIP
 from darts_msft.storage.weights import state_hash
 
-STARTS = range(490, 520, 9)
-OURS = ("msft", "full", "linear_probe", "prompt", "lora", "adalora", "zero_shot", "scratch")
+NETWORKS = ("patchtst", "itransformer", "timemixer")
 
 
-# ------------------------------------------------------------------------------------------------- names and options
+# ---- all models
 
 
-def test_every_method_of_ours_is_a_model() -> None:
-    assert set(OURS) == set(METHODS)
-    assert set(OURS) < set(MODELS)
+@pytest.mark.parametrize("levels", [None, LEVELS])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_fits_forecasts_and_is_described(
+    tiny_moirai: str, tiny_chronos: str, name: str, levels: tuple[float, ...] | None
+) -> None:
+    """Around each variable's own level, in the order of variables and levels, and from the context alone."""
+    forecaster, model = fitted(name, options_of(name, tiny_moirai, tiny_chronos), levels)
+    found = forecasts(forecaster, model, levels)
+    assert found.shape == (len(STARTS), HORIZON, 3, len(levels or [0]))
+    if name != "scratch":
+        assert (np.abs(np.median(found, axis=(0, 1)).mean(axis=-1) - [0, 100, 1000]) < [5, 25, 100]).all()
+    values = waves().values.copy()
+    values[STARTS[0] :] = 1e6
+    cut = replace(waves(), values=values)
+    alone = forecaster.forecast(model, cut, STARTS[:1], levels)
+    if forecaster.held(levels) == len(levels or [0]):  # no draws, which are others for other windows
+        np.testing.assert_allclose(alone[0], found[0], rtol=1e-3, atol=1e-3)
+    described = told(forecaster, model)
+    assert 0 <= described["trained_parameters"] <= described["parameters"]
+    assert (described["trained_parameters"] > 0) == (described["fit_report"] is not None) == forecaster.trains
+    assert described["weights"] == forecaster.weights()
+    assert described["look_back"] == model.input_chunk_length
+    assert described.get("max_epochs") == (BUDGET.epochs if forecaster.trains else None)
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-def test_unknown_options_are_refused_by_name(name: str) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_options_are_known_or_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="has no option 'colour'"):
         load_forecaster(name, {"colour": 3}, BUDGET)
-
-
-def test_unknown_name_and_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="model 'prophet' is not known; choose one of msft, full"):
         load_forecaster("prophet", {}, BUDGET)
-    monkeypatch.delitem(sys.modules, "benchmarks.models.fracast", raising=False)
-    monkeypatch.setitem(sys.modules, "fracast", None)
-    with pytest.raises(ModuleNotFoundError, match=r"the package 'fracast'.*pip install 'darts-msft\[baselines\]'"):
-        load_forecaster("fracast", {}, BUDGET)
+    monkeypatch.setattr("benchmarks.models.find_spec", lambda package: None)
+    if name in NETWORKS or name == "fracast":
+        with pytest.raises(ModuleNotFoundError, match=r"which is not installed.*pip install 'darts-msft\[baselines\]'"):
+            load_forecaster(name, {}, BUDGET)
 
 
-def test_our_options_are_the_models_arguments_with_its_defaults() -> None:
-    signature = inspect.signature(MSFTFoundationModel.__init__).parameters
-    elsewhere = {"self", "input_chunk_length", "output_chunk_length", "output_chunk_shift", "method", "likelihood"}
-    options = {name: value for method in OURS for name, value in arguments_of(method).items()}
-    assert options.keys() == signature.keys() - elsewhere - {"kwargs"}
-    for name, value in options.items():
-        assert value == signature[name].default, name
-    assert arguments_of("zero_shot").keys() == {"backbone", "revision", "patch_size"}
-    assert arguments_of("msft").keys() > {"mixing", "num_scales", "lora_rank"}
-
-
-@pytest.mark.parametrize(("method", "name"), [("full", "lora_rank"), ("lora", "mixing"), ("zero_shot", "lr_head")])
-def test_options_without_effect_on_a_method_are_refused(method: str, name: str) -> None:
-    with pytest.raises(ValueError, match=f"has no option '{name}'"):
-        load_forecaster(method, {name: 4}, BUDGET)
-
-
-# -------------------------------------------------------------------------------------------------------- candidates
-
-
-def test_candidates_are_all_pairs_of_what_is_chosen() -> None:
-    asked = {"look_back": [64, 96], "patch_size": [16, 32]}
-    found = load_forecaster("msft", asked, BUDGET).candidates(waves(), HORIZON)
-    pairs = [(settings["look_back"], settings["patch_size"]) for settings in found]
-    assert pairs == [(64, 16), (64, 32), (96, 16), (96, 32)]
-    assert found[0].keys() == {"look_back", *arguments_of("msft")} - {"backbone", "revision", "weight_init"}
+# ---- candidates
 
 
 def long(name: str = "waves") -> Dataset:
@@ -92,19 +99,18 @@ def long(name: str = "waves") -> Dataset:
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("chronos2", "seasonal_naive")])
 def test_look_backs_are_the_budgets_for_every_model(name: str) -> None:
-    if name == "fracast":
-        pytest.importorskip("fracast")
     for grid in (Budget().look_backs, (48, 64)):
-        found = load_forecaster(name, {}, replace(BUDGET, look_backs=grid)).candidates(long(), HORIZON)
-        assert sorted({settings["look_back"] for settings in found}) == list(grid)
+        kept, dropped = load_forecaster(name, {}, replace(BUDGET, look_backs=grid)).candidates(long(), HORIZON)
+        assert sorted({settings["look_back"] for settings in kept}) == list(grid)
+        assert dropped == []
 
 
 def test_look_backs_that_do_not_fit_the_training_part() -> None:
     """400 steps: 336 and a horizon of 64 just fit. What was asked for by name is not left out in silence."""
     dlinear = load_forecaster("dlinear", {}, BUDGET)
-    assert {s["look_back"] for s in dlinear.candidates(waves(), 64)} == {96, 336}
-    assert {s["look_back"] for s in dlinear.candidates(waves(), 65)} == {96}
-    dropped = dlinear.dropped(waves(), 65)
+    assert {s["look_back"] for s in dlinear.candidates(waves(), 64)[0]} == {96, 336}
+    kept, dropped = dlinear.candidates(waves(), 65)
+    assert {s["look_back"] for s in kept} == {96}
     assert [entry["look_back"] for entry in dropped] == [336, 512, 1024, 2048]
     assert "336 and a horizon of 65 steps don't fit into the 400 training steps of waves" in dropped[0]["reason"]
     with pytest.raises(ValueError, match=r"look_back=\[96, 336\]: .* at most 335 steps"):
@@ -113,214 +119,245 @@ def test_look_backs_that_do_not_fit_the_training_part() -> None:
         load_forecaster("msft", {}, replace(BUDGET, look_backs=(512, 1024))).candidates(waves(), HORIZON)
 
 
-def test_contexts_that_a_backbone_was_not_made_for_are_left_out(tiny_moirai: str) -> None:
+def test_contexts_that_a_model_was_not_made_for_are_left_out(tiny_moirai: str, tiny_chronos: str) -> None:
     """512 tokens: 2048 steps and a horizon of 12 are 515 of 4 steps and 258 of 8; eight prompt tokens count too."""
     options = {"backbone": tiny_moirai, "patch_size": [4, 8]}
     for method, longest in (("msft", 2036), ("prompt", 2004)):
-        budget = replace(BUDGET, look_backs=(longest, longest + 4))
-        forecaster = load_forecaster(method, options, budget)
-        found = [(s["look_back"], s["patch_size"]) for s in forecaster.candidates(long(), HORIZON)]
-        assert found == [(longest, 4), (longest, 8), (longest + 4, 8)]
-        (dropped,) = forecaster.dropped(long(), HORIZON)
+        forecaster = load_forecaster(method, options, replace(BUDGET, look_backs=(longest, longest + 4)))
+        kept, (dropped,) = forecaster.candidates(long(), HORIZON)
+        pairs = [(s["look_back"], s["patch_size"]) for s in kept]
+        assert pairs == [(longest, 4), (longest, 8), (longest + 4, 8)]
         assert (dropped["look_back"], dropped["patch_size"]) == (longest + 4, 4)
-        assert "more than the 512 of backbone" in dropped["reason"]
     with pytest.raises(ValueError, match="patch_size=7 is not one that the backbone's weights know"):
-        load_forecaster("msft", {**options, "patch_size": [7, 8]}, BUDGET).candidates(long(), HORIZON)
+        load_forecaster("msft", {**options, "patch_size": [7]}, BUDGET).candidates(waves(), HORIZON)
+    budget = replace(BUDGET, look_backs=(96, 512, 513))
+    kept, dropped = load_forecaster("chronos2", {"local_dir": tiny_chronos}, budget).candidates(long(), HORIZON)
+    assert ([s["look_back"] for s in kept], [s["look_back"] for s in dropped]) == ([96, 512], [513])
+    for name, longest, why in (("fracast", 4096, "at most 2048"), ("timemixer", 50, "multiple of 8")):
+        with pytest.raises(ValueError, match=why):
+            load_forecaster(name, {"look_back": longest}, BUDGET).candidates(long(), HORIZON)
 
 
-@pytest.mark.parametrize(("name", "rates"), [("ETTh2", (*RATES, 5e-2)), ("ETTm1", RATES), ("waves", RATES)])
-def test_dlinear_tries_its_authors_rate_too(name: str, rates: tuple[float, ...]) -> None:
-    budget = replace(BUDGET, look_backs=(96,))
-    found = load_forecaster("dlinear", {}, budget).candidates(waves(name), 96)
-    assert sorted((s["look_back"], s["lr"]) for s in found) == [(96, rate) for rate in rates]
-    only = load_forecaster("dlinear", {"lr": 1e-3}, budget).candidates(waves(name), 96)
-    assert only == [{"look_back": 96, "lr": 1e-3}]
+@pytest.mark.parametrize(
+    ("name", "dataset", "paper", "rates"),
+    [
+        ("dlinear", "ETTh2", 5e-2, [*RATES, 5e-2]),
+        ("dlinear", "ETTm1", 1e-4, list(RATES)),
+        ("patchtst", "Electricity", 1e-4, [1e-4, 3e-4, 1e-3]),
+        ("itransformer", "Electricity", 5e-4, [5e-4, 1.5e-3, 5e-3]),
+        ("timemixer", "Electricity", 0.01, [0.00333, 0.01, 0.03]),
+    ],
+)
+def test_the_authors_rate_is_tried_and_others(name: str, dataset: str, paper: float, rates: list[float]) -> None:
+    def tried(**options: object) -> list[float]:
+        forecaster = load_forecaster(name, {"look_back": LOOK_BACK, **options}, BUDGET)
+        return [settings["lr"] for settings in forecaster.candidates(waves(dataset), 96)[0]]
+
+    assert tried() == rates
+    assert tried(lr="paper") == [paper]
+    assert tried(lr=[0.5, 0.25]) == [0.5, 0.25]
+    if name == "dlinear":
+        with pytest.raises(ValueError, match="lr='paper' is not known for waves at horizon 96; give a number"):
+            load_forecaster(name, {"lr": "paper"}, BUDGET).candidates(waves(), 96)
 
 
-def test_dlinear_at_its_papers_rate() -> None:
-    forecaster = load_forecaster("dlinear", {"lr": "paper", "look_back": 96}, BUDGET)
-    assert forecaster.candidates(waves("ETTh1"), 96) == [{"look_back": 96, "lr": 5e-3}]
-    with pytest.raises(ValueError, match="lr='paper' is not known for waves at horizon 96; give a number"):
-        forecaster.candidates(waves(), 96)
-
-
-# ------------------------------------------------------------------------------- what a choice and a result hold of it
-
-
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", MODELS)
 def test_trained_methods_follow_the_zero_shot_choice_where_the_budget_says_so(name: str) -> None:
-    options = {"patch_size": [16, 32], "num_samples": 7}
-    follows = replace(BUDGET, zero_shot_choice=True, look_backs=(96, 336))
-    more = {} if name == "zero_shot" else {"lr_head": 0.1}  # of no concern to the leader
-    leader = load_forecaster(name, {**options, **more}, follows).leader()
-    assert leader == (None if name == "zero_shot" else ("zero_shot", options))
+    options = {"patch_size": [16, 32], "num_samples": 7} if name in OURS else {}
+    more = {"lr_head": 0.1} if name in OURS and name != "zero_shot" else {}  # of no concern to the leader
+    leader = load_forecaster(name, {**options, **more}, replace(BUDGET, zero_shot_choice=True)).leader()
+    assert leader == (("zero_shot", options) if name in OURS and name != "zero_shot" else None)
     assert load_forecaster(name, options, BUDGET).leader() is None
-    if leader is not None:  # with its patch size one candidate is left for each look-back
-        own = load_forecaster(name, options, follows).candidates(waves(), HORIZON)
-        for first in load_forecaster(*leader, follows).candidates(waves(), HORIZON):
-            left = [settings for settings in own if all(settings[key] == first[key] for key in FOLLOWED)]
-            assert [settings["look_back"] for settings in left] == [96, 336]
 
 
-def test_others_follow_nobody() -> None:
-    follows = replace(BUDGET, zero_shot_choice=True)
-    assert all(load_forecaster(name, {}, follows).leader() is None for name in ("dlinear", "seasonal_naive"))
+# ---- what tells results of other code apart
+
+
+def test_our_options_and_rates_are_the_package_s() -> None:
+    """The arguments that a method has a use for, with their defaults, its rates, and the optimiser's settings."""
+    assert set(OURS) == set(METHODS)
+    signature = inspect.signature(MSFTFoundationModel.__init__).parameters
+    for name in OURS:
+        method, forecaster = find_method(name), load_forecaster(name, {}, BUDGET)
+        used = {*method.options, *(f"lr_{group}" for group in method.groups)}
+        used |= ({"num_scales"} if method.multi_scale else set()) | ({"lr_head"} if method.trains else set())
+        own = {"backbone", "revision", "patch_size", *used}
+        assert forecaster.defaults.keys() == {"look_back", "likelihood", "num_samples", *own}
+        assert {key: signature[key].default for key in own} == {key: forecaster.defaults[key] for key in own}
+        rates = {key.removeprefix("lr_") for key in own if key.startswith("lr_")}
+        assert forecaster.rates == {group: rate for group, rate in method.rates.to_dict().items() if group in rates}
+        assert forecaster.trains == method.trains
+    assert [ADAMW, GRADIENT_CLIP] == ours.OPTIMISER
 
 
 def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hash_of(name: str, **options: Any) -> str:
-        return load_forecaster(name, options, BUDGET).defaults_hash()
+    def hashes() -> dict[str, str]:
+        return {name: load_forecaster(name, {}, BUDGET).defaults_hash() for name in MODELS}
 
-    names = ("msft", "full", "dlinear", "patchtst", "itransformer")
-    before = {name: hash_of(name) for name in names}
-    assert len({value for name, value in before.items() if name != "full"}) == 4
-    assert hash_of("msft", lora_rank=3) == before["msft"]
-    monkeypatch.setitem(classical.DLINEAR_RATES, ("ETTh1", 96), 0.1)
+    before = hashes()
+    assert len(set(before.values())) == len(MODELS)
+    assert load_forecaster("msft", {"lora_rank": 3}, BUDGET).defaults_hash() == before["msft"]
+    monkeypatch.setitem(trained.DLINEAR_RATES, ("ETTh1", 96), 0.1)
     monkeypatch.setitem(RECIPES["PatchTST"], "ETTh1", RECIPES["PatchTST"]["ETTm1"])
-    monkeypatch.setattr(LinearProbe, "rates", LearningRates(1.0, 1.0, 1.0, 1.0))
-    changed = {name for name in names if hash_of(name) != before[name]}
-    assert changed == {"dlinear", "patchtst"}
-    before_probe = hash_of("linear_probe")
-    monkeypatch.setattr(LinearProbe, "rates", LearningRates(1.0, 3.0, 1.0, 1.0))
-    assert hash_of("linear_probe") == before_probe  # it has nothing new to train
-    monkeypatch.setattr(LinearProbe, "rates", LearningRates(1.0, 1.0, 2.0, 1.0))
-    assert hash_of("linear_probe") != before_probe
-
-
-def test_defaults_hash_has_what_the_method_uses_and_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {name: load_forecaster(name, {}, BUDGET).defaults_hash() for name in (*OURS, "dlinear")}
-
-    def changed() -> set[str]:
-        return {name for name in before if load_forecaster(name, {}, BUDGET).defaults_hash() != before[name]}
-
-    with monkeypatch.context() as patch:  # another default of the rank
-        found = {method: {**arguments_of(method)} for method in OURS}
-        for options in found.values():
-            options.update({"lora_rank": 99} if "lora_rank" in options else {})
-        patch.setattr(ours, "arguments_of", found.__getitem__)
-        assert changed() == {"msft", "lora", "adalora"}
+    monkeypatch.setattr(ours.LinearProbe, "rates", {"head": 2.0})
+    monkeypatch.setattr(ours.LoRA, "defaults", {**ours.LoRA.defaults, "lora_rank": 99})
     monkeypatch.setattr(ours.MSFT, "version", 99)
-    monkeypatch.setattr(classical.DLinear, "version", 2)
-    assert changed() == {"msft", "dlinear"}
+    assert {name for name, value in hashes().items() if value != before[name]} == {
+        *("dlinear", "patchtst", "linear_probe", "lora", "msft")
+    }
 
 
-def test_resolved_is_what_the_model_has(tiny_moirai: str) -> None:
-    options = {"backbone": tiny_moirai, "look_back": LOOK_BACK, "lr_head": 0.25}
-    model, _, _ = backtest("msft", options, STARTS)
-    found = resolved_of("msft", options, model)
-    own = model.model
-    assert (found["look_back"], found["patch_size"], found["num_scales"]) == (LOOK_BACK, 4, own.plan.num_scales)
-    assert own.plan.patch_size == 4
-    assert (found["lr_head"], found["lr_new"]) == (0.25, find_method("msft").rates.new)
-    assert found["num_scales"] > 0
-    model, _, _ = backtest("dlinear", {"look_back": LOOK_BACK, "lr": 0.01}, STARTS)
-    expected = {"look_back": LOOK_BACK, "max_epochs": BUDGET.epochs, "lr": 0.01, "schedule": "halved"}
-    assert resolved_of("dlinear", {}, model) == expected
-
-
-def resolved_of(name: str, options: dict[str, Any], model: Any) -> dict[str, Any]:
-    """After a way through JSON."""
-    found: dict[str, Any] = json.loads(json.dumps(load_forecaster(name, options, BUDGET).resolved(model)))
-    return found
-
-
-def test_weights_of_scratch_are_the_architecture(tiny_moirai: str, tmp_path: Path) -> None:
-    """Other trained weights of the same architecture are the same; another architecture isn't."""
-    one = load_forecaster("scratch", {"backbone": tiny_moirai}, BUDGET).weights()
-    shutil.copytree(tiny_moirai, tmp_path / "other")
-    state = load_file(tmp_path / "other" / "model.safetensors")
-    save_file({key: value + 1 for key, value in state.items()}, tmp_path / "other" / "model.safetensors")
-    options = {"backbone": str(tmp_path / "other")}
-    assert load_forecaster("scratch", options, BUDGET).weights() == one
-    assert load_forecaster("msft", options, BUDGET).weights() != load_forecaster("scratch", options, BUDGET).weights()
-    config = json.loads((tmp_path / "other" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "num_layers": 2}))
-    assert load_forecaster("scratch", options, BUDGET).weights() != one
-
-
-# -------------------------------------------------------------------------------------------- trained from scratch
-
-
-@pytest.mark.parametrize("levels", [None, LEVELS])
-@pytest.mark.parametrize("name", ["dlinear", "patchtst", "itransformer", "timemixer"])
-def test_baselines_fit_and_forecast(name: str, levels: Sequence[float] | None) -> None:
-    """Each window's forecast is that of the inner model on the scaled context, in the data's units and order."""
-    options: dict[str, Any] = {"look_back": LOOK_BACK, "lr": 1e-3}
-    if name in ("patchtst", "itransformer"):
-        options["network"] = {"hidden_size": 16, "n_heads": 2}
-    data = waves()
-    model, found, described = backtest(name, options, STARTS, levels)
-    assert found.shape == (len(STARTS), HORIZON, 3, len(levels or [1]))
-    for index, start in enumerate(STARTS):
-        scaled = (data.values[:start] - data.values[:400].mean(axis=0)) / data.values[:400].std(axis=0)
-        context = TimeSeries(times=data.times[:start], values=scaled.astype(np.float32))
-        single = model.inner.predict(HORIZON, context, predict_likelihood_parameters=levels is not None).values()
-        expected = single.reshape(HORIZON, 3, -1) * data.values[:400].std(axis=0)[:, None]
-        expected += data.values[:400].mean(axis=0)[:, None]
-        np.testing.assert_allclose(found[index], expected, rtol=1e-3, atol=1e-2)
-    assert 0 < described["trained_parameters"] <= described["parameters"]
-    assert described["weights"] is described["scale_weights"] is None
-    assert described["fit_report"]["epochs"] == BUDGET.epochs
-
-
-# -------------------------------------------------------------------------------------------------------------- ours
-
-
-@pytest.mark.parametrize("method", OURS)
-def test_our_methods_fit_and_forecast(tiny_moirai: str, method: str) -> None:
-    options = our_options(tiny_moirai)
-    model, found, described = backtest(method, options, STARTS)
-    assert found.shape == (len(STARTS), HORIZON, 3, 1)
-    assert model.model_params["method"] == method
-    trained = method != "zero_shot"
-    assert (described["trained_parameters"] > 0) == (described["fit_report"] is not None) == trained
-    assert described["trained_parameters"] <= described["parameters"]
-    assert sum(described["scale_weights"]) == pytest.approx(1)
-    pretrained = state_hash(load_file(Path(tiny_moirai) / "model.safetensors"))
-    assert (described["weights"] == pretrained) == (method != "scratch")
-    if trained:
-        assert described["fit_report"]["best"] <= described["fit_report"]["before"]
-        assert described["fit_report"]["candidates"][0]["step"] == 0
+# ---- ours
 
 
 def test_our_options_reach_the_model(tiny_moirai: str) -> None:
     changes = {"num_scales": 1, "aggregator": "c2f", "shared_lora": True, "lr_new": 0.25, "weight_init": [1.0, 2.0]}
-    model, _, described = backtest("msft", our_options(tiny_moirai, **changes), STARTS)
+    forecaster, model = fitted("msft", our_options(tiny_moirai, **changes))
     assert changes.items() <= model.model_params.items()
-    assert (model.input_chunk_length, model.output_chunk_length) == (LOOK_BACK, HORIZON)
     assert (model.n_epochs, model.batch_size, model.model_params["random_state"]) == (2, 16, 0)
-    assert len(described["scale_weights"]) == 2
+    found = told(forecaster, model)
+    assert sum(found["scale_weights"]) == pytest.approx(1)
+    assert (found["patch_size"], found["num_scales"], found["lr_new"]) == (4, 1, 0.25)
+    assert found["lr_head"] == find_method("msft").rates.head
+    pretrained = state_hash(load_file(Path(tiny_moirai) / "model.safetensors"))
+    assert found["weights"] == pretrained != load_forecaster("scratch", {"backbone": tiny_moirai}, BUDGET).weights()
+    with pytest.raises(ValueError, match="likelihood='gaussian' is not known; choose 'native' or 'quantile'"):
+        fitted("msft", our_options(tiny_moirai, likelihood="gaussian"), LEVELS)
 
 
-def test_our_zero_shot_point_forecast_is_the_models_own(tiny_moirai: str) -> None:
-    _, found, _ = backtest("zero_shot", our_options(tiny_moirai), STARTS)
-    own = MSFTFoundationModel(LOOK_BACK, HORIZON, backbone=tiny_moirai, patch_size=4, likelihood=None)
-    for index, start in enumerate(STARTS):
-        expected = own.predict(HORIZON, waves().series("test", 100)[: start - 380])
-        np.testing.assert_allclose(found[index, ..., 0], expected.values(), rtol=1e-4, atol=1e-4)
-
-
-def test_our_quantiles_from_samples_are_those_of_the_distribution(tiny_moirai: str) -> None:
+def test_our_zero_shot_forecast_is_the_models_own_and_samples_are_its_distribution_s(tiny_moirai: str) -> None:
     """Zero-shot, the quantile likelihood gives the native distribution's own quantiles; samples come near them."""
+    own = MSFTFoundationModel(LOOK_BACK, HORIZON, backbone=tiny_moirai, patch_size=4, likelihood=None)
+    points = forecasts(*fitted("zero_shot", our_options(tiny_moirai)))
+    for index, start in enumerate(STARTS):
+        expected = own.predict(HORIZON, waves().series("test", 100)[: start - 380]).values()
+        np.testing.assert_allclose(points[index, ..., 0], expected, rtol=1e-4, atol=1e-4)
     sampled = our_options(tiny_moirai, num_samples=2000)
-    _, found, _ = backtest("zero_shot", sampled, STARTS, LEVELS)
-    _, again, _ = backtest("zero_shot", sampled, STARTS, LEVELS)
-    _, exact, _ = backtest("zero_shot", our_options(tiny_moirai, likelihood="quantile"), STARTS, LEVELS)
-    np.testing.assert_array_equal(found, again)
+    forecaster, model = fitted("zero_shot", sampled, LEVELS)
+    found = forecasts(forecaster, model, LEVELS)
+    np.testing.assert_array_equal(found, forecasts(forecaster, model, LEVELS))
+    assert (forecaster.held(LEVELS), forecaster.held(None)) == (2000, 1)
+    exact = forecasts(*fitted("zero_shot", our_options(tiny_moirai, likelihood="quantile"), LEVELS), LEVELS)
     spread = exact[..., 3] - exact[..., 1]  # of the central 80 %
     assert (np.abs(found - exact)[..., 1:4].max(axis=-1) < 0.2 * spread).mean() > 0.95
-    assert np.abs(found[..., 2] - exact[..., 2]).mean() < 0.05 * spread.mean()
 
 
-@pytest.mark.parametrize("likelihood", ["native", "quantile"])
-def test_our_quantiles_after_a_fit(tiny_moirai: str, likelihood: str) -> None:
-    options = our_options(tiny_moirai, likelihood=likelihood, num_scales=1)
-    _, found, described = backtest("msft", options, STARTS, LEVELS)
-    assert found.shape == (len(STARTS), HORIZON, 3, len(LEVELS))
-    assert (np.abs(found[..., 2] - [0, 100, 1000]) < [5, 25, 100]).all()  # each variable around its own level
-    assert described["fit_report"]["best"] <= described["fit_report"]["before"]
+# ---- what isn't trained
 
 
-def test_unknown_likelihood_is_refused(tiny_moirai: str) -> None:
-    with pytest.raises(ValueError, match="likelihood='gaussian' is not known; choose 'native' or 'quantile'"):
-        backtest("msft", our_options(tiny_moirai, likelihood="gaussian"), STARTS, LEVELS)
+def test_quantiles_at_other_levels() -> None:
+    """Of a normal distribution exact, between the known levels and beyond them; known levels stay as they are."""
+    known, wanted = (0.1, 0.2, 0.5, 0.8, 0.9), (0.001, 0.025, 0.1, 0.15, 0.5, 0.6, 0.9, 0.975)
+    loc, scale = np.array([[3.0], [-100.0]]), np.array([[2.0], [30.0]])
+    found = at_levels(loc + scale * norm.ppf(known), known, wanted)
+    np.testing.assert_allclose(found, loc + scale * norm.ppf(wanted), atol=1e-9)
+    quantiles = np.random.default_rng(0).standard_normal((5, 2, 5))
+    np.testing.assert_allclose(at_levels(quantiles, known, known[1:]), quantiles[..., 1:], atol=1e-12)
+
+
+def test_seasonal_naive_has_the_published_figure(ett_dir: Path) -> None:
+    loaded, naive = data.load("ETTh1", "lsf", ett_dir), load_forecaster("seasonal_naive", {}, BUDGET)
+    assert naive.candidates(loaded, 96) == ([{"look_back": 24}], [])
+    model = naive.build({"look_back": 24}, loaded, 96, 0, None)
+    errors = measure(naive, model, loaded, "test", 1, None)["metrics"]
+    assert errors == pytest.approx({"mse": 0.512, "mae": 0.433}, abs=1e-3)
+
+
+def test_seasonal_naives_quantiles_against_a_loop() -> None:
+    """Horizon 30 is longer than the season; windows begin at any hour."""
+    seen, horizon, starts = waves(), 30, range(485, 570, 11)
+    naive = load_forecaster("seasonal_naive", {}, BUDGET)
+    found, points = (
+        naive.forecast(naive.build({}, seen, horizon, 0, levels), seen, starts, levels) for levels in (LEVELS, None)
+    )
+    train = seen.values[:400].astype(np.float64)
+    for index, start in enumerate(starts):
+        for step in (0, 5, 23, 24, 29):
+            lag = SEASON if step < SEASON else 2 * SEASON
+            same_hour = [t for t in range(lag, 400) if t % SEASON == (start + step) % SEASON]
+            errors = np.array([train[t] - train[t - lag] for t in same_hour])
+            expected = seen.values[start + step - lag] + np.quantile(errors, LEVELS, axis=0)
+            np.testing.assert_allclose(found[index, step], expected.T, rtol=1e-6)
+            np.testing.assert_array_equal(points[index, step, :, 0], seen.values[start + step - lag])
+    with pytest.raises(ValueError, match="400 steps, too few for errors over 17 seasons"):
+        naive.build({}, seen, 17 * SEASON, 0, LEVELS)
+
+
+def test_fracast_forecasts_each_window_and_variable_alone() -> None:
+    """As its own class does it, one series after the other; the horizon takes a second block of 48 steps."""
+    fracast = pytest.importorskip("fracast")
+    seen, horizon, starts = waves(), 50, range(500, 540, 29)
+    forecaster = load_forecaster("fracast", {"look_back": 60}, BUDGET)
+    model = forecaster.build({"look_back": 60}, seen, horizon, 0, LEVELS)
+    found = forecaster.forecast(model, seen, starts, LEVELS)
+    own = fracast.FracastModel.from_pretrained(weights="fp32")
+    for index, start in enumerate(starts):
+        for variable in range(3):
+            expected = own.forecast(seen.values[start - 60 : start, variable], horizon=horizon)[:, [0, 4, 8]]
+            np.testing.assert_allclose(found[index, :, variable, 1:4], expected, rtol=1e-4, atol=1e-3)
+    assert (np.diff(found, axis=-1) > 0).all()
+    found = told(forecaster, model)
+    assert (found["parameters"], len(found["known_levels"])) == (85001, 9)
+    assert load_forecaster("fracast", {"weights": "w8"}, BUDGET).weights() != forecaster.weights()
+    with pytest.raises(ValueError, match="weights='int4' is not known"):
+        load_forecaster("fracast", {"weights": "int4"}, BUDGET).weights()
+
+
+KNOWN = [0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99]
+
+
+@pytest.fixture(scope="module")
+def tiny_chronos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Chronos-2 checkpoint: width 16, one layer, patches of 4 steps."""
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+    patches = {"input_patch_size": 4, "input_patch_stride": 4, "output_patch_size": 4, "max_output_patches": 16}
+    words = {"context_length": 512, "quantiles": KNOWN, "use_reg_token": True, "use_arcsinh": True}
+    sizes["chronos_config"] = {**patches, **words, "time_encoding_scale": 512}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lengths = {"input_chunk_length": 8, "output_chunk_length": 4, "train_sample_shape": [(8, 1)]}
+        module = _Chronos2Module(**sizes, **lengths)
+    folder = tmp_path_factory.mktemp("tiny-chronos")
+    (folder / "config.json").write_text(json.dumps(sizes))
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / "model.safetensors")
+    return str(folder)
+
+
+def test_chronos2_is_darts_own(tiny_chronos: str) -> None:
+    options = {"look_back": 48, "local_dir": tiny_chronos}
+    points = forecasts(*fitted("chronos2", options))
+    found = forecasts(*fitted("chronos2", options, LEVELS), LEVELS)
+    own = Chronos2Model(48, HORIZON, likelihood=QuantileRegression(KNOWN), local_dir=tiny_chronos)
+    own.fit(waves().series("train"))
+    for index, start in enumerate(STARTS):
+        context = waves().series("test", 100)[: start - 380]
+        quantiles = own.predict(HORIZON, context, predict_likelihood_parameters=True).values().reshape(HORIZON, 3, 7)
+        np.testing.assert_allclose(found[index, ..., 1:4], quantiles[..., 2:5], rtol=1e-4)
+        np.testing.assert_allclose(points[index, ..., 0], quantiles[..., 3], rtol=1e-4)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exception]]:
+    """Asking it raises what is put in here, one after the other; it has no file."""
+    errors: list[Exception] = []
+
+    def no_file(*args: Any, **kwargs: Any) -> str:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(untrained, "hf_hub_download", no_file)
+    untrained._from_hub.cache_clear()
+    yield errors
+    untrained._from_hub.cache_clear()
+
+
+def test_chronos2_says_where_weights_are_wanted(tmp_path: Path, hub: list[Exception]) -> None:
+    """What was asked for and isn't there is a failure; a hub that is out of reach, asked once, is none."""
+    hub.append(LocalEntryNotFoundError("offline"))
+    for _ in range(2):
+        with pytest.raises(WeightsMissing, match=r"amazon/chronos-2 is not in .* give by --option local_dir"):
+            load_forecaster("chronos2", {}, BUDGET).weights()
+    hub.append(OSError("404 Client Error"))
+    for options, message in (({"local_dir": str(tmp_path)}, r"model\.safetensors"), ({"revision": "v2"}, "404 Client")):
+        with pytest.raises(OSError, match=message) as wrong:
+            load_forecaster("chronos2", options, BUDGET).weights()
+        assert not isinstance(wrong.value, WeightsMissing)

@@ -1,17 +1,22 @@
-"""From which code a result is: what counts as a change of it, in a small repository."""
+"""From which code a result is, in a small repository; and a process of its own for each job."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks import provenance
 from benchmarks.errors import Misuse
+from benchmarks.run import provenance
 
 NO_CODE = ("README.md", "darts_msft/card.md", "tests/test_a.py", "examples/01.py", "benchmarks/results/runs/a.json")
-CODE = ("darts_msft/model.py", "benchmarks/jobs.py", "pyproject.toml", "darts_msft/tests/a.py")
+CODE = ("darts_msft/model.py", "pyproject.toml", "darts_msft/tests/a.py")
 
 
 def git(folder: Path, *words: str) -> str:
@@ -62,13 +67,6 @@ def test_what_a_figure_may_rest_on_counts(checkout: Path, name: str, counts: boo
     assert not provenance.is_dirty()
 
 
-def test_a_new_folder_of_texts_does_not_count(checkout: Path) -> None:
-    put(checkout, "notes/more/a.md")
-    assert not provenance.is_dirty()
-    put(checkout, "notes/more/a.py")
-    assert provenance.is_dirty()
-
-
 @pytest.mark.parametrize("inside_another", [False, True])
 def test_a_download_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch, inside_another: bool) -> None:
     """The commit of a repository around it is not its own."""
@@ -83,7 +81,80 @@ def test_a_download_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch, 
         assert "\n" not in str(error.value)
 
 
-def test_git_that_is_not_installed_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(checkout))
-    with pytest.raises(Misuse, match=r"results need a git checkout.*No such file or directory: 'git'"):
-        provenance.is_dirty()
+# ---- a process of its own
+
+
+def add(first: int, second: int) -> tuple[int, int]:
+    return first + second, os.getpid()
+
+
+def fail(value: int) -> None:
+    raise KeyError(f"no {value}")
+
+
+def leave(code: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL) if code == -9 else sys.exit(code)
+
+
+def fill(megabytes: int) -> float:
+    held = bytearray(megabytes * 10**6)
+    held[::4096] = b"x" * len(held[::4096])
+    return provenance.peak_memory_mb()
+
+
+def test_a_function_is_called_in_another_process() -> None:
+    total, first = provenance.isolated(add, 2, 3)
+    _, second = provenance.isolated(add, 0, 0)
+    assert total == 5
+    assert len({first, second, os.getpid()}) == 3
+    for function, value, message in (
+        (fail, 7, r"(?s)Traceback.*in fail.*KeyError: 'no 7'"),
+        (leave, -9, "signal 9 before it had a result; signal 9 is often a lack of memory"),
+        (leave, 3, "exit code 3 before it had a result"),
+    ):
+        with pytest.raises(provenance.ProcessFailed, match=message):
+            provenance.isolated(function, value)
+
+
+def test_peak_memory_is_the_process_s_own() -> None:
+    """Neither what this process holds nor what one before it held counts."""
+    little, much = provenance.isolated(fill, 1), provenance.isolated(fill, 300)
+    assert much - little == pytest.approx(299, rel=0.05)
+    assert fill(200) > 200
+    assert provenance.isolated(fill, 1) == pytest.approx(little, abs=5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells leave it ignored in what they run in the background
+sys.path.insert(0, {str(Path(provenance.__file__).parents[2])!r})
+from benchmarks.run.provenance import isolated
+def wait(folder):
+    pathlib.Path(folder, "part").write_text(str(os.getpid()))
+    pathlib.Path(folder, "part").rename(pathlib.Path(folder, "pid"))
+    time.sleep(600)
+if __name__ == "__main__":
+    isolated(wait, {str(tmp_path)!r})
+""")
+    started = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    try:
+        assert eventually((tmp_path / "pid").exists)
+        stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+        assert stat.exists()
+        started.send_signal(number)
+        started.wait(30)
+        assert eventually(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
+    finally:
+        started.kill()
+        started.wait()
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether it holds before a minute has passed."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()

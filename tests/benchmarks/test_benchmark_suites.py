@@ -1,219 +1,239 @@
-"""The suites: names that exist, and what each is for."""
+"""Experiments, what tells them apart, and what is refused; the suites; and the check against published figures."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-import itertools
+import json
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from benchmarks import datasets, suites
-from benchmarks.datasets import Dataset
-from benchmarks.experiments import Budget
-from benchmarks.models import MODELS, load_forecaster
-from benchmarks.models.papers import DLINEAR_RATES
+from benchmarks import __main__, data
+from benchmarks.data.files import REGISTRY
+from benchmarks.errors import Misuse
+from benchmarks.models import MODELS, OURS, Budget, load_forecaster
+from benchmarks.run import measures, store, suites
+from benchmarks.run.experiments import PROTOCOL, Experiment
 from darts_msft import MSFTFoundationModel
-from darts_msft.methods import METHODS, find_method
-from darts_msft.scales.pyramid import largest_num_scales
+from darts_msft.methods import METHODS
+
+# ---- experiments
+
+BASE = Experiment("lsf", "ETTh1", 96, "msft", 1, {"aggregator": None, "look_back": [96, 512]}, Budget(epochs=2), 4)
+CHANGES: list[dict[str, Any]] = [
+    {"family": "pf", "test_stride": 1},
+    {"dataset": "ETTh2"},
+    {"horizon": 192},
+    {"model": "full"},
+    {"seed": 2},
+    {"options": {"aggregator": None}},
+    {"options": {"aggregator": "c2f", "look_back": [96, 512]}},
+    {"budget": Budget(epochs=3)},
+    {"budget": Budget(epochs=2, train_windows=1000)},
+    {"budget": Budget(epochs=2, look_backs=(96,))},
+    {"budget": Budget(epochs=2, zero_shot_choice=True)},
+    {"budget": Budget(epochs=2, baseline_epochs=2)},
+    {"dataset": "mine/sales.toml"},
+    {"test_stride": 1},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_every_change_changes_the_key_and_seed_and_stride_not_the_choice(changes: dict[str, Any]) -> None:
+    changed = replace(BASE, **changes)
+    assert changed.key != BASE.key
+    assert (changed.choice_key == BASE.choice_key) == (set(changes) <= {"seed", "test_stride"})
+    back = Experiment.from_dict(json.loads(json.dumps(changed.to_dict())))
+    assert (back, back.key) == (changed, changed.key)
+
+
+def test_keys_are_the_hash_of_what_differs_from_the_defaults() -> None:
+    """Stored results are found by them: a change of their definition, or of a default, would orphan all results."""
+    text = (
+        '{"budget":{"epochs":2},"dataset":"ETTh1","family":"lsf","horizon":96,"model":"msft",'
+        '"options":{"aggregator":null,"look_back":[96,512]}'
+    )
+    assert BASE.key == hashlib.sha256((text + ',"seed":1,"test_stride":4}').encode()).hexdigest()
+    assert BASE.choice_key == hashlib.sha256((text + "}").encode()).hexdigest()
+    assert replace(BASE, options={"look_back": (96, 512), "aggregator": None}).key == BASE.key
+    usual = {"epochs": 10, "patience": 3, "batch_size": 32, "train_windows": None, "validation_windows": None}
+    usual |= {"look_backs": (96, 336, 512, 1024, 2048), "zero_shot_choice": False, "baseline_epochs": None}
+    plain = Experiment("lsf", "ETTh1", 96, "msft")
+    assert asdict(Budget()) == usual
+    assert (plain.seed, plain.options, plain.budget, plain.test_stride, PROTOCOL) == (0, {}, Budget(), 1, 1)
+
+
+def test_places_are_not_in_the_key_but_in_the_experiment() -> None:
+    """Where data and weights lie is another matter on every machine; their hashes stand beside the key."""
+    for one, other in (
+        ({"dataset": "/here/sales.toml"}, {"dataset": "there/sales.toml"}),
+        ({"options": {"backbone": "/here/tiny"}}, {"options": {}}),
+        ({"options": {"local_dir": "a", "lr": 0.1}}, {"options": {"local_dir": "b", "lr": 0.1}}),
+    ):
+        first, second = replace(BASE, **one), replace(BASE, **other)
+        assert (first.key, first.choice_key) == (second.key, second.choice_key)
+        assert first.to_dict() != second.to_dict()
+    assert replace(BASE, dataset="a/sales.toml").key != replace(BASE, dataset="a/costs.toml").key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "LSF"}, "family='LSF' is not known; choose one of lsf, pf"),
+        ({"family": "pf"}, "test_stride=4 is not allowed in the family 'pf'.*96"),
+        ({"dataset": ""}, "dataset=''"),
+        ({"model": None}, "model=None"),
+        ({"horizon": 0}, "horizon=0 .* at least 1"),
+        ({"seed": -1}, "seed=-1 .* at least 0"),
+        ({"test_stride": 0}, "test_stride=0"),
+        ({"options": {"levels": {0.1}}}, "can't be written as JSON"),
+        ({"options": {"lr": float("nan")}}, "can't be written as JSON"),
+        ({"epochs": 0}, "epochs=0 .* at least 1"),
+        ({"baseline_epochs": 0}, "baseline_epochs=0 .* at least 1"),
+        ({"patience": 1.5}, "patience=1.5"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"train_windows": 0}, "train_windows=0"),
+        ({"validation_windows": "all"}, "validation_windows='all'"),
+        ({"look_backs": 512}, "look_backs=512 .* give a list"),
+        ({"look_backs": ()}, r"look_backs=\(\) .* give a list"),
+        ({"look_backs": (0, 96)}, "look_backs=0 .* at least 1"),
+        ({"look_backs": (512, 96)}, "ascending"),
+        ({"zero_shot_choice": 1}, "zero_shot_choice=1 .* True or False"),
+        ({"stride": 1}, "Experiment has no 'stride'; it has family, dataset"),
+        ({"budget": {"steps": 1}}, "Budget has no 'steps'"),
+    ],
+)
+def test_unusable_experiments_and_budgets_are_refused(changes: dict[str, Any], message: str) -> None:
+    told = BASE.__dict__ if "options" in changes else BASE.to_dict()
+    names = asdict(Budget()).keys()
+    given = {**told, **changes} if changes.keys() - names else {**told, "budget": changes}
+    with pytest.raises(Misuse, match=message):
+        Experiment(**given) if "options" in changes else Experiment.from_dict(given)
+
+
+@pytest.mark.parametrize(
+    ("windows", "limit", "season", "stride"),
+    [
+        (10, None, 1, 1),
+        (10, 10, 1, 1),
+        (10, 9, 1, 2),
+        (10, 4, 1, 3),
+        (10, 1, 1, 10),
+        (2785, 200, 24, 17),
+        (90, 20, 6, 5),
+    ],
+)
+def test_validation_windows_are_evenly_spaced_at_all_phases_of_a_season(
+    windows: int, limit: Any, season: int, stride: int
+) -> None:
+    assert Budget(validation_windows=limit).validation_stride(windows, season) == stride
+    assert len({start % season for start in range(0, windows, stride)}) == min(season, -(-windows // stride))
+
+
+# ---- suites
 
 
 @pytest.mark.parametrize("name", suites.SUITES)
 def test_names_are_registered_and_nothing_is_there_twice(name: str) -> None:
+    """A suite begins with seed 0 of everything; what is not trained has one seed."""
     experiments = suites.load(name)
-    for experiment in experiments:
-        assert experiment.dataset in datasets.known(experiment.family)
-        assert experiment.model in MODELS
-    assert max(Counter(experiment.key for experiment in experiments).values()) == 1
-    seeds = [experiment.seed for experiment in experiments]
+    for each in experiments:
+        assert each.dataset in REGISTRY[each.family]
+        assert each.model in MODELS
+        assert each.family == "lsf" or each.horizon == REGISTRY["pf"][each.dataset][0].season
+    assert max(Counter(each.key for each in experiments).values()) == 1
+    seeds = [each.seed for each in experiments]
     assert seeds == sorted(seeds)
-
-
-def test_unknown_suite() -> None:
-    with pytest.raises(ValueError, match="suite 'fast' is not known; choose one of smoke, harness, card, first"):
-        suites.load("fast")
+    assert {each.model for each in experiments if each.seed > 0}.isdisjoint(suites.UNSEEDED)
 
 
 def test_the_lists_are_the_registry_s() -> None:
-    assert {*suites.OURS, *suites.BASELINES} == set(MODELS)
-    assert set(suites.OURS) == set(METHODS)
+    assert set(OURS) == set(METHODS)
+    with pytest.raises(Misuse, match="suite 'fast' is not known; choose one of smoke, harness, card, first"):
+        suites.load("fast")
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_what_is_not_trained_has_one_seed(name: str) -> None:
-    try:
-        trains = load_forecaster(name, {}, suites.SMALL_BUDGET).trains
-    except ModuleNotFoundError as error:
-        pytest.skip(str(error))
-    assert trains == (name not in suites.UNSEEDED)
-    for suite in ("lsf", "pf", "first"):
-        places = Counter((e.family, e.dataset, e.horizon) for e in suites.load(suite) if e.model == name)
-        assert set(places.values()) <= {3 if trains else 1}
-
-
-def test_lsf_is_the_paper_s_grid() -> None:
-    found = {(e.dataset, e.horizon, e.model) for e in suites.load("lsf")}
+def test_the_papers_families_are_whole() -> None:
     sets = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity")
-    assert found == {(s, h, m) for s in sets for h in (96, 192, 336, 720) for m in MODELS}
-    assert {(e.family, e.test_stride) for e in suites.load("lsf")} == {("lsf", 1)}
-    assert {e.budget for e in suites.load("lsf")} == {Budget()}
-    assert all(e.options == {} for e in suites.load("lsf"))
-
-
-def test_pf_is_the_paper_s_grid() -> None:
-    assert {e.dataset for e in suites.load("pf")} == set(suites.PF)
-    for experiment in suites.load("pf"):
-        assert experiment.horizon == datasets.prediction_length(experiment.dataset) == experiment.test_stride
-        assert experiment.family == "pf"
-
-
-def test_first_is_what_the_issue_asks_for() -> None:
-    lsf = [e for e in suites.load("first") if e.family == "lsf"]
-    assert {(e.dataset, e.horizon) for e in lsf} == {(s, h) for s in ("ETTh1", "ETTm1", "Weather") for h in (96, 336)}
-    assert {e.test_stride for e in lsf} == {1}
-    assert {e.model for e in lsf} == {
-        *("zero_shot", "msft", "full", "lora", "linear_probe", "scratch"),
-        *("dlinear", "seasonal_naive", "patchtst", "itransformer", "timemixer"),
+    lsf = suites.load("lsf")
+    assert {(e.dataset, e.horizon, e.model) for e in lsf} == {
+        (s, h, m) for s in sets for h in (96, 192, 336, 720) for m in MODELS
     }
-    seeds_and_places = [(e.seed, e.family, e.dataset, e.horizon) for e in suites.load("first")]
-    assert len([one for one, _ in itertools.groupby(seeds_and_places)]) == len(set(seeds_and_places)) == 3 * 8
-    for budget in {e.budget for e in suites.load("first")}:
-        assert budget.zero_shot_choice
-        assert budget.look_backs == (336, 512, 1024)
-        assert (budget.epochs, budget.baseline_epochs, budget.train_batches) == (5, 20, 16)
-    pf = [e for e in suites.load("first") if e.family == "pf"]
-    assert {(e.dataset, e.horizon) for e in pf} == {("JenaWeather", 144), ("ETTm1", 96)}
-
-
-@pytest.mark.parametrize("suite", ["first", "fracast"])
-def test_first_trains_on_about_as_many_series_whatever_the_number_of_variables(suite: str) -> None:
-    variables = {"ETTh1": 7, "ETTm1": 7, "Weather": 21, "JenaWeather": 21}
-    series = {e.dataset: e.budget.train_windows * variables[e.dataset] for e in suites.load(suite)}
-    assert series.keys() == variables.keys()
-    assert max(series.values()) < 1.05 * min(series.values())
-    assert {e.budget.batch_size * variables[e.dataset] for e in suites.load(suite)} == {224, 231}
-
-
-def test_first_offers_all_of_ours_the_same_places() -> None:
-    """Two patch sizes and three contexts; the patch size is chosen for the zero-shot model and then for all."""
-    places = {"train": (0, 9000), "validation": (9000, 9500), "test": (9500, 9999)}
-    data = Dataset("ETTh1", "lsf", "h", 24, np.zeros((9999, 1), np.float32), ("a",), pd.DatetimeIndex([]), places)
-    ours = {e.model: e for e in suites.load("first") if e.model in suites.OURS}
-    first = load_forecaster("zero_shot", ours["zero_shot"].options, suites.SMALL_BUDGET).candidates(data, 96)
-    chosen = [(settings["look_back"], settings["patch_size"]) for settings in first]
-    assert chosen == [(steps, patch) for steps in (336, 512, 1024) for patch in (16, 32)]
-    for model in ours.keys() - {"zero_shot"}:
-        forecaster = load_forecaster(model, ours[model].options, suites.SMALL_BUDGET)
-        assert forecaster.leader() == ("zero_shot", ours["zero_shot"].options)
-        own = [(settings["look_back"], settings["patch_size"]) for settings in forecaster.candidates(data, 96)]
-        assert own == chosen
-
-
-def test_fracast_is_at_the_places_of_first_with_one_context() -> None:
-    def places(suite: str) -> set[tuple[str, str, int]]:
-        return {(e.family, e.dataset, e.horizon) for e in suites.load(suite)}
-
-    assert places("fracast") == places("first")
-    assert "fracast" not in {e.model for e in suites.load("first")}
-    for experiment in suites.load("fracast"):
-        assert experiment.budget == suites.first_budget(experiment.dataset)
-        assert experiment.options == {"look_back": [2048]}
-        assert experiment.test_stride == (1 if experiment.family == "lsf" else experiment.horizon)
+    assert {(e.test_stride, e.budget, str(e.options)) for e in lsf} == {(1, Budget(), "{}")}
+    pf = {"Electricity", "Solar", "TurkeyPower", "IstanbulTraffic", "JenaWeather"}
+    assert {(e.dataset, e.model) for e in suites.load("pf")} == {(s, m) for s in pf for m in MODELS}
 
 
 def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
-    experiments = suites.load("ablations")
     arguments = inspect.signature(MSFTFoundationModel.__init__).parameters
-    base = suites.ABLATION_BASE
-    horizon = {e.horizon for e in experiments}.pop()
-    assert {(e.dataset, e.horizon, e.model) for e in experiments} == {("ETTm1", horizon, "msft")}
-    assert set(Counter((e.family, str(e.options)) for e in experiments).values()) == {3}
-    assert {e.seed for e in experiments} == {0, 1, 2}
-    assert len({e.budget for e in experiments}) == 1
-    switched = set()
-    for experiment in experiments[: len(experiments) // 3]:
-        assert base.items() <= experiment.options.items()
-        for name, value in experiment.options.items() - base.items():
-            assert arguments[name].default != value
-            switched.add(name)
-        load_forecaster("msft", experiment.options, experiment.budget)  # knows the options
-        MSFTFoundationModel(
-            base["look_back"], horizon, **{k: v for k, v in experiment.options.items() if k in arguments}
-        )
-    assert {e.family for e in experiments if e.options == base} == {"lsf", "pf"}
-    expected = {"shared_adapters", "shared_lora", "aggregator", "attention", "mixing", "upsampling"}
-    rates = {"lr_pretrained", "lr_new", "lr_head"}
-    assert switched == expected | rates | {"weight_learning", "weight_init", "num_scales"}
-    defaults = find_method("msft").rates.to_dict()
-    factors = [
-        [e.options[name] / defaults[name.removeprefix("lr_")] for name in sorted(rates)]
-        for e in experiments
-        if rates <= e.options.keys()
-    ]
-    assert sorted(factors) == [[pytest.approx(1 / 3)] * 3] * 3 + [[pytest.approx(10 / 3)] * 3] * 3
+    base, switched = {"look_back": 512, "patch_size": 32}, set[str]()
+    for each in suites.load("ablations"):
+        assert base.items() <= each.options.items()
+        changed = {name: value for name, value in each.options.items() if name not in base}
+        assert all(arguments[name].default != value for name, value in changed.items())
+        switched |= changed.keys()
+        load_forecaster("msft", each.options, each.budget)  # knows the options
+        MSFTFoundationModel(base["look_back"], 96, patch_size=base["patch_size"], **changed)  # takes them
+    ways = {"shared_adapters", "shared_lora", "aggregator", "attention", "mixing", "upsampling", "weight_learning"}
+    assert switched == ways | {"weight_init", "num_scales", "lr_pretrained", "lr_new", "lr_head"}
 
 
-def test_ablations_have_every_number_of_scales() -> None:
-    context, patch = suites.ABLATION_BASE["look_back"], suites.ABLATION_BASE["patch_size"]
-    largest = largest_num_scales(context, 96, patch)
-    default = MSFTFoundationModel(context, 96, patch_size=patch)._module_settings["num_scales"]
-    asked = {e.options["num_scales"] for e in suites.load("ablations") if "num_scales" in e.options}
-    assert sorted([*asked, default]) == list(range(largest + 1))
-
-
-def test_the_harness_check_trains_as_the_papers_do() -> None:
-    experiments = suites.load("harness")
-    names = ("ETTh1", "ETTm1", "Weather")
-    assert {(e.model, e.dataset, e.seed) for e in experiments} == {
-        (model, name, seed)
-        for model, seeds in (("dlinear", (0, 1, 2)), ("patchtst", (0,)))
-        for name in names
-        for seed in seeds
-    }
-    for experiment in experiments:
-        assert (experiment.horizon, experiment.test_stride) == (96, 1)
-        assert experiment.options == {"look_back": 336, "lr": "paper"}
-        assert experiment.budget.train_windows is None
-        assert experiment.budget.patience == experiment.budget.epochs  # no fit ends before the rates have gone down
-        (settings,) = load_forecaster(experiment.model, experiment.options, experiment.budget).candidates(
-            Dataset(
-                experiment.dataset, "lsf", "h", 24, np.zeros((9, 1)), ("a",), pd.DatetimeIndex([]), {"train": (0, 999)}
-            ),
-            96,
-        )
-        dlinear = {"ETTh1": (5e-3, 32, 10), "ETTm1": (1e-4, 8, 10), "Weather": (1e-4, 16, 10)}[experiment.dataset]
-        expected = dlinear if experiment.model == "dlinear" else (1e-4, 128, 100)
-        assert (settings["lr"], experiment.budget.batch_size, experiment.budget.epochs) == expected
-
-
-def test_the_card_s_baselines_are_dlinear_as_its_paper_trains_it_and_seasonal_naive() -> None:
-    experiments = suites.load("card")
-    places = {(name, horizon) for name in ("ETTh1", "ETTm1", "Weather") for horizon in (96, 336)}
-    dlinear = [e for e in experiments if e.model == "dlinear"]
-    naive = [e for e in experiments if e.model == "seasonal_naive"]
-    assert len(dlinear) + len(naive) == len(experiments)
-    assert {(e.dataset, e.horizon, e.seed) for e in dlinear} == {
-        (*place, seed) for place in places for seed in range(3)
-    }
-    assert {(e.dataset, e.horizon, e.seed) for e in naive} == {(*place, 0) for place in places}
-    assert {(e.family, e.test_stride) for e in experiments} == {("lsf", 1)}
-    assert all((e.options, e.budget) == ({}, Budget()) for e in naive)
-    measured = {e.key for e in suites.load("harness") if e.model == "dlinear"}
-    assert {e.key for e in dlinear if e.horizon == 96} == measured
-    for experiment in dlinear:
-        assert experiment.options == {"look_back": 336, "lr": "paper"}
-        assert (experiment.dataset, experiment.horizon) in DLINEAR_RATES
-        batch = {"ETTh1": 32, "ETTm1": 8, "Weather": 16}[experiment.dataset]  # the authors' at every horizon
-        assert experiment.budget == Budget(epochs=10, patience=10, batch_size=batch)
-
-
-def test_smoke_needs_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoke_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for experiment in suites.load("smoke"):
-        data = datasets.load(experiment.dataset, experiment.family, None)
-        assert len(data.starts("test", experiment.horizon, experiment.test_stride)) > 50
+    for each in suites.load("smoke"):
+        loaded = data.load(each.dataset, each.family, None)
+        assert len(loaded.starts("test", each.horizon, each.test_stride)) >= 20
     assert {e.family for e in suites.load("smoke")} == {"lsf", "pf"}
+
+
+# ---- the check
+
+
+REFERENCES = {
+    "dlinear": {"ETTh1": 0.375, "ETTm1": 0.299, "Weather": 0.176},
+    "patchtst": {"ETTh1": 0.375, "ETTm1": 0.290, "Weather": 0.152},
+}
+
+
+def measured(factor: float = 1.0, made: str = "2026-01-01", **changes: Any) -> list[dict[str, Any]]:
+    """A result of every experiment of the harness, `factor` times its reference."""
+    found = []
+    for each in suites.load("harness"):
+        reference = REFERENCES[each.model][each.dataset]
+        named = {"key": each.key, "experiment": each.to_dict(), "data_hash": "d", **measures.standing(each)}
+        named |= {"metrics": {"mse": factor * reference, "mae": 1.0}, "provenance": {"made": made, "dirty": False}}
+        file_hash = REGISTRY["lsf"][each.dataset][0].digest
+        found.append({"kind": "run", **dict.fromkeys(store.NEEDED["run"]), **named, "file_hash": file_hash, **changes})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("entries", "passed"),
+    [
+        (lambda: measured(), 6),
+        (lambda: measured(1.019), 6),
+        (lambda: measured(1.025), 3),  # PatchTST's may be away by 3 %, DLinear's by 2 %
+        (lambda: measured(0.96), 0),
+        (lambda: measured(2.0) + measured(made="2027-01-01"), 6),  # the newest counts
+        (lambda: measured(made="2027-01-01") + measured(2.0), 6),
+        (lambda: measured()[1:], 5),  # a seed is missing
+        (lambda: measured(defaults="e"), 0),
+        (lambda: measured(protocol=0), 0),
+        (lambda: measured(file_hash="md5:0"), 0),
+    ],
+)
+def test_the_check_is_of_the_newest_results_of_today_s_code_and_the_published_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: Any, passed: int
+) -> None:
+    pytest.importorskip("neuralforecast")
+    for entry in entries():
+        store.add(tmp_path, entry)
+    code = __main__.main(["check", "--results", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert sum(line.endswith(": passed") for line in lines) == passed
+    assert code == (0 if passed == 6 else 1)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.datasets import Dataset
-from benchmarks.experiments import Budget
-from benchmarks.measures import forecast
-from benchmarks.models import load_forecaster
+from benchmarks.data import Dataset
+from benchmarks.models import OURS, Budget, load_forecaster
 from benchmarks.models.base import Forecaster
 
 LOOK_BACK, HORIZON, SEASON = 48, 12, 24
 LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
 BUDGET = Budget(epochs=2, patience=2, batch_size=16, train_windows=40, validation_windows=10)
+STARTS = range(490, 520, 9)
+SMALL = {"patchtst": {"hidden_size": 16, "n_heads": 2}, "itransformer": {"hidden_size": 16, "n_heads": 2}}
 
 
 def waves(name: str = "waves", family: str = "pf") -> Dataset:
@@ -42,27 +42,37 @@ def our_options(checkpoint: str, **changes: Any) -> dict[str, Any]:
     return {"backbone": checkpoint, "look_back": LOOK_BACK, "patch_size": 4, **changes}
 
 
+def options_of(name: str, checkpoint: str = "", chronos: str = "", **changes: Any) -> dict[str, Any]:
+    """Few and small."""
+    if name in OURS:
+        return our_options(checkpoint, **changes)
+    if name == "seasonal_naive":
+        return {}
+    own = {"chronos2": {"local_dir": chronos}, "fracast": {}, "dlinear": {"lr": 1e-3}}
+    return {"look_back": LOOK_BACK, **own.get(name, {"lr": 1e-3, "network": SMALL.get(name, {})})}
+
+
 def fitted(
-    name: str, options: dict[str, Any], levels: Sequence[float] | None, dataset: Dataset, budget: Budget
-) -> tuple[Forecaster, Any, dict[str, Any]]:
-    """The row of the table, its fitted model, and the first of its candidates, which that is built with."""
-    forecaster = load_forecaster(name, options, budget)
-    settings = forecaster.candidates(dataset, HORIZON)[0]
-    model = forecaster.build(settings, dataset, HORIZON, 0, levels)
-    forecaster.fit(model, dataset, settings)
-    return forecaster, model, settings
-
-
-def backtest(
     name: str,
     options: dict[str, Any],
-    starts: range,
     levels: Sequence[float] | None = None,
-    dataset: Dataset | None = None,
+    data: Dataset | None = None,
     budget: Budget = BUDGET,
-) -> tuple[Any, np.ndarray, dict[str, Any]]:
-    """The fitted model, its forecasts (N, H, V, Q), and its description after a way through JSON."""
-    data = dataset or waves()
-    forecaster, model, settings = fitted(name, options, levels, data, budget)
-    found = forecast(model, data, starts, HORIZON, settings["look_back"], levels)
-    return model, found, json.loads(json.dumps(forecaster.describe(model)))
+) -> tuple[Forecaster, Any]:
+    """The row of the table, and its model with the first of its candidates, fitted."""
+    forecaster, seen = load_forecaster(name, options, budget), data or waves()
+    settings = forecaster.candidates(seen, HORIZON)[0][0]
+    model = forecaster.build(settings, seen, HORIZON, 0, levels)
+    forecaster.fit(model, seen, settings)
+    return forecaster, model
+
+
+def forecasts(forecaster: Forecaster, model: Any, levels: Sequence[float] | None = None) -> np.ndarray:
+    """(N, H, V, Q) of the windows that begin at `STARTS`."""
+    return forecaster.forecast(model, waves(), STARTS, levels)
+
+
+def told(forecaster: Forecaster, model: Any) -> dict[str, Any]:
+    """What a result holds of it, after a way through JSON."""
+    found: dict[str, Any] = json.loads(json.dumps({**forecaster.describe(model), **forecaster.resolved(model)}))
+    return found

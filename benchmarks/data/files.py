@@ -1,0 +1,192 @@
+"""The data files that `files.toml` describes: where they lie, how they are split, and their steps in time order.
+
+Splits: "months" are 12, 4 and 4 months of 30 days, "shares" 70, 10 and 20 %. By "days" the last 7 days are the test
+part, a window each, as in Woo et al. 2024 (arXiv 2402.02592, C.2 and table 18), and the 7 before the validation part.
+
+Nothing is guessed, and only what the publisher marks as missing is filled (`RawFile.missing`): a file that can't be
+read as regular, complete numbers is a ValueError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import darts.datasets
+import numpy as np
+import pandas as pd
+from darts.datasets.dataset_loaders import DatasetLoader, DatasetLoadingException
+
+import darts_msft.datasets
+from darts_msft.datasets import DATA_DIR_VARIABLE
+
+
+@dataclass(frozen=True)
+class Split:
+    """How long the parts are: whole numbers are steps, fractions are shares. `train` None: all before the others."""
+
+    train: float | None
+    validation: float
+    test: float
+
+    def ends(self, steps: int) -> tuple[int, int, int]:
+        """The step after each part's last one, of a series of `steps` steps."""
+        if isinstance(self.train, float):  # as the literature rounds: down, and the rest is for validation
+            ends = (int(self.train * steps), steps - int(self.test * steps), steps)
+        elif self.train is None:
+            ends = (int(steps - self.test - self.validation), int(steps - self.test), steps)
+        else:
+            ends = (int(self.train), int(self.train + self.validation), int(self.train + self.validation + self.test))
+        if not 0 < ends[0] < ends[1] < ends[2] <= steps:
+            raise ValueError(f"{self} does not fit {steps} steps; give each part at least one step, within the series")
+        return ends
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file as its publisher distributes it, and how to read it.
+
+    digest: "md5:..." or "sha256:..."; None where no public source states it. shape: steps and variables once read.
+    frequency, season: of the steps once read. time: its column; empty: no column and no header. start: the rows are
+    counted on from here, whatever the stamps say. rows, gather: the rows' frequency (where counted), and how they
+    become steps ("sum", "mean"). missing: the number that stands for no value; the value before takes its place.
+    loader: Darts' loader of exactly this file. bundled: it ships with the package.
+    """
+
+    file: str
+    where: str
+    frequency: str
+    season: int
+    digest: str | None = None
+    shape: Sequence[int] | None = None
+    time: str = "date"
+    time_format: str = "ISO8601"
+    start: str | None = None
+    rows: str | None = None
+    gather: str | None = None
+    missing: float | None = None
+    loader: str | None = None
+    bundled: bool = False
+
+
+def _registry() -> dict[str, dict[str, tuple[RawFile, Split]]]:
+    """Files and splits by family and name."""
+    found: dict[str, dict[str, tuple[RawFile, Split]]] = {"lsf": {}, "pf": {}}
+    for told in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["set"]:
+        name, splits, day = told.pop("name"), told.pop("splits"), told["season"]
+        ways = {"months": Split(360 * day, 120 * day, 120 * day), "shares": Split(0.7, 0.1, 0.2)}
+        ways["days"] = Split(None, 7 * day, 7 * day)
+        for family, way in splits.items():
+            found[family][name] = (RawFile(**told), ways[way])
+    return found
+
+
+REGISTRY = _registry()
+
+
+# ---- reading
+
+
+def find(file: RawFile, folder: str | Path | None) -> Path:
+    """The file in the first place that has it: `folder`, DARTS_MSFT_DATA, Darts' cache, Darts' download.
+
+    Darts' own places serve only the files that Darts has itself. FileNotFoundError where none has it.
+    """
+    if file.bundled:
+        return Path(darts_msft.datasets.__file__).parent / file.file
+    places = [Path(place) for place in (folder, os.environ.get(DATA_DIR_VARIABLE)) if place]
+    reason = ""
+    if file.loader:
+        places.append(Path(DatasetLoader._DEFAULT_DIRECTORY))
+    for place in places:
+        if (place / file.file).is_file():
+            return place / file.file
+    if file.loader:
+        try:
+            getattr(darts.datasets, file.loader)().load()
+            return places[-1] / file.file
+        except DatasetLoadingException as error:
+            reason = f"; Darts could not download it ({error})"
+    raise FileNotFoundError(
+        f"{file.file} is not in {' or '.join(map(str, places)) or 'any folder'}{reason}; get it from {file.where}, put "
+        f"it into a folder under this name, and give the folder by --data or {DATA_DIR_VARIABLE}"
+    )
+
+
+def check(file: RawFile, path: Path) -> str:
+    """The file's hash as "md5:..." or "sha256:..."; ValueError if another is published."""
+    kind, _, expected = (file.digest or "sha256:").lower().partition(":")
+    found = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest()
+    if expected and found != expected:
+        raise ValueError(
+            f"{path} is not the expected file: its {kind.upper()} sum is {found}, expected {expected}; "
+            f"get it anew from {file.where}"
+        )
+    return f"{kind}:{found}"
+
+
+def read(file: RawFile, path: Path, targets: Sequence[str] | None = None) -> pd.DataFrame:
+    """The file's steps, (T, V) float64, with a regular time index; `targets`: these columns only."""
+    header, as_text = (0, {file.time: str}) if file.time else (None, None)
+    try:
+        raw = pd.read_csv(path, header=header, dtype=as_text)
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read as CSV in UTF-8: {error}; save it as such") from error
+    columns = [name for name in raw.columns if name != file.time] if targets is None else list(targets)
+    if absent := [name for name in (*filter(None, [file.time]), *columns) if name not in raw.columns]:
+        raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(map(str, raw.columns))}")
+    if not columns or not len(raw):
+        raise ValueError(f"{path} has {len(raw)} rows of {len(columns)} variables; at least one of each is needed")
+    cells = raw[columns].rename(columns=str)
+    numbers = cells.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    _refuse(
+        path, numbers.isna() & cells.notna(), cells, "no number: correct it, or leave the column out of the targets"
+    )
+    if file.missing is not None:
+        numbers = numbers.mask(numbers == file.missing).ffill()
+    if file.start:
+        numbers.index = pd.date_range(file.start, periods=len(raw), freq=file.rows or file.frequency)
+    else:
+        stamps = raw[[file.time]].apply(
+            pd.to_datetime, format=file.time_format, errors="coerce", utc=True
+        )  # a zone becomes UTC
+        _refuse(
+            path, stamps.isna(), raw[[file.time]], f"not of the form {file.time_format!r}: correct it or time_format"
+        )
+        numbers.index = pd.DatetimeIndex(stamps[file.time]).tz_localize(None)
+    if file.gather:
+        numbers = numbers.resample(file.frequency).agg(file.gather)
+    numbers.index = _regular(file, path, pd.DatetimeIndex(numbers.index))
+    finite = numbers.abs() < np.inf
+    _refuse(path, ~finite, numbers, "not finite: fill it in a copy of the file, begin later, or leave the column out")
+    return numbers
+
+
+def _refuse(path: Path, wrong: pd.DataFrame, cells: pd.DataFrame, why: str) -> None:
+    """Names the first cell that is wrong."""
+    if wrong.to_numpy().any():
+        row = int(wrong.to_numpy().any(axis=1).argmax())
+        column = int(wrong.iloc[row].to_numpy().argmax())
+        raise ValueError(
+            f"{path} has {cells.iloc[row, column]!r} in column {cells.columns[column]!r}, data row {row + 1}, which "
+            f"is {why}"
+        )
+
+
+def _regular(file: RawFile, path: Path, stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """The same times with their frequency; ValueError at the first that is not a step after the one before."""
+    try:
+        grid = pd.date_range(stamps[0], periods=len(stamps), freq=file.frequency)
+    except ValueError as error:
+        raise ValueError(f"frequency={file.frequency!r} is not allowed ({error}); give a pandas alias") from error
+    if (wrong := np.asarray(grid != stamps)).any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{path} is not regular: step {row + 1} is at {stamps[row]}, expected {grid[row]} at the frequency "
+            f"{file.frequency!r}; sort its rows, drop repeated ones, fill missing ones, or correct the frequency"
+        )
+    return grid.rename("time")

@@ -1,0 +1,187 @@
+"""Models that nothing is trained of: the seasonal naive forecast, Chronos-2 and Fracast-0 as they are."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from darts.models import Chronos2Model
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from benchmarks.data import Dataset
+from benchmarks.errors import WeightsMissing
+from benchmarks.models.base import QUIET, Forecaster, Levels, Settings, at_levels, quantile_likelihood
+
+_NOTHING = dict.fromkeys(("weights", "fit_report", "scale_weights")) | {"trained_parameters": 0, "parameters": 0}
+
+
+def _contexts(data: Dataset, starts: range, look_back: int) -> np.ndarray:
+    """What is before the windows that begin at `starts`, (N, C, V)."""
+    windows = np.lib.stride_tricks.sliding_window_view(data.values, look_back, axis=0)
+    return windows[np.asarray(starts) - look_back].swapaxes(1, 2)
+
+
+class SeasonalNaive(Forecaster):
+    """Step h is forecast by the value c seasons of m steps before it, c = ceil(h / m) the seasons since the context.
+
+    Its quantiles add those of the errors y[t] - y[t - c * m] over the training part, for each variable apart, with the
+    same number of seasons c between, and t at the same step of the season: by day and by night apart, say.
+    """
+
+    trains = False
+
+    def choices(self, name: str, data: Dataset, horizon: int) -> list[Any]:
+        return [data.season]
+
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
+        """The model are the errors' quantiles by seasons between (c - 1) and step of the season: (seasons, m, V, Q)."""
+        season, cycles = data.season, -(-horizon // data.season)
+        train = data.values[slice(*data.bounds["train"])].astype(np.float64)
+        if len(train) < (cycles + 1) * season:
+            raise ValueError(
+                f"the training part has {len(train)} steps, too few for errors over {cycles} seasons of {season}; "
+                f"shorten the horizon, or give at least {(cycles + 1) * season} steps"
+            )
+        offsets = np.zeros((cycles, season, train.shape[1], len(levels or [0])))
+        for cycle, step in np.ndindex(*(offsets.shape[:2] if levels else (0, 0))):
+            lag = (cycle + 1) * season  # a multiple of the season: errors[i] is at step i of it
+            offsets[cycle, step] = np.quantile((train[lag:] - train[:-lag])[step::season], levels, axis=0).T
+        return SimpleNamespace(input_chunk_length=season, output_chunk_length=horizon, offsets=offsets)
+
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        season, steps = data.season, np.arange(model.output_chunk_length)
+        points = _contexts(data, starts, season)[:, steps % season, :, None]
+        return points + model.offsets[steps // season, (np.asarray(starts)[:, None] + steps) % season]
+
+    def describe(self, model: Any) -> dict[str, Any]:
+        return dict(_NOTHING)
+
+
+class Chronos2(Forecaster):
+    """Through Darts' `Chronos2Model` (Ansari et al. 2025, Apache-2.0), with all variables as one group.
+
+    Options: `hub_model_name` and `revision` of the weights on the Hugging Face hub, or `local_dir`, a directory with
+    config.json and model.safetensors. Quantiles at levels that it lacks are read off by `at_levels`.
+    """
+
+    trains = False
+    defaults: ClassVar[Settings] = {
+        **dict.fromkeys(("look_back", "revision", "local_dir")),
+        "hub_model_name": "amazon/chronos-2",
+    }
+
+    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
+        longest = self._config()["context_length"]
+        if settings["look_back"] > longest:
+            return f"a look-back of {settings['look_back']} steps is more than Chronos-2 sees; take at most {longest}"
+        return super().refusal(settings, data, horizon)
+
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
+        model = Chronos2Model(
+            settings["look_back"],
+            horizon,
+            likelihood=quantile_likelihood(None if levels is None else self._config()["quantiles"]),
+            hub_model_name=self.options["hub_model_name"],
+            hub_model_revision=self.options["revision"],
+            local_dir=self.options["local_dir"],
+            batch_size=self.budget.batch_size,
+            random_state=seed,
+            pl_trainer_kwargs=dict(QUIET),
+        )
+        return model.fit(data.series("train"))  # reads the weights, trains nothing
+
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        known = None if levels is None else self._config()["quantiles"]
+        found = super().forecast(model, data, starts, known, **asked)
+        return found if levels is None else at_levels(found, known, levels)
+
+    def resolved(self, model: Any) -> dict[str, Any]:
+        return {**super().resolved(model), "known_levels": self._config()["quantiles"]}
+
+    def weights(self) -> str:
+        return hashlib.sha256(self._file("model.safetensors").read_bytes()).hexdigest()
+
+    def _config(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._file("config.json").read_text())["chronos_config"]
+        return found
+
+    def _file(self, name: str) -> Path:
+        """From the directory or the hub's cache, downloaded where that lacks it."""
+        repo, revision, folder = (self.options[option] for option in ("hub_model_name", "revision", "local_dir"))
+        found = Path(folder).expanduser() / name if folder is not None else _from_hub(repo, name, revision)
+        if found is None:
+            raise WeightsMissing(
+                f"{name} of {repo} is not in the hub's cache, and the hub can't be reached; give by --option "
+                "local_dir=DIRECTORY one with config.json and model.safetensors"
+            )
+        return found
+
+
+@functools.cache  # an attempt without network takes half a minute
+def _from_hub(repo: str, name: str, revision: str | None) -> Path | None:
+    """None where the hub can't be reached."""
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision))
+    except LocalEntryNotFoundError:
+        return None
+
+
+class Fracast(Forecaster):
+    """Fracast-0 (PyPI, version 0.1.0, Apache-2.0, github.com/ztxtech/fracast-0) with the weights of its package.
+
+    Option `weights`: "fp32", or "w8" (the same in 8 bits). Its head forecasts 48 steps at its own levels 0.1, ..., 0.9;
+    longer horizons go on from the medians, other levels are read off by `at_levels`. Every variable is forecast apart,
+    in 0.07 s on one processor core for every 48 steps, whatever the context.
+    """
+
+    trains = False
+    defaults: ClassVar[Settings] = {"look_back": None, "weights": "fp32"}
+    files: ClassVar[dict[str, str]] = {"fp32": "model.safetensors", "w8": "model.int8.safetensors"}
+    longest = 2048  # context, in steps
+    rows: ClassVar[dict[str, int]] = {"cpu": 16, "cuda": 1024}  # windows of one variable at once: what fits a cache
+
+    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
+        look_back = settings["look_back"]
+        if look_back > self.longest:
+            return f"a look-back of {look_back} steps is more than Fracast sees; take at most {self.longest}"
+        return super().refusal(settings, data, horizon)
+
+    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
+        import fracast
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = fracast.FracastModel.from_pretrained(weights=self.options["weights"], device=device)
+        lengths = {"input_chunk_length": settings["look_back"], "output_chunk_length": horizon}
+        return SimpleNamespace(network=network, **lengths)
+
+    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
+        network, horizon = model.network, model.output_chunk_length
+        contexts = _contexts(data, starts, model.input_chunk_length).swapaxes(1, 2)
+        rows, size = contexts.reshape(-1, contexts.shape[-1]), self.rows[network.device.type]
+        pieces = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+        found = np.concatenate([network.forecast_batch(piece, horizon=horizon) for piece in pieces])
+        quantiles = at_levels(found, network.quantiles, levels or (0.5,))
+        return quantiles.reshape(len(starts), -1, horizon, quantiles.shape[-1]).swapaxes(1, 2)
+
+    def describe(self, model: Any) -> dict[str, Any]:
+        parts = (model.network.core, model.network.head)
+        count = sum(parameter.numel() for part in parts for parameter in part.parameters())
+        return {**_NOTHING, "parameters": count, "weights": self.weights()}
+
+    def resolved(self, model: Any) -> dict[str, Any]:
+        return {**super().resolved(model), "known_levels": list(model.network.quantiles)}
+
+    def weights(self) -> str:
+        import fracast
+
+        kind = self.options["weights"]
+        if kind not in self.files:
+            raise ValueError(f"weights={kind!r} is not known; choose one of {', '.join(self.files)}")
+        return hashlib.sha256((Path(fracast.__file__).parent / "weights" / self.files[kind]).read_bytes()).hexdigest()

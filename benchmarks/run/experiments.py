@@ -1,0 +1,115 @@
+"""What is measured: one experiment a result, as a diff against defaults, with a key made of everything that matters.
+
+Two experiments of the same key may still differ in where their data and weights lie. The hashes of both stand beside
+the key in a result and tell these apart (`store.find`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import Misuse, check_whole
+from benchmarks.models import Budget
+
+# Raised by hand when measures, splits, recipes or defaults change so that figures before and after can't stand side by
+# side: results of another protocol count as not there. Options and budgets don't need it (they are in the key), but
+# other defaults of their fields do (those are not).
+PROTOCOL = 1
+FAMILIES = ("lsf", "pf")
+LOCATIONS = ("backbone", "local_dir")  # options that say where weights are: not in the key, their hash tells them apart
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One model with its options on one data set and horizon, with one seed and one budget.
+
+    dataset: a registered name or the path of a user's .toml; horizon: in steps; options: what differs from the model's
+    defaults, in JSON's types; test_stride: steps between test windows (of "pf" always the horizon).
+    """
+
+    family: str
+    dataset: str
+    horizon: int
+    model: str
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    test_stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise Misuse(f"family={self.family!r} is not known; choose one of {', '.join(FAMILIES)}")
+        for name in ("dataset", "model"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise Misuse(f"{name}={getattr(self, name)!r} is not allowed; give a name")
+        check_whole("horizon", self.horizon, 1)
+        check_whole("seed", self.seed, 0)
+        check_whole("test_stride", self.test_stride, 1)
+        if self.family == "pf":
+            if self.test_stride not in (1, self.horizon):
+                raise Misuse(f"test_stride={self.test_stride} is not allowed in the family 'pf'; give {self.horizon}")
+            object.__setattr__(self, "test_stride", self.horizon)
+        try:  # as they come back from a file: lists for tuples, strings for keys
+            object.__setattr__(self, "options", json.loads(_canonical(dict(self.options))))
+        except (TypeError, ValueError) as error:
+            raise Misuse(f"options={self.options!r} can't be written as JSON ({error}); give what can") from error
+
+    @property
+    def key(self) -> str:
+        """sha256 of all that differs from its default, but places: tells results of the same data and weights apart."""
+        return digest(self._without_places())
+
+    @property
+    def choice_key(self) -> str:
+        """As `key` without seed and test stride: runs that share it share the settings chosen on validation data."""
+        found = self._without_places()
+        return digest({name: value for name, value in found.items() if name not in ("seed", "test_stride")})
+
+    def _without_places(self) -> dict[str, Any]:
+        """As `to_dict`, of a .toml's path the file's name alone, without `LOCATIONS` and what equals its default."""
+        found = self.to_dict()
+        if self.dataset.endswith(".toml"):
+            found["dataset"] = Path(self.dataset).name
+        found["options"] = {name: value for name, value in found["options"].items() if name not in LOCATIONS}
+        found["budget"] = _changes(found["budget"], Budget)
+        return _changes(found, Experiment)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types: lists for tuples."""
+        found: dict[str, Any] = json.loads(_canonical(asdict(self)))
+        return found
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Experiment:
+        """What `to_dict` gave, also after a way through JSON; unknown names are a Misuse."""
+        for kind, told in ((cls, given), (Budget, given.get("budget", {}))):
+            known = [entry.name for entry in fields(kind)]
+            if unknown := sorted(set(told) - set(known)):
+                raise Misuse(f"{kind.__name__} has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+        return cls(**{**given, "budget": Budget(**given.get("budget", {}))})
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        model = f"{self.model}({options})" if options else self.model
+        return f"{self.family} {self.dataset}-{self.horizon} {model} seed {self.seed}"
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _changes(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Of a dataclass's fields, in JSON's types, those that differ from their defaults."""
+    usual = {entry.name: {} if entry.default is MISSING else entry.default for entry in fields(cls)}
+    usual = json.loads(_canonical(usual))  # where a field has a factory, {} is what is left of its default
+    return {name: value for name, value in values.items() if value != usual[name]}
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value as JSON, whatever the order of its names."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()

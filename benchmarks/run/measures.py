@@ -1,0 +1,273 @@
+"""What is done for an experiment: settings are chosen on the validation part, then measured on the test part.
+
+A choice fits every candidate and takes the one with the lowest MSE (LSF) or CRPS (PF). It is made with seed 0 and
+holds for all seeds and test strides. Each candidate is stored as soon as it is done.
+
+The measures of LSF are MSE and MAE over windows, steps and variables. Those of PF are, in the data's units:
+- crps: the mean weighted quantile loss, for each level 0.1, ..., 0.9 twice the summed pinball loss over the summed
+  absolute values, averaged over the levels;
+- msis: each variable's mean Winkler score of the 95 % interval over its seasonal naive error in the training part,
+  averaged over the variables (the M4 competition's mean scaled interval score);
+- coverage: the share of values in the 80 % interval, its ends included.
+
+Quantiles that cross are sorted first, for every model alike (Chernozhukov et al. 2010: no further from the truth). The
+point forecast is the median. Axes: N windows, H horizon steps, V variables, Q quantile levels, T time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from darts import TimeSeries
+from darts.metrics import mae, mic, miws, mql, mse
+from darts.utils.likelihood_models.base import likelihood_component_names, quantile_names
+
+from benchmarks import data as data_sets
+from benchmarks.data import Dataset
+from benchmarks.errors import Diverged
+from benchmarks.models import load_forecaster
+from benchmarks.models.base import FOLLOWED, Forecaster, Levels
+from benchmarks.run import store
+from benchmarks.run.experiments import PROTOCOL, Experiment, digest
+from benchmarks.run.provenance import peak_memory_mb, processor_seconds, provenance, quiet
+
+CHOOSING_SEED = 0
+DECIDES = {"lsf": "mse", "pf": "crps"}
+POINT = 0.5
+CRPS_LEVELS = tuple(tenths / 10 for tenths in range(1, 10))
+WIDE, CENTRAL = (0.025, 0.975), (0.1, 0.9)  # intervals of the MSIS and of the coverage
+LEVELS = (WIDE[0], *CRPS_LEVELS, WIDE[1])  # what a probabilistic model forecasts
+CHUNK_WINDOWS, CHUNK_VALUES = 256, 2_000_000  # at once: windows, and N * H * V * Q numbers (or samples for Q)
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What an entry rests on, taken before anything is measured. `same` are the hashes that stand beside its key."""
+
+    experiment: Experiment
+    dataset: Dataset
+    forecaster: Forecaster
+    levels: Levels
+    same: Entry
+    provenance: Entry
+
+    @classmethod
+    def of(cls, experiment: Experiment, data: str | Path | None) -> Basis:
+        """`data`: the folder of the data files. ValueError where a part has no room for the horizon."""
+        dataset = data_sets.load(experiment.dataset, experiment.family, data)
+        for part in data_sets.PARTS:
+            dataset.starts(part, experiment.horizon, 1)
+        levels = LEVELS if experiment.family == "pf" else None
+        same = {"data_hash": dataset.hash, **standing(experiment)}
+        return cls(experiment, dataset, forecaster_of(experiment), levels, same, provenance())
+
+    def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
+        """An entry of the store; RuntimeError if the weights are no longer those of the beginning."""
+        if standing(self.experiment)["weights"] != self.same["weights"]:
+            raise RuntimeError(f"weights changed while {self.experiment} was measured, so nothing is stored; run again")
+        head = {"kind": kind, "key": key, "experiment": self.experiment.to_dict()}
+        return {**head, **rest, **self.same, "provenance": self.provenance}
+
+    def fitted(self, settings: Entry, seed: int) -> Any:
+        model = self.forecaster.build(settings, self.dataset, self.experiment.horizon, seed, self.levels)
+        self.forecaster.fit(model, self.dataset, settings)
+        return model
+
+    def validation_stride(self) -> int:
+        """Steps between validation windows: as in the test part at its densest, thinned to what the budget allows."""
+        densest = self.experiment.horizon if self.experiment.family == "pf" else 1
+        windows = len(self.dataset.starts("validation", self.experiment.horizon, densest))
+        return densest * self.experiment.budget.validation_stride(windows, self.dataset.season)
+
+
+def forecaster_of(experiment: Experiment) -> Forecaster:
+    return load_forecaster(experiment.model, experiment.options, experiment.budget)
+
+
+def standing(experiment: Experiment) -> dict[str, Any]:
+    """What an entry needs to have in common with the present state, besides key and data."""
+    found = forecaster_of(experiment)
+    return {"weights": found.weights(), "protocol": PROTOCOL, "defaults": found.defaults_hash()}
+
+
+def leader_of(experiment: Experiment) -> Experiment | None:
+    """The experiment whose choice fixes the settings in `FOLLOWED` of this one; None where it chooses for itself."""
+    found = forecaster_of(experiment).leader()
+    return None if found is None else replace(experiment, model=found[0], options=found[1], seed=CHOOSING_SEED)
+
+
+def followed(leader: Entry | None) -> dict[str, Any] | None:
+    """What a choice takes over from that of its leader, in the words of the choice; None where it has none."""
+    if leader is None:
+        return None
+    settings = {name: leader["chosen"][name] for name in FOLLOWED if name in leader["chosen"]}
+    return {"key": leader["key"], "settings": settings}
+
+
+def choose(
+    experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path, dirty: bool = False
+) -> dict[str, Any]:
+    """The settings with the best validation score, and all that were tried, which the store in `folder` keeps.
+
+    leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others; of one alone
+    nothing is fitted.
+    """
+    quiet()
+    basis, taken = Basis.of(experiment, data), followed(leader)
+    agreed = {} if taken is None else taken["settings"]
+    found, dropped = basis.forecaster.candidates(basis.dataset, experiment.horizon)
+    found = [settings for settings in found if agreed.items() <= settings.items()]
+    if not found:
+        raise ValueError(f"no setting of {experiment} agrees with its leader's {agreed}; give other options")
+    if len(found) == 1:
+        rows = [{"settings": found[0], "validation": None, "reason": "the only candidate", "seconds": 0.0}]
+        best = rows[0]
+    else:
+        rows = [_tried(basis, settings, folder, dirty) for settings in found]
+        finite = [row for row in rows if row["validation"] is not None]
+        if not finite:
+            raise Diverged(f"every candidate of {experiment} diverged, the first: {rows[0]['reason']}; give others")
+        best = min(finite, key=lambda row: row["validation"][DECIDES[experiment.family]])
+    choice = {"rows": rows, "chosen": best["settings"], "decided_by": DECIDES[experiment.family], "dropped": dropped}
+    return basis.entry("choice", experiment.choice_key, **choice, followed=taken)
+
+
+def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path, dirty: bool) -> dict[str, Any]:
+    """A row of the choice, from the store where it is there."""
+    key = digest({"choice": basis.experiment.choice_key, "settings": settings})
+    entry = store.find(folder, "candidate", key, **basis.same)
+    if entry is None:
+        begin, validation, reason = time.perf_counter(), None, None
+        try:
+            model = basis.fitted(settings, CHOOSING_SEED)
+            found = measure(
+                basis.forecaster, model, basis.dataset, "validation", basis.validation_stride(), basis.levels
+            )
+            validation = found["metrics"]
+        except Diverged as error:
+            reason = f"diverged: {error}"
+        row = {"settings": settings, "validation": validation, "reason": reason}
+        entry = basis.entry("candidate", key, **row, seconds=time.perf_counter() - begin)
+        store.add(folder, entry, dirty)
+    return {name: entry[name] for name in ("settings", "validation", "reason", "seconds")}
+
+
+def test(experiment: Experiment, choice: Entry, data: str | Path | None) -> dict[str, Any]:
+    """One result: fitted with the settings of this choice, and measured on the test part."""
+    quiet()
+    basis, settings = Basis.of(experiment, data), choice["chosen"]
+    begin, begin_busy = time.perf_counter(), processor_seconds()
+    model = basis.fitted(settings, experiment.seed)
+    seconds, busy = time.perf_counter() - begin, processor_seconds() - begin_busy
+    found = measure(basis.forecaster, model, basis.dataset, "test", experiment.test_stride, basis.levels)
+    return basis.entry(
+        "run",
+        experiment.key,
+        settings=dict(settings),
+        choice_key=experiment.choice_key,
+        validation_windows=len(basis.dataset.starts("validation", experiment.horizon, basis.validation_stride())),
+        **basis.forecaster.describe(model),
+        resolved=basis.forecaster.resolved(model),
+        file_hash=basis.dataset.file_hash,
+        seconds={"fit": seconds, "forecast": found.pop("seconds")},
+        processor_seconds={"fit": busy, "forecast": found.pop("processor_seconds")},
+        peak_memory_mb=peak_memory_mb(),
+        **found,
+    )
+
+
+# ---- backtest
+
+
+def measure(
+    forecaster: Forecaster, model: Any, data: Dataset, part: str, stride: int, levels: Levels
+) -> dict[str, Any]:
+    """A fitted model's errors over a part's windows, three of these, and what forecasting took.
+
+    without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
+    Diverged if a forecast is not finite.
+    """
+    horizon, starts, sums = (
+        model.output_chunk_length,
+        data.starts(part, model.output_chunk_length, stride),
+        Sums(data, levels),
+    )
+    shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
+    size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(data.columns) * forecaster.held(levels))))
+    for position in range(0, len(starts), size):
+        chunk = starts[position : position + size]
+        begin, begin_busy = time.perf_counter(), processor_seconds()
+        forecasts = np.sort(forecaster.forecast(model, data, chunk, levels), axis=-1)
+        seconds, busy = seconds + time.perf_counter() - begin, busy + processor_seconds() - begin_busy
+        bad = ~np.isfinite(forecasts).reshape(len(chunk), -1).all(axis=1)
+        if bad.any():
+            raise Diverged(
+                f"forecasts of {int(bad.sum())} of {len(chunk)} windows of {data.name} are not finite numbers, the "
+                f"first window at step {chunk[int(bad.argmax())]}: the model diverged"
+            )
+        targets = data.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
+        sums.add(targets, forecasts)
+        for start in sorted(shown & set(chunk)):
+            index, context = chunk.index(start), slice(start - min(model.input_chunk_length, 2 * horizon), start)
+            example = {"start": start, "variable": data.columns[0], "context": _rounded(data.values[context, 0])}
+            example |= {"target": _rounded(targets[index, :, 0]), "levels": list(levels or [POINT])}
+            examples.append({**example, "quantiles": [_rounded(one) for one in forecasts[index, :, 0].T]})
+    found = {"metrics": sums.metrics(), "windows": len(starts), "examples": examples}
+    return {**found, "without_msis": sums.without_msis, "seconds": seconds, "processor_seconds": busy}
+
+
+class Sums:
+    """Errors added up chunk by chunk in double precision; with `levels` those of quantiles, too."""
+
+    def __init__(self, data: Dataset, levels: Levels) -> None:
+        self.levels, self.without_msis = levels, list[str]()
+        self.count, self.totals = 0, dict.fromkeys(("mse", "mae"), 0.0)
+        if levels is None:
+            return
+        train = data.values[slice(*data.bounds["train"])].astype(np.float64)
+        self.scales = np.abs(train[data.season :] - train[: -data.season]).mean(axis=0)  # seasonal naive errors
+        self.without_msis = [data.columns[index] for index in np.flatnonzero(self.scales == 0)]
+        if len(self.without_msis) == len(self.scales):
+            raise ValueError("no variable changes from season to season in the training part: the MSIS has no scale")
+        self.size, self.covered = 0.0, 0.0
+        self.losses, self.winkler = np.zeros(len(CRPS_LEVELS)), np.zeros(len(self.scales))  # twice the pinball losses
+
+    def add(self, targets: np.ndarray, forecasts: np.ndarray) -> None:
+        """What came (N, H, V), and its quantiles (N, H, V, Q)."""
+        middle = 0 if self.levels is None else list(self.levels).index(POINT)
+        actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., middle])
+        self.count += targets.size
+        self.totals["mse"] += mse(actual, predicted) * targets.size
+        self.totals["mae"] += mae(actual, predicted) * targets.size
+        if self.levels is None:
+            return
+        names = likelihood_component_names(actual.components, quantile_names(list(self.levels)))
+        predicted = _in_a_row(forecasts.reshape(*targets.shape[:2], -1), names)
+        self.size += np.abs(targets.astype(np.float64)).sum()
+        self.losses += mql(actual, predicted, q=list(CRPS_LEVELS)) * targets.size
+        self.covered += mic(actual, predicted, q_interval=CENTRAL) * targets.size
+        self.winkler += miws(actual, predicted, q_interval=WIDE, component_reduction=None) * len(actual)
+
+    def metrics(self) -> dict[str, float]:
+        found = {name: total / self.count for name, total in self.totals.items()}
+        if self.levels is not None:
+            scaled, each = self.scales > 0, self.count / len(self.scales)
+            crps = (self.losses / self.size).mean()
+            msis = (self.winkler[scaled] / each / self.scales[scaled]).mean()
+            found = {"crps": crps, "msis": msis, "coverage": self.covered / self.count, **found}
+        return {name: float(value) for name, value in found.items()}
+
+
+def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSeries:
+    """Windows (N, H, components) one after the other, as one series for Darts' metrics."""
+    return TimeSeries.from_values(windows.reshape(-1, windows.shape[-1]).astype(np.float64), columns=names)
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]

@@ -1,0 +1,154 @@
+"""What every entry says beside its figures: from which commit, with which versions, on what; its seconds and memory.
+
+And what makes these its own: a function runs in a process of its own, which gives back what it holds at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import platform
+import resource
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import Misuse
+
+ROOT = Path(__file__).parents[2]
+COUNTS = (".", ":!benchmarks/results", ":!*.md", ":!tests", ":!examples")  # git's words for what a figure may rest on
+PACKAGES = (
+    *("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "pandas", "peft", "pytorch-lightning", "scipy"),
+    *("timecopilot-uni2ts", "torch"),
+)
+
+
+def provenance() -> dict[str, Any]:
+    """Date, commit, versions and machine; a Misuse where the code is no git checkout."""
+    import torch  # here, for `is_dirty` is asked before anything needs it
+
+    versions = {one.name: one.version for one in distributions() if one.name in PACKAGES}
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "dirty": is_dirty(),
+        "versions": {"python": platform.python_version(), **dict.fromkeys(PACKAGES), **versions},
+        "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str:
+    return _git("rev-parse", "HEAD")
+
+
+def is_dirty() -> bool:
+    """Whether there are uncommitted changes; those of results, *.md, tests and examples don't count."""
+    return bool(_git("status", "--porcelain", "--untracked-files=all", "--", *COUNTS))
+
+
+def same_code(commit: str, other: str) -> bool:
+    """Whether two commits differ at most in what `is_dirty` doesn't count."""
+    return commit == other or not _git("diff", "--name-only", commit, other, "--", *COUNTS)
+
+
+def _git(*words: str) -> str:
+    """What git says of this checkout, and of no repository around it; a Misuse where there is none."""
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+        raise Misuse(
+            f"results need a git checkout, because each names its commit, and {ROOT} is none that git can read "
+            f"({reason}); get the code by `git clone` and run it there"
+        ) from error
+    return done.stdout.strip()
+
+
+# ---- a process of its own
+
+
+class ProcessFailed(RuntimeError):
+    """The function raised, or its process ended: the text has the traceback, or the exit code."""
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Begins to import them, once for all processes of `isolated`; to be called before anything else is started."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+    multiprocessing.forkserver.ensure_running()
+
+
+def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it.
+
+    It is forked from a server that has run nothing: a spawned process would begin with this one's peak memory as its
+    own (Linux keeps `ru_maxrss` over `exec`).
+    """
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        succeeded, answer = receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        reason = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        hint = "; signal 9 is often a lack of memory" if code == -9 else ""
+        raise ProcessFailed(f"the process {reason} before it had a result{hint}") from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    if not succeeded:
+        raise ProcessFailed(answer)
+    return answer
+
+
+def processor_seconds() -> float:
+    """Of this process so far, all threads and ended children added up."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in MB of 10**6 bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes on macOS, else KiB
+
+
+def quiet() -> None:
+    """No messages of Lightning's at every forecast."""
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
+
+
+def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer = (True, function(*arguments))
+    except Exception:
+        answer = (False, traceback.format_exc())
+    sender.send(answer)
+    sender.close()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,162 @@
+"""The append-only store: one JSON file a result, whole or not there, never changed afterwards.
+
+`FOLDER/runs/` holds what was measured on test parts, `FOLDER/choices/` the settings chosen on validation parts, and
+`FOLDER/candidates/` what was tried for them. A file is
+`<family>-<dataset>-<horizon>-<model>-<first ten digits of its key>.json`; a further one of the same key, from other
+data, weights or defaults, ends in `-2`, `-3`, ... Files are written under a hidden name that ends in `.part` and get
+their own when they are on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from benchmarks.errors import Misuse
+from benchmarks.run.experiments import Experiment
+
+FOLDER = Path(__file__).parents[1] / "results"
+KINDS = {"run": "runs", "choice": "choices", "candidate": "candidates"}
+_ALWAYS = "key experiment data_hash weights protocol defaults provenance"
+_RUN = (
+    "settings choice_key metrics windows validation_windows resolved examples seconds processor_seconds suite command"
+)
+NEEDED = {  # words that an entry has
+    "run": f"{_ALWAYS} {_RUN} trained_parameters parameters fit_report scale_weights peak_memory_mb".split(),
+    "choice": f"{_ALWAYS} rows chosen dropped followed".split(),
+    "candidate": f"{_ALWAYS} settings validation reason seconds".split(),
+}
+METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run; plots and tests are of the first
+
+
+def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Every entry of a kind ("run", "choice", "candidate") and its file, by name; a Misuse if one is damaged."""
+    return [(path, _load(path, kind)) for path in sorted((Path(folder) / KINDS[kind]).glob("*.json"))]
+
+
+def find(folder: str | Path, kind: str, key: str, **same: Any) -> dict[str, Any] | None:
+    """The entry of that key whose further entries are `same` (data_hash, weights, ...); None where there is none."""
+    for path in sorted((Path(folder) / KINDS[kind]).glob(f"*-{key[:10]}*.json")):
+        found = _load(path, kind)
+        if {"key": key, **same}.items() <= found.items():
+            return found
+    return None
+
+
+def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> Path:
+    """Writes an entry to a new file, at once or not at all; of uncommitted code none that is published, but `dirty`."""
+    if result["provenance"]["dirty"] and not dirty and is_own(folder):
+        raise Misuse(
+            f"the tree has uncommitted changes, so this is no result for {FOLDER}; commit them, or give another folder "
+            "by --results, or --dirty"
+        )
+    place = Path(folder) / KINDS[result["kind"]]
+    place.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment.from_dict(result["experiment"])
+    dataset = Path(experiment.dataset).name.removesuffix(".toml")
+    words = (experiment.family, dataset, str(experiment.horizon), experiment.model, result["key"][:10])
+    stem = "-".join(re.sub(r"[^\w.]+", "_", word) for word in words)
+    lines = (f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in result.items())
+    with _part(place / stem, ("{\n" + ",\n".join(lines) + "\n}\n").encode()) as part:
+        path = place / f"{stem}.json"
+        for number in count(2):
+            try:
+                os.link(part, path)  # never replaces another file
+                break
+            except FileExistsError:
+                path = place / f"{stem}-{number}.json"
+    return path
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Any other file, whole or not at all; one that is there is replaced and keeps its permissions."""
+    with _part(path, content.encode() if isinstance(content, str) else content) as part:
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+
+
+def read_list(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file that holds a JSON list, to which `append` adds; none where there is no file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise Misuse(f"{path} is no JSON file ({error}); restore it, or give another file") from error
+    if not isinstance(found, list):
+        raise Misuse(f"{path} holds no list of entries; restore it, or give another file")
+    return found
+
+
+def append(path: Path, entry: Mapping[str, Any]) -> None:
+    """Adds the entry, at once or not at all; several processes that add to one file take turns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with claim(path.parent, "list", path.name, wait=True):
+        write(path, json.dumps([*read_list(path), entry], indent=1) + "\n")
+
+
+def is_own(folder: str | Path) -> bool:
+    """Whether this is the repository's own folder."""
+    return Path(folder).resolve() == FOLDER.resolve()
+
+
+@contextmanager
+def claim(folder: str | Path, kind: str, key: str, wait: bool) -> Iterator[bool]:
+    """Whether the key is this block's alone, among all living processes. `wait`: until it is; else False if not."""
+    path = Path(folder) / ".claims" / f"{kind}-{key}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink()
+        lock.release()
+
+
+@contextmanager
+def _part(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path` with the content, on disk; gone after the block unless it was renamed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _load(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        if not isinstance(found, dict) or found.get("kind") != kind:
+            raise ValueError(f"it is not of the kind {kind!r}")
+        if missing := [name for name in NEEDED[kind] if name not in found]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        family = Experiment.from_dict(found["experiment"]).family
+        figures = found["metrics"] if kind == "run" else dict.fromkeys(METRICS[family], 0.0)
+        if wrong := [name for name in METRICS[family] if not isinstance(figures.get(name), int | float)]:
+            raise ValueError(f"it has no figure for {', '.join(wrong)}")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Misuse(f"{path} is not a result ({error}); restore it, or delete it to have it measured again") from error
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no figure")

@@ -1,0 +1,93 @@
+"""The suites of `suites.yaml`, lists of experiments by name; and the check of "harness" against published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.errors import Misuse
+from benchmarks.models import Budget
+from benchmarks.run import store
+from benchmarks.run.experiments import Experiment
+
+SEEDS = (0, 1, 2)
+UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing random is in them: one seed is all
+_TOLD = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+
+
+def budget(name: str) -> Budget:
+    """One of `suites.yaml`."""
+    return Budget(**_TOLD["budgets"][name])
+
+
+def _experiments(name: str) -> list[Experiment]:
+    """Seed by seed and place by place, so a run that is stopped early has most models with at least one seed."""
+    found = [
+        Experiment(
+            grid["family"],
+            dataset,
+            horizon,
+            model,
+            seed,
+            {**grid.get("base", {}), **options},
+            budget(grid["budget"]) if "budget" in grid else Budget(),
+            grid.get("test_stride", 1),
+        )
+        for grid in _TOLD["suites"][name]
+        for dataset, horizons in grid["places"].items()
+        for horizon in horizons
+        for options in grid.get("options", [{}])
+        for model in grid["models"]
+        for seed in grid.get("seeds", SEEDS)
+        if seed == 0 or model not in UNSEEDED
+    ]
+    places = list(dict.fromkeys((each.family, each.dataset, each.horizon) for each in found))
+    return sorted(found, key=lambda each: (each.seed, places.index((each.family, each.dataset, each.horizon))))
+
+
+SUITES: dict[str, Callable[[], list[Experiment]]] = {name: partial(_experiments, name) for name in _TOLD["suites"]}
+
+
+def load(name: str) -> list[Experiment]:
+    """A suite's experiments, in the order in which they run."""
+    if name not in SUITES:
+        raise Misuse(f"suite {name!r} is not known; choose one of {', '.join(SUITES)}")
+    return SUITES[name]()
+
+
+def check(folder: Path) -> int:
+    """Prints a line for each reference; 0 where all are met by results of all seeds.
+
+    Of a key the newest result counts that was measured on the published file, with today's protocol and recipe.
+    """
+    from benchmarks.data.files import REGISTRY
+    from benchmarks.run.measures import standing
+
+    failed, entries = False, [entry for _, entry in store.entries(folder, "run")]
+    for model, references in _TOLD["references"].items():
+        for dataset, (reference, most) in references.items():
+            found, missing = [], []
+            for each in load("harness"):
+                if (each.model, each.dataset) != (model, dataset):
+                    continue
+                wanted = {"key": each.key, "file_hash": REGISTRY["lsf"][dataset][0].digest, **standing(each)}
+                own = [entry for entry in entries if wanted.items() <= entry.items()]
+                found += [entry["metrics"]["mse"] for entry in sorted(own, key=_made)[-1:]]
+                missing += [] if own else [each.seed]
+            away = sum(found) / len(found) / reference - 1 if found else float("nan")
+            passed = not missing and abs(away) <= most
+            failed |= not passed
+            print(
+                f"{model} {dataset}: MSE {', '.join(f'{mse:.4f}' for mse in found) or 'not measured'}, reference "
+                f"{reference:.3f}, {away:+.1%} of at most {most:.0%}"
+                f"{f', no result of seed {missing}' if missing else ''}: {'passed' if passed else 'FAILED'}"
+            )
+    return int(failed)
+
+
+def _made(entry: dict[str, Any]) -> str:
+    return str(entry["provenance"]["made"])

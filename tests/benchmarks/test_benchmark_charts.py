@@ -1,0 +1,152 @@
+"""The charts' bars and ranks, the report, and what `show` writes where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from fake_results import of, result, store, tables_of
+from matplotlib.axes import Axes
+from typer.testing import CliRunner
+
+from benchmarks import show
+from benchmarks.errors import Misuse
+from benchmarks.run import store as results
+from benchmarks.show import charts, report
+
+PLACES = [("ETTh1", 96), ("ETTh1", 336), ("ETTm1", 96), ("ETTm1", 336), ("Weather", 96)]
+
+
+def ends(axes: Axes) -> dict[str, float]:
+    """Where each model's bar ends, by its name in the first panel of the row."""
+    names = [label.get_text() for label in axes.figure.axes[0].get_yticklabels()]
+    return dict(zip(names, [patch.get_x() + patch.get_width() for patch in axes.patches], strict=True))
+
+
+def measured(*models: str) -> list[dict[str, Any]]:
+    """Every model in all places, the first the best; Weather has a budget of its own."""
+    wide = {"Weather": {"budget": {"batch_size": 11}}}
+    return [
+        of(model, 0.2 + 0.1 * rank, *place, **wide.get(place[0], {}))
+        for place in PLACES
+        for rank, model in enumerate(models)
+    ]
+
+
+def test_bars_are_as_long_as_the_means_with_the_seeds_spread(tmp_path: Path) -> None:
+    runs = [of("msft", 0.3), of("msft", 0.4, seed=1), of("dlinear", 0.5), of("dlinear", 0.6, "ETTm1")]
+    figure = charts.bars(tables_of(tmp_path, *runs)[0])
+    first, second = (axes for axes in figure.axes if axes.get_visible())
+    assert ends(first) == pytest.approx({"MSFT": 0.35, "DLinear": 0.5})
+    assert ends(second) == pytest.approx({"MSFT": np.nan, "DLinear": 0.6}, nan_ok=True)
+    (whiskers,) = first.collections
+    assert whiskers.get_segments()[0][:, 0] == pytest.approx(0.35 + np.std([0.3, 0.4], ddof=1) * np.array([-1, 1]))
+    assert [axes.get_title() for axes in (first, second)] == ["ETTh1 96", "ETTm1 96"]
+
+
+def test_the_readme_chart_is_relative_to_zero_shot_over_all_budgets(tmp_path: Path) -> None:
+    runs = [*measured("msft", "zero_shot", "dlinear"), of("full", 0.1), of("lora", 0.1, test_stride=9)]
+    runs.append(of("msft", 0.9, seed=1))
+    figure = charts.relative_to_zero_shot(tables_of(tmp_path, *runs))
+    panels = {axes.get_title(): ends(axes) for axes in figure.axes if axes.get_visible()}
+    assert list(panels) == ["ETTh1 96", "ETTh1 336", "ETTm1 96", "ETTm1 336", "Weather 96"]
+    assert panels["Weather 96"] == pytest.approx({"MSFT": 0.2 / 0.3, "DLinear": 0.4 / 0.3})
+    assert panels["ETTh1 96"]["MSFT"] == pytest.approx(0.55 / 0.3)
+    (whiskers,) = figure.axes[0].collections
+    (whisker,) = [segment for segment in whiskers.get_segments() if len(segment)]
+    assert np.ptp(whisker[:, 0]) / 2 == pytest.approx(np.std([0.2, 0.9], ddof=1) / 0.3)
+    texts = [text.get_text() for text in figure.axes[-2].texts]
+    assert texts == ["0.67", "1.33"]
+
+
+def test_the_readme_chart_has_the_best_six_beside_zero_shot(tmp_path: Path) -> None:
+    models = ("patchtst", "zero_shot", "full", "lora", "prompt", "adalora", "dlinear", "itransformer")
+    figure = charts.relative_to_zero_shot(tables_of(tmp_path, *measured(*models)))
+    names = ["PatchTST", "full finetuning", "LoRA", "prompt tuning", "AdaLoRA", "DLinear"]
+    assert list(ends(figure.axes[0])) == names
+
+
+@pytest.mark.parametrize("models", [("msft", "full"), ("zero_shot",)])
+def test_without_zero_shot_or_another_there_is_no_readme_chart(tmp_path: Path, models: tuple[str, ...]) -> None:
+    with pytest.raises(Misuse, match="needs figures of zero_shot and another model"):
+        charts.relative_to_zero_shot(tables_of(tmp_path, *measured(*models)))
+
+
+def test_ranks_are_over_columns_of_all_budgets(tmp_path: Path) -> None:
+    found = tables_of(tmp_path, *measured("msft", "full", "dlinear", "seasonal_naive"))
+    assert len(found) == 2
+    drawn = charts.of_tables(found)
+    assert [list(pictures) == [name, f"{name}-ranks"] for name, pictures in drawn.items()] == [True, False]
+    figure = charts.critical_differences(found)
+    assert figure is not None
+    texts = " ".join(text.get_text() for text in figure.axes[0].texts)
+    for rank, name in enumerate(("MSFT", "full finetuning", "DLinear", "seasonal naive"), 1):
+        assert re.search(rf"{name} \({rank}.00\)|\({rank}.00\) {name}", texts)
+
+
+def test_too_few_columns_have_no_diagram_of_ranks(tmp_path: Path) -> None:
+    runs = [entry for entry in measured("msft", "full", "dlinear") if entry["experiment"]["dataset"] != "Weather"]
+    assert charts.critical_differences(tables_of(tmp_path, *runs)) is None
+
+
+def test_the_report_needs_nothing_else_and_escapes_names(tmp_path: Path) -> None:
+    runs = [of("msft", 0.3), of("full", 0.4), of("<script>alert(1)</script>", 0.5, command="run --only '<b>'")]
+    found = tables_of(tmp_path / "store", *runs)
+    text = report.page(found, charts.of_tables(found), tmp_path)
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert not re.search(r'(src|href)="(?!data:image/png;base64,|#|store/runs/)', text)
+    assert 'src="data:image/png;base64,' in text
+    links = re.findall(r'href="(store/runs/[^"]+)"', text)
+    assert len(links) == 3
+    assert all((tmp_path / link.replace("%3C", "<").replace("%3E", ">")).exists() for link in links)
+
+
+def test_the_report_has_the_figures_and_marks_the_best(tmp_path: Path) -> None:
+    (table,) = tables_of(tmp_path, of("msft", 0.3), of("full", 0.4), of("dlinear", 0.5))
+    text = report.page([table], charts.of_tables([table]), tmp_path)
+    for value, style in (("0.300", "bold"), ("0.400", "underline")):
+        cell = re.search(rf'id="(\w+)"[^>]*>{value}<', text)
+        assert cell is not None
+        assert style in text.split(f"#{cell[1]}", 1)[1].split("}", 1)[0]
+    assert all(note.split(":")[0] in text for note in table.notes)
+
+
+def test_all_results_are_written_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = store(tmp_path, of("msft", 0.3), of("full", 0.4))
+    show.main(folder)
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert {"tables.md", "tables.csv", "report.html"} < names
+    assert len([name for name in names if name.endswith(".png")]) == 1
+    assert (folder / "tables.md").read_text() in capsys.readouterr().out
+
+
+def test_published_results_get_their_tables_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = store(tmp_path / "results", of("msft", 0.3), of("full", 0.4))
+    monkeypatch.setattr(results, "FOLDER", folder)
+    show.main(folder)
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {"tables.md", "tables.csv"}
+
+
+def test_a_suite_is_only_printed_without_a_place(tmp_path: Path) -> None:
+    folder = store(tmp_path, of("msft", 0.3), of("full", 0.4, suite="mine"), of("zero_shot", 0.4))
+    app = typer.Typer()
+    app.command()(show.main)
+    words = ["--results", str(folder), "--suite", "first", "--readme-chart", str(tmp_path / "new" / "chart.png")]
+    out = CliRunner().invoke(app, words).output
+    assert "MSFT" in out
+    assert "full finetuning" not in out
+    assert [path.name for path in folder.iterdir() if path.is_file()] == []
+    assert (tmp_path / "new" / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_place_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    folder = store(tmp_path / "results", result("msft"))
+    (tmp_path / "file").touch()
+    with pytest.raises(Misuse, match=r"file/tables\.md can't be written"):
+        show.main(folder, output=tmp_path / "file")

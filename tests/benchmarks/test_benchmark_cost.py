@@ -1,0 +1,233 @@
+"""The benchmark of costs: what is measured, that both sides do the same work, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+import typer
+from darts import TimeSeries
+from typer.testing import CliRunner
+
+from benchmarks import cost
+from benchmarks.cost import cases, measure
+from benchmarks.cost.cases import Case
+from benchmarks.cost.measure import Record
+from benchmarks.errors import Misuse
+from benchmarks.run.provenance import ProcessFailed
+from benchmarks.run.store import FOLDER
+
+ANSWER = {"seconds": [1.0], "peak_memory_bytes": 1}  # of a process
+
+
+def case(backbone: str, what: str = "forecast", method: str = "msft", scales: int = 0, context: int = 32) -> Case:
+    return Case("tiny", backbone, what, method, scales, context, 4, 2, 8, 3, 7, 1, "cpu")
+
+
+def asked(**changes: Any) -> dict[str, Any]:
+    """A step of the bundled model at a context of 512 steps."""
+    usual = {"models": ["moirai-tiny"], "cases": ["step"], "contexts": [512], "horizon": 96, "batch": 2, "series": 2}
+    more = {"samples": 7, "rounds": 1, "threads": 1, "accelerator": "cpu", "data": None}
+    return {**usual, **more, **changes}
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the processes of cases do to themselves, and the server that they would be forked from, stay away."""
+    monkeypatch.setattr(cases, "quiet", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(measure, "preload", lambda modules: None)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
+    """No process is started: a case takes as many seconds as its method's name is long. The cases in their order."""
+    order: list[Case] = []
+
+    def fake(function: Callable[..., Any], case: Case) -> dict[str, Any]:
+        order.append(case)
+        return {"seconds": [float(len(case.method))], "peak_memory_bytes": len(order)}
+
+    monkeypatch.setattr(measure, "isolated", fake)
+    return order
+
+
+def test_scales_and_contexts_that_do_not_fit_are_told() -> None:
+    record = Record()
+    group, empty = measure.plan(asked(contexts=[8192, 512]), {"moirai-tiny": "moirai-tiny"}, record)
+    scaled = [("msft", 0), ("msft", 1), ("msft", 2), ("msft", 3), ("one_sequence", 2)]
+    assert [(each.method, each.scales) for each in group] == [("full", 0), ("full_uni2ts", 0), *scaled]
+    assert empty == []
+    told = {(part["method"], part["K"], part["context"]) for part in record.left_out}
+    assert ("msft", 4, 512) in told
+    assert ("full", 0, 8192) in told
+
+
+def test_the_first_patch_size_that_fits_is_taken(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "PATCHES", (4, 8))
+    sizes = asked(cases=["forecast"], contexts=[64, 3000], horizon=8)
+    groups = measure.plan(sizes, {"tiny": tiny_moirai}, Record())
+    assert [{(each.context, each.patch) for each in group} for group in groups] == [{(64, 4)}, {(3000, 8)}]
+
+
+def test_backtests_are_of_two_lengths_and_batches_by_zero_shot_and_msft() -> None:
+    groups = measure.plan(asked(cases=["memory"]), {"moirai-tiny": "moirai-tiny"}, Record())
+    assert [(each.method, each.scales, each.batch, each.length) for (each,) in groups] == [
+        (method, scales, batch, length)
+        for method, scales in (("zero_shot", 0), ("msft", 2))
+        for batch in (32, 256)
+        for length in (2880, 11520)
+    ]
+
+
+def test_cases_take_turns_there_and_back(measured: list[Case]) -> None:
+    record, group = Record(), [case("", method=method) for method in ("zero_shot", "uni2ts", "msft")]
+    measure.measure_group(group, 3, record)
+    assert measured == [*group, *reversed(group), *group]
+    assert [(row["seconds"], row["runs"]) for row in record.rows] == [(9, 3), (6, 3), (4, 3)]
+    assert record.rows[2]["ratio"] == {"zero_shot": 4 / 9, "uni2ts": 4 / 6}
+    assert [row["peak_memory_bytes"] for row in record.rows] == [7, 8, 9]
+    measure.measure_group([replace(case("", "memory"), length=9)], 3, record)
+    assert len(measured) == 10  # a backtest is measured once
+
+
+def test_a_case_that_fails_once_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [ANSWER, ANSWER, ANSWER, ANSWER, ProcessFailed("Traceback\nMemoryError: too much"), ANSWER]
+    monkeypatch.setattr(measure, "isolated", Mock(side_effect=answers))
+    record, group = Record(), [case("", method=method) for method in ("zero_shot", "uni2ts", "msft")]
+    measure.measure_group(group, 2, record)
+    assert [row["method"] for row in record.rows] == ["zero_shot", "msft"]
+    assert list(record.rows[1]["ratio"]) == ["zero_shot"]
+    assert [part["reason"] for part in record.failed] == ["MemoryError: too much"]
+
+
+def test_both_predictors_forecast_the_same(tiny_moirai: str) -> None:
+    """Their medians agree within sampling error, so they run the same network on the same series."""
+    theirs, ours = (
+        cases.forecasting(replace(case(tiny_moirai, method=method), samples=2000))()
+        for method in ("uni2ts", "zero_shot")
+    )
+    assert len(theirs) == len(ours) == 3
+    for their, our in zip(theirs, ours, strict=True):
+        assert their.samples.shape == our.all_values()[:, 0].T.shape == (2000, 8)
+        spread = np.subtract(*np.quantile(their.samples, [0.75, 0.25], axis=0))
+        middle = our.quantile(0.5).values()[:, 0]
+        assert np.all(np.abs(np.median(their.samples, axis=0) - middle) < 0.2 * spread)
+
+
+@pytest.mark.parametrize(("context", "tolerance"), [(32, 1e-4), (30, 1e-2)])
+def test_uni2ts_full_finetuning_has_the_loss_of_ours(
+    tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, context: int, tolerance: float
+) -> None:
+    """Up to the units (uni2ts' densities are of the values, ours of standardised ones) and to how padding enters."""
+    monkeypatch.setitem(cases.ARGUMENTS, "full", {"method": "full", "optimizer_kwargs": {"lr": 0.0}})
+    each = replace(case(tiny_moirai, "step", "full", 0, context), horizon=6)  # no whole patches
+    ours, theirs = (
+        cases.training_step(replace(each, method=method)).args[0]().item() for method in ("full", "full_uni2ts")
+    )
+    units = np.log(cases.walks(2, context + 6)[:, :context].std(axis=1, ddof=1)).mean()
+    assert ours == pytest.approx(theirs - units, rel=tolerance)
+
+
+@pytest.mark.parametrize("method", ["msft", "full_uni2ts"])
+def test_a_step_trains(tiny_moirai: str, method: str) -> None:
+    step = cases.training_step(case(tiny_moirai, "step", method, 2 * (method == "msft")))
+    loss = step.args[0]
+    before = loss().item()
+    for _ in range(10):
+        step()
+    assert loss().item() < before
+
+
+def test_msft_forecasts_with_every_scale(tiny_moirai: str) -> None:
+    trained = cases.load(case(tiny_moirai, scales=2)).scale_weights
+    assert len(trained) == 3
+    assert min(trained) > 0
+
+
+def test_a_case_is_timed(tiny_moirai: str) -> None:
+    found = cases.measure(case(tiny_moirai, "step", scales=2))
+    assert 0.5 < sum(found["seconds"]) < 10
+
+
+def test_a_backtest_has_every_window(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    series = TimeSeries.from_values(np.random.default_rng(0).standard_normal((46100, 2)))
+    monkeypatch.setattr(cases, "load_dataset", lambda name, folder: series)
+    found = cases.measure(replace(case(tiny_moirai, "memory", "zero_shot"), length=20))
+    assert found["windows"] == 20 - 8 + 1
+    assert found["result_bytes"] > 13 * 8 * 2 * 4
+    if sys.platform == "linux":
+        assert found["beyond_result_bytes"] == found["peak_memory_bytes"] - found["result_bytes"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can begin a new peak")
+def test_memory_before_does_not_count() -> None:
+    np.ones(50_000_000).sum()  # 400 MB, given back at once
+    peak = cases.begin_peak("cpu")
+    assert peak() < 50e6
+    np.ones(25_000_000).sum()
+    assert peak() == pytest.approx(200e6, rel=0.1)
+
+
+def test_size_of_forecasts_counts_values_and_what_is_around_them() -> None:
+    short = [TimeSeries.from_values(np.zeros((96, 7), np.float32)) for _ in range(200)]
+    size, values = cases.size_of(short), 200 * 96 * 7 * 4
+    assert values < size < values + 200 * 10_000
+    assert cases.size_of(short * 3) == pytest.approx(3 * size, rel=0.1)
+
+
+def test_an_entry_is_added_to_those_before(tmp_path: Path, measured: list[Case], capsys: Any) -> None:
+    path = tmp_path / "found.json"
+    assert measure.run(asked(), path).failed == []
+    first = path.read_text()
+    measure.run(asked(contexts=[1024]), path)
+    entries = json.loads(path.read_text())
+    assert entries[:1] == json.loads(first)
+    assert [{each["context"] for each in entry["rows"]} for entry in entries] == [{512}, {1024}]
+    assert {"made", "commit", "dirty", "versions", "threads", "device", "settings"} <= set(entries[0])
+    (line, *_) = [line for line in capsys.readouterr().out.splitlines() if "full_uni2ts" in line]
+    assert [cell.strip() for cell in line.split("|")[1:7]] == ["moirai-tiny", "full_uni2ts", "0", "512", "32", "2"]
+
+
+def test_an_interrupted_run_keeps_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "isolated", Mock(side_effect=[ANSWER] * 9 + [KeyboardInterrupt()]))
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(asked(contexts=[512, 1024]), tmp_path / "found.json")
+    (entry,) = json.loads((tmp_path / "found.json").read_text())
+    assert {each["context"] for each in entry["rows"]} == {512}
+
+
+def test_the_stored_entries_are_readable() -> None:
+    entries = json.loads((FOLDER / "efficiency.json").read_text())
+    assert entries
+    for entry in entries:
+        text = measure.table(entry)
+        assert all(f"### {row['what']}" in text for row in entry["rows"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--case", "step", "--context", "8192"], "nothing was measured: input_chunk_length=8192"),
+        (["--accelerator", "cuda"], "--accelerator cuda: torch sees no CUDA device"),
+        (["--case", "memory", "--data", "nowhere"], "--case memory: .*nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    app = typer.Typer()
+    app.command()(cost.main)
+    found = CliRunner().invoke(app, ["--model", "moirai-tiny", "--results", str(tmp_path / "found.json"), *words])
+    with pytest.raises(Misuse, match=says):
+        raise found.exception or AssertionError(found.output)
+    assert not (tmp_path / "found.json").exists()

@@ -1,0 +1,402 @@
+"""The command that runs a suite: what is asked for, measured anew, shared; what goes wrong, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import benchmark_fakes
+import pytest
+from benchmark_fakes import SEASON, Fake, builds, experiment, measured, notes, runs, stored, waves
+
+from benchmarks import data
+from benchmarks import run as runner
+from benchmarks.errors import Misuse, WeightsMissing
+from benchmarks.run import measures, provenance, store
+from benchmarks.run.experiments import Experiment
+from benchmarks.run.provenance import ProcessFailed
+
+Run = Callable[..., int]
+ROOT = Path(runner.__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("fakes")
+
+
+# ---- what is measured, and what is there already
+
+
+def test_a_result_is_fitted_with_what_was_chosen_and_then_found(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [experiment(tmp_path), experiment(tmp_path, "pf")]
+    assert run(both, "--dry-run") == 0
+    assert capsys.readouterr().out.endswith(f"{both[1].key[:10]}  {both[1]}\n2 experiments, 2 of them to run\n")
+    assert stored(tmp_path) == {}
+    assert run(both) == 0
+    for asked, result in zip(both, runs(tmp_path), strict=True):
+        levels = measures.LEVELS if asked.family == "pf" else None
+        assert result["settings"] == {"look_back": SEASON, "spread": 0.5}
+        assert result["metrics"] == measured(SEASON, "test", asked.test_stride, levels)["metrics"]
+        assert (result["key"], result["suite"]) == (asked.key, "fake")
+    assert {choice["key"] for choice in runs(tmp_path, "choice")} == {e.choice_key for e in both}
+    before, done = stored(tmp_path), notes(tmp_path)
+    assert len(done) == 2 * (2 + 1) * 2  # build and fit: two candidates and the chosen, twice
+    capsys.readouterr()
+    assert run(both) == 0
+    assert "2 experiments, 2 of them done before" in capsys.readouterr().out
+    assert (stored(tmp_path), notes(tmp_path)) == (before, done)
+
+
+def test_seeds_and_strides_share_a_choice(tmp_path: Path, run: Run) -> None:
+    assert run([experiment(tmp_path, seed=seed) for seed in (0, 1)]) == 0
+    assert run([experiment(tmp_path, seed=2, test_stride=3)]) == 0
+    tried = ["11 0.5 seed 0", "12 0.5 seed 0"]
+    assert builds(tmp_path) == [*tried, "12 0.5 seed 0", "12 0.5 seed 1", "12 0.5 seed 2"]
+    assert len(runs(tmp_path, "choice")) == 1
+    assert run([experiment(tmp_path, options={"spread": 0.1})]) == 0  # another model
+    assert len(runs(tmp_path, "choice")) == 2
+
+
+@pytest.mark.parametrize("changed", ["protocol", "defaults", "shift", "weights"])
+def test_another_state_is_measured_anew_and_the_old_one_kept(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Choice and candidates, too; and each is found again in its own state."""
+    for name in ("shift", "weights"):
+        (tmp_path / name).write_text("1")
+    asked = [experiment(tmp_path, options={"weights": str(tmp_path / "weights")})]
+    assert run(asked) == 0
+    before = stored(tmp_path)
+    with monkeypatch.context() as patch:
+        if changed == "protocol":
+            patch.setattr(measures, "PROTOCOL", 99)
+        elif changed == "defaults":
+            patch.setattr(Fake, "defaults", {**Fake.defaults, "new": 1})
+        else:
+            (tmp_path / changed).write_text("2")
+        assert run(asked) == 0
+    after = stored(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 2 * len(before) == 4
+    assert len(runs(tmp_path, "candidate")) == 4
+    for name in ("shift", "weights"):
+        (tmp_path / name).write_text("1")
+    assert run(asked) == 0
+    assert stored(tmp_path) == after
+
+
+def test_the_same_weights_at_another_place_are_the_same_result(tmp_path: Path, run: Run) -> None:
+    for name, text in (("here", "a"), ("there", "a"), ("other", "b")):
+        (tmp_path / name).write_text(text)
+    places = [experiment(tmp_path, options={"backbone": str(tmp_path / name)}) for name in ("here", "there", "other")]
+    assert run(places[:1]) == 0
+    before = stored(tmp_path)
+    assert run(places[1:2]) == 0
+    assert stored(tmp_path) == before
+    assert run(places) == 0
+    assert sorted(result["weights"] for result in runs(tmp_path)) == ["a", "b"]
+
+
+def test_a_follower_s_leader_chooses_first_and_once(tmp_path: Path, run: Run) -> None:
+    options = {"follows": [10, SEASON], "look_back": [10, 11, SEASON]}
+    assert run([experiment(tmp_path, options={**options, "spread": spread}) for spread in (1, 2)]) == 0
+    assert builds(tmp_path) == ["10 0.5 seed 0", "12 0.5 seed 0", "12 1 seed 0", "12 2 seed 0"]
+    assert len(runs(tmp_path, "choice")) == 3
+
+
+# ---- several at once
+
+
+def test_what_another_process_is_at_comes_last(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is claimed until the other two are done; then it is waited for, and what the other stored is taken."""
+    three = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
+    release, begun, claim = threading.Event(), threading.Event(), store.claim
+
+    def other() -> None:
+        with claim(tmp_path / "results", "run", three[0].key, wait=True):
+            begun.set()
+            assert release.wait(60)
+
+    def watched(folder: Any, kind: str, key: str, wait: bool) -> Any:
+        if kind == "run" and wait:
+            assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [1, 2]
+            release.set()
+        return claim(folder, kind, key, wait)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        assert begun.wait(60)
+        monkeypatch.setattr(store, "claim", watched)
+        assert run(three) == 0
+    finally:
+        release.set()
+        thread.join()
+    assert builds(tmp_path) == [f"12 0.5 seed {seed}" for seed in (1, 2, 0)]
+
+
+@pytest.mark.parametrize("of_leader", [False, True])
+def test_a_choice_that_another_process_is_at_is_not_waited_for_while_there_is_other_work(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, of_leader: bool
+) -> None:
+    options = {"follows": [10, SEASON]} if of_leader else {}
+    asked = [experiment(tmp_path, seed=seed, options=options) for seed in (0, 1)]
+    free = experiment(tmp_path, seed=2, options={"look_back": SEASON})
+    key = (measures.leader_of(asked[0]) or asked[0]).choice_key
+    release, begun, isolated = threading.Event(), threading.Event(), runner.isolated
+
+    def other() -> None:
+        with store.claim(tmp_path / "results", "choice", key, wait=True):
+            begun.set()
+            release.wait(20)
+
+    def watched(function: Any, *arguments: Any) -> Any:
+        found = isolated(function, *arguments)
+        if function is measures.test and arguments[0] == free:
+            release.set()
+        return found
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    monkeypatch.setattr(runner, "isolated", watched)
+    assert begun.wait(60)
+    assert run([*asked, free]) == 0
+    thread.join()
+    assert builds(tmp_path)[0] == f"{SEASON} 0.5 seed 2"
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
+
+
+# ---- what goes wrong
+
+
+def test_the_others_run_where_one_fails_or_lacks_its_weights(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def weights(self: Fake) -> str | None:
+        if self.options["spread"] == 9:
+            raise WeightsMissing("no hub here; give local_dir")
+        return None
+
+    monkeypatch.setattr(Fake, "weights", weights)
+    lacking = experiment(tmp_path, options={"spread": 9})
+    assert run([lacking, experiment(tmp_path)]) == 0
+    assert f"skipped {lacking}: no hub here; give local_dir\n" in capsys.readouterr().err
+    failing = experiment(tmp_path, options={"trouble": "raise"})
+    four = [experiment(tmp_path), failing, lacking, experiment(tmp_path, seed=1)]
+    for again in (False, True):
+        done = len(notes(tmp_path))
+        assert run(four) == 1
+        assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
+        errors = capsys.readouterr().err
+        assert f"FAILED {failing}: RuntimeError: the fake fails" in errors
+        assert "1 experiments failed, see above; the same command tries them again" in errors
+        assert not again or notes(tmp_path)[done:] == ["build 11 0.5 seed 0", "fit"]
+
+    def dead(*_: Any) -> None:
+        raise ProcessFailed("the process was ended by signal 9")
+
+    monkeypatch.setattr(runner, "isolated", dead)
+    assert run([failing]) == 1
+    assert f"FAILED {failing}: the process was ended by signal 9\n" in capsys.readouterr().err
+
+
+def test_data_that_are_gone_are_a_failure_of_their_experiments(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A result is there, but whether it is of the same data can't be told. Without any data nothing is begun."""
+    both = [experiment(tmp_path), experiment(tmp_path, dataset="others")]
+    assert run(both) == 0
+
+    def gone(name: str, *rest: Any) -> Any:
+        if name == "others":
+            raise FileNotFoundError("others.csv is not there")
+        return waves(name, *rest)
+
+    monkeypatch.setattr(data, "load", gone)
+    for words in ([], ["--dry-run"]):
+        assert run([*both, experiment(tmp_path, seed=1)], *words) == 1
+        assert "FileNotFoundError: others.csv is not there" in capsys.readouterr().err
+    assert len(runs(tmp_path)) == 3
+    assert run(both[1:]) == 2
+    assert capsys.readouterr().err == "python -m benchmarks: no data set can be used; others.csv is not there\n"
+
+
+def test_an_interrupt_stops_and_keeps_what_is_finished(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    troubles = ("raise", None, "interrupt", None)
+    asked = [experiment(tmp_path, seed=seed, options={"trouble": each}) for seed, each in enumerate(troubles)]
+    assert run(asked) == 130
+    assert [result["experiment"]["seed"] for result in runs(tmp_path)] == [1]
+    errors = capsys.readouterr().err
+    assert "the fake fails" in errors
+    assert "stopped; what is finished is stored" in errors
+
+
+def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor has code that changes during a run: it ends before the next fit."""
+    asked = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in (0, 1)]
+    monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": True})
+    monkeypatch.setattr(runner, "is_dirty", lambda: True)
+    assert run([experiment(tmp_path, seed=7)]) == 0  # another folder
+    monkeypatch.setattr(store, "FOLDER", tmp_path / "results")
+    assert run(asked) == 2
+    assert "uncommitted changes; commit them" in capsys.readouterr().err
+    assert run(asked[:1], "--dirty") == 0
+    monkeypatch.setattr(runner, "is_dirty", lambda: False)  # clean at the start alone
+    assert run(asked) == 1
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 7]
+    monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
+    monkeypatch.setattr(runner, "is_dirty", lambda: len(runs(tmp_path)) > 2)
+    done = len(notes(tmp_path))
+    assert run([asked[1], experiment(tmp_path, seed=2)]) == 1
+    assert notes(tmp_path)[done:] == ["build 12 0.5 seed 1", "fit"]
+    assert "stopped: the tree has uncommitted changes; commit them" in capsys.readouterr().err
+    monkeypatch.setattr(runner, "is_dirty", lambda: False)
+    monkeypatch.setattr(runner, "same_code", lambda commit, other: len(runs(tmp_path)) < 4)
+    assert run([experiment(tmp_path, seed=seed) for seed in (4, 5)]) == 1
+    assert "stopped: the code is of another commit" in capsys.readouterr().err
+    assert len(runs(tmp_path)) == 4
+
+
+def test_misuse_is_told_in_a_line_before_anything_is_measured(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [experiment(tmp_path), Experiment("lsf", "others", 24, "msft")]
+    cases = [
+        (["--only", "dlinear"], "model dlinear is not in the suite; it has fake, msft"),
+        (["--only", "msft", "--datasets", "waves"], "dataset waves is not in the suite"),
+        (["--horizons", "28"], "horizon 28 is not in the suite; it has 6, 24"),
+        (["--family", "pf"], "family pf is not in the suite; it has lsf"),
+        (["--option", "spread"], "--option spread is not allowed; give NAME=VALUE"),
+        (["--option", "colour=red"], "--option colour: no model of the suite takes it"),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "FOLDER", tmp_path / "results")
+        cases.append((["--datasets", "my.toml"], "--datasets my.toml: your own data"))
+        for words, message in cases:
+            assert run(asked, *words) == 2
+            error = capsys.readouterr().err
+            assert message in error
+            assert error.count("\n") == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "ROOT", tmp_path)
+        assert run(asked) == 2
+        assert "results need a git checkout" in capsys.readouterr().err
+    assert (stored(tmp_path), notes(tmp_path)) == ({}, [])
+    assert run(asked[:1], "--datasets", "my.toml", "--horizons", "101") == 1
+    assert "horizon=101 does not fit into the validation part of my.toml" in capsys.readouterr().err
+    (tmp_path / "a").write_text("")
+    assert run(asked[:1], "--results", str(tmp_path / "a")) == 2
+    assert "--results is no folder that can be written into" in capsys.readouterr().err
+
+
+# ---- what is asked for
+
+SUITE = [
+    Experiment("lsf", dataset, horizon, model, seed)
+    for seed in (0, 1)
+    for dataset in ("a", "b")
+    for horizon in (24, 48)
+    for model in ("msft", "full")
+]
+
+
+def select(suite: list[Experiment], stride: int | None = None, **wanted: Any) -> list[Experiment]:
+    return runner.select(suite, {"dataset": None, "horizon": None, **wanted}, stride)
+
+
+def test_a_part_of_a_suite_in_its_order() -> None:
+    for name, values in (("model", ["full"]), ("dataset", ["b"]), ("horizon", [48]), ("seed", [1, 0])):
+        assert select(SUITE, **{name: values}) == [each for each in SUITE if getattr(each, name) in values]
+    one = select(SUITE, 5, model=["msft"], dataset=["a"], horizon=[24], seed=[1])
+    assert one == [Experiment("lsf", "a", 24, "msft", 1, test_stride=5)]
+    both = [Experiment("pf", "a", 24, "msft"), Experiment("lsf", "a", 24, "msft")]
+    assert [each.test_stride for each in select(both, 5)] == [24, 5]
+    with pytest.raises(Misuse, match=r"--stride 5 is for the family lsf"):
+        select(both, 5, family=["pf"])
+
+
+def test_a_user_s_data_take_the_place_of_the_suite_s_at_any_horizon() -> None:
+    found = select(SUITE, dataset=["a/my.toml", "b/my.toml"], seed=[0], model=["full"])
+    assert [(e.dataset, e.horizon) for e in found] == [(f"{x}/my.toml", h) for x in "ab" for h in (24, 48)]
+    found = select(SUITE, dataset=["my.toml"], horizon=[28, 24], seed=[0])
+    assert found == [Experiment("lsf", "my.toml", horizon, m) for m in ("msft", "full") for horizon in (28, 24)]
+    suite = [Experiment("lsf", "a", 24, "msft", test_stride=5), Experiment("pf", "b", 48, "msft")]
+    assert [e.test_stride for e in select(suite, dataset=["my.toml"], horizon=[28])] == [5, 28]
+
+
+def test_options_go_to_the_models_that_have_a_use_for_them() -> None:
+    suite = [Experiment("lsf", "a", 24, model) for model in ("msft", "full", "dlinear", "seasonal_naive", "chronos2")]
+    words = ["lora_rank=4", "look_back=[96,512]", 'aggregator="c2f"', "revision=null", "local_dir=some/where"]
+    found = {each.model: each.options for each in runner.with_options(suite, words)}
+    shared = {"look_back": [96, 512]}
+    assert found == {
+        "msft": {**shared, "lora_rank": 4, "aggregator": "c2f", "revision": None},
+        "full": {**shared, "revision": None},
+        "dlinear": shared,
+        "seasonal_naive": {},
+        "chronos2": {**shared, "revision": None, "local_dir": "some/where"},
+    }
+    same = [Experiment("lsf", "a", 24, "msft", options={"lora_rank": rank}) for rank in (8, 2)]
+    assert len(runner.with_options(same, ["lora_rank=4"])) == 1
+    for word in ("lora_rank", "=4", "look_back=[96", "look_back={", "mixing=", 'aggregator="c2f'):
+        with pytest.raises(Misuse, match="--option"):
+            runner.option_of(word)
+
+
+# ---- the real command line, and a process for each job
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 240) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def start(tmp_path: Path, troubles: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "FAKE_LOG": str(tmp_path / "log"), "FAKE_TROUBLES": troubles}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "benchmarks")])}
+    words = [sys.executable, benchmark_fakes.__file__, "run", "--suite", "fake", "--results", str(tmp_path / "results")]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def test_two_runs_share_a_store_and_one_that_is_killed_leaves_whole_results(tmp_path: Path) -> None:
+    """The first is killed in the middle of an experiment; the other does that one anew when it has done its own."""
+    gate = tmp_path / "gate"
+    both = [start(tmp_path, f"none,wait for {gate},wait for {gate}") for _ in range(2)]
+    try:
+        begun = eventually(lambda: len(notes(tmp_path)) == 6)
+        assert begun, [each.communicate() for each in both if each.poll() is not None] or notes(tmp_path)
+        before = stored(tmp_path)
+        both[0].kill()
+        both[0].communicate()
+        assert stored(tmp_path) == before
+        gate.touch()
+        output = both[1].communicate(timeout=300)[0]
+    finally:
+        for each in both:
+            each.kill()
+    assert both[1].returncode == 0, output
+    assert [json.loads(text)["experiment"]["seed"] for name, text in before.items() if name.startswith("run")] == [0]
+    assert len(before) == 4  # and three choices
+    after = stored(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
+    found = builds(tmp_path)
+    assert found[0] == "12 0.0 seed 0"
+    assert sorted(found[1:3]) == ["12 1.0 seed 1", "12 2.0 seed 2"]
+    assert len(found) == 4
+    assert found[3] in found[1:3]
+    assert len({line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}) == 4  # processes
+    assert all(path.suffix == ".json" for path in (tmp_path / "results").rglob("*") if path.is_file())
