@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytorch_lightning as pl
 from darts import TimeSeries
 from scipy import stats
 
@@ -44,6 +45,18 @@ def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes
 def fitted(checkpoint: str, validated: bool = False, **changes: Any) -> MSFTFoundationModel:
     """A finetuned model, made once for all tests: they must not fit or change it."""
     return make_model(checkpoint, **changes).fit(wave(), val_series=wave(60, seed=1) if validated else None)
+
+
+class Order(pl.Callback):
+    """The first value of each training window, in the order of training, by epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        if index == 0:
+            self.seen.append([])
+        self.seen[-1] += batch.past_target[:, 0, 0].tolist()
 
 
 def wave(

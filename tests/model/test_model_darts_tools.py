@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from darts.metrics import mae
-from darts.models import (
-    ConformalNaiveModel,
-    DLinearModel,
-    NaiveEnsembleModel,
-    NaiveSeasonal,
-    RegressionEnsembleModel,
-)
+from darts.models import ConformalNaiveModel, DLinearModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
 from darts.utils.likelihood_models.torch import GaussianLikelihood
 from model_fixtures import CONTEXT, HORIZON, TRAINER, fitted, from_values, make_model, values_of, wave
 

@@ -73,14 +73,6 @@ def test_finetuning_by_names(tiny_moirai: str, tmp_path: Path, mode: str) -> Non
         assert all(name.startswith("method.lora.") == (mode == "unfreeze") for name in moved)
 
 
-def test_random_state_reproduces_the_fit(tiny_moirai: str) -> None:
-    first, again, other = (
-        make_model(tiny_moirai, random_state=seed).fit(wave(60), val_series=wave(50, seed=1)) for seed in (3, 3, 4)
-    )
-    assert differing(first, again) == set()
-    assert differing(first, other)
-
-
 def test_custom_trainer(tiny_moirai: str) -> None:
     trainer = pl.Trainer(max_epochs=2, limit_train_batches=1, **TRAINER)
     model = make_model(tiny_moirai, n_epochs=7).fit(wave(), val_series=wave(seed=1), trainer=trainer)

@@ -42,7 +42,7 @@ def trainable(model: MSFTFoundationModel) -> set[str]:
         {"likelihood": QuantileRegression([0.1, 0.5, 0.9])},
         {"likelihood": GaussianLikelihood()},
         {
-            "optimizer_cls": torch.optim.Adam,
+            "optimizer_cls": torch.optim.SGD,  # which takes none of the default's arguments
             "optimizer_kwargs": {"lr": 1e-2},
             "lr_scheduler_cls": torch.optim.lr_scheduler.ExponentialLR,
             "lr_scheduler_kwargs": {"gamma": 0.5},

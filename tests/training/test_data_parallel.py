@@ -6,12 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
-from model_fixtures import TRAINER, changed, make_model, parameters_snapshot, values_of, wave
+from model_fixtures import TRAINER, Order, changed, make_model, parameters_snapshot, values_of, wave
 
 from darts_msft import MSFTFoundationModel
 
@@ -20,27 +18,15 @@ BATCH, EPOCHS = 16, 2  # the batch is over all processes
 TRAIN, VAL = 119, 61  # 80 and 22 windows; of an odd number two processes see one window twice
 
 
-class Order(pl.Callback):
-    """Writes the first value of each training window, in the order of training, one row an epoch."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder, self.seen = Path(folder), list[list[float]]()
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
-        if index == 0:
-            self.seen.append([])
-        self.seen[-1] += batch.past_target[:, 0, 0].tolist()
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        np.save(self.folder / f"order_{trainer.global_rank}.npy", self.seen)
-
-
 def fit(checkpoint: str, folder: str, method: str, devices: int, seed: int | None) -> MSFTFoundationModel:
-    """Fits with as many processes as `devices`, which share the batches."""
-    trainer = {"devices": devices, "callbacks": [Order(folder)], **({"strategy": "ddp"} if devices > 1 else {})}
+    """Fits with as many processes as `devices`, which share the batches; writes the order of the windows."""
+    order = Order()
+    trainer = {"devices": devices, "callbacks": [order], **({"strategy": "ddp"} if devices > 1 else {})}
     settings = {"method": method, "num_scales": None, "lr_new": 1e-3, "n_epochs": EPOCHS, "random_state": seed}
     model = make_model(checkpoint, trainer=trainer, batch_size=BATCH // devices, **settings)
-    return model.fit(wave(TRAIN), val_series=wave(VAL, seed=1))
+    model.fit(wave(TRAIN), val_series=wave(VAL, seed=1))
+    np.save(f"{folder}/order_{model.trainer.global_rank}.npy", order.seen)
+    return model
 
 
 def main(checkpoint: str, folder: str) -> None:

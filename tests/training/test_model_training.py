@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-import torch
 import torchmetrics
 from model_fixtures import HORIZON, STILL, differing, make_model, values_of, wave
 from pytorch_lightning.callbacks import EarlyStopping
@@ -60,12 +59,6 @@ def test_a_rate_of_zero_stops_its_group_alone(tiny_moirai: str, rate: str) -> No
     group_of = {name: key for key, members in model.model.parameter_groups().items() for name, _ in members}
     moved = {group_of[name] for name in differing(make_model(tiny_moirai, **STILL).fit(wave(50)), model)}
     assert moved == {"pretrained", "new", "head", "omega"} - {rate.removeprefix("lr_")}
-
-
-def test_another_optimiser_needs_no_further_arguments(tiny_moirai: str) -> None:
-    for optimizer in (torch.optim.SGD, torch.optim.RMSprop):
-        model = make_model(tiny_moirai, optimizer_cls=optimizer).fit(wave(45))
-        assert type(model.trainer.optimizers[0]) is optimizer
 
 
 def test_plateau_lowers_all_rates_alike(tiny_moirai: str) -> None:

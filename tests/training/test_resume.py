@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from child_process import run_in_child
 from darts import TimeSeries
-from model_fixtures import TRAINER, differing, make_model, wave
+from model_fixtures import TRAINER, Order, differing, make_model, wave
 from torch.optim import lr_scheduler
 
 from darts_msft import MSFTFoundationModel
@@ -27,19 +28,20 @@ PLATEAU = {
 }
 
 
-def kill_at(how: str) -> None:
-    """Makes this process kill -9 itself in the last epoch, or after its checkpoint, before the best state is back."""
-    if how == "end":
-        KeepBest.on_train_end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        return
+def in_last_epoch(act: Callable[[], None]) -> Callable[..., torch.Tensor]:
+    """A training step that calls `act` in the middle of the last epoch."""
     step = MSFTModule.training_step
 
-    def dies(self: MSFTModule, batch: Any, index: int) -> torch.Tensor:
+    def stops(self: MSFTModule, batch: Any, index: int) -> torch.Tensor:
         if self.current_epoch == EPOCHS - 1 and index == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+            act()
         return step(self, batch, index)
 
-    MSFTModule.training_step = dies
+    return stops
+
+
+def interrupt() -> None:
+    raise InterruptedError
 
 
 def build(checkpoint: str, work_dir: Path, method: str, rate: float, **changes: Any) -> MSFTFoundationModel:
@@ -67,8 +69,12 @@ def data() -> tuple[TimeSeries, TimeSeries]:
 
 
 def fit_until_killed(checkpoint: str, work_dir: Path, method: str, rate: float, how: str) -> None:
-    """Runs as a process of its own."""
-    kill_at(how)
+    """Runs as a process of its own, killed in the last epoch, or after its checkpoint and before the best is back."""
+    kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+    if how == "end":
+        KeepBest.on_train_end = lambda *_: kill()
+    else:
+        MSFTModule.training_step = in_last_epoch(kill)
     train, val = data()
     build(checkpoint, work_dir, method, rate).fit(train, val_series=val)
 
@@ -119,15 +125,8 @@ def test_what_a_resumed_fit_keeps(
     options = {"val_series": val, **options}
     whole, broken = (build(tiny_moirai, tmp_path / name, "msft", 1e-2, **settings) for name in ("whole", "run"))
     whole.fit(train, **copy.deepcopy(options))
-    step = MSFTModule.training_step
-
-    def breaks(self: MSFTModule, batch: Any, index: int) -> torch.Tensor:
-        if self.current_epoch == EPOCHS - 1 and index == 2:
-            raise InterruptedError
-        return step(self, batch, index)
-
     with monkeypatch.context() as patched:
-        patched.setattr(MSFTModule, "training_step", breaks)
+        patched.setattr(MSFTModule, "training_step", in_last_epoch(interrupt))
         with pytest.raises(InterruptedError):
             broken.fit(train, **copy.deepcopy(options))
     assert_as_whole(resume(tmp_path / "run").fit(train, **copy.deepcopy(options)), whole)
@@ -143,18 +142,6 @@ def test_persistent_workers_validate_every_epoch(tiny_moirai: str) -> None:
     )
     assert with_workers.candidates == without.candidates
     assert len(without.candidates) == 3
-
-
-class Order(pl.Callback):
-    """The first value of each training window, in the order of training."""
-
-    def __init__(self) -> None:
-        self.seen: list[list[float]] = []
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
-        if index == 0:
-            self.seen.append([])
-        self.seen[-1] += batch.past_target[:, 0, 0].tolist()
 
 
 def order_of(checkpoint: str, seed: int = 0, **options: Any) -> list[list[float]]:
