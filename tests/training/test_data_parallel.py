@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from child_process import run_in_child
 from model_fixtures import TRAINER, Order, changed, make_model, parameters_snapshot, values_of, wave
 
 from darts_msft import MSFTFoundationModel
 
-PATHS = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))  # of the tests and the package
 BATCH, EPOCHS = 16, 2  # the batch is over all processes
 TRAIN, VAL = 119, 61  # 80 and 22 windows; of an odd number two processes see one window twice
 
@@ -29,26 +30,26 @@ def fit(checkpoint: str, folder: str, method: str, devices: int, seed: int | Non
     return model
 
 
-def main(checkpoint: str, folder: str) -> None:
-    """Runs under Lightning's launcher, in each process: a seeded fit, and one without a seed."""
+def share(checkpoint: str, folder: str, port: int, rank: int) -> None:
+    """One of the two processes: a seeded fit, and one without a seed."""
+    # a seed that `seed_everything` left, as neuralforecast's models do: Lightning sets it again where DDP begins
+    os.environ |= {"MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "PL_GLOBAL_SEED": "1"}
     model = fit(checkpoint, f"{folder}/seeded", "msft", 2, seed=0)
-    rank = os.environ.get("LOCAL_RANK", 0)
     np.savez(f"{folder}/end_{rank}.npz", **parameters_snapshot(model))
     model.save(f"{folder}/model_{rank}.pt", clean=True)  # Lightning: in every process
+    torch.manual_seed(rank)  # processes that the same server forked would draw the same
     fit(checkpoint, f"{folder}/unseeded", "lora", 2, seed=None)
 
 
 @pytest.fixture(scope="module")
 def two_processes(tiny_moirai: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `main` wrote."""
+    """The folder that both wrote to."""
     folder = tmp_path_factory.mktemp("two")
     for name in ("seeded", "unseeded"):
         (folder / name).mkdir()
-    # a seed that `seed_everything` left, as neuralforecast's models do: Lightning sets it again where DDP begins
-    environment = {**os.environ, "PYTHONPATH": PATHS, "PYTHONWARNINGS": "ignore", "PL_GLOBAL_SEED": "1"}
-    command = [sys.executable, __file__, tiny_moirai, str(folder)]
-    answer = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    run = partial(run_in_child, share, tiny_moirai, str(folder), 20_000 + os.getpid() % 20_000)
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(run, (0, 1))) == [0, 0]
     return folder
 
 
@@ -79,7 +80,3 @@ def test_two_processes_forecast_as_one(tiny_moirai: str, two_processes: Path, tm
 def test_processes_without_a_seed_agree_on_one_order(two_processes: Path) -> None:
     once = sorted(wave(TRAIN).values()[:80, 0].tolist())
     assert windows_of(two_processes / "unseeded", 2) == [once] * EPOCHS
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
