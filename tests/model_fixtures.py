@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytorch_lightning as pl
 from darts import TimeSeries
 from scipy import stats
 
@@ -19,7 +21,8 @@ TRAINER = {
     "enable_checkpointing": False,
     "logger": False,
 }
-NO_DECAY = {"betas": (0.9, 0.98), "weight_decay": 0.0}
+LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2}
+STILL = dict.fromkeys(("lr_pretrained", "lr_new", "lr_head", "lr_omega"), 0.0)
 
 
 def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes: Any) -> MSFTFoundationModel:
@@ -36,6 +39,24 @@ def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes
         "pl_trainer_kwargs": {**TRAINER, **(trainer or {})},
     }
     return MSFTFoundationModel(**{**settings, **changes})
+
+
+@cache
+def fitted(checkpoint: str, validated: bool = False, **changes: Any) -> MSFTFoundationModel:
+    """A finetuned model, made once for all tests: they must not fit or change it."""
+    return make_model(checkpoint, **changes).fit(wave(), val_series=wave(60, seed=1) if validated else None)
+
+
+class Order(pl.Callback):
+    """The first value of each training window, in the order of training, by epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        if index == 0:
+            self.seen.append([])
+        self.seen[-1] += batch.past_target[:, 0, 0].tolist()
 
 
 def wave(
@@ -117,16 +138,6 @@ def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[
     return {name for name in before if not np.array_equal(before[name], after[name], equal_nan=True)}
 
 
-def validation_scores(model: MSFTFoundationModel) -> tuple[float, float]:
-    """The validation score before the first step, and that of the state that `fit` returned."""
-    report = model.fit_report
-    assert report is not None, "nothing was trained"
-    assert report.before is not None, "fit scored no state before the first step"
-    assert report.best is not None
-    return report.before, report.best
-
-
-def chosen_state(model: MSFTFoundationModel) -> str:
-    """The label of the state that `fit` returned: "zero-shot", "epoch 0", ..."""
-    assert model.fit_report is not None, "nothing was trained"
-    return model.fit_report.kept
+def differing(one: MSFTFoundationModel, other: MSFTFoundationModel) -> set[str]:
+    """Names of the parameters that differ between two models in any bit."""
+    return changed(parameters_snapshot(one), parameters_snapshot(other))

@@ -17,17 +17,7 @@ from darts.utils.likelihood_models.torch import (
     LaplaceLikelihood,
     QuantileRegression,
 )
-from model_fixtures import (
-    HORIZON,
-    make_model,
-    mixture_cdf,
-    parameters_of,
-    scale_cdf,
-    scale_quantile,
-    validation_scores,
-    values_of,
-    wave,
-)
+from model_fixtures import HORIZON, fitted, make_model, mixture_cdf, parameters_of, scale_quantile, values_of, wave
 from scipy import stats
 
 from darts_msft import MSFTFoundationModel
@@ -36,15 +26,13 @@ from darts_msft.module import MSFTModule
 
 LEVELS = [0.1, 0.5, 0.9]
 SAMPLES = 3000
+UNEQUAL: dict[str, Any] = {"lr_head": 1e-2, "weight_init": (0.0, 0.5, 1.0)}
 
 
 @pytest.fixture(scope="module", params=["mixture", "quantile"])
 def native(request: pytest.FixtureRequest, tiny_moirai: str) -> MSFTFoundationModel:
-    """Fitted, with unequal weights; tests must not fit it again."""
-    return make_model(tiny_moirai, mixing=request.param, lr_head=1e-2, weight_init=[0.0, 0.5, 1.0]).fit(wave())
-
-
-# ---------------------------------------------------------------------------------------------------- native
+    """Finetuned, with unequal weights."""
+    return fitted(tiny_moirai, mixing=request.param, **UNEQUAL)
 
 
 def test_samples_follow_the_forecast_parameters(native: MSFTFoundationModel) -> None:
@@ -75,79 +63,32 @@ def test_sampling_at_once_equals_darts_one_by_one(native: MSFTFoundationModel, m
     assert np.corrcoef(np.clip(fast, 0, 10))[0, 4] == pytest.approx(np.corrcoef(np.clip(slow, 0, 10))[0, 4], abs=0.1)
 
 
-def test_paths_come_from_one_scale(tiny_moirai: str) -> None:
-    """The scales' forecasts are driven 100 apart, so a path that mixed them would jump."""
-    model = make_model(tiny_moirai, weight_learning="uniform").fit(wave())
-    with torch.no_grad():
-        mix = model.model.mix
-
-    def apart(outputs: Any) -> torch.Tensor:
-        packed = mix(outputs).unflatten(-1, (3, -1)).clone()
-        packed[..., -3] += 1000 * torch.arange(3)  # the scales' locations
-        return packed.flatten(-2)
-
-    model.model.mix = apart
-    samples = values_of(model.predict(HORIZON, [wave(), wave(seed=1)], num_samples=300, random_state=0))[:, :, 0]
-    scale = np.round((samples - 5) / 1000)
-    assert set(np.unique(np.clip(scale, 0, 2))) == {0, 1, 2}
-    same = (scale == np.median(scale, axis=1, keepdims=True)).mean()
-    assert same > 0.95
-    shares = [np.mean(np.median(scale, axis=1) == index) for index in range(3)]
-    assert shares == pytest.approx([1 / 3] * 3, abs=0.08)
-
-
-@pytest.fixture
-def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Batch sizes of the network's forward passes."""
-    calls: list[int] = []
+@pytest.mark.parametrize("likelihood", ["native", QuantileRegression(LEVELS)])
+def test_network_runs_once_for_all_samples(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, likelihood: Any) -> None:
+    batches: list[int] = []
     forward = MSFTModule.forecast_scales
-
-    def counted(self: MSFTModule, past_target: torch.Tensor) -> Any:
-        calls.append(len(past_target))
-        return forward(self, past_target)
-
-    monkeypatch.setattr(MSFTModule, "forecast_scales", counted)
-    return calls
-
-
-@pytest.mark.parametrize("likelihood", ["native", QuantileRegression(LEVELS), GaussianLikelihood()])
-def test_network_runs_once_for_all_samples(tiny_moirai: str, forwards: list[int], likelihood: Any) -> None:
-    model = make_model(tiny_moirai, likelihood=likelihood).fit(wave(50))
-    forwards.clear()
-    forecasts = model.predict(HORIZON - 2, [wave(), wave(seed=1), wave(seed=2)], num_samples=40)
+    monkeypatch.setattr(
+        MSFTModule, "forecast_scales", lambda self, past: batches.append(len(past)) or forward(self, past)
+    )
+    several = [wave(seed=seed) for seed in range(3)]
+    forecasts = make_model(tiny_moirai, likelihood=likelihood).predict(HORIZON - 2, several, num_samples=40)
     assert values_of(forecasts).shape == (3, HORIZON - 2, 1, 40)
-    assert forwards == [3]
-
-
-# --------------------------------------------------------------------------------------------------- point forecasts
+    assert batches == [3]
 
 
 @pytest.mark.parametrize("upsampling", ["repeat", "linear"])
 def test_point_forecast_is_the_weighted_median(tiny_moirai: str, tmp_path: Path, upsampling: str) -> None:
-    fitted = make_model(tiny_moirai, lr_head=1e-2, weight_init=[0.0, 0.5, 1.0]).fit(wave())
-    fitted.save(str(tmp_path / "native.pt"))
+    native = fitted(tiny_moirai, **UNEQUAL)
+    native.save(str(tmp_path / "native.pt"))
     point = make_model(tiny_moirai, likelihood=None, upsampling=upsampling)
     point.load_weights(str(tmp_path / "native.pt"), skip_checks=True, load_encoders=False)
     forecast = values_of(point.predict(HORIZON, wave()))[:, 0, 0]
-    medians = np.array([[scale_quantile(s, 0.5) for s in step] for step in parameters_of(fitted, wave())])
-    if upsampling == "repeat":
-        np.testing.assert_allclose(forecast, medians @ fitted.scale_weights, rtol=1e-4)
-        return
+    medians = np.array([[scale_quantile(s, 0.5) for s in step] for step in parameters_of(native, wave())])
     time = np.arange(HORIZON)
-    for scale, size in ((1, 2), (2, 4)):
+    for scale, size in ((1, 2), (2, 4)) if upsampling == "linear" else ():
         centres = time.reshape(-1, size).mean(axis=1)
         medians[:, scale] = np.interp(time, centres, medians[::size, scale])
-    np.testing.assert_allclose(forecast, medians @ fitted.scale_weights, rtol=1e-4)
-
-
-def test_point_forecasts_have_no_samples(tiny_moirai: str) -> None:
-    model = make_model(tiny_moirai, likelihood=None).fit(wave(50))
-    assert not model.supports_probabilistic_prediction
-    with pytest.raises(ValueError, match="num_samples"):
-        model.predict(HORIZON, wave(), num_samples=2)
-
-
-# ------------------------------------------------------------------------------------------------- Darts likelihoods
+    np.testing.assert_allclose(forecast, medians @ native.scale_weights, rtol=1e-4)
 
 
 def test_zero_shot_quantiles_are_the_native_ones(tiny_moirai: str) -> None:
@@ -160,39 +101,34 @@ def test_zero_shot_quantiles_are_the_native_ones(tiny_moirai: str) -> None:
         assert row == pytest.approx([scale_quantile(step[0], level) for level in LEVELS], rel=1e-3)
 
 
-def test_quantile_regression_learns(tiny_moirai: str) -> None:
-    model = make_model(
-        tiny_moirai, likelihood=QuantileRegression(LEVELS), lr_head=3e-2, n_epochs=8, num_scales=1, random_state=1
-    )
-    model.fit(wave(200), val_series=wave(80, seed=1))
-    before, after = validation_scores(model)
-    assert after < 0.7 * before
-    forecast = model.predict(HORIZON, wave(), predict_likelihood_parameters=True)
-    low, middle, high = forecast.values().T
-    truth = np.sin(2 * np.pi * np.arange(100, 100 + HORIZON) / 8) + 5
-    assert np.abs(middle - truth).mean() < 0.5
-    assert (low < high).all()
-
-
 @pytest.mark.parametrize(
-    "likelihood", [GaussianLikelihood(), LaplaceLikelihood(), CauchyLikelihood(), GumbelLikelihood()]
+    "likelihood",
+    [QuantileRegression(LEVELS), GaussianLikelihood(), LaplaceLikelihood(), CauchyLikelihood(), GumbelLikelihood()],
 )
-def test_new_distributions_learn(tiny_moirai: str, likelihood: Any) -> None:
+def test_darts_likelihoods_learn(tiny_moirai: str, likelihood: Any) -> None:
     model = make_model(tiny_moirai, likelihood=likelihood, lr_head=3e-2, n_epochs=6)
-    model.fit(wave(150), val_series=wave(80, seed=1))
-    before, after = validation_scores(model)
-    assert after < 0.8 * before
+    report = model.fit(wave(120), val_series=wave(60, seed=1)).fit_report
+    assert report.best < 0.8 * report.before
     forecast = values_of(model.predict(HORIZON, wave(), num_samples=200, random_state=0))
     truth = np.sin(2 * np.pi * np.arange(100, 100 + HORIZON) / 8) + 5
     assert np.abs(np.median(forecast, axis=-1)[:, 0] - truth).mean() < 0.6
 
 
-def test_gaussian_parameters_describe_the_samples(tiny_moirai: str) -> None:
-    model = make_model(tiny_moirai, likelihood=GaussianLikelihood(), num_scales=1, lr_head=1e-2).fit(wave())
+@pytest.mark.parametrize(
+    ("likelihood", "options"), [(GaussianLikelihood(), {}), (LaplaceLikelihood(), {"weight_learning": "uniform"})]
+)
+def test_parameters_say_the_medians_and_means(tiny_moirai: str, likelihood: Any, options: dict[str, str]) -> None:
+    """Gaussian and Laplace have both at loc + scale * mu, repeated over each coarse step."""
+    model = make_model(tiny_moirai, likelihood=likelihood, lr_head=1e-2, **options)
+    model.fit(wave(), val_series=wave(60, seed=1))
     forecast = model.predict(HORIZON, wave(), predict_likelihood_parameters=True)
     columns = {name[2:]: forecast.values()[:, index] for index, name in enumerate(forecast.columns)}
-    means = [columns[f"s{i}_loc"] + columns[f"s{i}_scale"] * columns[f"s{i}_mu"] for i in range(2)]
-    mean = sum(columns[f"s{i}_weight"] * means[i] for i in range(2))
+    mean = np.zeros(HORIZON)
+    for scale, one in enumerate(model.scale_forecasts(wave())):
+        median = columns[f"s{scale}_loc"] + columns[f"s{scale}_scale"] * columns[f"s{scale}_mu"]
+        np.testing.assert_allclose(one.values()[:, 0], median, rtol=1e-5)
+        assert one.time_index.equals(forecast.time_index)
+        mean += columns[f"s{scale}_weight"] * median
     samples = values_of(model.predict(HORIZON, wave(), num_samples=SAMPLES, random_state=0))[:, 0]
     error = samples.std(axis=1) / np.sqrt(SAMPLES)
     assert (np.abs(samples.mean(axis=1) - mean) < 5 * error).all()
@@ -214,45 +150,23 @@ def test_loss_is_darts_own_over_what_is_observed(likelihood: Any) -> None:
     assert family.loss(params, value, weight).item() == pytest.approx(part.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", [GaussianLikelihood(), LaplaceLikelihood()])
-def test_zero_shot_needs_a_trained_head(tiny_moirai: str, likelihood: Any) -> None:
-    model = make_model(tiny_moirai, likelihood=likelihood)
-    for forecast in (model.predict, lambda n, series: model.historical_forecasts(series, retrain=False)):
-        with pytest.raises(ValueError, match=r"needs a new head.*call fit\(\) first, or take likelihood='native'"):
-            forecast(HORIZON, wave(50))
-    model.fit(wave(50))
-    assert np.isfinite(values_of(model.predict(HORIZON, wave(50), num_samples=3))).all()
-
-
-def test_an_untrained_head_is_no_zero_shot_forecast(tiny_moirai: str) -> None:
-    """The first candidate of a fresh model is what its likelihood's new head says before it is trained."""
+def test_a_new_head_has_no_zero_shot_forecast(tiny_moirai: str) -> None:
+    """The first candidate of a fit is then what the head says before it is trained."""
     model = make_model(tiny_moirai, likelihood=GaussianLikelihood())
+    for forecast in (model.predict, lambda n, series: model.historical_forecasts(series, retrain=False)):
+        with pytest.raises(ValueError, match=r"needs a new head.*fit\(\) first, or take likelihood='native'"):
+            forecast(HORIZON, wave(50))
     for label in ("untrained head", "before this fit"):
         assert model.fit(wave(60), val_series=wave(50, seed=1)).candidates[0].label == label
+    assert np.isfinite(values_of(model.predict(HORIZON, wave(50), num_samples=3))).all()
     pretrained = make_model(tiny_moirai, likelihood=QuantileRegression(LEVELS))
     assert pretrained.fit(wave(60), val_series=wave(50, seed=1)).candidates[0].label == "zero-shot"
 
 
-@pytest.mark.parametrize(
-    "name", ["Poisson", "NegativeBinomial", "Beta", "Exponential", "Gamma", "LogNormal", "HalfNormal", "Weibull"]
-)
-def test_likelihoods_of_part_of_the_line_are_refused(tiny_moirai: str, name: str) -> None:
-    likelihood = getattr(likelihoods, f"{name}Likelihood")()
-    with pytest.raises(ValueError, match=rf"{name}Likelihood.*take likelihood='native', QuantileRegression, Gaussian"):
-        make_model(tiny_moirai, likelihood=likelihood)
-
-
-def test_likelihoods_by_another_name_are_refused(tiny_moirai: str) -> None:
-    with pytest.raises(ValueError, match=r"likelihood='gaussian' is not known; give 'native'"):
+def test_likelihoods_of_part_of_the_line_are_refused(tiny_moirai: str) -> None:
+    for name in ("Poisson", "NegativeBinomial", "Beta", "Exponential", "Gamma", "LogNormal", "HalfNormal", "Weibull"):
+        likelihood = getattr(likelihoods, f"{name}Likelihood")()
+        with pytest.raises(ValueError, match=rf"{name}Likelihood.*take likelihood='native', QuantileRegression, Gauss"):
+            make_model(tiny_moirai, likelihood=likelihood)
+    with pytest.raises(ValueError, match=r"likelihood='gaussian' .*'native'"):
         make_model(tiny_moirai, likelihood="gaussian")
-
-
-def test_the_scipy_oracle_is_a_distribution(tiny_moirai: str) -> None:
-    """Guards the oracle of this file: monotone, from 0 to 1, with the quantile as inverse."""
-    scale = parameters_of(make_model(tiny_moirai), wave())[0][0]
-    values = scale_cdf(scale, scale["loc"] + scale["scale"] * np.linspace(-60, 400, 500))
-    assert (np.diff(values) >= -1e-12).all()
-    assert values[0] < 0.05
-    assert values[-1] > 0.95
-    quantile = scale_quantile(scale, 0.3)
-    assert scale_cdf(scale, quantile - 1e-6) - 1e-3 <= 0.3 <= scale_cdf(scale, quantile + 1e-6) + 1e-3

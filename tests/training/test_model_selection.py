@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -10,22 +13,22 @@ import pytorch_lightning as pl
 import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import (
-    CONTEXT,
-    HORIZON,
-    changed,
-    chosen_state,
-    make_model,
-    parameters_snapshot,
-    validation_scores,
-    values_of,
-    wave,
-)
+from model_fixtures import CONTEXT, HORIZON, LEARNS, STILL, differing, fitted, make_model, values_of, wave
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.module import MSFTModule
 
-ABSURD = {"lr_pretrained": 1.0, "lr_new": 1.0, "lr_head": 1.0, "lr_omega": 1.0}
 SENSIBLE: dict[str, Any] = {"lr_head": 1e-2, "lr_new": 1e-3, "n_epochs": 4}
+
+
+def absurd(rate: float) -> dict[str, float]:
+    return dict.fromkeys(STILL, rate)
+
+
+@pytest.fixture(scope="module")
+def two_components(tiny_moirai: str) -> MSFTFoundationModel:
+    """Finetuned on series of two components, with stacked weights; tests leave them as they are."""
+    return make_model(tiny_moirai, **SENSIBLE).fit(wave(components=2), val_series=wave(60, 2, seed=1))
 
 
 def crps_of(model: MSFTFoundationModel, series: TimeSeries, samples: int) -> float:
@@ -37,7 +40,6 @@ def crps_of(model: MSFTFoundationModel, series: TimeSeries, samples: int) -> flo
         last_points_only=False,
         num_samples=samples,
         random_state=0,
-        predict_kwargs=None,
     )
     assert len(forecasts) == len(series) - CONTEXT - HORIZON + 1
     errors, targets = [], []
@@ -49,48 +51,41 @@ def crps_of(model: MSFTFoundationModel, series: TimeSeries, samples: int) -> flo
     return float((np.mean(errors, axis=(0, 1)) / np.std(targets, axis=(0, 1))).mean())
 
 
-# ------------------------------------------------------------------------------------------------- never worse
-
-
 @pytest.mark.parametrize("likelihood", ["native", None, QuantileRegression([0.1, 0.5, 0.9])])
 def test_absurd_rates_return_the_pretrained_model(tiny_moirai: str, likelihood: Any) -> None:
-    model = make_model(tiny_moirai, likelihood=likelihood, n_epochs=3, **ABSURD)
+    model = make_model(tiny_moirai, likelihood=likelihood, n_epochs=2, **absurd(1.0))
     zero_shot = make_model(tiny_moirai, likelihood=likelihood)
     samples = {"num_samples": 1 if likelihood is None else 20, "random_state": 1}
     expected = values_of(zero_shot.predict(HORIZON, wave(), **samples))
-    model.fit(wave(), val_series=wave(70, seed=1))
-    assert chosen_state(model) == "zero-shot"
+    model.fit(wave(), val_series=wave(60, seed=1))
+    assert model.fit_report.kept == "zero-shot"
     assert np.array_equal(values_of(model.predict(HORIZON, wave(), **samples)), expected)
-    same = {name for name in parameters_snapshot(model) if "method." not in name and "step_head" not in name}
-    assert not changed(parameters_snapshot(zero_shot), parameters_snapshot(model)) & same
+    assert not {name for name in differing(zero_shot, model) if "method." not in name and "step_head" not in name}
 
 
-def test_weights_that_overflow_return_the_pretrained_model(tiny_moirai: str) -> None:
-    rates = dict.fromkeys(ABSURD, 1e30)
-    model = make_model(tiny_moirai, n_epochs=2, trainer={"gradient_clip_val": None}, **rates)
-    model.fit(wave(), val_series=wave(70, seed=1))
-    assert chosen_state(model) == "zero-shot"
+def test_training_that_diverges(tiny_moirai: str) -> None:
+    """It returns to the pretrained model; without a validation series it is an error."""
+    settings = {"n_epochs": 2, "trainer": {"gradient_clip_val": 0}, **absurd(1e30)}
+    model = make_model(tiny_moirai, **settings).fit(wave(60), val_series=wave(60, seed=1))
+    assert model.fit_report.kept == "zero-shot"
     assert np.isfinite(values_of(model.predict(HORIZON, wave(), num_samples=5))).all()
+    with pytest.raises(FloatingPointError, match="lower the learning rates or pass a val_series"):
+        make_model(tiny_moirai, **settings).fit(wave(60))
 
 
-@pytest.mark.parametrize("components", [1, 2])
-def test_score_is_the_crps_of_all_windows(tiny_moirai: str, components: int) -> None:
-    train, val = wave(components=components), wave(60, components, seed=1)
-    model = make_model(tiny_moirai, **SENSIBLE).fit(train, val_series=val)
-    before, after = validation_scores(model)
-    zero_shot = make_model(tiny_moirai)
-    assert before == pytest.approx(crps_of(zero_shot, val, samples=200), rel=0.05)
-    assert after == pytest.approx(crps_of(model, val, samples=200), rel=0.05)
-    assert after < 0.9 * before
+def test_score_is_the_crps_of_all_windows(tiny_moirai: str, two_components: MSFTFoundationModel) -> None:
+    val, report = wave(60, 2, seed=1), two_components.fit_report
+    assert report.before == pytest.approx(crps_of(make_model(tiny_moirai), val, samples=200), rel=0.05)
+    assert report.best == pytest.approx(crps_of(two_components, val, samples=200), rel=0.05)
+    assert report.best < 0.9 * report.before
 
 
-def test_deterministic_score_is_the_absolute_error(tiny_moirai: str) -> None:
+def test_score_of_scale_0_alone(tiny_moirai: str) -> None:
+    """With mixing="first" the others have no part in the score either."""
     val = wave(60, seed=1)
-    model = make_model(tiny_moirai, likelihood=None, **SENSIBLE).fit(wave(), val_series=val)
-    forecasts = model.historical_forecasts(val, forecast_horizon=HORIZON, retrain=False, last_points_only=False)
-    targets = np.array([val.slice_intersect(forecast).values() for forecast in forecasts])
-    expected = np.abs(values_of(forecasts)[..., 0] - targets).mean() / targets.std()
-    assert validation_scores(model)[1] == pytest.approx(expected, rel=1e-4)
+    model = make_model(tiny_moirai, mixing="first", lr_head=1e-2, n_epochs=2).fit(wave(), val_series=val)
+    assert model.fit_report.best < 0.9 * model.fit_report.before
+    assert model.fit_report.best == pytest.approx(crps_of(model, val, samples=200), rel=0.05)
 
 
 def test_the_best_epoch_is_returned_not_the_last(tiny_moirai: str) -> None:
@@ -102,122 +97,157 @@ def test_the_best_epoch_is_returned_not_the_last(tiny_moirai: str) -> None:
                         parameter.data.add_(1.0)
 
     model = make_model(tiny_moirai, trainer={"callbacks": [Spoil()]}, lr_head=1e-2, n_epochs=2)
-    model.fit(wave(), val_series=wave(60, seed=1))
-    once = make_model(tiny_moirai, lr_head=1e-2).fit(wave(), val_series=wave(60, seed=1))
-    assert chosen_state(model) == "epoch 0"
-    assert changed(parameters_snapshot(model), parameters_snapshot(once)) == set()
+    once = make_model(tiny_moirai, lr_head=1e-2)
+    for one in (model, once):
+        one.fit(wave(60), val_series=wave(60, seed=1))
+    assert model.fit_report.kept == "epoch 0"
+    assert differing(model, once) == set()
 
 
 def test_second_fit_starts_from_the_first_one_s_best(tiny_moirai: str) -> None:
-    model, val = make_model(tiny_moirai, **SENSIBLE), wave(60, seed=1)
-    _, first = validation_scores(model.fit(wave(), val_series=val))
-    before, after = validation_scores(model.fit(wave(), val_series=val))
-    assert before == first
-    assert after <= first
-    assert model.candidates[0].label == "before this fit"
+    model, val = make_model(tiny_moirai, lr_head=1e-2, n_epochs=2), wave(60, seed=1)
+    first = model.fit(wave(60), val_series=val).fit_report
+    second = model.fit(wave(60), val_series=val, epochs=1).fit_report
+    assert second.before == first.best
+    assert second.best <= first.best
+    assert [candidate.label for candidate in second.candidates] == ["before this fit", "epoch 0"]
 
 
-@pytest.mark.parametrize("how", ["max_steps", "nr_epochs_val_period"])
-def test_training_without_a_validation_in_it_is_not_thrown_away(tiny_moirai: str, how: str) -> None:
-    settings: dict[str, Any] = {"trainer": {"max_steps": 3}} if how == "max_steps" else {"nr_epochs_val_period": 5}
-    model = make_model(tiny_moirai, lr_head=1e-2, n_epochs=2, **settings)
-    model.fit(wave(), val_series=wave(60, seed=1))
-    before, after = validation_scores(model)
-    assert chosen_state(model) != "zero-shot"
-    assert after < before
+@pytest.mark.parametrize(
+    ("likelihood", "how"), [("native", {"trainer": {"max_steps": 3}}), (None, {"nr_epochs_val_period": 5})]
+)
+def test_training_without_a_validation_in_it_is_not_thrown_away(
+    tiny_moirai: str, likelihood: str | None, how: dict[str, Any]
+) -> None:
+    model = make_model(tiny_moirai, lr_head=1e-2, n_epochs=2, likelihood=likelihood, **how)
+    report = model.fit(wave(), val_series=wave(60, seed=1)).fit_report
+    assert [candidate.label for candidate in report.candidates] == ["zero-shot", "end of training"]
+    assert report.best < report.before
 
 
 def test_limited_validation_limits_every_score(tiny_moirai: str) -> None:
-    model = make_model(
-        tiny_moirai,
-        lr_head=0.0,
-        lr_new=0.0,
-        lr_pretrained=0.0,
-        lr_omega=0.0,
-        weight_init="first",
-        weight_learning="uniform",
-        trainer={"limit_val_batches": 1},
-        batch_size=4,
-    )
+    """Nothing is learned, so on the same windows every score must be the same."""
+    options = {"weight_init": "first", "weight_learning": "uniform", "batch_size": 4, **STILL}
+    model = make_model(tiny_moirai, trainer={"limit_val_batches": 1, "max_steps": 1}, **options)
     model.fit(wave(50), val_series=wave(70, seed=1))
+    assert [candidate.label for candidate in model.candidates] == ["zero-shot", "end of training"]
     before, after = (candidate.score for candidate in model.candidates)
-    assert after == pytest.approx(before, rel=0.1)  # nothing was learned: the same forecast on the same windows
+    assert after == pytest.approx(before, rel=0.05)
 
 
-def test_without_validation_the_last_state_is_kept(tiny_moirai: str) -> None:
-    model, zero_shot = make_model(tiny_moirai, likelihood=None, **SENSIBLE), make_model(tiny_moirai, likelihood=None)
-    model.fit(wave())
-    forecast, expected = (values_of(one.predict(HORIZON, wave())) for one in (model, zero_shot))
-    assert not np.allclose(forecast, expected, rtol=1e-3)
-
-
-def test_validation_series_without_values_keeps_the_last_state(tiny_moirai: str) -> None:
-    val = wave(60).with_values(np.full((60, 1), np.nan, dtype=np.float32))
-    model = make_model(tiny_moirai, likelihood=None, **SENSIBLE).fit(wave(), val_series=val)
-    zero_shot = make_model(tiny_moirai, likelihood=None)
-    forecast, expected = (values_of(one.predict(HORIZON, wave())) for one in (model, zero_shot))
-    assert not np.allclose(forecast, expected, rtol=1e-3)
-
-
-# ------------------------------------------------------------------------------------- the weights of the scales
+def test_without_a_score_the_last_state_is_kept(tiny_moirai: str) -> None:
+    nothing = wave(60).with_values(np.full((60, 1), np.nan, dtype=np.float32))
+    zero_shot = make_model(tiny_moirai, likelihood=None).predict(HORIZON, wave())
+    for val in (None, nothing):
+        model = make_model(tiny_moirai, likelihood=None, lr_head=1e-2).fit(wave(60), val_series=val)
+        assert not np.allclose(values_of(model.predict(HORIZON, wave())), values_of(zero_shot), rtol=1e-3)
 
 
 @pytest.mark.parametrize("weight_learning", ["uniform", "scale_loss", "mixed_loss"])
 def test_which_weights_move(tiny_moirai: str, weight_learning: str) -> None:
-    model = make_model(tiny_moirai, weight_learning=weight_learning, lr_omega=0.1).fit(wave())
-    weights = model.scale_weights
+    weights = make_model(tiny_moirai, weight_learning=weight_learning, lr_omega=0.1).fit(wave()).scale_weights
     assert weights.sum() == pytest.approx(1)
-    if weight_learning == "uniform":
-        assert weights == pytest.approx([1 / 3] * 3)
-    else:
-        assert np.abs(weights - 1 / 3).max() > 0.02
+    assert (np.abs(weights - 1 / 3).max() > 0.02) == (weight_learning != "uniform")
 
 
 def test_weights_move_to_the_useful_scale(tiny_moirai: str) -> None:
     """Steps alternate between 0 and 1: only scale 0 can tell them apart, the averages are all 0.5."""
     noise = 0.05 * np.random.default_rng(0).standard_normal((160, 1))
     series = wave(160).with_values((np.arange(160)[:, None] % 2 + noise).astype(np.float32))
-    model = make_model(tiny_moirai, weight_learning="mixed_loss", lr_omega=0.1, lr_head=3e-2, n_epochs=8)
+    model = make_model(tiny_moirai, weight_learning="mixed_loss", lr_omega=0.1, lr_head=3e-2, n_epochs=4)
     weights = model.fit(series).scale_weights
     assert np.argmax(weights) == 0
 
 
-def test_stacked_points_are_the_least_squares_of_the_medians(tiny_moirai: str) -> None:
-    val = wave(50, seed=1)
-    model = make_model(tiny_moirai, likelihood=None, **SENSIBLE).fit(wave(), val_series=val)
-    assert chosen_state(model) != "zero-shot"
-    rows: list[np.ndarray] = []
+def test_stacked_points(tiny_moirai: str) -> None:
+    """The score is the absolute error of the weighted medians, the weights are their least squares."""
+    val = wave(48, seed=1)
+    model = make_model(tiny_moirai, likelihood=None, lr_head=1e-2).fit(wave(), val_series=val)
+    assert model.fit_report.kept != "zero-shot"
+    rows, points, targets = [], [], []
     for origin in range(CONTEXT, len(val) - HORIZON + 1):
-        target = val.values()[origin : origin + HORIZON, 0]
-        rows += list(np.stack([one.values()[:, 0] - target for one in model.scale_forecasts(val[:origin])], axis=-1))
-    errors = np.array(rows, dtype=float)
-    gram = errors.T @ errors / len(errors)
+        targets.append(val.values()[origin : origin + HORIZON])
+        points.append(model.predict(HORIZON, val[:origin]).values())
+        rows.append(np.hstack([one.values() for one in model.scale_forecasts(val[:origin])]) - targets[-1])
+    error = np.abs(np.array(points) - np.array(targets)).mean()
+    assert model.fit_report.best == pytest.approx(error / np.std(targets), rel=1e-4)
+    gram = np.concatenate(rows).T.astype(float) @ np.concatenate(rows)
     grid = [(a, b, 1 - a - b) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1, 101) if a + b <= 1 + 1e-9]
     losses = [np.array(weights) @ gram @ np.array(weights) for weights in grid]
     own = model.scale_weights @ gram @ model.scale_weights
     assert own <= min(losses) * 1.001
 
 
-def test_stacked_mixtures_have_the_least_crps(tiny_moirai: str) -> None:
-    val = wave(60, 2, seed=1)
-    model = make_model(tiny_moirai, **SENSIBLE).fit(wave(components=2), val_series=val)
-    assert chosen_state(model) != "zero-shot"
-    own = crps_of(model, val, samples=200)
-    for weights in ([1, 1, 1], [2, 1, 0], [0, 2, 1], [1, 0, 2], [1, 0, 0], [0, 1, 0], [0, 0, 1]):
-        model.model.scale_weights.set(torch.tensor(weights) / sum(weights))
-        assert own <= crps_of(model, val, samples=200) * 1.01
+def test_stacked_mixtures_have_the_least_crps(two_components: MSFTFoundationModel) -> None:
+    val, weights = wave(60, 2, seed=1), two_components.model.scale_weights
+    assert two_components.fit_report.kept != "zero-shot"
+    stacked, own = torch.as_tensor(two_components.scale_weights), crps_of(two_components, val, samples=150)
+    try:
+        for others in ([1, 1, 1], [2, 1, 0], [0, 2, 1], [1, 0, 2], [1, 0, 0], [0, 1, 0], [0, 0, 1]):
+            weights.set(torch.tensor(others) / sum(others))
+            assert own <= crps_of(two_components, val, samples=150) * 1.01
+    finally:
+        weights.set(stacked)
 
 
-def test_first_weights_start_as_the_zero_shot_forecast(tiny_moirai: str) -> None:
-    still = {"lr_head": 0.0, "lr_new": 0.0, "lr_pretrained": 0.0, "lr_omega": 0.0}
-    model = make_model(tiny_moirai, likelihood=None, weight_init="first", **still).fit(wave())
+def test_where_the_weights_start(tiny_moirai: str) -> None:
+    """Nearly as the zero-shot forecast, or at the logits that are given."""
+    model = make_model(tiny_moirai, likelihood=None, weight_init="first", **STILL).fit(wave(60))
     zero_shot = make_model(tiny_moirai, likelihood=None).predict(HORIZON, wave())
     np.testing.assert_allclose(values_of(model.predict(HORIZON, wave())), values_of(zero_shot), rtol=1e-3)
-    given = make_model(tiny_moirai, weight_init=[0.0, 1.0, 2.0], weight_learning="uniform").fit(wave())
+    given = make_model(tiny_moirai, weight_init=[0.0, 1.0, 2.0], weight_learning="uniform").fit(wave(60))
     assert given.scale_weights == pytest.approx(np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum())
 
 
-def test_before_training_all_weight_is_on_scale_0(tiny_moirai: str) -> None:
-    model = make_model(tiny_moirai)
-    model.predict(HORIZON, wave())
-    assert model.scale_weights.tolist() == [1, 0, 0]
+def test_report_says_what_fit_did(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="darts_msft")
+    model, start = make_model(tiny_moirai, n_epochs=2, **LEARNS), time.perf_counter()
+    report = model.fit(wave(), val_series=wave(60, seed=1)).fit_report
+    took = time.perf_counter() - start
+    assert [state.label for state in report.candidates] == ["zero-shot", "epoch 0", "epoch 1"]
+    assert list(report.candidates) == model.candidates
+    winner = min(report.candidates, key=lambda state: state.score)
+    assert (report.before, report.best, report.kept) == (report.candidates[0].score, winner.score, winner.label)
+    assert winner.label != "zero-shot"
+    # stacked weights of the scales are solved for, not trained
+    trained = sum(v.numel() for name, v in model.model.named_parameters() if v.requires_grad and "omega" not in name)
+    everything = sum(value.numel() for value in model.model.parameters())
+    assert (report.trained_parameters, report.all_parameters) == (trained, everything)
+    assert report.trained_share == pytest.approx(trained / everything)
+    assert report.epochs == 2
+    assert 0 < sum(report.epoch_seconds) < report.seconds < took
+    assert report.seconds_per_epoch == pytest.approx(sum(report.epoch_seconds) / 2)
+    assert (report.weight_learning, report.weight_learning_asked) == ("stacking", "stacking")
+    lines = str(report).splitlines()
+    assert lines[0] == f"kept: {winner.label}, validation CRPS {winner.score:.4f} (zero-shot {report.before:.4f})"
+    assert "weights of the scales: stacking" in lines
+    assert f"{trained:,} of {everything:,} parameters" in str(report)
+    own = [record.getMessage() for record in caplog.records if record.name.startswith("darts_msft")]
+    assert own == ["fit: " + "; ".join(lines)]
+
+
+def test_without_validation_there_is_no_score(tiny_moirai: str) -> None:
+    report = fitted(tiny_moirai).fit_report
+    assert (report.before, report.best, report.candidates, report.epochs) == (None, None, (), 1)
+    assert report.kept == "last weights (without a validation score)"
+    assert "validation CRPS" not in str(report)
+    assert (report.weight_learning, report.weight_learning_asked) == ("mixed_loss", "stacking")
+    assert "weights of the scales: mixed_loss (stacking had no validation score)" in str(report)
+
+
+def test_an_epoch_is_never_the_state_before(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score before the first step is not finite here, that of the epoch is."""
+    score = MSFTModule.settle_score
+    monkeypatch.setattr(MSFTModule, "settle_score", lambda self: score(self) if self.global_step else math.nan)
+    report = make_model(tiny_moirai).fit(wave(60), val_series=wave(50, seed=1)).fit_report
+    assert [state.label for state in report.candidates] == ["epoch 0"]
+    assert (report.before, report.best) == (None, report.candidates[0].score)
+    assert "(no finite score before)" in str(report)
+
+
+def test_report_says_how_the_weights_were_learned(tiny_moirai: str) -> None:
+    asked = ({"weight_learning": "scale_loss"}, {"mixing": "first"}, {"num_scales": 0})
+    for settings, found in zip(asked, ("scale_loss", "uniform", None), strict=True):
+        report = fitted(tiny_moirai, **settings).fit_report
+        assert (report.weight_learning, report.weight_learning_asked) == (found, found)
+        assert ("weights of the scales" in str(report)) is (found is not None)
