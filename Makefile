@@ -36,7 +36,7 @@ test: setup-test
 
 smoke: setup-test
 	rm -rf $(SMOKE)
-	timeout --foreground 600 $(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
+	timeout --foreground 600 env OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
 	$(BIN)/python -m benchmarks show --results $(SMOKE) --output $(SMOKE)/show
 
 lint: setup-test

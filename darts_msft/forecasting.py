@@ -79,7 +79,7 @@ class ForecastingModule(PLForecastingModule):
             StepHead(spec.width, patch_size, len(self.new_family.names)) if self.new_family is not None else None
         )
         self.register_buffer("trained", torch.tensor(False))
-        self._untouched = [ZeroShot(spec, self.plan, config)]  # in a list, so that it is no part of the module
+        self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
         self.settle()
 
@@ -91,7 +91,7 @@ class ForecastingModule(PLForecastingModule):
         self.parts = (
             Parts(tuple(self.plan.scales), self.method, self.step_head)
             if trained
-            else Parts((0,), self._untouched[0], None)
+            else Parts((0,), self.untouched, None)
         )
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from darts.utils.torch import random_method
 from darts.utils.utils import generate_index
 
 from darts_msft import persistence
-from darts_msft.arguments import AUTO, check_patterns, largest_num_scales, resolve, settle_darts_arguments
+from darts_msft.arguments import AUTO, as_python, check_patterns, largest_num_scales, resolve, settle_darts_arguments
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -47,7 +47,7 @@ class MSFTFoundationModel(FoundationModel):
     are compared with their untrained state.
 
     The score is in the series' units, pooled over all series: bring series of different size to one scale first.
-    A fit that goes on from a Darts checkpoint, or a second fit, is compared with the state that it starts from.
+    A resumed fit keeps its comparisons; a second fit is compared with the state that it starts from.
 
     All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
     (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...), with these defaults: `n_epochs=10`, AdamW with betas
@@ -108,7 +108,8 @@ class MSFTFoundationModel(FoundationModel):
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     lr_pretrained, lr_new, lr_head, lr_omega
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
-        (adapters, LoRA, aggregator, prompt), of the head, and of the scales' weights; None: the method's own.
+        (adapters, LoRA, aggregator, prompt), of the head, and of the scales' weights (without effect where these are
+        stacked); None: the method's own.
     likelihood
         "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
         Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
@@ -159,8 +160,10 @@ class MSFTFoundationModel(FoundationModel):
         likelihood: str | TorchLikelihood | None = "native",
         **kwargs: Any,
     ) -> None:
+        own = {name: as_python(one) for name, one in locals().items() if name not in ("self", "kwargs", "__class__")}
         settle_darts_arguments(type(self), self.model_params, find_method(method).trains)
-        self._module_settings, likelihood, self._revision = resolve(self.model_params)
+        # of a subclass, Darts knows the arguments in its own signature alone
+        self._module_settings, likelihood, self._revision = resolve({**self.model_params, **own})
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = likelihood
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
@@ -215,7 +218,7 @@ class MSFTFoundationModel(FoundationModel):
         seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
         keep = KeepBest(seed, validates)
         ordered = OrderedData(datamodule, lambda: keep.seed)
-        with model.fitting(keep):
+        with keep.attached_to(trainer), model.learning_weights(validates):
             super()._train(trainer, model, ordered, load_best=load_best and not validates)
         self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
@@ -280,14 +283,14 @@ class MSFTFoundationModel(FoundationModel):
         return super().historical_forecasts(series, *args, **kwargs)
 
     def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
-        if series is None or (self._fit_called and not self._zero_shot_only):
+        if series is None or not self._fresh:
             return
         method = self.model_params["method"]
         if not find_method(method).pretrained:
             raise ValueError(f"method={method!r} starts from random weights: it can't forecast before fit(), call that")
         first = series if isinstance(series, TimeSeries) else next(iter(series))
         kind = (first.n_components, first.dtype)
-        if self._fit_called and self._zero_shot_kind == kind:
+        if self.model is not None and self._zero_shot_kind == kind:
             return
         self._install_pretrained(first.n_components, first.dtype.name)
         self._zero_shot_only, self._zero_shot_kind = True, kind
@@ -394,6 +397,6 @@ class MSFTFoundationModel(FoundationModel):
 
 
 add_safe_globals([MSFTFoundationModel, FitReport, Candidate, torch.optim.AdamW])
-# models saved by version 0.1.0 name these classes by where they were then
+# models that version 0.1.0 saved name these classes by where they were then; to go with version 0.3
 sys.modules["darts_msft.report"] = sys.modules["darts_msft.selection"] = sys.modules[FitReport.__module__]
 add_safe_globals([(FitReport, "darts_msft.report.FitReport"), (Candidate, "darts_msft.selection.Candidate")])

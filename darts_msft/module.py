@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleOutput, TorchTrainingBatch
+from darts.utils.data.torch_datasets.utils import PLModuleOutput, TorchTrainingBatch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,26 +17,23 @@ from darts_msft.forecasting import ForecastingModule, ScaleOutputs
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
-from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.loss import combine, scale_losses
 from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_weights
 
 logger = logging.getLogger("darts_msft")
 
-METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
-VALIDATION_SAMPLES = 48  # of all scales together
+VALIDATION_DRAWS = 32  # of each scale, and half of them where a batch has many values
+MANY_VALUES = 8192
 VALIDATION_SEED = 0  # of the first batch: the same noise at every validation
 
 
 class MSFTModule(ForecastingModule):
     """Trains what the method declares, and scores its states on the validation data for `KeepBest`."""
 
-    keep_best: KeepBest | None = None
-    """The callback of the fit that runs, or ran last."""
-
     def __init__(self, *, learning_rates: dict[str, Any], enable_finetuning: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters(ignore=["loss_fn", "torch_metrics"])  # Darts saw those of the base class alone
+        # Darts saved them, but Lightning doesn't see them all where a checker of types wraps the constructors
+        self.save_hyperparameters(ignore=["loss_fn", "torch_metrics"])
         self.learning = self.mixing.learning  # what the scales' weights learn from; a fit may lack what that takes
         self.rates = LearningRates.from_dict(learning_rates)
         num_scales = len(self.plan.scales)
@@ -131,45 +128,54 @@ class MSFTModule(ForecastingModule):
         return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
 
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
-        products = self._score_products(val_batch.past_target, val_batch.future_target, VALIDATION_SEED + batch_idx)
-        self.score.update(products, val_batch.future_target, val_batch.sample_weight)
-        if len(self.val_metrics):
-            output = self(val_batch.to_module_input(stage=ModuleStage.VALIDATE))
-            self._update_metrics(output, val_batch.future_target, self.val_metrics)
-        return torch.nanmean(products)
+        """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
+        target = val_batch.future_target
+        outputs = self.forecast(val_batch.past_target)
+        forecast = self.mix(outputs) if _finite(outputs) else None
+        products = self._score_products(outputs.scales, forecast, target, VALIDATION_SEED + batch_idx)
+        self.score.update(products, target, val_batch.sample_weight)
+        if len(self.val_metrics) and forecast is not None:
+            self._update_metrics(PLModuleOutput(prediction=forecast), target, self.val_metrics)
+        weights = self._score_weights(products)
+        return torch.nanmean(products @ weights @ weights)
 
     @torch.no_grad()
     def _score_products(
-        self, past_target: Float[Tensor, "B C V"], target: Float[Tensor, "B H V"], seed: int
+        self,
+        scales: Sequence[int],
+        forecast: Float[Tensor, "B H V Z"] | None,
+        target: Float[Tensor, "B H V"],
+        seed: int,
     ) -> Float[Tensor, "B H V S S"]:
         """The CRPS as a quadratic form in the scales' weights; S = 1 where the forecast is no mixture.
 
-        NaN where the forecast broke down; 0 for scales that are not run, which have no weight.
+        NaN where the forecast broke down (None); 0 for scales that are not run, which have no weight.
         """
         size = self.score.products.shape[-1]
         products = target.new_zeros(*target.shape, size, size)
-        outputs = self.forecast(past_target)
-        if not _finite(outputs):
+        if forecast is None:
             return products.fill_(torch.nan)
-        forecast = self.mix(outputs)
+        count = VALIDATION_DRAWS if target.numel() <= MANY_VALUES else VALIDATION_DRAWS // 2
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             if isinstance(self.likelihood, ScaleMixture) and self.is_mixture:
-                scales = (0,) if self.mixing.only_first else outputs.scales
-                count = VALIDATION_SAMPLES // len(scales)
+                scales = (0,) if self.mixing.only_first else scales
                 draws = [self.likelihood.sample_scale(forecast, scale, count) for scale in scales]
             else:
-                draws = [self._sample(forecast, VALIDATION_SAMPLES)]
+                draws = [self._sample(forecast, count)]
         products[..., : len(draws), : len(draws)] = crps_products(torch.stack(draws), target)
         return products
+
+    def _score_weights(self, form: Float[Tensor, "*shape S S"]) -> Float[Tensor, "S"]:
+        return self.scale_weights().detach().to(form) if self.is_mixture else form.new_ones(1)
 
     def settle_score(self) -> float:
         """The score of the validation steps since the last reset; where the weights are stacked, at the best ones."""
         form = torch.atleast_2d(self.score.compute())  # torchmetrics makes a number of a matrix of one
         if self.stacks and self.is_mixture and not self.trainer.sanity_checking and bool(form.isfinite().all()):
             self.scale_weights.set(stack_weights(form))
-        weights = self.scale_weights().to(form) if self.is_mixture else form.new_ones(1)
+        weights = self._score_weights(form)
         return float(weights @ form @ weights)
 
     @torch.no_grad()
@@ -182,27 +188,21 @@ class MSFTModule(ForecastingModule):
     def solve_on_errors(self) -> None:
         """Sets the scales' weights by `error_products`."""
         gram = self.error_products.compute()
-        if bool(gram.any()):
+        if bool(gram.any()) and bool(gram.isfinite().all()):
             self.scale_weights.set(stack_weights(gram).to(self.scale_weights.omega))
 
     # ---------------------------------------------------------------- training
 
-    def configure_callbacks(self) -> list[Any]:
-        return [] if self.keep_best is None else [self.keep_best]
-
     @contextmanager
-    def fitting(self, keep_best: KeepBest) -> Iterator[None]:
-        """While a fit runs: its callback, and what the scales' weights learn from."""
-        self.keep_best, self.diverged, self.learning = keep_best, False, self.mixing.learning
-        if self.learning == "stacking" and not keep_best.validates:
+    def learning_weights(self, validates: bool) -> Iterator[None]:
+        """While a fit runs: without validation data, weights that were to be stacked learn from the mixed loss."""
+        self.diverged = False
+        if self.learning == "stacking" and not validates:
             self.learning = "mixed_loss"
-        omega = self.scale_weights.omega
-        trains = omega.requires_grad
-        omega.requires_grad = trains and not self.stacks  # solved for, not trained
         try:
             yield
         finally:
-            omega.requires_grad = trains
+            self.learning = self.mixing.learning
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -210,8 +210,8 @@ class MSFTModule(ForecastingModule):
             self.begin_training()
 
     def on_train_start(self) -> None:
+        self.method.begin(self.trainer.estimated_stepping_batches)  # may refuse
         self.begin_training()
-        self.method.begin(self.trainer.estimated_stepping_batches)
         self.steps_seen = self.global_step
 
     def begin_training(self) -> None:
@@ -225,16 +225,6 @@ class MSFTModule(ForecastingModule):
         stepped, self.steps_seen = self.global_step > self.steps_seen, self.global_step
         if stepped and not self.diverged:
             self.method.after_step(self.global_step)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.keep_best is not None and self.keep_best.fitting:
-            checkpoint[METHOD_KEY] = self.method.training_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if METHOD_KEY in checkpoint:
-            self.method.load_training_state(checkpoint[METHOD_KEY])
 
     def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         outputs = self.forecast_scales(train_batch.past_target)
@@ -267,6 +257,8 @@ class MSFTModule(ForecastingModule):
             spread = torch.stack([stats.spread for stats in outputs.stats], dim=-1)
             own = outputs.family.mixed_loss(params.transpose(1, 2), loc, spread, weights, target, sample_weight)
             loss = loss + own
+        elif self.learning == "stacking":
+            loss = loss + 0 * weights.sum()  # processes that share a fit want a gradient of every parameter
         return loss + self.method.penalty()
 
     def _labels(self, target: Float[Tensor, "B H V"]) -> Float[Tensor, "B V H2"]:

@@ -33,7 +33,7 @@ _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's i
 
 
 def save_adapter(model: Any, path: str | Path, overwrite: bool) -> None:
-    module = fitted_module(model, "save_adapter")
+    module = _fitted_module(model, "save_adapter")
     if str(module.dtype) not in ("torch.float32", "torch.float64"):
         raise ValueError(f"adapters are float32 or float64, but this model is {module.dtype}: fit float32 series")
     origin = {"backbone": model.model_params["backbone"], "revision": model._revision}
@@ -67,13 +67,13 @@ def load_adapter(model: Any, path: str | Path) -> None:
 
 
 def merge(model: Any) -> None:
-    module = fitted_module(model, "merge")
+    module = _fitted_module(model, "merge")
     folded = module.method.merge(module.backbone)
     changes = module.method.after_merge
     defaults = _OPTION_DEFAULTS if "method" in changes else {}
     arguments = {**copy.deepcopy(model.model_params), **defaults, **changes}
     if isinstance(model.enable_finetuning, dict):  # patterns of names that are no more
-        arguments["enable_finetuning"] = model.enable_finetuning = True
+        arguments["enable_finetuning"] = True
     settings = resolve(arguments).settings
     merged = MSFTModule(**copy.deepcopy(settings), **model.pl_module_params)
     merged.to_dtype(module.dtype)
@@ -81,10 +81,11 @@ def merge(model: Any) -> None:
     rest = {k: v for k, v in module.state_dict().items() if k in kept and not k.startswith("backbone.")}
     merged.load_state_dict({**rest, **{f"backbone.{name}": value for name, value in folded.items()}}, strict=True)
     model._module_settings, model._model_params = settings, arguments
+    model.enable_finetuning = arguments["enable_finetuning"]
     install(model, merged.to(module.device))
 
 
-def fitted_module(model: Any, what: str) -> MSFTModule:
+def _fitted_module(model: Any, what: str) -> MSFTModule:
     """The module of a model that was finetuned; `what` needs it."""
     if model._fresh or not isinstance(model.model, MSFTModule):
         raise ValueError(f"{what}() needs a model that was finetuned: call fit(), load() or load_adapter() first")

@@ -109,7 +109,8 @@ def sample_quantile_average(draw: Sampler, forecast: MixedForecast, count: int) 
     size = max(count, QUANTILE_DRAWS)
     averaged = forecast.loc.new_zeros((size, *forecast.loc.shape[:-1]))
     for scale, weight in enumerate(forecast.weights.to(averaged.dtype)):
-        averaged += weight * draw_scale(draw, forecast, scale, size).sort(dim=0).values
+        if weight > 0:
+            averaged += weight * draw_scale(draw, forecast, scale, size).sort(dim=0).values
     order = torch.rand_like(averaged).argsort(dim=0)[:count]
     return averaged.gather(0, order)
 

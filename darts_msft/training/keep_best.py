@@ -5,54 +5,30 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from math import inf, isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from darts_msft.training.report import Candidate, FitReport
-from darts_msft.training.score import ErrorProducts, ValidationScore
 
 logger = logging.getLogger("darts_msft")
 
-
-class Scored(Protocol):
-    """What `KeepBest` asks of the module, besides Lightning's."""
-
-    score: ValidationScore
-    error_products: ErrorProducts
-    diverged: bool
-    start_label: str
-    """What the state before the first step is called."""
-    solves_on_errors: bool
-    """Whether the scales' weights are solved for on the errors, before a pass that scores the forecast."""
-
-    def own_names(self) -> frozenset[str]:
-        """Names in `state_dict` of what a fit may change."""
-
-    def add_errors(self, batch: Any, batch_idx: int) -> None:
-        """Adds a validation batch to `error_products`."""
-
-    def solve_on_errors(self) -> None:
-        """Sets the scales' weights by `error_products`."""
-
-    def settle_score(self) -> float:
-        """The score of what was added since the last reset, at the best weights where they are solved for."""
-
-    def learned_by(self, solved: bool) -> tuple[str | None, str | None]:
-        """What the scales' weights learned from in the end, and were asked to; None where there is one scale."""
+METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
 
 class KeepBest(pl.Callback):
     """Scores every state on the validation data and ends the fit in the best one; makes the fit's report.
 
-    Lightning's sanity check, over all validation batches, scores the state before the first step. The rest of an
-    interrupted fit goes on from `state_dict`, which is in Lightning's checkpoints, and so ends as if it had not been
-    interrupted.
+    The module, an `MSFTModule`, says how a state is scored. Lightning's sanity check, over all validation batches,
+    scores the state before the first step. Lightning's checkpoints hold `state_dict`: a fit that goes on from the
+    checkpoint of an epoch's end ends as if it had not been interrupted.
 
     Parameters
     ----------
@@ -69,7 +45,18 @@ class KeepBest(pl.Callback):
         self.epoch_seconds: list[float] = []
         self._tensors: dict[str, Tensor] = {}
         self._scored_step, self._seconds_before = -1, 0.0
-        self.fitting, self._resumed, self._label = False, False, ""
+        self._fitting, self._resumed, self._start_label = False, False, ""
+
+    @contextmanager
+    def attached_to(self, trainer: Any) -> Iterator[None]:
+        """While a fit runs: among the trainer's callbacks, before those that write checkpoints."""
+        checks = trainer.num_sanity_val_steps
+        trainer.callbacks.insert(sum(not isinstance(one, Checkpoint) for one in trainer.callbacks), self)
+        try:
+            yield
+        finally:
+            trainer.callbacks.remove(self)
+            trainer.num_sanity_val_steps = checks
 
     @property
     def best(self) -> Candidate | None:
@@ -79,7 +66,7 @@ class KeepBest(pl.Callback):
     # ---------------------------------------------------------------- an interrupted fit
 
     def state_dict(self) -> dict[str, Any]:
-        if not self.fitting:
+        if not self._fitting:
             return {}
         return {
             "candidates": [asdict(one) for one in self.candidates],
@@ -97,36 +84,44 @@ class KeepBest(pl.Callback):
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
         self._resumed = True
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if self._fitting:
+            checkpoint[METHOD_KEY] = pl_module.method.training_state()
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if METHOD_KEY in checkpoint:
+            pl_module.method.load_training_state(checkpoint[METHOD_KEY])
+
     # ---------------------------------------------------------------- Lightning's hooks
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.fitting, self._started = True, time.perf_counter()
+        self._fitting, self._started = True, time.perf_counter()
         self._epoch_started = self._started  # a resumed epoch may have begun in another process
         self.seed = trainer.strategy.broadcast(self.seed)  # each process drew its own
         trainer.num_sanity_val_steps = 0 if self._resumed else inf
-        self._label = pl_module.start_label
+        self._start_label = pl_module.start_label
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         pl_module.train()  # Lightning leaves the mode of the last forecast
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._epoch_started = time.perf_counter()
-        self._label = f"epoch {trainer.current_epoch}"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.epoch_seconds.append(time.perf_counter() - self._epoch_started)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self.fitting and pl_module.solves_on_errors and not trainer.sanity_checking:
+        if self._fitting and pl_module.solves_on_errors and not trainer.sanity_checking:
             _solve_on_errors(trainer, pl_module)
         pl_module.score.reset()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not (
-            self.fitting and pl_module.score.update_called
+            self._fitting and pl_module.score.update_called
         ):  # Darts runs an empty loop where there is no validation series
             return
-        score = self._consider(trainer, pl_module)
+        label = self._start_label if trainer.sanity_checking else f"epoch {trainer.current_epoch}"
+        score = self._consider(trainer, pl_module, label)
         if not trainer.sanity_checking:
             pl_module.log("val_loss", score, prog_bar=True)
 
@@ -136,13 +131,12 @@ class KeepBest(pl.Callback):
         Raises FloatingPointError if training diverged and there is no state to return to.
         """
         if self.validates and self._scored_step != trainer.global_step:  # no validation after the last step
-            self._label = "end of training"
             if pl_module.solves_on_errors:
                 _solve_on_errors(trainer, pl_module)
             pl_module.score.reset()
             if _each_batch(trainer, pl_module, pl_module.validation_step):
-                self._consider(trainer, pl_module)
-        self.fitting, best = False, self.best
+                self._consider(trainer, pl_module, "end of training")
+        self._fitting, best = False, self.best
         if best is not None:
             pl_module.load_state_dict(self._tensors, strict=False)
             self._tensors = {}
@@ -156,21 +150,20 @@ class KeepBest(pl.Callback):
         self.report = self._report(pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self.fitting:  # resumed after the last epoch: Lightning had nothing left to do
-            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        if self._fitting:  # resumed after the last epoch: Lightning had nothing left to do
             pl_module.to(trainer.strategy.root_device)
             self.on_train_end(trainer, pl_module)
             pl_module.cpu()
 
     # ---------------------------------------------------------------- parts
 
-    def _consider(self, trainer: pl.Trainer, module: Any) -> float:
+    def _consider(self, trainer: pl.Trainer, module: Any, label: str) -> float:
         """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie)."""
         score: float = module.settle_score()
         module.score.reset()
         self._scored_step, best = trainer.global_step, self.best
         if isfinite(score):
-            self.candidates.append(Candidate(self._label, score, trainer.global_step))
+            self.candidates.append(Candidate(label, score, trainer.global_step))
             if best is None or score < best.score:
                 state = module.state_dict()
                 self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
@@ -203,7 +196,9 @@ def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
 @torch.no_grad()
 def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any, int], Any]) -> bool:
     """Calls `act(batch, index)` on the validation batches that Lightning would use; False where there are none."""
-    loop, batches = trainer.fit_loop.epoch_loop.val_loop, trainer.val_dataloaders
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.setup_data()  # a resumed fit may not have validated yet
+    batches = trainer.val_dataloaders
     if not trainer.enable_validation or batches is None or len(batches) == 0:
         return False
     was_training = module.training

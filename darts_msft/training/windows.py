@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 class OrderedData(TorchDataModule):
     """Darts' data module with a seeded `DistributedSampler` for its shuffling; samplers that a user brings stay.
 
-    Windows are dealt round-robin to processes; the first are repeated to even out
-    the last round.
+    Windows are dealt round-robin to processes; the first are repeated to even out the last round.
     """
 
     def __init__(self, data: TorchDataModule, seed: Callable[[], int]) -> None:

@@ -1,0 +1,116 @@
+"""What a fit leaves behind: on a Trainer of the user's, after a failure, and for a fit that is resumed otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from darts.models import NLinearModel
+from darts.utils.likelihood_models.torch import QuantileRegression
+from model_fixtures import HORIZON, STILL, TRAINER, make_model, wave
+
+from darts_msft import MSFTFoundationModel
+
+SAVES = {name: value for name, value in TRAINER.items() if name != "enable_checkpointing"}
+VAL = wave(60, seed=1)
+
+
+def test_of_equal_states_the_first_is_kept(tiny_moirai: str) -> None:
+    """The head alone trains, at a rate of zero: all states forecast the same."""
+    model = make_model(tiny_moirai, method="linear_probe", num_scales=None, lr_head=0.0, n_epochs=2)
+    model.fit(wave(60), val_series=VAL)
+    assert len({state.score for state in model.candidates}) == 1
+    assert model.fit_report.kept == "zero-shot"
+
+
+def test_an_own_trainer_is_left_as_it_was(tiny_moirai: str) -> None:
+    callbacks: list[pl.Callback] = [pl.callbacks.EarlyStopping("val_loss", patience=1)]
+    trainer = pl.Trainer(max_epochs=1, num_sanity_val_steps=2, callbacks=callbacks, **TRAINER)
+    model = make_model(tiny_moirai).fit(wave(60), val_series=VAL, trainer=trainer)
+    assert len(model.candidates) == 2
+    assert trainer.callbacks == callbacks
+    assert trainer.num_sanity_val_steps == 2
+    NLinearModel(16, 4).fit(wave(60), val_series=VAL, trainer=trainer)
+
+
+class Fails(pl.Callback):
+    def on_train_batch_start(self, *_: Any) -> None:
+        raise InterruptedError
+
+
+@pytest.mark.parametrize("forecast_first", [False, True])
+def test_a_failed_first_fit_leaves_a_model_that_forecasts_and_fits(tiny_moirai: str, forecast_first: bool) -> None:
+    model = make_model(tiny_moirai, trainer={"callbacks": [Fails()]})
+    if forecast_first:
+        model.predict(HORIZON, wave())
+    with pytest.raises(InterruptedError):
+        model.fit(wave(60), val_series=VAL)
+    assert model.scale_weights.sum() == pytest.approx(1) if model.model is not None else True
+    assert len(model.predict(HORIZON, wave())) == HORIZON
+    model.trainer_params["callbacks"] = []
+    assert len(model.fit(wave(60), val_series=VAL).candidates) == 2
+
+
+@pytest.mark.filterwarnings("ignore:`ModelCheckpoint:UserWarning")  # Lightning: no score to name the best checkpoint by
+@pytest.mark.parametrize("likelihood", ["native", QuantileRegression([0.1, 0.5, 0.9])])
+@pytest.mark.parametrize("validated", [(True, False), (False, True)])
+def test_a_fit_resumes_with_or_without_validation(
+    tiny_moirai: str, tmp_path: Path, likelihood: Any, validated: tuple[bool, bool]
+) -> None:
+    """The scales' weights are solved for in one part and trained in the other."""
+    first, then = ({"val_series": VAL} if each else {} for each in validated)
+    work = {"model_name": "run", "work_dir": str(tmp_path)}
+    model = make_model(tiny_moirai, likelihood=likelihood, save_checkpoints=True, pl_trainer_kwargs=SAVES, **work)
+    model.fit(wave(60), **first)
+    resumed = MSFTFoundationModel.load_from_checkpoint(**work, best=False)
+    resumed.fit(wave(60), epochs=2, **then)
+    assert resumed.epochs_trained == 2
+
+
+def test_a_resumed_fit_without_a_validation_in_it_is_scored_at_its_end(tiny_moirai: str, tmp_path: Path) -> None:
+    checkpoint = pl.callbacks.ModelCheckpoint(str(tmp_path), filename="end", save_on_train_epoch_end=True)
+    trainer = {**SAVES, "enable_checkpointing": True, "check_val_every_n_epoch": 5, "callbacks": [checkpoint]}
+    whole, resumed = (make_model(tiny_moirai, pl_trainer_kwargs=trainer, n_epochs=2, lr_head=1e-2) for _ in range(2))
+    whole.fit(wave(), val_series=VAL)
+    resumed.load_ckpt_path = str(tmp_path / "end.ckpt")
+    resumed.fit(wave(), val_series=VAL, epochs=3)
+    assert [state.label for state in resumed.candidates] == ["zero-shot", "end of training"]
+    assert resumed.fit_report.kept == "end of training"
+
+
+def test_a_method_that_refuses_the_fit_leaves_the_model_untrained(tiny_moirai: str) -> None:
+    model = make_model(tiny_moirai, method="adalora", num_scales=None, trainer={"max_steps": 1})
+    with pytest.raises(ValueError, match="adalora"):
+        model.fit(wave(60), val_series=VAL)
+    if model.model is not None:
+        assert model.model.start_label == "zero-shot"
+
+
+def test_the_score_of_a_batch_is_at_the_present_weights(tiny_moirai: str) -> None:
+    class Keep(pl.Callback):
+        def __init__(self) -> None:
+            self.scores: list[float] = []
+
+        def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+            self.scores.append(float(outputs))
+
+    keep = Keep()
+    model = make_model(tiny_moirai, trainer={"callbacks": [keep]}, batch_size=64, **STILL).fit(wave(60), val_series=VAL)
+    deviation = VAL.values()[32:].std()  # about that of the horizons
+    assert keep.scores[0] / deviation == pytest.approx(model.candidates[0].score, rel=0.1)
+
+
+class Preset(MSFTFoundationModel):
+    """A subclass that sets our arguments itself: Darts knows those in its own signature alone."""
+
+    def __init__(self, input_chunk_length: int, output_chunk_length: int, output_chunk_shift: int = 0, **given: Any):
+        super().__init__(input_chunk_length, output_chunk_length, output_chunk_shift, lora_rank=4, **given)
+
+
+def test_a_subclass_with_a_signature_of_its_own(tiny_moirai: str) -> None:
+    model = Preset(32, HORIZON, backbone=tiny_moirai, num_scales=1, n_epochs=1, pl_trainer_kwargs=TRAINER)
+    model.fit(wave(60), val_series=VAL)
+    assert model.model.method.config.lora_rank == 4
+    assert len(model.predict(HORIZON)) == HORIZON
