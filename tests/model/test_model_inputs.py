@@ -208,11 +208,14 @@ def test_flat_component_leaves_the_other_alone(tiny_moirai: str) -> None:
 
 
 def test_flat_series_do_not_spoil_training(tiny_moirai: str) -> None:
+    """Their own forecasts are right in the score too."""
     flat = wave(60).with_values(np.full((60, 1), 3.0, dtype=np.float32))
     model = make_model(tiny_moirai, lr_head=1e-2, n_epochs=2)
     model.fit([wave(60), flat], val_series=[wave(60, seed=1), flat])
     assert model.fit_report.best < model.fit_report.before < np.inf
     assert np.isfinite(values_of(model.predict(HORIZON, wave(), num_samples=5))).all()
+    only_flat = make_model(tiny_moirai, num_scales=0).fit(wave(60), val_series=flat).fit_report
+    assert only_flat.before == pytest.approx(0, abs=1e-6)
 
 
 def scaled(series: TimeSeries, scale: float) -> TimeSeries:
