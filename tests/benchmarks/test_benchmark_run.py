@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import benchmark_fakes
 import pytest
-from benchmark_fakes import SEASON, Fake, builds, experiment, measured, notes, runs, stored, waves
+from benchmark_fakes import SEASON, Fake, builds, experiment, measured, notes, play, runs, stored, waves
+from child_process import run_in_child
 
 from benchmarks import data
 from benchmarks import run as runner
@@ -24,7 +25,6 @@ from benchmarks.run.experiments import Experiment
 from benchmarks.run.provenance import ProcessFailed
 
 Run = Callable[..., int]
-ROOT = Path(runner.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
@@ -114,63 +114,74 @@ def test_a_follower_s_leader_chooses_first_and_once(tmp_path: Path, run: Run) ->
 # ---- several at once
 
 
-def test_what_another_process_is_at_comes_last(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is claimed until the other two are done; then it is waited for, and what the other stored is taken."""
-    three = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
-    release, begun, claim = threading.Event(), threading.Event(), store.claim
+@contextmanager
+def claimed(folder: Path, kind: str, key: str) -> Iterator[threading.Event]:
+    """Another has the claim, until the event."""
+    begun, release = threading.Event(), threading.Event()
 
-    def other() -> None:
-        with claim(tmp_path / "results", "run", three[0].key, wait=True):
+    def hold() -> None:
+        with store.claim(folder / "results", kind, key, wait=True):
             begun.set()
-            assert release.wait(60)
+            release.wait(60)
 
-    def watched(folder: Any, kind: str, key: str, wait: bool) -> Any:
-        if kind == "run" and wait:
-            assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [1, 2]
-            release.set()
-        return claim(folder, kind, key, wait)
-
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=hold)
     thread.start()
     try:
         assert begun.wait(60)
-        monkeypatch.setattr(store, "claim", watched)
-        assert run(three) == 0
+        yield release
     finally:
         release.set()
         thread.join()
-    assert builds(tmp_path) == [f"12 0.5 seed {seed}" for seed in (1, 2, 0)]
 
 
-@pytest.mark.parametrize("of_leader", [False, True])
-def test_a_choice_that_another_process_is_at_is_not_waited_for_while_there_is_other_work(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, of_leader: bool
+@pytest.mark.parametrize("kind", ["run", "choice", "leader's choice"])
+def test_what_another_process_is_at_comes_last(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    options = {"follows": [10, SEASON]} if of_leader else {}
-    asked = [experiment(tmp_path, seed=seed, options=options) for seed in (0, 1)]
+    """Its claim ends when the experiment that needs nothing of it is measured; then the others are."""
+    options = {"follows": [10, SEASON]} if kind == "leader's choice" else {}
     free = experiment(tmp_path, seed=2, options={"look_back": SEASON})
-    key = (measures.leader_of(asked[0]) or asked[0]).choice_key
-    release, begun, isolated = threading.Event(), threading.Event(), runner.isolated
+    asked = [experiment(tmp_path, seed=seed, options=options) for seed in (0, 1)]
+    key = asked[0].key if kind == "run" else (measures.leader_of(asked[0]) or asked[0]).choice_key
+    with claimed(tmp_path, kind.rpartition(" ")[2], key) as release:
 
-    def other() -> None:
-        with store.claim(tmp_path / "results", "choice", key, wait=True):
-            begun.set()
-            release.wait(20)
+        def isolated(function: Any, *arguments: Any) -> Any:
+            found = function(*arguments)
+            if function is measures.test and arguments[0] == free:
+                release.set()
+            return found
 
-    def watched(function: Any, *arguments: Any) -> Any:
-        found = isolated(function, *arguments)
-        if function is measures.test and arguments[0] == free:
-            release.set()
-        return found
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    monkeypatch.setattr(runner, "isolated", watched)
-    assert begun.wait(60)
-    assert run([*asked, free]) == 0
-    thread.join()
-    assert builds(tmp_path)[0] == f"{SEASON} 0.5 seed 2"
+        monkeypatch.setattr(runner, "isolated", isolated)
+        assert run([asked[0], free, asked[1]]) == 0
+    assert [build[-1] for build in builds(tmp_path) if build.startswith("12 0.5")][:1] == ["2"]
     assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
+
+
+def test_two_processes_share_a_store_and_one_that_is_killed_leaves_whole_results(tmp_path: Path) -> None:
+    """One is killed in the middle of an experiment; the other does that one anew when it has done its own."""
+    gate = tmp_path / "gate"
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run_in_child, play, tmp_path, gate) for _ in range(2)]
+        end = time.monotonic() + 100
+        while len(notes(tmp_path)) < 6 and time.monotonic() < end and not any(each.done() for each in both):
+            time.sleep(0.05)
+        before, begun = stored(tmp_path), notes(tmp_path)
+        killed = (tmp_path / "log").read_text().splitlines()[-1].split()[0]
+        os.kill(int(killed), signal.SIGKILL)
+        while not any(each.done() for each in both):
+            time.sleep(0.05)
+        assert stored(tmp_path) == before
+        gate.touch()
+        assert sorted(each.result() for each in both) == [-9, 0]
+    assert sorted(begun) == sorted(["fit"] * 3 + [f"build 12 {float(seed)} seed {seed}" for seed in range(3)])
+    assert [json.loads(text)["experiment"]["seed"] for name, text in before.items() if name.startswith("run")] == [0]
+    assert len(before) == 4  # and three choices
+    after = stored(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
+    assert len(builds(tmp_path)) == 4
+    assert builds(tmp_path)[3] in builds(tmp_path)[:3]
+    assert all(path.suffix == ".json" for path in (tmp_path / "results").rglob("*") if path.is_file())
 
 
 # ---- what goes wrong
@@ -352,51 +363,3 @@ def test_options_go_to_the_models_that_have_a_use_for_them() -> None:
     for word in ("lora_rank", "=4", "look_back=[96", "look_back={", "mixing=", 'aggregator="c2f'):
         with pytest.raises(Misuse, match="--option"):
             runner.option_of(word)
-
-
-# ---- the real command line, and a process for each job
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 240) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
-
-
-def start(tmp_path: Path, troubles: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "FAKE_LOG": str(tmp_path / "log"), "FAKE_TROUBLES": troubles}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "benchmarks")])}
-    words = [sys.executable, benchmark_fakes.__file__, "run", "--suite", "fake", "--results", str(tmp_path / "results")]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def test_two_runs_share_a_store_and_one_that_is_killed_leaves_whole_results(tmp_path: Path) -> None:
-    """The first is killed in the middle of an experiment; the other does that one anew when it has done its own."""
-    gate = tmp_path / "gate"
-    both = [start(tmp_path, f"none,wait for {gate},wait for {gate}") for _ in range(2)]
-    try:
-        begun = eventually(lambda: len(notes(tmp_path)) == 6)
-        assert begun, [each.communicate() for each in both if each.poll() is not None] or notes(tmp_path)
-        before = stored(tmp_path)
-        both[0].kill()
-        both[0].communicate()
-        assert stored(tmp_path) == before
-        gate.touch()
-        output = both[1].communicate(timeout=300)[0]
-    finally:
-        for each in both:
-            each.kill()
-    assert both[1].returncode == 0, output
-    assert [json.loads(text)["experiment"]["seed"] for name, text in before.items() if name.startswith("run")] == [0]
-    assert len(before) == 4  # and three choices
-    after = stored(tmp_path)
-    assert {name: after[name] for name in before} == before
-    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
-    found = builds(tmp_path)
-    assert found[0] == "12 0.0 seed 0"
-    assert sorted(found[1:3]) == ["12 1.0 seed 1", "12 2.0 seed 2"]
-    assert len(found) == 4
-    assert found[3] in found[1:3]
-    assert len({line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}) == 4  # processes
-    assert all(path.suffix == ".json" for path in (tmp_path / "results").rglob("*") if path.is_file())
