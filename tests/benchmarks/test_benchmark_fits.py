@@ -95,19 +95,12 @@ def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch
     )
     assert np.mean(errors**2) == pytest.approx(report["losses"][2], rel=1e-3)
     assert report["still_improving"] is False
+    assert load_forecaster("dlinear", {}, replace(BUDGET, baseline_epochs=4)).epochs == 4
     with pytest.raises(Diverged, match="no epoch had a finite validation loss"):
         fitted("dlinear", {"look_back": LOOK_BACK, "lr": 1e30})
     best = BestEpoch()
     best.losses = [float("nan"), 2.0, float("inf"), 1.0, 1.0]
     assert best.best == 3
-
-
-@pytest.mark.parametrize(("name", "epochs"), [("dlinear", 4), ("patchtst", 4), ("full", 2), ("scratch", 4)])
-def test_models_from_random_weights_have_epochs_of_their_own(tiny_moirai: str, name: str, epochs: int) -> None:
-    forecaster = load_forecaster(name, options_of(name, tiny_moirai), replace(BUDGET, baseline_epochs=4))
-    model = forecaster.build(forecaster.candidates(waves(), HORIZON)[0][0], waves(), HORIZON, 0, None)
-    assert model.n_epochs == forecaster.epochs == epochs
-    assert load_forecaster(name, {}, BUDGET).epochs == 2
 
 
 # ---- recipes and networks
@@ -117,8 +110,6 @@ def test_recipes_are_of_every_data_set_in_the_network_s_words() -> None:
     networks = pytest.importorskip("neuralforecast.models")
     for network, found in RECIPES.items():
         arguments = set(inspect.signature(getattr(networks, network)).parameters)
-        names = {key if isinstance(key, str) else key[0] for key in found}
-        assert names == {"ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity"}
         for entry in found.values():
             assert set(entry.network) <= arguments
             assert entry.schedule in (*FACTORS, "one_cycle")
@@ -131,12 +122,7 @@ def test_recipes_are_of_every_data_set_in_the_network_s_words() -> None:
 
 @pytest.mark.parametrize(
     ("name", "dataset", "factor"),
-    [
-        ("dlinear", "ETTm1", 0.5),
-        ("itransformer", "ETTm1", 0.5),
-        ("patchtst", "ETTh1", 1.0),
-        ("timemixer", "ETTm1", None),
-    ],
+    [("dlinear", "ETTm1", 0.5), ("patchtst", "ETTh1", 1.0), ("timemixer", "ETTm1", None)],
 )
 def test_rates_go_down_as_the_recipe_says(name: str, dataset: str, factor: float | None) -> None:
     """By passes over all windows, of which an epoch has a third: after seven of them two are whole; or in one cycle."""
