@@ -126,14 +126,6 @@ def test_the_bundled_series_needs_no_folder(family: str) -> None:
     np.testing.assert_allclose(loaded.values, expected if family == "lsf" else values, rtol=1e-5, atol=1e-5)
 
 
-def test_every_registered_split_fits_its_file() -> None:
-    for family, entries in REGISTRY.items():
-        for name, (file, split) in entries.items():
-            ends = split.ends(file.shape[0])
-            if family == "pf" and name != "sea_temperature":
-                assert ends[1] - ends[0] == ends[2] - ends[1] == 7 * file.season, name
-
-
 # ---- where a file lies, and whether it is the published one
 
 
@@ -169,7 +161,10 @@ def test_a_download_is_read_from_darts_cache_and_its_failure_told(
 
 
 @pytest.mark.parametrize("kind", ["md5", "sha256"])
-def test_changed_file_is_refused(tmp_path: Path, small: Any, kind: str) -> None:
+def test_changed_file_and_unknown_name_are_refused(tmp_path: Path, small: Any, kind: str) -> None:
+    for name, family in (("weather", "lsf"), ("ETTh1", "LSF"), ("my.toml", "pf")):
+        with pytest.raises((ValueError, FileNotFoundError), match=f"({name}|{family}).* (choose|give)"):
+            load(name, family)
     path = put(hourly(time="date"), tmp_path)
     published = f"{kind}:{hashlib.new(kind, path.read_bytes()).hexdigest()}"
     assert small(replace(SMALL, digest=published)).file_hash == published
@@ -178,12 +173,6 @@ def test_changed_file_is_refused(tmp_path: Path, small: Any, kind: str) -> None:
         small(replace(SMALL, digest=published))
     with pytest.raises(ValueError, match="expected 11"):
         small(replace(SMALL, shape=(11, 2)))
-
-
-@pytest.mark.parametrize(("name", "family"), [("weather", "lsf"), ("ETTh1", "LSF"), ("my.toml", "pf")])
-def test_unknown_names_are_refused(name: str, family: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=f"{name if family != 'LSF' else family}.* (choose|give)"):
-        load(name, family)
 
 
 # ---- forms of a file

@@ -54,13 +54,18 @@ def test_a_result_is_fitted_with_what_was_chosen_and_then_found(
     assert (stored(tmp_path), notes(tmp_path)) == (before, done)
 
 
-def test_seeds_and_strides_share_a_choice(tmp_path: Path, run: Run) -> None:
-    assert run([experiment(tmp_path, seed=seed) for seed in (0, 1)]) == 0
-    assert run([experiment(tmp_path, seed=2, test_stride=3)]) == 0
+def test_seeds_and_strides_share_a_choice_and_other_places_all(tmp_path: Path, run: Run) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).write_text("weights")
+    here, there = ({"backbone": str(tmp_path / name)} for name in ("here", "there"))
+    assert run([experiment(tmp_path, seed=seed, options=here) for seed in (0, 1)]) == 0
+    assert run([experiment(tmp_path, seed=2, test_stride=3, options=here)]) == 0
     tried = ["11 0.5 seed 0", "12 0.5 seed 0"]
     assert builds(tmp_path) == [*tried, "12 0.5 seed 0", "12 0.5 seed 1", "12 0.5 seed 2"]
-    assert len(runs(tmp_path, "choice")) == 1
-    assert run([experiment(tmp_path, options={"spread": 0.1})]) == 0  # another model
+    before = stored(tmp_path)
+    assert run([experiment(tmp_path, options=there)]) == 0
+    assert stored(tmp_path) == before
+    assert run([experiment(tmp_path, options={**here, "spread": 0.1})]) == 0  # another model
     assert len(runs(tmp_path, "choice")) == 2
 
 
@@ -90,18 +95,6 @@ def test_another_state_is_measured_anew_and_the_old_one_kept(
         (tmp_path / name).write_text("1")
     assert run(asked) == 0
     assert stored(tmp_path) == after
-
-
-def test_the_same_weights_at_another_place_are_the_same_result(tmp_path: Path, run: Run) -> None:
-    for name, text in (("here", "a"), ("there", "a"), ("other", "b")):
-        (tmp_path / name).write_text(text)
-    places = [experiment(tmp_path, options={"backbone": str(tmp_path / name)}) for name in ("here", "there", "other")]
-    assert run(places[:1]) == 0
-    before = stored(tmp_path)
-    assert run(places[1:2]) == 0
-    assert stored(tmp_path) == before
-    assert run(places) == 0
-    assert sorted(result["weights"] for result in runs(tmp_path)) == ["a", "b"]
 
 
 def test_a_follower_s_leader_chooses_first_and_once(tmp_path: Path, run: Run) -> None:
@@ -247,32 +240,32 @@ def test_an_interrupt_stops_and_keeps_what_is_finished(
     assert "stopped; what is finished is stored" in errors
 
 
-def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
+def test_uncommitted_or_changed_code_stops_a_run_into_the_repository_s_folder(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor has code that changes during a run: it ends before the next fit."""
-    asked = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in (0, 1)]
+    asked = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": True})
     monkeypatch.setattr(runner, "is_dirty", lambda: True)
-    assert run([experiment(tmp_path, seed=7)]) == 0  # another folder
+    assert run(asked[:1]) == 0  # another folder
     monkeypatch.setattr(store, "FOLDER", tmp_path / "results" / ".." / "results")
     assert run(asked) == 2
-    assert "uncommitted changes; commit them" in capsys.readouterr().err
-    assert run(asked[:1], "--dirty") == 0
+    assert "commit" in capsys.readouterr().err
+    assert run(asked[:2], "--dirty") == 0
     monkeypatch.setattr(runner, "is_dirty", lambda: False)  # clean at the start alone
     assert run(asked) == 1
-    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 7]
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
-    monkeypatch.setattr(runner, "is_dirty", lambda: len(runs(tmp_path)) > 2)
-    done = len(notes(tmp_path))
-    assert run([asked[1], experiment(tmp_path, seed=2)]) == 1
-    assert notes(tmp_path)[done:] == ["build 12 0.5 seed 1", "fit"]
-    assert "stopped: the tree has uncommitted changes; commit them" in capsys.readouterr().err
-    monkeypatch.setattr(runner, "is_dirty", lambda: False)
-    monkeypatch.setattr(runner, "same_code", lambda commit, other: len(runs(tmp_path)) < 4)
-    assert run([experiment(tmp_path, seed=seed) for seed in (4, 5)]) == 1
-    assert "stopped: the code is of another commit" in capsys.readouterr().err
-    assert len(runs(tmp_path)) == 4
+    for name, change in (("is_dirty", lambda: count() > 0), ("same_code", lambda *commits: count() == 0)):
+        before = len(runs(tmp_path))
+
+        def count(before: int = before) -> int:
+            return len(runs(tmp_path)) - before
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, name, change)
+            assert run([experiment(tmp_path, seed=seed + 10 * before) for seed in range(2)]) == 1
+        assert count() == 1
+        assert "stopped" in capsys.readouterr().err
 
 
 def test_misuse_is_told_in_a_line_before_anything_is_measured(
@@ -309,37 +302,26 @@ def test_misuse_is_told_in_a_line_before_anything_is_measured(
 
 # ---- what is asked for
 
-SUITE = [
-    Experiment("lsf", dataset, horizon, model, seed)
-    for seed in (0, 1)
-    for dataset in ("a", "b")
-    for horizon in (24, 48)
-    for model in ("msft", "full")
-]
-
-
-def select(suite: list[Experiment], stride: int | None = None, **wanted: Any) -> list[Experiment]:
-    return runner.select(suite, {"dataset": None, "horizon": None, **wanted}, stride)
-
 
 def test_a_part_of_a_suite_in_its_order() -> None:
+    suite = [Experiment("lsf", d, h, m, s) for s in (0, 1) for d in "ab" for h in (24, 48) for m in ("msft", "full")]
+
+    def select(stride: int | None = None, **wanted: Any) -> list[Experiment]:
+        return runner.select(suite, {"dataset": None, "horizon": None, **wanted}, stride)
+
     for name, values in (("model", ["full"]), ("dataset", ["b"]), ("horizon", [48]), ("seed", [1, 0])):
-        assert select(SUITE, **{name: values}) == [each for each in SUITE if getattr(each, name) in values]
-    one = select(SUITE, 5, model=["msft"], dataset=["a"], horizon=[24], seed=[1])
+        assert select(**{name: values}) == [each for each in suite if getattr(each, name) in values]
+    one = select(5, model=["msft"], dataset=["a"], horizon=[24], seed=[1])
     assert one == [Experiment("lsf", "a", 24, "msft", 1, test_stride=5)]
-    both = [Experiment("pf", "a", 24, "msft"), Experiment("lsf", "a", 24, "msft")]
-    assert [each.test_stride for each in select(both, 5)] == [24, 5]
-    with pytest.raises(Misuse, match=r"--stride 5 is for the family lsf"):
-        select(both, 5, family=["pf"])
-
-
-def test_a_user_s_data_take_the_place_of_the_suite_s_at_any_horizon() -> None:
-    found = select(SUITE, dataset=["a/my.toml", "b/my.toml"], seed=[0], model=["full"])
-    assert [(e.dataset, e.horizon) for e in found] == [(f"{x}/my.toml", h) for x in "ab" for h in (24, 48)]
-    found = select(SUITE, dataset=["my.toml"], horizon=[28, 24], seed=[0])
-    assert found == [Experiment("lsf", "my.toml", horizon, m) for m in ("msft", "full") for horizon in (28, 24)]
+    own = select(dataset=["a/my.toml", "b/my.toml"], seed=[0], model=["full"])
+    assert [(e.dataset, e.horizon) for e in own] == [(f"{x}/my.toml", h) for x in "ab" for h in (24, 48)]
+    own = select(dataset=["my.toml"], horizon=[28, 24], seed=[0])  # of your own data at any horizon
+    assert own == [Experiment("lsf", "my.toml", horizon, m) for m in ("msft", "full") for horizon in (28, 24)]
     suite = [Experiment("lsf", "a", 24, "msft", test_stride=5), Experiment("pf", "b", 48, "msft")]
-    assert [e.test_stride for e in select(suite, dataset=["my.toml"], horizon=[28])] == [5, 28]
+    assert [each.test_stride for each in select(7)] == [7, 48]
+    assert [each.test_stride for each in select(dataset=["my.toml"], horizon=[28])] == [5, 28]
+    with pytest.raises(Misuse, match="stride 5"):
+        select(5, family=["pf"])
 
 
 def test_options_go_to_the_models_that_have_a_use_for_them() -> None:
@@ -354,8 +336,6 @@ def test_options_go_to_the_models_that_have_a_use_for_them() -> None:
         "seasonal_naive": {},
         "chronos2": {**shared, "revision": None, "local_dir": "some/where"},
     }
-    same = [Experiment("lsf", "a", 24, "msft", options={"lora_rank": rank}) for rank in (8, 2)]
-    assert len(runner.with_options(same, ["lora_rank=4"])) == 1
-    for word in ("lora_rank", "=4", "look_back=[96", "look_back={", "mixing=", 'aggregator="c2f'):
+    for word in ("lora_rank", "=4", "look_back=[96", "mixing="):
         with pytest.raises(Misuse, match="--option"):
             runner.option_of(word)
