@@ -143,21 +143,16 @@ def test_the_first_place_that_has_the_file_serves_it(
         assert load("small", "pf", tmp_path).values[0, 1] == number
     with pytest.raises(FileNotFoundError, match=r"example\.org"):
         small(SMALL)
-
-
-def test_a_download_is_read_from_darts_cache_and_its_failure_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any
-) -> None:
-    """The test run has no sockets, so Darts' own download fails here as it does offline."""
-    with pytest.raises(FileNotFoundError, match="could not download"):
+    with pytest.raises(FileNotFoundError, match="could not download"):  # the test run has no sockets
         load("ETTm2", "lsf", tmp_path)
 
     class Loader:
         def load(self) -> None:
-            put(hourly(time="date"), tmp_path / "cache")
+            put(hourly(time="date").assign(b=9.0), tmp_path / "cache")
 
+    (tmp_path / "cache" / "small.csv").unlink()
     monkeypatch.setattr(darts.datasets, "ETTh1Dataset", Loader)
-    np.testing.assert_array_equal(small(replace(SMALL, loader="ETTh1Dataset")).values[:, 0], np.arange(10) ** 2)
+    assert small(replace(SMALL, loader="ETTh1Dataset")).values[0, 1] == 9
 
 
 @pytest.mark.parametrize("kind", ["md5", "sha256"])
@@ -201,14 +196,6 @@ def test_minutes_become_the_mean_of_the_hour(small: Any) -> None:
         small(file, frame[stamps.hour != 4])
 
 
-def test_rows_of_weather_follow_one_another_whatever_their_stamps(small: Any) -> None:
-    frame = hourly(12, "date", "2020-01-01 00:10").drop(index=[4, 5])
-    frame.loc[8, "date"] = frame.loc[7, "date"]
-    loaded = small(replace(REGISTRY["lsf"]["Weather"][0], digest=None, shape=(10, 2), season=2), frame)
-    assert str(loaded.times[-1]) == "2020-01-01 01:40:00"
-    np.testing.assert_array_equal(loaded.values[:, 0], [n**2 for n in range(12) if n not in (4, 5)])
-
-
 def test_the_value_before_takes_the_place_of_a_mark(small: Any) -> None:
     frame, file = hourly(time="date"), replace(SMALL, missing=-9999.0)
     frame.loc[[3, 4, 8], "b"] = -9999
@@ -248,44 +235,29 @@ def test_targets_are_taken_in_their_order_and_shares_rounded_down(tmp_path: Path
     assert loaded.bounds == {"train": (0, 11), "validation": (11, 16), "test": (16, 19)}
 
 
-def test_times_with_a_zone_and_of_months(tmp_path: Path) -> None:
-    frame = hourly()
-    frame["when"] = pd.date_range("2024-03-31", periods=10, freq="h", tz="Europe/Berlin").map(pd.Timestamp.isoformat)
-    times = load(described(tmp_path, frame), "pf").times
-    assert (times.tz, str(times[0])) == (None, "2024-03-30 23:00:00")
-    frame["when"] = pd.date_range("2024-01-01", periods=10, freq="MS").strftime("%Y-%m-%d")
-    assert load(described(tmp_path, frame, TOML.replace('"h"', '"MS"')), "pf").series("test").freq_str == "MS"
-
-
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
         (".toml", "season = 2", "season =", "no TOML"),
         (".toml", "season = 2", "season = 0", "season = 0"),
-        (".toml", "season = 2", "season = 'day'", "season = 'day'"),
         (".toml", "season = 2", "seasons = 2", "seasons"),
         (".toml", "season = 2", "", "lacks 'season'"),
         (".toml", "season = 2", "season = 6", "6 training steps"),
         (".toml", "mine.csv", "yours.csv", r"yours\.csv"),
-        (".toml", r"\[split]", "targets = []\n[split]", "targets"),
         (".toml", r"\[split]", "targets = ['a', 'a']\n[split]", "each once"),
         (".toml", r"\[split]", "targets = ['when']\n[split]", "other than the time"),
         (".toml", r"\[split]", "targets = ['c']\n[split]", "no column 'c'"),
-        (".toml", '"when"', '"date"', "no column 'date'"),
         (".toml", '"h"', '"hour by hour"', "pandas alias"),
         (".toml", '"h"', '"2h"', "expected 2024-03-01 02:00:00"),
-        (".toml", "train = 6", "train = 0.6", "shares"),
         (".toml", "train = 6", "train = 7", "does not fit 10 steps"),
         (".toml", "test = 2", "test = 0", "over 0"),
         (".toml", "test = 2", "tests = 2", "give train"),
         (".toml", "(?s)train.*", "train = 0.6\nvalidation = 0.2\ntest = 0.1", "make 1"),
+        (".csv", r"(?m),[\d.]+$", ",3.3", "'b' of mine never changes"),
         (".csv", ",16.0,", ",,", "column 'a', data row 5, .*not finite"),
-        (".csv", ",16.0,", ",inf,", "column 'a', data row 5, .*not finite"),
         (".csv", ",16.0,", ",n/k,", "'n/k' in column 'a', data row 5"),
         (".csv", "2024-03-01 05:00:00", "soon", "'soon' in column 'when', data row 6"),
-        (".csv", "2024-03-01 05:00:00", "", "'when', data row 6"),
         (".csv", "2024-03-01 05:00:00", "2024-03-01 04:00:00", "step 6 .* expected 2024-03-01 05:00:00"),
-        (".csv", "(?s).*", "", "CSV"),
         (".csv", "when,a", "when,\udce4", "UTF-8"),
         (".csv", "(?s)\n.*", "\n", "0 rows"),
         (".csv", "(?s).*", "when\n2024-03-01", "0 variables"),
@@ -293,19 +265,11 @@ def test_times_with_a_zone_and_of_months(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_safely_is_refused(tmp_path: Path, file: str, old: str, new: str, message: str) -> None:
     toml = Path(described(tmp_path))
-    changed, count = re.subn(old, new, toml.with_suffix(file).read_text(), count=1)
+    changed, count = re.subn(old, new, toml.with_suffix(file).read_text(), count=0 if "$" in old else 1)
     toml.with_suffix(file).write_text(changed, errors="surrogateescape")
-    assert count == 1
+    assert count
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        load(str(toml), "pf")
-
-
-def test_variable_that_never_changes_cannot_be_standardised(tmp_path: Path) -> None:
-    frame = hourly()
-    frame.loc[:5, "b"] = 3.3
-    with pytest.raises(ValueError, match="'b' of mine never changes"):
-        load(described(tmp_path, frame), "lsf")
-    assert load(described(tmp_path, frame), "pf").values[0, 1] == np.float32(3.3)
+        load(str(toml), "lsf")
 
 
 def test_the_example_of_the_documentation_is_allowed(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from three_waves import (
     HORIZON,
     LEVELS,
     LOOK_BACK,
-    SEASON,
     STARTS,
     fitted,
     forecasts,
@@ -258,14 +257,14 @@ def test_seasonal_naives_quantiles_against_a_loop() -> None:
     train = seen.values[:400].astype(np.float64)
     for index, start in enumerate(starts):
         for step in (0, 5, 23, 24, 29):
-            lag = SEASON if step < SEASON else 2 * SEASON
-            same_hour = [t for t in range(lag, 400) if t % SEASON == (start + step) % SEASON]
+            lag = 24 if step < 24 else 2 * 24
+            same_hour = [t for t in range(lag, 400) if t % 24 == (start + step) % 24]
             errors = np.array([train[t] - train[t - lag] for t in same_hour])
             expected = seen.values[start + step - lag] + np.quantile(errors, LEVELS, axis=0)
             np.testing.assert_allclose(found[index, step], expected.T, rtol=1e-6)
             np.testing.assert_array_equal(points[index, step, :, 0], seen.values[start + step - lag])
     with pytest.raises(ValueError, match="17 seasons"):
-        naive.build({}, seen, 17 * SEASON, 0, LEVELS)
+        naive.build({}, seen, 17 * 24, 0, LEVELS)
 
 
 def test_fracast_forecasts_each_window_and_variable_alone() -> None:

@@ -24,6 +24,9 @@ from benchmarks.run import measures, provenance, store
 from benchmarks.run.experiments import Experiment
 from benchmarks.run.provenance import ProcessFailed
 
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+
 Run = Callable[..., int]
 
 pytestmark = pytest.mark.usefixtures("fakes")
@@ -32,9 +35,7 @@ pytestmark = pytest.mark.usefixtures("fakes")
 # ---- what is measured, and what is there already
 
 
-def test_a_result_is_fitted_with_what_was_chosen_and_then_found(
-    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_result_is_fitted_with_what_was_chosen_and_then_found(tmp_path: Path, run: Run, capsys: Capture) -> None:
     both = [experiment(tmp_path), experiment(tmp_path, "pf")]
     assert run(both, "--dry-run") == 0
     assert capsys.readouterr().out.endswith(f"{both[1].key[:10]}  {both[1]}\n2 experiments, 2 of them to run\n")
@@ -71,7 +72,7 @@ def test_seeds_and_strides_share_a_choice_and_other_places_all(tmp_path: Path, r
 
 @pytest.mark.parametrize("changed", ["protocol", "defaults", "shift", "weights"])
 def test_another_state_is_measured_anew_and_the_old_one_kept(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, changed: str
+    tmp_path: Path, run: Run, monkeypatch: Patch, changed: str
 ) -> None:
     """Choice and candidates, too; and each is found again in its own state."""
     for name in ("shift", "weights"):
@@ -128,9 +129,7 @@ def claimed(folder: Path, kind: str, key: str) -> Iterator[threading.Event]:
 
 
 @pytest.mark.parametrize("kind", ["run", "choice", "leader's choice"])
-def test_what_another_process_is_at_comes_last(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_what_another_process_is_at_comes_last(tmp_path: Path, run: Run, monkeypatch: Patch, kind: str) -> None:
     """Its claim ends when the experiment that needs nothing of it is measured; then the others are."""
     options = {"follows": [10, SEASON]} if kind == "leader's choice" else {}
     free = experiment(tmp_path, seed=2, options={"look_back": SEASON})
@@ -181,7 +180,7 @@ def test_two_processes_share_a_store_and_one_that_is_killed_leaves_whole_results
 
 
 def test_the_others_run_where_one_fails_or_lacks_its_weights(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
     def weights(self: Fake) -> str | None:
         if self.options["spread"] == 9:
@@ -208,7 +207,7 @@ def test_the_others_run_where_one_fails_or_lacks_its_weights(
 
 
 def test_data_that_are_gone_are_a_failure_of_their_experiments(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """A result is there, but whether it is of the same data can't be told. Without any data nothing is begun."""
     both = [experiment(tmp_path), experiment(tmp_path, dataset="others")]
@@ -228,9 +227,7 @@ def test_data_that_are_gone_are_a_failure_of_their_experiments(
     assert capsys.readouterr().err == "python -m benchmarks: no data set can be used; others.csv is not there\n"
 
 
-def test_an_interrupt_stops_and_keeps_what_is_finished(
-    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_stops_and_keeps_what_is_finished(tmp_path: Path, run: Run, capsys: Capture) -> None:
     troubles = ("raise", None, "interrupt", None)
     asked = [experiment(tmp_path, seed=seed, options={"trouble": each}) for seed, each in enumerate(troubles)]
     assert run(asked) == 130
@@ -241,7 +238,7 @@ def test_an_interrupt_stops_and_keeps_what_is_finished(
 
 
 def test_uncommitted_or_changed_code_stops_a_run_into_the_repository_s_folder(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
     asked = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": True})
@@ -269,7 +266,7 @@ def test_uncommitted_or_changed_code_stops_a_run_into_the_repository_s_folder(
 
 
 def test_misuse_is_told_in_a_line_before_anything_is_measured(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
     asked = [experiment(tmp_path), Experiment("lsf", "others", 24, "msft")]
     cases = [
