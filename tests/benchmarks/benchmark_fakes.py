@@ -1,20 +1,17 @@
-"""A data set of two waves, and a model without training, for tests of the benchmarks' own machinery.
-
-As a script it is `python -m benchmarks` with these registered, in the processes that it starts too.
-"""
+"""A data set of two waves, and a model without training, for tests of the benchmarks' own machinery."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import pytest
 from scipy.stats import norm
 
 from benchmarks import __main__, data, models, run
@@ -24,9 +21,6 @@ from benchmarks.models import Budget
 from benchmarks.models.base import Forecaster, Levels, Settings
 from benchmarks.run import measures, store, suites
 from benchmarks.run.experiments import Experiment
-
-if TYPE_CHECKING:
-    import pytest
 
 SEASON, HORIZON = 12, 6
 BUDGET = Budget(epochs=1, validation_windows=20)
@@ -95,8 +89,6 @@ class Fake(Forecaster):
             raise KeyboardInterrupt
         if trouble == f"diverge {settings['look_back']}" or trouble == "diverge":
             raise Diverged("the fake has no finite loss")
-        if trouble == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
         if trouble and trouble.startswith("wait for "):
             while not Path(trouble.removeprefix("wait for ")).exists():
                 time.sleep(0.02)
@@ -177,20 +169,11 @@ def command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     return found
 
 
-def script_suite() -> list[Experiment]:
-    """One experiment for each word of the environment variable FAKE_TROUBLES ("none": it works)."""
-    options = {"log": os.environ["FAKE_LOG"], "look_back": SEASON}
-    return [
-        Experiment("lsf", "waves", HORIZON, "fake", seed, {**options, "trouble": trouble, "spread": float(seed)})
-        for seed, trouble in enumerate(os.environ["FAKE_TROUBLES"].split(","))
-    ]
-
-
-if __name__ in ("__main__", "__mp_main__"):
-    data.load = waves  # type: ignore[assignment]
-    models.MODELS["fake"] = "benchmark_fakes:Fake"
-    suites.SUITES["fake"] = script_suite
-    run.PRELOADED = ("benchmarks.run.measures",)
-
-if __name__ == "__main__":
-    sys.exit(__main__.main())
+def play(folder: Path, gate: Path) -> None:
+    """Three experiments in a process of their own; the last two wait for the gate."""
+    troubles = [None, f"wait for {gate}", f"wait for {gate}"]
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        options = [{"look_back": SEASON, "spread": float(seed), "trouble": each} for seed, each in enumerate(troubles)]
+        asked = [experiment(folder, seed=seed, options=each) for seed, each in enumerate(options)]
+        sys.exit(command(folder, patch)(asked))

@@ -25,6 +25,8 @@ from benchmarks.errors import Misuse
 from benchmarks.run.provenance import ProcessFailed
 from benchmarks.run.store import FOLDER
 
+Patch = pytest.MonkeyPatch
+
 ANSWER = {"seconds": [1.0], "peak_memory_bytes": 1}  # of a process
 
 
@@ -40,15 +42,14 @@ def asked(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the processes of cases do to themselves, and the server that they would be forked from, stay away."""
-    monkeypatch.setattr(cases, "quiet", lambda: None)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    monkeypatch.setattr(measure, "preload", lambda modules: None)
+def as_before(monkeypatch: Patch) -> None:
+    """What a case does to its process, and the server that it would be forked from, stay away."""
+    for place, name in ((cases, "quiet"), (torch, "set_num_threads"), (measure, "preload")):
+        monkeypatch.setattr(place, name, lambda *_: None)
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
+def measured(monkeypatch: Patch) -> list[Case]:
     """No process is started: a case takes as many seconds as its method's name is long. The cases in their order."""
     order: list[Case] = []
 
@@ -60,32 +61,18 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
     return order
 
 
-def test_scales_and_contexts_that_do_not_fit_are_told() -> None:
-    record = Record()
-    group, empty = measure.plan(asked(contexts=[8192, 512]), {"moirai-tiny": "moirai-tiny"}, record)
+def test_entries_have_what_fits_and_are_added_to_those_before(tmp_path: Path, measured: list[Case]) -> None:
+    path = tmp_path / "found.json"
+    assert measure.run(asked(), path).failed == []
     scaled = [("msft", 0), ("msft", 1), ("msft", 2), ("msft", 3), ("one_sequence", 2)]
-    assert [(each.method, each.scales) for each in group] == [("full", 0), ("full_uni2ts", 0), *scaled]
-    assert empty == []
-    told = {(part["method"], part["K"], part["context"]) for part in record.left_out}
-    assert ("msft", 4, 512) in told
-    assert ("full", 0, 8192) in told
-
-
-def test_the_first_patch_size_that_fits_is_taken(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "PATCHES", (4, 8))
-    sizes = asked(cases=["forecast"], contexts=[64, 3000], horizon=8)
-    groups = measure.plan(sizes, {"tiny": tiny_moirai}, Record())
-    assert [{(each.context, each.patch) for each in group} for group in groups] == [{(64, 4)}, {(3000, 8)}]
-
-
-def test_backtests_are_of_two_lengths_and_batches_by_zero_shot_and_msft() -> None:
-    groups = measure.plan(asked(cases=["memory"]), {"moirai-tiny": "moirai-tiny"}, Record())
-    assert [(each.method, each.scales, each.batch, each.length) for (each,) in groups] == [
-        (method, scales, batch, length)
-        for method, scales in (("zero_shot", 0), ("msft", 2))
-        for batch in (32, 256)
-        for length in (2880, 11520)
-    ]
+    assert [(each.method, each.scales) for each in measured] == [("full", 0), ("full_uni2ts", 0), *scaled]
+    first = path.read_text()
+    left_out = measure.run(asked(contexts=[1024, 8192]), path).left_out
+    assert ("full", 0, 8192) in {(part["method"], part["K"], part["context"]) for part in left_out}
+    entries = json.loads(path.read_text())
+    assert entries[:1] == json.loads(first)
+    assert [{each["context"] for each in entry["rows"]} for entry in entries] == [{512}, {1024}]
+    assert {"made", "commit", "versions", "settings"} <= set(entries[0])
 
 
 def test_cases_take_turns_there_and_back(measured: list[Case]) -> None:
@@ -95,18 +82,19 @@ def test_cases_take_turns_there_and_back(measured: list[Case]) -> None:
     assert [(row["seconds"], row["runs"]) for row in record.rows] == [(9, 3), (6, 3), (4, 3)]
     assert record.rows[2]["ratio"] == {"zero_shot": 4 / 9, "uni2ts": 4 / 6}
     assert [row["peak_memory_bytes"] for row in record.rows] == [7, 8, 9]
-    measure.measure_group([replace(case("", "memory"), length=9)], 3, record)
-    assert len(measured) == 10  # a backtest is measured once
 
 
-def test_a_case_that_fails_once_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [ANSWER, ANSWER, ANSWER, ANSWER, ProcessFailed("Traceback\nMemoryError: too much"), ANSWER]
+def test_a_failed_case_has_no_row_and_an_interrupted_run_keeps_what_is_whole(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    answers = [ANSWER, ProcessFailed("Traceback\nMemoryError: too much"), *[ANSWER] * 6, KeyboardInterrupt()]
     monkeypatch.setattr(measure, "isolated", Mock(side_effect=answers))
-    record, group = Record(), [case("", method=method) for method in ("zero_shot", "uni2ts", "msft")]
-    measure.measure_group(group, 2, record)
-    assert [row["method"] for row in record.rows] == ["zero_shot", "msft"]
-    assert list(record.rows[1]["ratio"]) == ["zero_shot"]
-    assert [part["reason"] for part in record.failed] == ["MemoryError: too much"]
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(asked(contexts=[512, 1024]), tmp_path / "found.json")
+    (entry,) = json.loads((tmp_path / "found.json").read_text())
+    assert {each["context"] for each in entry["rows"]} == {512}
+    assert "full_uni2ts" not in {each["method"] for each in entry["rows"]}
+    assert [part["reason"] for part in entry["failed"]] == ["MemoryError: too much"]
 
 
 def test_both_predictors_forecast_the_same(tiny_moirai: str) -> None:
@@ -125,7 +113,7 @@ def test_both_predictors_forecast_the_same(tiny_moirai: str) -> None:
 
 @pytest.mark.parametrize(("context", "tolerance"), [(32, 1e-4), (30, 1e-2)])
 def test_uni2ts_full_finetuning_has_the_loss_of_ours(
-    tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, context: int, tolerance: float
+    tiny_moirai: str, monkeypatch: Patch, context: int, tolerance: float
 ) -> None:
     """Up to the units (uni2ts' densities are of the values, ours of standardised ones) and to how padding enters."""
     monkeypatch.setitem(cases.ARGUMENTS, "full", {"method": "full", "optimizer_kwargs": {"lr": 0.0}})
@@ -137,33 +125,12 @@ def test_uni2ts_full_finetuning_has_the_loss_of_ours(
     assert ours == pytest.approx(theirs - units, rel=tolerance)
 
 
-@pytest.mark.parametrize("method", ["msft", "full_uni2ts"])
-def test_a_step_trains(tiny_moirai: str, method: str) -> None:
-    step = cases.training_step(case(tiny_moirai, "step", method, 2 * (method == "msft")))
-    loss = step.args[0]
-    before = loss().item()
-    for _ in range(10):
-        step()
-    assert loss().item() < before
-
-
-def test_msft_forecasts_with_every_scale(tiny_moirai: str) -> None:
-    trained = cases.load(case(tiny_moirai, scales=2)).scale_weights
-    assert len(trained) == 3
-    assert min(trained) > 0
-
-
-def test_a_case_is_timed(tiny_moirai: str) -> None:
-    found = cases.measure(case(tiny_moirai, "step", scales=2))
-    assert 0.5 < sum(found["seconds"]) < 10
-
-
-def test_a_backtest_has_every_window(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backtest_has_every_window(tiny_moirai: str, monkeypatch: Patch) -> None:
     series = TimeSeries.from_values(np.random.default_rng(0).standard_normal((46100, 2)))
     monkeypatch.setattr(cases, "load_dataset", lambda name, folder: series)
     found = cases.measure(replace(case(tiny_moirai, "memory", "zero_shot"), length=20))
     assert found["windows"] == 20 - 8 + 1
-    assert found["result_bytes"] > 13 * 8 * 2 * 4
+    assert 13 * 8 * 2 * 4 < found["result_bytes"] < 13 * (8 * 2 * 4 + 10_000)
     if sys.platform == "linux":
         assert found["beyond_result_bytes"] == found["peak_memory_bytes"] - found["result_bytes"]
 
@@ -177,34 +144,6 @@ def test_memory_before_does_not_count() -> None:
     assert peak() == pytest.approx(200e6, rel=0.1)
 
 
-def test_size_of_forecasts_counts_values_and_what_is_around_them() -> None:
-    short = [TimeSeries.from_values(np.zeros((96, 7), np.float32)) for _ in range(200)]
-    size, values = cases.size_of(short), 200 * 96 * 7 * 4
-    assert values < size < values + 200 * 10_000
-    assert cases.size_of(short * 3) == pytest.approx(3 * size, rel=0.1)
-
-
-def test_an_entry_is_added_to_those_before(tmp_path: Path, measured: list[Case], capsys: Any) -> None:
-    path = tmp_path / "found.json"
-    assert measure.run(asked(), path).failed == []
-    first = path.read_text()
-    measure.run(asked(contexts=[1024]), path)
-    entries = json.loads(path.read_text())
-    assert entries[:1] == json.loads(first)
-    assert [{each["context"] for each in entry["rows"]} for entry in entries] == [{512}, {1024}]
-    assert {"made", "commit", "dirty", "versions", "threads", "device", "settings"} <= set(entries[0])
-    (line, *_) = [line for line in capsys.readouterr().out.splitlines() if "full_uni2ts" in line]
-    assert [cell.strip() for cell in line.split("|")[1:7]] == ["moirai-tiny", "full_uni2ts", "0", "512", "32", "2"]
-
-
-def test_an_interrupted_run_keeps_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "isolated", Mock(side_effect=[ANSWER] * 9 + [KeyboardInterrupt()]))
-    with pytest.raises(KeyboardInterrupt):
-        measure.run(asked(contexts=[512, 1024]), tmp_path / "found.json")
-    (entry,) = json.loads((tmp_path / "found.json").read_text())
-    assert {each["context"] for each in entry["rows"]} == {512}
-
-
 def test_the_stored_entries_are_readable() -> None:
     entries = json.loads((FOLDER / "efficiency.json").read_text())
     assert entries
@@ -216,14 +155,12 @@ def test_the_stored_entries_are_readable() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--case", "step", "--context", "8192"], "nothing was measured: input_chunk_length=8192"),
-        (["--accelerator", "cuda"], "--accelerator cuda: torch sees no CUDA device"),
-        (["--case", "memory", "--data", "nowhere"], "--case memory: .*nowhere"),
+        (["--case", "step", "--context", "8192"], "8192"),
+        (["--accelerator", "cuda"], "cuda"),
+        (["--case", "memory", "--data", "nowhere"], "nowhere"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
-) -> None:
+def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: Patch, words: list[str], says: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     app = typer.Typer()
     app.command()(cost.main)

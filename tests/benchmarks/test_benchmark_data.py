@@ -14,14 +14,61 @@ import darts.datasets
 import numpy as np
 import pandas as pd
 import pytest
-from small_datasets import SMALL, TOML, described, hourly, put, register, sha256
 
 from benchmarks import data
-from benchmarks.data import PARTS, Dataset, load
-from benchmarks.data.files import REGISTRY
+from benchmarks.data import PARTS, load
+from benchmarks.data.files import REGISTRY, RawFile, Split
 from darts_msft.datasets import load_sea_temperature
 
 pytestmark = pytest.mark.usefixtures("only_given_places")
+
+SMALL = RawFile("small.csv", "https://example.org/small", "h", 2, shape=(10, 2))
+TOML = """
+csv = "mine.csv"
+time = "when"
+frequency = "h"
+season = 2
+[split]
+train = 6
+validation = 2
+test = 2
+"""
+
+
+def hourly(rows: int = 10, time: str = "when", start: str = "2024-03-01") -> pd.DataFrame:
+    """Two variables that no standardisation maps onto one another."""
+    stamps = pd.date_range(start, periods=rows, freq="h").strftime("%Y-%m-%d %H:%M:%S")
+    return pd.DataFrame({time: stamps, "a": np.arange(rows) ** 2.0, "b": 100.0 - np.arange(rows) % 3})
+
+
+def put(frame: pd.DataFrame, folder: Path, name: str = "small.csv") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / name, index=False)
+    return folder / name
+
+
+def described(folder: Path, frame: pd.DataFrame | None = None, toml: str = TOML) -> str:
+    """The path of mine.toml, beside mine.csv."""
+    put(hourly() if frame is None else frame, folder, "mine.csv")
+    (folder / "mine.toml").write_text(toml)
+    return str(folder / "mine.toml")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Loads "small", a file of this form in the temporary folder, with the frame in it where one is given."""
+
+    def loaded(file: RawFile, frame: pd.DataFrame | None = None) -> Any:
+        monkeypatch.setitem(REGISTRY["pf"], "small", (file, Split(6, 2, 2)))
+        if frame is not None:
+            put(frame, tmp_path, file.file)
+        return load("small", "pf", tmp_path)
+
+    return loaded
 
 
 # ---- the published files
@@ -73,135 +120,90 @@ def test_jena_weather_ends_in_twice_seven_days_of_raw_values(ett_dir: Path) -> N
 def test_the_bundled_series_needs_no_folder(family: str) -> None:
     loaded, series = load("sea_temperature", family), load_sea_temperature()
     assert loaded.bounds == {"train": (0, 13474), "validation": (13474, 15400), "test": (15400, 19249)}
-    assert (loaded.season, loaded.columns) == (48, ("sea_temperature",))
     assert loaded.times.equals(series.time_index)
     values = series.values()
     expected = (values - values[:13474].mean(dtype=np.float64)) / values[:13474].std(dtype=np.float64)
     np.testing.assert_allclose(loaded.values, expected if family == "lsf" else values, rtol=1e-5, atol=1e-5)
 
 
-def test_the_registry_has_the_paper_s_data_sets_and_says_where_each_is() -> None:
-    assert set(REGISTRY["lsf"]) >= {"ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity"}
-    assert set(REGISTRY["pf"]) >= {"Electricity", "Solar", "TurkeyPower", "IstanbulTraffic", "JenaWeather"}
-    for family, entries in REGISTRY.items():
-        for name, (file, split) in entries.items():
-            assert file.bundled or file.where.startswith("https://"), name
-            assert file.digest is None or re.fullmatch(r"md5:\w{32}|sha256:\w{64}", file.digest), name
-            ends = split.ends(file.shape[0])
-            if family == "pf" and name != "sea_temperature":
-                assert ends[1] - ends[0] == ends[2] - ends[1] == 7 * file.season, name
-
-
 # ---- where a file lies, and whether it is the published one
 
 
-def test_the_first_place_that_has_the_file_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, replace(SMALL, loader="ETTh1Dataset"))
-    monkeypatch.setenv("DARTS_MSFT_DATA", str(tmp_path / "environment"))
-    for number, place in enumerate(("cache", "environment", "given")):
-        put(hourly() + pd.DataFrame({"date": [""] * 10, "a": 0.0, "b": float(number)}), tmp_path / place)
-        assert load("small", "pf", tmp_path / "given").values[0, 1] == 100 + number
-    assert load("small", "pf").values[0, 1] == 101
-    monkeypatch.delenv("DARTS_MSFT_DATA")
-    assert load("small", "pf").values[0, 1] == 100
-    register(monkeypatch, SMALL)  # Darts' cache serves no file that Darts doesn't have
-    with pytest.raises(FileNotFoundError, match=r"small\.csv .* https://example\.org/small.*DARTS_MSFT_DATA"):
-        load("small", "pf")
-
-
-def test_a_download_is_read_from_darts_cache_and_its_failure_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_first_place_that_has_the_file_serves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any
 ) -> None:
-    """The test run has no sockets, so Darts' own download fails here as it does offline."""
-    with pytest.raises(FileNotFoundError, match=r"ETTm2\.csv is not in .*could not download.*github\.com/zhouhaoyi"):
+    """The folder, then the environment's, then Darts' cache, which serves only what Darts has."""
+    monkeypatch.setenv("DARTS_MSFT_DATA", str(tmp_path / "environment"))
+    places = (tmp_path / "cache", tmp_path / "environment", tmp_path)
+    for number, place in enumerate(places):
+        put(hourly(time="date").assign(b=float(number)), place)
+        assert small(replace(SMALL, loader="ETTh1Dataset")).values[0, 1] == number
+    for place, number in zip(reversed(places[1:]), (1, 0), strict=True):
+        (place / "small.csv").unlink()
+        assert load("small", "pf", tmp_path).values[0, 1] == number
+    with pytest.raises(FileNotFoundError, match=r"example\.org"):
+        small(SMALL)
+    with pytest.raises(FileNotFoundError, match="could not download"):  # the test run has no sockets
         load("ETTm2", "lsf", tmp_path)
 
     class Loader:
         def load(self) -> None:
-            put(hourly(), tmp_path / "cache")
+            put(hourly(time="date").assign(b=9.0), tmp_path / "cache")
 
+    (tmp_path / "cache" / "small.csv").unlink()
     monkeypatch.setattr(darts.datasets, "ETTh1Dataset", Loader)
-    register(monkeypatch, replace(SMALL, loader="ETTh1Dataset"))
-    np.testing.assert_array_equal(load("small", "pf").values[:, 0], np.arange(10) ** 2)
+    assert small(replace(SMALL, loader="ETTh1Dataset")).values[0, 1] == 9
 
 
 @pytest.mark.parametrize("kind", ["md5", "sha256"])
-def test_changed_file_is_refused_with_both_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    path = put(hourly(), tmp_path)
-    published = hashlib.new(kind, path.read_bytes()).hexdigest()
-    register(monkeypatch, replace(SMALL, digest=f"{kind}:{published}"))
-    assert load("small", "pf", tmp_path).file_hash == f"{kind}:{published}"
+def test_changed_file_and_unknown_name_are_refused(tmp_path: Path, small: Any, kind: str) -> None:
+    for name, family in (("weather", "lsf"), ("ETTh1", "LSF"), ("my.toml", "pf")):
+        with pytest.raises((ValueError, FileNotFoundError), match=f"({name}|{family}).* (choose|give)"):
+            load(name, family)
+    path = put(hourly(time="date"), tmp_path)
+    published = f"{kind}:{hashlib.new(kind, path.read_bytes()).hexdigest()}"
+    assert small(replace(SMALL, digest=published)).file_hash == published
     path.write_text(path.read_text().replace("81.0", "80.0"))
-    found = hashlib.new(kind, path.read_bytes()).hexdigest()
-    with pytest.raises(
-        ValueError, match=rf"{kind.upper()} sum is {found}, expected {published}; get it .*example\.org"
-    ):
-        load("small", "pf", tmp_path)
-    register(monkeypatch, replace(SMALL, shape=(11, 2)))
-    with pytest.raises(ValueError, match="has 10 steps of 2 variables, expected 11 of 2; get it anew"):
-        load("small", "pf", tmp_path)
-
-
-def test_unknown_names_are_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"'weather' is no data set of the family 'lsf'; choose one of ETTh1.*\.toml"):
-        load("weather", "lsf")
-    with pytest.raises(ValueError, match="family='LSF' is not known; choose one of lsf, pf"):
-        load("ETTh1", "LSF")
+    with pytest.raises(ValueError, match=published.partition(":")[2]):
+        small(replace(SMALL, digest=published))
+    with pytest.raises(ValueError, match="expected 11"):
+        small(replace(SMALL, shape=(11, 2)))
 
 
 # ---- forms of a file
 
 
-def test_headerless_rows_are_counted_and_summed_over_the_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headerless_rows_are_counted_and_summed_over_the_hour(tmp_path: Path, small: Any) -> None:
     """The form of solar_AL.txt.gz."""
     cells = np.random.default_rng(0).random((60, 3)).round(3)
     with gzip.open(tmp_path / "small.txt.gz", "wt") as lines:
         csv.writer(lines).writerows(cells)
-    solar, _ = REGISTRY["pf"]["Solar"]
-    register(monkeypatch, replace(solar, file="small.txt.gz", digest=None, shape=(10, 3), season=2))
-    loaded = load("small", "pf", tmp_path)
+    loaded = small(replace(REGISTRY["pf"]["Solar"][0], file="small.txt.gz", digest=None, shape=(10, 3), season=2))
     expected = [[sum(cells[6 * hour + step, plant] for step in range(6)) for plant in range(3)] for hour in range(10)]
     np.testing.assert_allclose(loaded.values, expected, rtol=1e-6)
     assert (str(loaded.times[0]), str(loaded.times[-1])) == ("2006-01-01 00:00:00", "2006-01-01 09:00:00")
 
 
-def test_minutes_become_the_mean_of_the_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minutes_become_the_mean_of_the_hour(small: Any) -> None:
     """The form of istanbul_traffic.csv, whose minutes need not be complete; its hours do."""
     stamps = pd.date_range("2022-01-01 00:00", periods=600, freq="min").delete([3, 4, 130])
     values = np.random.default_rng(0).random(len(stamps))
     frame = pd.DataFrame({"datetime": stamps, "TI": values})
-    register(monkeypatch, replace(REGISTRY["pf"]["IstanbulTraffic"][0], shape=(10, 1), season=2))
-    put(frame, tmp_path, "istanbul_traffic.csv")
+    file = replace(REGISTRY["pf"]["IstanbulTraffic"][0], shape=(10, 1), season=2)
     expected = [[np.mean([v for s, v in zip(stamps, values, strict=True) if s.hour == hour])] for hour in range(10)]
-    np.testing.assert_allclose(load("small", "pf", tmp_path).values, expected, rtol=1e-6)
-    put(frame[stamps.hour != 4], tmp_path, "istanbul_traffic.csv")
-    with pytest.raises(ValueError, match=r"has .*nan.* in column 'TI', data row 5, which is not finite"):
-        load("small", "pf", tmp_path)
+    np.testing.assert_allclose(small(file, frame).values, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="data row 5"):
+        small(file, frame[stamps.hour != 4])
 
 
-def test_rows_of_weather_follow_one_another_whatever_their_stamps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frame = hourly(12, start="2020-01-01 00:10").drop(index=[4, 5])
-    frame.loc[8, "date"] = frame.loc[7, "date"]
-    put(frame, tmp_path, "weather.csv")
-    register(monkeypatch, replace(REGISTRY["lsf"]["Weather"][0], digest=None, shape=(10, 2), season=2))
-    loaded = load("small", "pf", tmp_path)
-    assert str(loaded.times[-1]) == "2020-01-01 01:40:00"
-    np.testing.assert_array_equal(loaded.values[:, 0], [n**2 for n in range(12) if n not in (4, 5)])
-
-
-def test_the_value_before_takes_the_place_of_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = hourly()
+def test_the_value_before_takes_the_place_of_a_mark(small: Any) -> None:
+    frame, file = hourly(time="date"), replace(SMALL, missing=-9999.0)
     frame.loc[[3, 4, 8], "b"] = -9999
-    put(frame, tmp_path)
-    register(monkeypatch, replace(SMALL, missing=-9999.0))
     b = [100 - row % 3 for row in range(10)]
-    assert load("small", "pf", tmp_path).values[:, 1].tolist() == [*b[:3], b[2], b[2], *b[5:8], b[7], b[9]]
+    assert small(file, frame).values[:, 1].tolist() == [*b[:3], b[2], b[2], *b[5:8], b[7], b[9]]
     frame.loc[0, "b"] = -9999  # nothing is before it
-    put(frame, tmp_path)
-    with pytest.raises(ValueError, match=r"in column 'b', data row 1, which is not finite"):
-        load("small", "pf", tmp_path)
+    with pytest.raises(ValueError, match="data row 1,"):
+        small(file, frame)
 
 
 # ---- a user's own
@@ -221,154 +223,95 @@ def test_toml_describes_a_csv_beside_it(tmp_path: Path, monkeypatch: pytest.Monk
     standardised = load("of mine/mine.toml", "lsf").values[:, 0]
     np.testing.assert_allclose(standardised, (np.arange(10) ** 2 - training.mean()) / training.std(), rtol=1e-6)
     assert load(described(tmp_path, toml=f"sha256 = '{found.upper()}'{TOML}"), "pf").file_hash == f"sha256:{found}"
-    with pytest.raises(ValueError, match=rf"SHA256 sum is {found}, expected 00ff; .*correct sha256 in .*mine\.toml"):
+    with pytest.raises(ValueError, match="expected 00ff"):
         load(described(tmp_path, toml=f"sha256 = '00ff'{TOML}"), "pf")
 
 
 def test_targets_are_taken_in_their_order_and_shares_rounded_down(tmp_path: Path) -> None:
-    frame = hourly(19, time="when").assign(note="free text")
+    frame = hourly(19).assign(note="free text")
     shares = "targets = ['b', 'a']\n[split]\ntrain = 0.6\nvalidation = 0.2\ntest = 0.2\n"
     loaded = load(described(tmp_path, frame, TOML.partition("[split]")[0] + shares), "pf")
     np.testing.assert_array_equal(loaded.values, frame[["b", "a"]].to_numpy(np.float32))
     assert loaded.bounds == {"train": (0, 11), "validation": (11, 16), "test": (16, 19)}
 
 
-def test_times_in_another_form_with_a_zone_and_of_months(tmp_path: Path) -> None:
-    frame = hourly(time="when")
-    frame["when"] = pd.date_range("2024-02-28 22:00", periods=10, freq="h").strftime("%d/%m/%Y %Hh")
-    other = load(described(tmp_path, frame, f"time_format = '%d/%m/%Y %Hh'{TOML}"), "pf")
-    assert str(other.times[9]) == "2024-02-29 07:00:00"
-    frame["when"] = pd.date_range("2024-03-31", periods=10, freq="h", tz="Europe/Berlin").map(pd.Timestamp.isoformat)
-    times = load(described(tmp_path, frame), "pf").times
-    assert times.tz is None
-    assert str(times[0]) == "2024-03-30 23:00:00"
-    frame["when"] = pd.date_range("2024-01-01", periods=10, freq="MS").strftime("%Y-%m-%d")
-    assert load(described(tmp_path, frame, TOML.replace('"h"', '"MS"')), "pf").series("test").freq_str == "MS"
-
-
-PARTS_OF_TOML = "train = 6\nvalidation = 2\ntest = 2"
-
-
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("file", "old", "new", "message"),
     [
-        ("season = 2", "season =", r"is no TOML"),
-        ("season = 2", "season = 0", r"season = 0; give at least 1"),
-        ("season = 2", "season = 'day'", r"season = 'day'"),
-        ("season = 2", "seasons = 2", r"seasons = 2; it may have csv, time"),
-        ("season = 2\n", "", r"lacks 'season'"),
-        ("season = 2", "season = 6", r"season=6 is not allowed with 6 training steps"),
-        ('"mine.csv"', '"yours.csv"', r"yours\.csv, which .* names, does not exist"),
-        ("[split]", "targets = []\n[split]", r"targets = \[\]; name columns"),
-        ("[split]", "targets = ['a', 'a']\n[split]", r"each once"),
-        ("[split]", "targets = ['when']\n[split]", r"name columns other than the time's"),
-        ("[split]", "targets = ['c']\n[split]", r"no column 'c'; it has when, a, b"),
-        ('"when"', '"date"', r"no column 'date'; it has when, a, b"),
-        ('"h"', '"hour by hour"', r"frequency='hour by hour' is not allowed .*give a pandas alias"),
-        ('"h"', '"2h"', r"step 2 is at 2024-03-01 01:00:00, expected 2024-03-01 02:00:00 at the frequency '2h'"),
-        ("train = 6", "train = 0.6", r"\[split\] .*0\.6.* shares that make 1 or numbers of steps"),
-        ("train = 6", "train = 7", r"Split\(train=7, validation=2, test=2\) does not fit 10 steps"),
-        ("test = 2", "test = 0", r"\[split\] .* over 0"),
-        ("test = 2", "tests = 2", r"\[split\] .* give train, validation and test"),
-        (PARTS_OF_TOML, "train = 0.6\nvalidation = 0.2\ntest = 0.1", r"\[split\] .* shares that make 1"),
-        (PARTS_OF_TOML, "train = 0.96\nvalidation = 0.02\ntest = 0.02", "does not fit 10 steps"),
+        (".toml", "season = 2", "season =", "no TOML"),
+        (".toml", "season = 2", "season = 0", "season = 0"),
+        (".toml", "season = 2", "seasons = 2", "seasons"),
+        (".toml", "season = 2", "", "lacks 'season'"),
+        (".toml", "season = 2", "season = 6", "6 training steps"),
+        (".toml", "mine.csv", "yours.csv", r"yours\.csv"),
+        (".toml", r"\[split]", "targets = ['a', 'a']\n[split]", "each once"),
+        (".toml", r"\[split]", "targets = ['when']\n[split]", "other than the time"),
+        (".toml", r"\[split]", "targets = ['c']\n[split]", "no column 'c'"),
+        (".toml", '"h"', '"hour by hour"', "pandas alias"),
+        (".toml", '"h"', '"2h"', "expected 2024-03-01 02:00:00"),
+        (".toml", "train = 6", "train = 7", "does not fit 10 steps"),
+        (".toml", "test = 2", "test = 0", "over 0"),
+        (".toml", "test = 2", "tests = 2", "give train"),
+        (".toml", "(?s)train.*", "train = 0.6\nvalidation = 0.2\ntest = 0.1", "make 1"),
+        (".csv", r"(?m),[\d.]+$", ",3.3", "'b' of mine never changes"),
+        (".csv", ",16.0,", ",,", "column 'a', data row 5, .*not finite"),
+        (".csv", ",16.0,", ",n/k,", "'n/k' in column 'a', data row 5"),
+        (".csv", "2024-03-01 05:00:00", "soon", "'soon' in column 'when', data row 6"),
+        (".csv", "2024-03-01 05:00:00", "2024-03-01 04:00:00", "step 6 .* expected 2024-03-01 05:00:00"),
+        (".csv", "when,a", "when,\udce4", "UTF-8"),
+        (".csv", "(?s)\n.*", "\n", "0 rows"),
+        (".csv", "(?s).*", "when\n2024-03-01", "0 variables"),
     ],
 )
-def test_wrong_toml_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
-    assert old in TOML
+def test_what_cannot_be_read_safely_is_refused(tmp_path: Path, file: str, old: str, new: str, message: str) -> None:
+    toml = Path(described(tmp_path))
+    changed, count = re.subn(old, new, toml.with_suffix(file).read_text(), count=0 if "$" in old else 1)
+    toml.with_suffix(file).write_text(changed, errors="surrogateescape")
+    assert count
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        load(described(tmp_path, toml=TOML.replace(old, new, 1)), "pf")
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "cell", "message"),
-    [
-        (4, "b", None, r"has .*nan.* in column 'b', data row 5, which is not finite: fill it"),
-        (7, "a", "inf", r"has .*inf.* in column 'a', data row 8, which is not finite"),
-        (2, "a", "n/k", r"has 'n/k' in column 'a', data row 3, which is no number"),
-        (5, "when", "soon", r"has 'soon' in column 'when', data row 6, which is not of the form 'ISO8601'"),
-        (5, "when", None, r"has nan in column 'when', data row 6"),
-        (5, "when", "2024-03-01 04:00:00", r"step 6 is at 2024-03-01 04:00:00, expected 2024-03-01 05:00:00"),
-        (5, "when", "2024-03-01 06:00:00", r"step 6 is at 2024-03-01 06:00:00, expected .*sort its rows"),
-    ],
-)
-def test_cell_that_cannot_be_read_safely_is_refused(
-    tmp_path: Path, row: int, column: str, cell: str | None, message: str
-) -> None:
-    frame = hourly(time="when").astype(object)
-    frame.loc[row, column] = cell
-    with pytest.raises(ValueError, match=message):
-        load(described(tmp_path, frame), "pf")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"can't be read as CSV in UTF-8: .*save it as such"),
-        (b"when,\xe4\n2024-03-01,1\n", r"can't be read as CSV in UTF-8"),
-        (b"when,a\n", r"0 rows of 1 variables; at least one of each"),
-        (b"when\n2024-03-01\n", r"1 rows of 0 variables"),
-    ],
-)
-def test_files_without_a_table_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    toml = described(tmp_path)
-    (tmp_path / "mine.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        load(toml, "pf")
-
-
-def test_variable_that_never_changes_cannot_be_standardised(tmp_path: Path) -> None:
-    frame = hourly(time="when")
-    frame.loc[:5, "b"] = 3.3
-    with pytest.raises(ValueError, match=r"'b' of mine never changes in the training part.*take the family 'pf'"):
-        load(described(tmp_path, frame), "lsf")
-    assert load(described(tmp_path, frame), "pf").values[0, 1] == np.float32(3.3)
+        load(str(toml), "lsf")
 
 
 def test_the_example_of_the_documentation_is_allowed(tmp_path: Path) -> None:
+    """Its times have a form of their own."""
     lines = [line.strip() for line in str(data.__doc__).splitlines() if line.startswith("    ")]
-    frame = hourly(50).rename(columns={"a": "shop_1", "b": "shop_2"})
+    frame = hourly(50, "date").rename(columns={"a": "shop_1", "b": "shop_2"})
     frame["date"] = pd.to_datetime(frame["date"]).dt.strftime("%d.%m.%Y %H:%M")
     path = put(frame, tmp_path, "sales.csv")
     (tmp_path / "sales.toml").write_text("\n".join(lines).replace('"..."', f'"{sha256(path)}"'))
-    assert load(str(tmp_path / "sales.toml"), "lsf").bounds["test"] == (40, 50)
+    loaded = load(str(tmp_path / "sales.toml"), "lsf")
+    assert (loaded.bounds["test"], str(loaded.times[-1])) == ((40, 50), "2024-03-03 01:00:00")
 
 
 # ---- the data set
 
 
-@pytest.fixture
-def loaded(tmp_path: Path) -> Dataset:
-    return load(described(tmp_path), "pf")
-
-
-def test_series_and_windows_of_a_part(loaded: Dataset) -> None:
+def test_series_and_windows_of_a_part(tmp_path: Path) -> None:
+    loaded = load(described(tmp_path), "pf")
     series = loaded.series("test", look_back=3)
     assert [str(stamp) for stamp in series.time_index] == [f"2024-03-01 0{hour}:00:00" for hour in range(5, 10)]
-    assert series.components.tolist() == ["a", "b"]
     np.testing.assert_array_equal(series.values(), loaded.values[5:])
     joined = np.concatenate([loaded.series(part).values() for part in PARTS])
     np.testing.assert_array_equal(joined, loaded.values)
     assert list(loaded.starts("train", 3, 1)) == [0, 1, 2, 3]
     assert list(loaded.starts("train", 2, 2)) == [0, 2, 4]
     assert list(loaded.starts("test", 2, 5)) == [8]
-    with pytest.raises(ValueError, match="horizon=3 does not fit into the validation part of mine; take 1 to 2 steps"):
+    with pytest.raises(ValueError, match="horizon=3"):
         loaded.starts("validation", 3, 1)
     for part, look_back in (("validation", 7), ("train", 1), ("test", -1)):
-        with pytest.raises(ValueError, match=rf"look_back={look_back} is not allowed before the {part} part"):
+        with pytest.raises(ValueError, match=f"look_back={look_back} .* {part}"):
             loaded.series(part, look_back)
 
 
-def test_hash_tells_apart_what_gives_other_results(tmp_path: Path, loaded: Dataset) -> None:
+def test_hash_tells_apart_what_gives_other_results(tmp_path: Path) -> None:
     def hash_of(family: str = "pf", **changes: Any) -> str:
         return load(described(tmp_path, **changes), family).hash
 
-    assert hash_of() == loaded.hash
     others = [
         hash_of(toml=TOML.replace("train = 6\nvalidation = 2", "train = 5\nvalidation = 3")),
         hash_of(toml=TOML.replace("season = 2", "season = 3")),
-        hash_of(frame=hourly(time="when", start="2024-03-02")),
-        hash_of(frame=hourly(time="when").assign(b=1.0)),
+        hash_of(frame=hourly(start="2024-03-02")),
+        hash_of(frame=hourly().assign(b=1.0)),
         hash_of("lsf"),
     ]
-    assert len({loaded.hash, *others}) == 6
+    assert len({hash_of(), hash_of(), *others}) == 6

@@ -13,26 +13,17 @@ import pytest
 import torch
 from darts.models import DLinearModel
 from pytorch_lightning import Callback
-from three_waves import (
-    BUDGET,
-    HORIZON,
-    LEVELS,
-    LOOK_BACK,
-    SMALL,
-    fitted,
-    forecasts,
-    options_of,
-    told,
-    waves,
-)
+from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, SMALL, fitted, forecasts, options_of, told, waves
 
 from benchmarks.errors import Diverged
 from benchmarks.models import Budget, load_forecaster, trained
 from benchmarks.models.base import BestEpoch, Forecaster
 from benchmarks.models.trained import FACTORS, RECIPES, recipe
 
+Patch = pytest.MonkeyPatch
 
-def test_windows_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_windows_of_a_fit(monkeypatch: Patch) -> None:
     """All 400 - 48 - 12 + 1 = 341 training windows, and every 7th of 69 validation windows, counted from the end."""
     seen: list[Any] = []
     monkeypatch.setattr(DLinearModel, "fit_from_dataset", lambda self, *datasets: seen.extend(datasets))
@@ -51,7 +42,7 @@ def test_windows_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["dlinear", "full"])
-def test_every_epoch_draws_other_training_windows(monkeypatch: pytest.MonkeyPatch, tiny_moirai: str, name: str) -> None:
+def test_every_epoch_draws_other_training_windows(monkeypatch: Patch, tiny_moirai: str, name: str) -> None:
     """At most 40 are allowed: 3 batches of 16, by seed and epoch."""
 
     class Recorder(Callback):
@@ -81,7 +72,7 @@ def ruined(schedule: str, share: float, epoch: int) -> float:
     return 1.0 if epoch < 3 else 1000.0
 
 
-def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch: Patch) -> None:
     """The rate is a thousand times higher from the fourth epoch on, which ruins all that was learned."""
     monkeypatch.setattr(trained, "factor_of", ruined)
     budget = replace(BUDGET, epochs=30, patience=2, train_windows=None)
@@ -95,19 +86,12 @@ def test_the_best_epoch_is_kept_and_the_fit_ends_when_none_is_better(monkeypatch
     )
     assert np.mean(errors**2) == pytest.approx(report["losses"][2], rel=1e-3)
     assert report["still_improving"] is False
+    assert load_forecaster("dlinear", {}, replace(BUDGET, baseline_epochs=4)).epochs == 4
     with pytest.raises(Diverged, match="no epoch had a finite validation loss"):
         fitted("dlinear", {"look_back": LOOK_BACK, "lr": 1e30})
     best = BestEpoch()
     best.losses = [float("nan"), 2.0, float("inf"), 1.0, 1.0]
     assert best.best == 3
-
-
-@pytest.mark.parametrize(("name", "epochs"), [("dlinear", 4), ("patchtst", 4), ("full", 2), ("scratch", 4)])
-def test_models_from_random_weights_have_epochs_of_their_own(tiny_moirai: str, name: str, epochs: int) -> None:
-    forecaster = load_forecaster(name, options_of(name, tiny_moirai), replace(BUDGET, baseline_epochs=4))
-    model = forecaster.build(forecaster.candidates(waves(), HORIZON)[0][0], waves(), HORIZON, 0, None)
-    assert model.n_epochs == forecaster.epochs == epochs
-    assert load_forecaster(name, {}, BUDGET).epochs == 2
 
 
 # ---- recipes and networks
@@ -117,8 +101,6 @@ def test_recipes_are_of_every_data_set_in_the_network_s_words() -> None:
     networks = pytest.importorskip("neuralforecast.models")
     for network, found in RECIPES.items():
         arguments = set(inspect.signature(getattr(networks, network)).parameters)
-        names = {key if isinstance(key, str) else key[0] for key in found}
-        assert names == {"ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity"}
         for entry in found.values():
             assert set(entry.network) <= arguments
             assert entry.schedule in (*FACTORS, "one_cycle")
@@ -131,12 +113,7 @@ def test_recipes_are_of_every_data_set_in_the_network_s_words() -> None:
 
 @pytest.mark.parametrize(
     ("name", "dataset", "factor"),
-    [
-        ("dlinear", "ETTm1", 0.5),
-        ("itransformer", "ETTm1", 0.5),
-        ("patchtst", "ETTh1", 1.0),
-        ("timemixer", "ETTm1", None),
-    ],
+    [("dlinear", "ETTm1", 0.5), ("patchtst", "ETTh1", 1.0), ("timemixer", "ETTm1", None)],
 )
 def test_rates_go_down_as_the_recipe_says(name: str, dataset: str, factor: float | None) -> None:
     """By passes over all windows, of which an epoch has a third: after seven of them two are whole; or in one cycle."""
@@ -153,7 +130,7 @@ def test_rates_go_down_as_the_recipe_says(name: str, dataset: str, factor: float
         assert scheduler.get_last_lr() == pytest.approx([1e-3 * factor])
 
 
-def test_itransformers_quantiles_belong_to_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_itransformers_quantiles_belong_to_their_variable(monkeypatch: Patch) -> None:
     """Of an untrained network that undoes its own normalisation; the package's own hands them to other variables."""
     monkeypatch.setattr(trained.Trained, "unit", lambda self, data: (np.zeros(3), np.ones(3)))
     options = {"look_back": LOOK_BACK, "lr": 1e-12, "network": SMALL["itransformer"]}

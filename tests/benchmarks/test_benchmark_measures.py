@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_fakes import BUDGET, HORIZON, SEASON, Back, Fake, builds, experiment, measured, notes, waves
+from benchmark_fakes import BUDGET, HORIZON, SEASON, Back, Fake, experiment, measured, notes, waves
 from scipy.stats import norm
 
-from benchmarks import data as data_sets
 from benchmarks.data import Dataset
 from benchmarks.errors import Diverged
 from benchmarks.models import Budget
 from benchmarks.run import measures, store
-from benchmarks.run.experiments import PROTOCOL, Experiment
+from benchmarks.run.experiments import Experiment
 from benchmarks.run.measures import LEVELS, Sums, measure
+
+Patch = pytest.MonkeyPatch
 
 SPREADS = [5.0, 0.4, 0.1]  # the forecast's errors deviate by 0.42: two noises of 0.3
 
@@ -81,29 +82,11 @@ def test_errors_against_a_loop() -> None:
     assert points.metrics() == pytest.approx({"mse": expected["mse"], "mae": expected["mae"]}, rel=1e-9)
 
 
-def test_quantile_errors_by_hand() -> None:
-    """Two windows of one step of one variable; quantile forecasts that can be added up on paper."""
-    both = sums(2.0)
-    # y = 10, all quantiles 8: losses 2 * 2 * level, at 0.5: 2; outside by 2: 40 * 2 = 80
-    both.add(np.array([[[10.0]]]), np.full((1, 1, 1, len(LEVELS)), 8.0))
-    # y = 6, quantiles 4, 5, ..., 14: that of 0.5 is 9; the interval 4 to 14 holds y, that from 5 to 13 too
-    both.add(np.array([[[6.0]]]), np.arange(4.0, 15)[None, None, None])
-    below = [0.1 * 1, 0.2 * 0]  # quantiles 5 and 6 of the levels 0.1 and 0.2
-    above = [(1 - level) * distance for level, distance in zip(np.arange(3, 10) / 10, range(1, 8), strict=True)]
-    losses = 2 * (2 * sum(np.arange(1, 10) / 10) + sum(below) + sum(above))
-    assert both.metrics() == pytest.approx(
-        {
-            "crps": losses / 9 / (10 + 6),
-            "msis": ((0 + 80) + 10) / 2 / 2,
-            "coverage": 0.5,
-            "mse": (4 + 9) / 2,
-            "mae": (2 + 3) / 2,
-        }
-    )
-    for value, inside in [(1.0, 1), (9.0, 1), (0.99, 0), (9.01, 0)]:  # the ends of an interval are inside
-        one = sums(1.0)
-        one.add(np.array([[[value]]]), np.arange(11.0)[None, None, None])
-        assert one.metrics()["coverage"] == inside
+@pytest.mark.parametrize(("value", "inside"), [(1.0, 1), (9.0, 1), (0.99, 0), (9.01, 0)])
+def test_the_ends_of_an_interval_are_inside(value: float, inside: int) -> None:
+    one = sums(1.0)
+    one.add(np.array([[[value]]]), np.arange(11.0)[None, None, None])
+    assert one.metrics()["coverage"] == inside
 
 
 def test_a_variable_without_scale_is_left_out_of_the_msis_alone(data: Dataset) -> None:
@@ -141,61 +124,30 @@ def test_a_backtest_is_its_windows_one_by_one(data: Dataset, part: str, stride: 
     assert point["metrics"] == pytest.approx({name: found["metrics"][name] for name in ("mse", "mae")})
 
 
-def test_chunks_bound_what_is_forecast_at_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By windows and by numbers, samples behind a quantile included."""
+def test_chunks_and_crossing_quantiles_change_nothing(monkeypatch: Patch) -> None:
+    """Chunks are bounded by windows and by numbers, samples behind a quantile included; quantiles are sorted."""
     asked, forecast = list[int](), Fake.forecast
 
     def watched(self: Any, model: Any, data: Any, starts: range, *rest: Any) -> np.ndarray:
         asked.append(len(starts))
-        return forecast(self, model, data, starts, *rest)
+        return forecast(self, model, data, starts, *rest)[..., ::-1]
 
-    monkeypatch.setattr(Fake, "forecast", watched)
     whole = measured(SEASON, "test", 1, LEVELS)
+    monkeypatch.setattr(Fake, "forecast", watched)
     monkeypatch.setattr(measures, "CHUNK_VALUES", 30 * HORIZON * 2 * 100)
     monkeypatch.setattr(Fake, "held", lambda self, levels: 100)
     pieces = measured(SEASON, "test", 1, LEVELS)
     monkeypatch.setattr(measures, "CHUNK_WINDOWS", 20)
     measured(SEASON, "test", 1, LEVELS)
-    assert asked == [95, *(30, 30, 30, 5), *(20, 20, 20, 20, 15)]
+    assert asked == [*(30, 30, 30, 5), *(20, 20, 20, 20, 15)]
     assert pieces["metrics"] == pytest.approx(whole["metrics"], rel=1e-9)
     assert pieces["examples"] == whole["examples"]
-
-
-def test_examples_are_the_first_middle_and_last_window(data: Dataset) -> None:
-    found = measured(SEASON, "test", HORIZON, LEVELS)["examples"]
-    assert [example["start"] for example in found] == [400, 400 + 8 * HORIZON, 400 + 15 * HORIZON]
-    assert json.loads(json.dumps(found)) == found
-    for example in found:
-        start = example["start"]
-        np.testing.assert_allclose(example["context"], data.values[start - 12 : start, 0], rtol=5e-5)
-        np.testing.assert_allclose(example["target"], data.values[start : start + HORIZON, 0], rtol=5e-5)
-        season = data.values[start - SEASON : start - SEASON + HORIZON, 0]
-        quantiles = [season + 0.5 * norm.ppf(level) for level in LEVELS]
-        np.testing.assert_allclose(example["quantiles"], quantiles, rtol=5e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (
-            lambda found: found * np.where(np.arange(95) == 2, np.nan, 1)[:, None, None, None],
-            Diverged,
-            "of 1 of 95 .* 402",
-        ),
-        (lambda found: found[..., ::-1], None, ""),  # quantiles that cross are sorted
-    ],
-)
-def test_what_a_model_forecasts_is_checked_and_sorted(
-    monkeypatch: pytest.MonkeyPatch, change: Any, error: Any, message: str
-) -> None:
-    before, forecast = measured(SEASON, "test", 1, LEVELS), Fake.forecast
-    monkeypatch.setattr(Fake, "forecast", lambda *asked: change(forecast(*asked)))
-    if error is None:
-        found = measured(SEASON, "test", 1, LEVELS)
-        assert found["metrics"] == pytest.approx(before["metrics"], rel=1e-12)
-        assert found["examples"] == before["examples"]
-        return
-    with pytest.raises(error, match=message):
+    assert [example["start"] for example in whole["examples"]] == [400, 447, 494]
+    bad = np.where(np.arange(95) == 2, np.nan, 1)[:, None, None, None]
+    monkeypatch.setattr(measures, "CHUNK_WINDOWS", 95)
+    monkeypatch.setattr(Fake, "held", lambda self, levels: 1)
+    monkeypatch.setattr(Fake, "forecast", lambda *asked: forecast(*asked) * bad)
+    with pytest.raises(Diverged, match="402"):
         measured(SEASON, "test", 1, LEVELS)
 
 
@@ -218,8 +170,6 @@ class TestJobs:
         assert choice["rows"][0]["validation"]["mse"] > choice["rows"][1]["validation"]["mse"]
         assert (choice["kind"], choice["key"], choice["decided_by"]) == ("choice", asked.choice_key, "mse")
         assert (choice["experiment"], choice["data_hash"]) == (asked.to_dict(), waves().hash)
-        assert (choice["protocol"], choice["followed"], choice["dropped"]) == (PROTOCOL, None, [])
-        assert json.loads(json.dumps(choice)) == choice
         # the choice is shared by the seeds, so it doesn't depend on the one that asked first
         assert notes(tmp_path) == ["build 11 0.5 seed 0", "fit", "build 12 0.5 seed 0", "fit"]
 
@@ -229,7 +179,7 @@ class TestJobs:
         asked = experiment(tmp_path, family, options={"look_back": SEASON, "spread": SPREADS})
         assert choose(tmp_path, asked)["chosen"]["spread"] == spread
 
-    def test_a_choice_that_was_stopped_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_choice_that_was_stopped_goes_on(self, tmp_path: Path, monkeypatch: Patch) -> None:
         """The third candidate is what stops it; the two before are not fitted again."""
         asked = experiment(tmp_path, options={"look_back": [10, 11, 12]})
         fit = Fake.fit
@@ -250,7 +200,7 @@ class TestJobs:
         assert [row["settings"]["look_back"] for row in choice["rows"]] == [10, 11, 12]
         assert choice["chosen"]["look_back"] == 12
 
-    def test_what_diverges_is_worse_than_all_others(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_diverges_is_worse_than_all_others(self, tmp_path: Path, monkeypatch: Patch) -> None:
         """The best look-back is the one that diverges, in its fit or in its forecasts; its row says so."""
         choice = choose(tmp_path, experiment(tmp_path, options={"trouble": f"diverge {SEASON}"}))
         assert choice["chosen"]["look_back"] == SEASON - 1
@@ -281,7 +231,7 @@ class TestJobs:
         assert choice["chosen"] == {"look_back": 11, "spread": 0.4}
         assert {row["settings"]["look_back"] for row in choice["rows"]} == {11}
         assert choice["followed"] == {"key": leader.choice_key, "settings": {"look_back": 11}}
-        with pytest.raises(ValueError, match=r"no setting of .* agrees with its leader's \{'look_back': 7\}"):
+        with pytest.raises(ValueError, match="no setting"):
             choose(tmp_path, asked, {**led_by, "chosen": {"look_back": 7}})
 
     @pytest.mark.parametrize(("family", "levels", "stride"), [("lsf", None, 2), ("pf", LEVELS, HORIZON)])
@@ -296,9 +246,6 @@ class TestJobs:
         assert set(result["metrics"]) == {"mse", "mae"} | ({"crps", "msis", "coverage"} if family == "pf" else set())
         assert (result["key"], result["choice_key"], result["weights"]) == (asked.key, asked.choice_key, "abc")
         assert (result["experiment"], result["settings"]) == (asked.to_dict(), settings)
-        assert (result["trained_parameters"], result["parameters"]) == (1, 2)
-        assert result["seconds"].keys() == result["processor_seconds"].keys() == {"fit", "forecast"}
-        assert result["peak_memory_mb"] > 50
         assert result["validation_windows"] == (19 if family == "lsf" else 16)
         assert set(store.NEEDED["run"]) <= {*result, "suite", "command"}
         assert json.loads(json.dumps(result)) == result
@@ -312,21 +259,10 @@ class TestJobs:
         asked = Experiment(family, "waves", HORIZON, "fake", budget=Budget(validation_windows=limit))
         assert measures.Basis.of(asked, None).validation_stride() == stride
 
-    def test_weights_that_change_meanwhile_spoil_the_result(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_weights_that_change_meanwhile_spoil_the_result(self, tmp_path: Path, monkeypatch: Patch) -> None:
         (tmp_path / "weights").write_text("abc")
         asked = experiment(tmp_path, options={"weights": str(tmp_path / "weights")})
         monkeypatch.setattr(Fake, "fit", lambda *_: (tmp_path / "weights").write_text("def"))
         with pytest.raises(RuntimeError, match=r"weights changed while .* so nothing is stored"):
             choose(tmp_path, asked)
         assert store.entries(tmp_path, "candidate") == []
-
-    def test_a_part_without_room_for_the_horizon_is_an_error_at_once(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        bounds = {"train": (0, 300), "validation": (300, 400), "test": (400, 400 + HORIZON - 1)}
-        monkeypatch.setattr(data_sets, "load", lambda *asked: replace(waves(*asked), bounds=bounds))
-        with pytest.raises(ValueError, match="horizon=6 does not fit into the test part of waves; take 1 to 5 steps"):
-            choose(tmp_path, experiment(tmp_path))
-        assert builds(tmp_path) == []

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import benchmark_fakes
 import pytest
-from benchmark_fakes import SEASON, Fake, builds, experiment, measured, notes, runs, stored, waves
+from benchmark_fakes import SEASON, Fake, builds, experiment, measured, notes, play, runs, stored, waves
+from child_process import run_in_child
 
 from benchmarks import data
 from benchmarks import run as runner
@@ -23,8 +24,10 @@ from benchmarks.run import measures, provenance, store
 from benchmarks.run.experiments import Experiment
 from benchmarks.run.provenance import ProcessFailed
 
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+
 Run = Callable[..., int]
-ROOT = Path(runner.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
@@ -32,9 +35,7 @@ pytestmark = pytest.mark.usefixtures("fakes")
 # ---- what is measured, and what is there already
 
 
-def test_a_result_is_fitted_with_what_was_chosen_and_then_found(
-    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_result_is_fitted_with_what_was_chosen_and_then_found(tmp_path: Path, run: Run, capsys: Capture) -> None:
     both = [experiment(tmp_path), experiment(tmp_path, "pf")]
     assert run(both, "--dry-run") == 0
     assert capsys.readouterr().out.endswith(f"{both[1].key[:10]}  {both[1]}\n2 experiments, 2 of them to run\n")
@@ -54,19 +55,24 @@ def test_a_result_is_fitted_with_what_was_chosen_and_then_found(
     assert (stored(tmp_path), notes(tmp_path)) == (before, done)
 
 
-def test_seeds_and_strides_share_a_choice(tmp_path: Path, run: Run) -> None:
-    assert run([experiment(tmp_path, seed=seed) for seed in (0, 1)]) == 0
-    assert run([experiment(tmp_path, seed=2, test_stride=3)]) == 0
+def test_seeds_and_strides_share_a_choice_and_other_places_all(tmp_path: Path, run: Run) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).write_text("weights")
+    here, there = ({"backbone": str(tmp_path / name)} for name in ("here", "there"))
+    assert run([experiment(tmp_path, seed=seed, options=here) for seed in (0, 1)]) == 0
+    assert run([experiment(tmp_path, seed=2, test_stride=3, options=here)]) == 0
     tried = ["11 0.5 seed 0", "12 0.5 seed 0"]
     assert builds(tmp_path) == [*tried, "12 0.5 seed 0", "12 0.5 seed 1", "12 0.5 seed 2"]
-    assert len(runs(tmp_path, "choice")) == 1
-    assert run([experiment(tmp_path, options={"spread": 0.1})]) == 0  # another model
+    before = stored(tmp_path)
+    assert run([experiment(tmp_path, options=there)]) == 0
+    assert stored(tmp_path) == before
+    assert run([experiment(tmp_path, options={**here, "spread": 0.1})]) == 0  # another model
     assert len(runs(tmp_path, "choice")) == 2
 
 
 @pytest.mark.parametrize("changed", ["protocol", "defaults", "shift", "weights"])
 def test_another_state_is_measured_anew_and_the_old_one_kept(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, changed: str
+    tmp_path: Path, run: Run, monkeypatch: Patch, changed: str
 ) -> None:
     """Choice and candidates, too; and each is found again in its own state."""
     for name in ("shift", "weights"):
@@ -92,18 +98,6 @@ def test_another_state_is_measured_anew_and_the_old_one_kept(
     assert stored(tmp_path) == after
 
 
-def test_the_same_weights_at_another_place_are_the_same_result(tmp_path: Path, run: Run) -> None:
-    for name, text in (("here", "a"), ("there", "a"), ("other", "b")):
-        (tmp_path / name).write_text(text)
-    places = [experiment(tmp_path, options={"backbone": str(tmp_path / name)}) for name in ("here", "there", "other")]
-    assert run(places[:1]) == 0
-    before = stored(tmp_path)
-    assert run(places[1:2]) == 0
-    assert stored(tmp_path) == before
-    assert run(places) == 0
-    assert sorted(result["weights"] for result in runs(tmp_path)) == ["a", "b"]
-
-
 def test_a_follower_s_leader_chooses_first_and_once(tmp_path: Path, run: Run) -> None:
     options = {"follows": [10, SEASON], "look_back": [10, 11, SEASON]}
     assert run([experiment(tmp_path, options={**options, "spread": spread}) for spread in (1, 2)]) == 0
@@ -114,101 +108,106 @@ def test_a_follower_s_leader_chooses_first_and_once(tmp_path: Path, run: Run) ->
 # ---- several at once
 
 
-def test_what_another_process_is_at_comes_last(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is claimed until the other two are done; then it is waited for, and what the other stored is taken."""
-    three = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
-    release, begun, claim = threading.Event(), threading.Event(), store.claim
+@contextmanager
+def claimed(folder: Path, kind: str, key: str) -> Iterator[threading.Event]:
+    """Another has the claim, until the event."""
+    begun, release = threading.Event(), threading.Event()
 
-    def other() -> None:
-        with claim(tmp_path / "results", "run", three[0].key, wait=True):
-            begun.set()
-            assert release.wait(60)
-
-    def watched(folder: Any, kind: str, key: str, wait: bool) -> Any:
-        if kind == "run" and wait:
-            assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [1, 2]
-            release.set()
-        return claim(folder, kind, key, wait)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    try:
-        assert begun.wait(60)
-        monkeypatch.setattr(store, "claim", watched)
-        assert run(three) == 0
-    finally:
-        release.set()
-        thread.join()
-    assert builds(tmp_path) == [f"12 0.5 seed {seed}" for seed in (1, 2, 0)]
-
-
-@pytest.mark.parametrize("of_leader", [False, True])
-def test_a_choice_that_another_process_is_at_is_not_waited_for_while_there_is_other_work(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, of_leader: bool
-) -> None:
-    options = {"follows": [10, SEASON]} if of_leader else {}
-    asked = [experiment(tmp_path, seed=seed, options=options) for seed in (0, 1)]
-    free = experiment(tmp_path, seed=2, options={"look_back": SEASON})
-    key = (measures.leader_of(asked[0]) or asked[0]).choice_key
-    release, begun, isolated = threading.Event(), threading.Event(), runner.isolated
-
-    def other() -> None:
-        with store.claim(tmp_path / "results", "choice", key, wait=True):
+    def hold() -> None:
+        with store.claim(folder / "results", kind, key, wait=True):
             begun.set()
             release.wait(20)
 
-    def watched(function: Any, *arguments: Any) -> Any:
-        found = isolated(function, *arguments)
-        if function is measures.test and arguments[0] == free:
-            release.set()
-        return found
-
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=hold)
     thread.start()
-    monkeypatch.setattr(runner, "isolated", watched)
-    assert begun.wait(60)
-    assert run([*asked, free]) == 0
-    thread.join()
-    assert builds(tmp_path)[0] == f"{SEASON} 0.5 seed 2"
+    try:
+        assert begun.wait(60)
+        yield release
+    finally:
+        release.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["run", "choice", "leader's choice"])
+def test_what_another_process_is_at_comes_last(tmp_path: Path, run: Run, monkeypatch: Patch, kind: str) -> None:
+    """Its claim ends when the experiment that needs nothing of it is measured; then the others are."""
+    options = {"follows": [10, SEASON]} if kind == "leader's choice" else {}
+    free = experiment(tmp_path, seed=2, options={"look_back": SEASON})
+    asked = [experiment(tmp_path, seed=seed, options=options) for seed in (0, 1)]
+    key = asked[0].key if kind == "run" else (measures.leader_of(asked[0]) or asked[0]).choice_key
+    with claimed(tmp_path, kind.rpartition(" ")[2], key) as release:
+
+        def isolated(function: Any, *arguments: Any) -> Any:
+            found = function(*arguments)
+            if function is measures.test and arguments[0] == free:
+                release.set()
+            return found
+
+        monkeypatch.setattr(runner, "isolated", isolated)
+        assert run([asked[0], free, asked[1]]) == 0
+    assert builds(tmp_path)[0] == "12 0.5 seed 2"
     assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
+
+
+def test_two_processes_share_a_store_and_one_that_is_killed_leaves_whole_results(tmp_path: Path) -> None:
+    """One is killed in the middle of an experiment; the other does that one anew when it has done its own."""
+    gate = tmp_path / "gate"
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run_in_child, play, tmp_path, gate) for _ in range(2)]
+        end = time.monotonic() + 100
+        while len(notes(tmp_path)) < 6 and time.monotonic() < end and not any(each.done() for each in both):
+            time.sleep(0.05)
+        before, begun = stored(tmp_path), notes(tmp_path)
+        killed = (tmp_path / "log").read_text().splitlines()[-1].split()[0]
+        os.kill(int(killed), signal.SIGKILL)
+        while not any(each.done() for each in both):
+            time.sleep(0.05)
+        assert stored(tmp_path) == before
+        gate.touch()
+        assert sorted(each.result() for each in both) == [-9, 0]
+    assert sorted(begun) == sorted(["fit"] * 3 + [f"build 12 {float(seed)} seed {seed}" for seed in range(3)])
+    assert [json.loads(text)["experiment"]["seed"] for name, text in before.items() if name.startswith("run")] == [0]
+    assert len(before) == 4  # and three choices
+    after = stored(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
+    assert len(builds(tmp_path)) == 4
+    assert builds(tmp_path)[3] in builds(tmp_path)[:3]
+    assert all(path.suffix == ".json" for path in (tmp_path / "results").rglob("*") if path.is_file())
 
 
 # ---- what goes wrong
 
 
 def test_the_others_run_where_one_fails_or_lacks_its_weights(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
     def weights(self: Fake) -> str | None:
         if self.options["spread"] == 9:
-            raise WeightsMissing("no hub here; give local_dir")
+            raise WeightsMissing("no hub here")
         return None
+
+    def dead(*_: Any) -> None:
+        raise ProcessFailed("ended by signal 9")
 
     monkeypatch.setattr(Fake, "weights", weights)
     lacking = experiment(tmp_path, options={"spread": 9})
     assert run([lacking, experiment(tmp_path)]) == 0
-    assert f"skipped {lacking}: no hub here; give local_dir\n" in capsys.readouterr().err
+    assert f"skipped {lacking}: no hub here\n" in capsys.readouterr().err
     failing = experiment(tmp_path, options={"trouble": "raise"})
-    four = [experiment(tmp_path), failing, lacking, experiment(tmp_path, seed=1)]
-    for again in (False, True):
+    for tried in (4, 2):  # build and fit: of the one that fails, the first time also of seed 1
         done = len(notes(tmp_path))
-        assert run(four) == 1
+        assert run([experiment(tmp_path), failing, lacking, experiment(tmp_path, seed=1)]) == 1
         assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
-        errors = capsys.readouterr().err
-        assert f"FAILED {failing}: RuntimeError: the fake fails" in errors
-        assert "1 experiments failed, see above; the same command tries them again" in errors
-        assert not again or notes(tmp_path)[done:] == ["build 11 0.5 seed 0", "fit"]
-
-    def dead(*_: Any) -> None:
-        raise ProcessFailed("the process was ended by signal 9")
-
+        assert f"FAILED {failing}: RuntimeError: the fake fails" in capsys.readouterr().err
+        assert len(notes(tmp_path)) - done == tried
     monkeypatch.setattr(runner, "isolated", dead)
     assert run([failing]) == 1
-    assert f"FAILED {failing}: the process was ended by signal 9\n" in capsys.readouterr().err
+    assert f"FAILED {failing}: ended by signal 9\n" in capsys.readouterr().err
 
 
 def test_data_that_are_gone_are_a_failure_of_their_experiments(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """A result is there, but whether it is of the same data can't be told. Without any data nothing is begun."""
     both = [experiment(tmp_path), experiment(tmp_path, dataset="others")]
@@ -228,9 +227,7 @@ def test_data_that_are_gone_are_a_failure_of_their_experiments(
     assert capsys.readouterr().err == "python -m benchmarks: no data set can be used; others.csv is not there\n"
 
 
-def test_an_interrupt_stops_and_keeps_what_is_finished(
-    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_stops_and_keeps_what_is_finished(tmp_path: Path, run: Run, capsys: Capture) -> None:
     troubles = ("raise", None, "interrupt", None)
     asked = [experiment(tmp_path, seed=seed, options={"trouble": each}) for seed, each in enumerate(troubles)]
     assert run(asked) == 130
@@ -240,45 +237,45 @@ def test_an_interrupt_stops_and_keeps_what_is_finished(
     assert "stopped; what is finished is stored" in errors
 
 
-def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_uncommitted_or_changed_code_stops_a_run_into_the_repository_s_folder(
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    """Nor has code that changes during a run: it ends before the next fit."""
-    asked = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in (0, 1)]
+    asked = [experiment(tmp_path, seed=seed, options={"look_back": SEASON}) for seed in range(3)]
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": True})
     monkeypatch.setattr(runner, "is_dirty", lambda: True)
-    assert run([experiment(tmp_path, seed=7)]) == 0  # another folder
-    monkeypatch.setattr(store, "FOLDER", tmp_path / "results")
+    assert run(asked[:1]) == 0  # another folder
+    monkeypatch.setattr(store, "FOLDER", tmp_path / "results" / ".." / "results")
     assert run(asked) == 2
-    assert "uncommitted changes; commit them" in capsys.readouterr().err
-    assert run(asked[:1], "--dirty") == 0
+    assert "commit" in capsys.readouterr().err
+    assert run(asked[:2], "--dirty") == 0
     monkeypatch.setattr(runner, "is_dirty", lambda: False)  # clean at the start alone
     assert run(asked) == 1
-    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 7]
+    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
-    monkeypatch.setattr(runner, "is_dirty", lambda: len(runs(tmp_path)) > 2)
-    done = len(notes(tmp_path))
-    assert run([asked[1], experiment(tmp_path, seed=2)]) == 1
-    assert notes(tmp_path)[done:] == ["build 12 0.5 seed 1", "fit"]
-    assert "stopped: the tree has uncommitted changes; commit them" in capsys.readouterr().err
-    monkeypatch.setattr(runner, "is_dirty", lambda: False)
-    monkeypatch.setattr(runner, "same_code", lambda commit, other: len(runs(tmp_path)) < 4)
-    assert run([experiment(tmp_path, seed=seed) for seed in (4, 5)]) == 1
-    assert "stopped: the code is of another commit" in capsys.readouterr().err
-    assert len(runs(tmp_path)) == 4
+    for name, change in (("is_dirty", lambda: count() > 0), ("same_code", lambda *commits: count() == 0)):
+        before = len(runs(tmp_path))
+
+        def count(before: int = before) -> int:
+            return len(runs(tmp_path)) - before
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, name, change)
+            assert run([experiment(tmp_path, seed=seed + 10 * before) for seed in range(2)]) == 1
+        assert count() == 1
+        assert "stopped" in capsys.readouterr().err
 
 
 def test_misuse_is_told_in_a_line_before_anything_is_measured(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture
 ) -> None:
     asked = [experiment(tmp_path), Experiment("lsf", "others", 24, "msft")]
     cases = [
-        (["--only", "dlinear"], "model dlinear is not in the suite; it has fake, msft"),
-        (["--only", "msft", "--datasets", "waves"], "dataset waves is not in the suite"),
-        (["--horizons", "28"], "horizon 28 is not in the suite; it has 6, 24"),
-        (["--family", "pf"], "family pf is not in the suite; it has lsf"),
-        (["--option", "spread"], "--option spread is not allowed; give NAME=VALUE"),
-        (["--option", "colour=red"], "--option colour: no model of the suite takes it"),
+        (["--only", "dlinear"], "dlinear"),
+        (["--only", "msft", "--datasets", "waves"], "waves"),
+        (["--horizons", "28"], "28"),
+        (["--family", "pf"], "pf"),
+        (["--option", "spread"], "NAME=VALUE"),
+        (["--option", "colour=red"], "colour"),
     ]
     with monkeypatch.context() as patch:
         patch.setattr(store, "FOLDER", tmp_path / "results")
@@ -302,37 +299,26 @@ def test_misuse_is_told_in_a_line_before_anything_is_measured(
 
 # ---- what is asked for
 
-SUITE = [
-    Experiment("lsf", dataset, horizon, model, seed)
-    for seed in (0, 1)
-    for dataset in ("a", "b")
-    for horizon in (24, 48)
-    for model in ("msft", "full")
-]
-
-
-def select(suite: list[Experiment], stride: int | None = None, **wanted: Any) -> list[Experiment]:
-    return runner.select(suite, {"dataset": None, "horizon": None, **wanted}, stride)
-
 
 def test_a_part_of_a_suite_in_its_order() -> None:
+    suite = [Experiment("lsf", d, h, m, s) for s in (0, 1) for d in "ab" for h in (24, 48) for m in ("msft", "full")]
+
+    def select(stride: int | None = None, **wanted: Any) -> list[Experiment]:
+        return runner.select(suite, {"dataset": None, "horizon": None, **wanted}, stride)
+
     for name, values in (("model", ["full"]), ("dataset", ["b"]), ("horizon", [48]), ("seed", [1, 0])):
-        assert select(SUITE, **{name: values}) == [each for each in SUITE if getattr(each, name) in values]
-    one = select(SUITE, 5, model=["msft"], dataset=["a"], horizon=[24], seed=[1])
+        assert select(**{name: values}) == [each for each in suite if getattr(each, name) in values]
+    one = select(5, model=["msft"], dataset=["a"], horizon=[24], seed=[1])
     assert one == [Experiment("lsf", "a", 24, "msft", 1, test_stride=5)]
-    both = [Experiment("pf", "a", 24, "msft"), Experiment("lsf", "a", 24, "msft")]
-    assert [each.test_stride for each in select(both, 5)] == [24, 5]
-    with pytest.raises(Misuse, match=r"--stride 5 is for the family lsf"):
-        select(both, 5, family=["pf"])
-
-
-def test_a_user_s_data_take_the_place_of_the_suite_s_at_any_horizon() -> None:
-    found = select(SUITE, dataset=["a/my.toml", "b/my.toml"], seed=[0], model=["full"])
-    assert [(e.dataset, e.horizon) for e in found] == [(f"{x}/my.toml", h) for x in "ab" for h in (24, 48)]
-    found = select(SUITE, dataset=["my.toml"], horizon=[28, 24], seed=[0])
-    assert found == [Experiment("lsf", "my.toml", horizon, m) for m in ("msft", "full") for horizon in (28, 24)]
+    own = select(dataset=["a/my.toml", "b/my.toml"], seed=[0], model=["full"])
+    assert [(e.dataset, e.horizon) for e in own] == [(f"{x}/my.toml", h) for x in "ab" for h in (24, 48)]
+    own = select(dataset=["my.toml"], horizon=[28, 24], seed=[0])  # of your own data at any horizon
+    assert own == [Experiment("lsf", "my.toml", horizon, m) for m in ("msft", "full") for horizon in (28, 24)]
     suite = [Experiment("lsf", "a", 24, "msft", test_stride=5), Experiment("pf", "b", 48, "msft")]
-    assert [e.test_stride for e in select(suite, dataset=["my.toml"], horizon=[28])] == [5, 28]
+    assert [each.test_stride for each in select(7)] == [7, 48]
+    assert [each.test_stride for each in select(dataset=["my.toml"], horizon=[28])] == [5, 28]
+    with pytest.raises(Misuse, match="stride 5"):
+        select(5, family=["pf"])
 
 
 def test_options_go_to_the_models_that_have_a_use_for_them() -> None:
@@ -347,56 +333,6 @@ def test_options_go_to_the_models_that_have_a_use_for_them() -> None:
         "seasonal_naive": {},
         "chronos2": {**shared, "revision": None, "local_dir": "some/where"},
     }
-    same = [Experiment("lsf", "a", 24, "msft", options={"lora_rank": rank}) for rank in (8, 2)]
-    assert len(runner.with_options(same, ["lora_rank=4"])) == 1
-    for word in ("lora_rank", "=4", "look_back=[96", "look_back={", "mixing=", 'aggregator="c2f'):
+    for word in ("lora_rank", "=4", "look_back=[96", "mixing="):
         with pytest.raises(Misuse, match="--option"):
             runner.option_of(word)
-
-
-# ---- the real command line, and a process for each job
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 240) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
-
-
-def start(tmp_path: Path, troubles: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "FAKE_LOG": str(tmp_path / "log"), "FAKE_TROUBLES": troubles}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "benchmarks")])}
-    words = [sys.executable, benchmark_fakes.__file__, "run", "--suite", "fake", "--results", str(tmp_path / "results")]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def test_two_runs_share_a_store_and_one_that_is_killed_leaves_whole_results(tmp_path: Path) -> None:
-    """The first is killed in the middle of an experiment; the other does that one anew when it has done its own."""
-    gate = tmp_path / "gate"
-    both = [start(tmp_path, f"none,wait for {gate},wait for {gate}") for _ in range(2)]
-    try:
-        begun = eventually(lambda: len(notes(tmp_path)) == 6)
-        assert begun, [each.communicate() for each in both if each.poll() is not None] or notes(tmp_path)
-        before = stored(tmp_path)
-        both[0].kill()
-        both[0].communicate()
-        assert stored(tmp_path) == before
-        gate.touch()
-        output = both[1].communicate(timeout=300)[0]
-    finally:
-        for each in both:
-            each.kill()
-    assert both[1].returncode == 0, output
-    assert [json.loads(text)["experiment"]["seed"] for name, text in before.items() if name.startswith("run")] == [0]
-    assert len(before) == 4  # and three choices
-    after = stored(tmp_path)
-    assert {name: after[name] for name in before} == before
-    assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1, 2]
-    found = builds(tmp_path)
-    assert found[0] == "12 0.0 seed 0"
-    assert sorted(found[1:3]) == ["12 1.0 seed 1", "12 2.0 seed 2"]
-    assert len(found) == 4
-    assert found[3] in found[1:3]
-    assert len({line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}) == 4  # processes
-    assert all(path.suffix == ".json" for path in (tmp_path / "results").rglob("*") if path.is_file())

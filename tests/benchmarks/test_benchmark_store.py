@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_process import run_in_child
 
 from benchmarks.errors import Misuse
 from benchmarks.run import measures, store, suites
 from benchmarks.run.experiments import Experiment
-
-ROOT = Path(store.__file__).parents[2]
 
 
 def result(kind: str = "run", data: str = "d", weights: str | None = "w", dirty: bool = False) -> dict[str, Any]:
@@ -42,24 +39,13 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_every_stored_result_is_readable_under_its_key() -> None:
-    counts = {kind: len(store.entries(store.FOLDER, kind)) for kind in store.KINDS}
-    assert counts["run"] >= 164
-    assert counts["choice"] >= 121
-    assert counts["candidate"] >= 349
-    for kind in ("run", "choice"):
-        for path, entry in store.entries(store.FOLDER, kind):
+    for kind, least in (("run", 164), ("choice", 121), ("candidate", 349)):
+        entries = store.entries(store.FOLDER, kind)
+        assert len(entries) >= least
+        for path, entry in entries if kind != "candidate" else ():
             experiment = Experiment.from_dict(entry["experiment"])
             assert entry["key"] == (experiment.key if kind == "run" else experiment.choice_key), path
             assert path.name.startswith(f"{experiment.family}-{experiment.dataset}-{experiment.horizon}-"), path
-
-
-def test_files_of_settled_questions_are_readable() -> None:
-    """Defaults, the checkpoint's zero-shot figures, its sizes: their programs are gone, what they measured isn't."""
-    for name in ("checkpoint", "sizes", "efficiency", "defaults/ETTh1", "defaults/ETTm1", "methods/methods_ETTh1"):
-        assert json.loads((store.FOLDER / f"{name}.json").read_text()), name
-    for name in ("repetition", "sizes/96x4", "sizes/patches-8-16-32"):
-        lines = (store.FOLDER / f"{name}.jsonl").read_text().splitlines()
-        assert [json.loads(line) for line in lines], name
 
 
 def test_the_suites_find_what_was_measured_for_them() -> None:
@@ -94,83 +80,71 @@ def test_what_is_added_is_found_and_never_replaced(tmp_path: Path) -> None:
     assert store.add(tmp_path, {**result(), "experiment": own}).name.startswith("pf-my_sales-24-msft-")
 
 
-@pytest.mark.parametrize("step", ["fsync", "link"])
-def test_a_write_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_write_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
     table = tmp_path / "tables.md"
     store.write(table, "old")
     table.chmod(0o600)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, step, broken)
-        with pytest.raises(OSError, match="no space"):
-            store.add(tmp_path, result())
-        if step == "fsync":
+    for step, act in (
+        ("fsync", lambda: store.add(tmp_path, result())),
+        ("link", lambda: store.add(tmp_path, result())),
+        ("fsync", lambda: store.write(table, "new")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, broken)
             with pytest.raises(OSError, match="no space"):
-                store.write(table, "new")
+                act()
+    with pytest.raises(ValueError, match="JSON"):
+        store.add(tmp_path, {**result(), "metrics": {"mse": float("nan")}})
     assert files(tmp_path) == [table]
     assert table.read_text() == "old"
     store.write(table, b"\xff")
     assert (table.read_bytes(), table.stat().st_mode & 0o777) == (b"\xff", 0o600)
-    with pytest.raises(ValueError, match="JSON compliant"):
-        store.add(tmp_path, {**result(), "metrics": {"mse": float("nan")}})
-    assert files(tmp_path) == [table]
 
 
-def test_what_a_kill_in_the_middle_of_a_write_leaves_is_no_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process dies between the write and the name."""
-    child = os.fork()
-    if child == 0:
-        os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, misc]
-        store.add(tmp_path, result())
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
-    assert len(files(tmp_path)) == 1
+def killed(folder: Path) -> None:
+    """Between the write of a result and its name, with a claim."""
+    os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, misc]
+    with store.claim(folder, "run", "k", wait=True):
+        store.add(folder, result())
+
+
+def test_what_a_kill_in_the_middle_of_a_write_leaves_is_no_result_and_no_claim(tmp_path: Path) -> None:
+    assert run_in_child(killed, tmp_path) == -9
+    assert len(list((tmp_path / "runs").iterdir())) == 1
     assert read(tmp_path) == []
     assert store.find(tmp_path, "run", result()["key"]) is None
+    with store.claim(tmp_path, "run", "k", wait=False) as ours:
+        assert ours
     assert store.add(tmp_path, result()).name == f"lsf-ETTh1-96-msft-{result()['key'][:10]}.json"
     assert read(tmp_path) == [result()]
 
 
 @pytest.mark.parametrize(
-    "change",
+    "changes",
     [
-        lambda entry: {**entry, "data_hash": float("nan")},
-        lambda entry: [1, 2],
-        lambda entry: {**entry, "kind": "choice"},
-        lambda entry: {name: value for name, value in entry.items() if name != "protocol"},
-        lambda entry: {**entry, "experiment": None},
-        lambda entry: {**entry, "experiment": {"family": "lsf"}},
-        lambda entry: {**entry, "experiment": {**entry["experiment"], "horizon": "96"}},
-        lambda entry: {**entry, "experiment": {**entry["experiment"], "budget": None}},
-        lambda entry: {**entry, "metrics": None},
-        lambda entry: {**entry, "metrics": {"mse": 1.0}},
-        lambda entry: {**entry, "metrics": {"mse": 1.0, "mae": None}},
-        None,
+        {"data_hash": float("nan")},
+        {"kind": "choice"},
+        {"experiment": None},
+        {"experiment": {"family": "lsf"}},
+        {"experiment": {**result()["experiment"], "horizon": "96"}},
+        {"experiment": {**result()["experiment"], "budget": None}},
+        {"metrics": None},
+        {"metrics": {"mse": 1.0, "mae": None}},
+        "[1, 2]",
+        '{"kind": "run"}',
+        '{"kind": "run',
     ],
+    ids=str,
 )
-def test_a_file_that_is_no_result_is_named(tmp_path: Path, change: Any) -> None:
+def test_a_file_that_is_no_result_is_named(tmp_path: Path, changes: Any) -> None:
     path = store.add(tmp_path, result())
-    path.write_text(path.read_text()[:-20] if change is None else json.dumps(change(result())))
+    path.write_text(changes if isinstance(changes, str) else json.dumps({**result(), **changes}))
     for ask in (lambda: read(tmp_path), lambda: store.find(tmp_path, "run", result()["key"])):
-        with pytest.raises(Misuse, match=rf"{path.name} is not a result .*; restore it"):
+        with pytest.raises(Misuse, match=path.name):
             ask()
-
-
-def test_uncommitted_code_has_no_place_in_the_repository_s_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = tmp_path / "own"
-    monkeypatch.setattr(store, "FOLDER", own)
-    store.add(tmp_path / "elsewhere", result(dirty=True))
-    for same in (own, tmp_path / "elsewhere" / ".." / "own"):
-        with pytest.raises(Misuse, match=r"uncommitted changes.*--dirty"):
-            store.add(same, result(dirty=True))
-    store.add(own, result(dirty=True), dirty=True)
-    assert len(read(own)) == 1
 
 
 def test_lists_grow_by_entries(tmp_path: Path) -> None:
@@ -181,7 +155,7 @@ def test_lists_grow_by_entries(tmp_path: Path) -> None:
     assert files(tmp_path) == [path]
     for wrong in ("{}", "[1"):
         path.write_text(wrong)
-        with pytest.raises(Misuse, match=r"list\.json .*; restore it"):
+        with pytest.raises(Misuse, match="list"):
             store.append(path, {})
         assert path.read_text() == wrong
 
@@ -192,12 +166,10 @@ def test_lists_grow_by_entries(tmp_path: Path) -> None:
 def test_a_claim_is_one_block_s_alone(tmp_path: Path) -> None:
     with store.claim(tmp_path, "run", "k", wait=False) as first:
         assert first
-        for _ in range(2):  # the refused one has ended nothing
-            with store.claim(tmp_path, "run", "k", wait=False) as second:
-                assert not second
-        for kind, key in (("choice", "k"), ("run", "other")):
-            with store.claim(tmp_path, kind, key, wait=False) as other:
-                assert other
+        others = (("run", "k", False), ("run", "k", False), ("choice", "k", True), ("run", "other", True))
+        for kind, key, free in others:  # a refused one has ended nothing
+            with store.claim(tmp_path, kind, key, wait=False) as ours:
+                assert ours == free
     with pytest.raises(KeyError), store.claim(tmp_path, "run", "k", wait=False):
         raise KeyError
     with store.claim(tmp_path, "run", "k", wait=False) as again:
@@ -221,24 +193,3 @@ def test_never_two_at_once_and_all_in_the_end(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert most == [1] * 20
-
-
-def test_a_dead_process_has_no_claim(tmp_path: Path) -> None:
-    script = f"""
-import sys, time
-from benchmarks.run import store
-with store.claim({str(tmp_path)!r}, "run", "k", wait=True):
-    print("mine", flush=True)
-    time.sleep(600)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "mine\n"
-        with store.claim(tmp_path, "run", "k", wait=False) as ours:
-            assert not ours
-    finally:
-        process.kill()
-        process.communicate()
-    with store.claim(tmp_path, "run", "k", wait=False) as ours:
-        assert ours

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,12 @@ from darts_msft.methods import METHODS
 BASE = Experiment("lsf", "ETTh1", 96, "msft", 1, {"aggregator": None, "look_back": [96, 512]}, Budget(epochs=2), 4)
 CHANGES: list[dict[str, Any]] = [
     {"family": "pf", "test_stride": 1},
-    {"dataset": "ETTh2"},
-    {"horizon": 192},
-    {"model": "full"},
+    {"dataset": "mine/sales.toml"},
     {"seed": 2},
     {"options": {"aggregator": None}},
     {"options": {"aggregator": "c2f", "look_back": [96, 512]}},
     {"budget": Budget(epochs=3)},
-    {"budget": Budget(epochs=2, train_windows=1000)},
     {"budget": Budget(epochs=2, look_backs=(96,))},
-    {"budget": Budget(epochs=2, zero_shot_choice=True)},
-    {"budget": Budget(epochs=2, baseline_epochs=2)},
-    {"dataset": "mine/sales.toml"},
     {"test_stride": 1},
 ]
 
@@ -83,55 +76,32 @@ def test_places_are_not_in_the_key_but_in_the_experiment() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"family": "LSF"}, "family='LSF' is not known; choose one of lsf, pf"),
-        ({"family": "pf"}, "test_stride=4 is not allowed in the family 'pf'.*96"),
+        ({"family": "LSF"}, "family='LSF'"),
+        ({"family": "pf"}, "test_stride=4 .*96"),
         ({"dataset": ""}, "dataset=''"),
-        ({"model": None}, "model=None"),
-        ({"horizon": 0}, "horizon=0 .* at least 1"),
-        ({"seed": -1}, "seed=-1 .* at least 0"),
-        ({"test_stride": 0}, "test_stride=0"),
-        ({"options": {"levels": {0.1}}}, "can't be written as JSON"),
-        ({"options": {"lr": float("nan")}}, "can't be written as JSON"),
-        ({"epochs": 0}, "epochs=0 .* at least 1"),
-        ({"baseline_epochs": 0}, "baseline_epochs=0 .* at least 1"),
-        ({"patience": 1.5}, "patience=1.5"),
-        ({"batch_size": True}, "batch_size=True"),
-        ({"train_windows": 0}, "train_windows=0"),
-        ({"validation_windows": "all"}, "validation_windows='all'"),
-        ({"look_backs": 512}, "look_backs=512 .* give a list"),
-        ({"look_backs": ()}, r"look_backs=\(\) .* give a list"),
-        ({"look_backs": (0, 96)}, "look_backs=0 .* at least 1"),
-        ({"look_backs": (512, 96)}, "ascending"),
-        ({"zero_shot_choice": 1}, "zero_shot_choice=1 .* True or False"),
-        ({"stride": 1}, "Experiment has no 'stride'; it has family, dataset"),
-        ({"budget": {"steps": 1}}, "Budget has no 'steps'"),
+        ({"horizon": 0}, "horizon=0"),
+        ({"options": {"lr": float("nan")}}, "JSON"),
+        ({"budget": {"epochs": 0}}, "epochs=0"),
+        ({"budget": {"validation_windows": "all"}}, "validation_windows='all'"),
+        ({"budget": {"look_backs": 512}}, "look_backs=512"),
+        ({"budget": {"look_backs": (512, 96)}}, "ascending"),
+        ({"budget": {"steps": 1}}, "'steps'"),
+        ({"stride": 1}, "'stride'"),
     ],
 )
 def test_unusable_experiments_and_budgets_are_refused(changes: dict[str, Any], message: str) -> None:
-    told = BASE.__dict__ if "options" in changes else BASE.to_dict()
-    names = asdict(Budget()).keys()
-    given = {**told, **changes} if changes.keys() - names else {**told, "budget": changes}
     with pytest.raises(Misuse, match=message):
-        Experiment(**given) if "options" in changes else Experiment.from_dict(given)
+        Experiment.from_dict({**BASE.to_dict(), **changes})
 
 
 @pytest.mark.parametrize(
     ("windows", "limit", "season", "stride"),
-    [
-        (10, None, 1, 1),
-        (10, 10, 1, 1),
-        (10, 9, 1, 2),
-        (10, 4, 1, 3),
-        (10, 1, 1, 10),
-        (2785, 200, 24, 17),
-        (90, 20, 6, 5),
-    ],
+    [(10, None, 1, 1), (10, 10, 1, 1), (10, 9, 1, 2), (10, 1, 1, 10), (2785, 200, 24, 17), (90, 20, 6, 5)],
 )
 def test_validation_windows_are_evenly_spaced_at_all_phases_of_a_season(
-    windows: int, limit: Any, season: int, stride: int
+    windows: int, limit: int | None, season: int, stride: int
 ) -> None:
     assert Budget(validation_windows=limit).validation_stride(windows, season) == stride
-    assert len({start % season for start in range(0, windows, stride)}) == min(season, -(-windows // stride))
 
 
 # ---- suites
@@ -145,30 +115,14 @@ def test_names_are_registered_and_nothing_is_there_twice(name: str) -> None:
         assert each.dataset in REGISTRY[each.family]
         assert each.model in MODELS
         assert each.family == "lsf" or each.horizon == REGISTRY["pf"][each.dataset][0].season
-    assert max(Counter(each.key for each in experiments).values()) == 1
+    assert len({each.key for each in experiments}) == len(experiments) > 0
     seeds = [each.seed for each in experiments]
     assert seeds == sorted(seeds)
     assert {each.model for each in experiments if each.seed > 0}.isdisjoint(suites.UNSEEDED)
 
 
-def test_the_lists_are_the_registry_s() -> None:
-    assert set(OURS) == set(METHODS)
-    with pytest.raises(Misuse, match="suite 'fast' is not known; choose one of smoke, harness, card, first"):
-        suites.load("fast")
-
-
-def test_the_papers_families_are_whole() -> None:
-    sets = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Electricity")
-    lsf = suites.load("lsf")
-    assert {(e.dataset, e.horizon, e.model) for e in lsf} == {
-        (s, h, m) for s in sets for h in (96, 192, 336, 720) for m in MODELS
-    }
-    assert {(e.test_stride, e.budget, str(e.options)) for e in lsf} == {(1, Budget(), "{}")}
-    pf = {"Electricity", "Solar", "TurkeyPower", "IstanbulTraffic", "JenaWeather"}
-    assert {(e.dataset, e.model) for e in suites.load("pf")} == {(s, m) for s in pf for m in MODELS}
-
-
 def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
+    assert set(OURS) == set(METHODS)
     arguments = inspect.signature(MSFTFoundationModel.__init__).parameters
     base, switched = {"look_back": 512, "patch_size": 32}, set[str]()
     for each in suites.load("ablations"):
@@ -178,16 +132,15 @@ def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
         switched |= changed.keys()
         load_forecaster("msft", each.options, each.budget)  # knows the options
         MSFTFoundationModel(base["look_back"], 96, patch_size=base["patch_size"], **changed)  # takes them
-    ways = {"shared_adapters", "shared_lora", "aggregator", "attention", "mixing", "upsampling", "weight_learning"}
-    assert switched == ways | {"weight_init", "num_scales", "lr_pretrained", "lr_new", "lr_head"}
+    assert len(switched) == 12
 
 
 def test_smoke_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
-    for each in suites.load("smoke"):
-        loaded = data.load(each.dataset, each.family, None)
-        assert len(loaded.starts("test", each.horizon, each.test_stride)) >= 20
-    assert {e.family for e in suites.load("smoke")} == {"lsf", "pf"}
+    asked = {(each.dataset, each.family, each.horizon, each.test_stride) for each in suites.load("smoke")}
+    for name, family, horizon, stride in asked:
+        assert len(data.load(name, family, None).starts("test", horizon, stride)) >= 20
+    assert {family for _, family, *_ in asked} == {"lsf", "pf"}
 
 
 # ---- the check
@@ -214,15 +167,12 @@ def measured(factor: float = 1.0, made: str = "2026-01-01", **changes: Any) -> l
 @pytest.mark.parametrize(
     ("entries", "passed"),
     [
-        (lambda: measured(), 6),
         (lambda: measured(1.019), 6),
         (lambda: measured(1.025), 3),  # PatchTST's may be away by 3 %, DLinear's by 2 %
         (lambda: measured(0.96), 0),
-        (lambda: measured(2.0) + measured(made="2027-01-01"), 6),  # the newest counts
-        (lambda: measured(made="2027-01-01") + measured(2.0), 6),
+        (lambda: measured(made="2027-01-01") + measured(2.0), 6),  # the newest counts
         (lambda: measured()[1:], 5),  # a seed is missing
         (lambda: measured(defaults="e"), 0),
-        (lambda: measured(protocol=0), 0),
         (lambda: measured(file_hash="md5:0"), 0),
     ],
 )
