@@ -14,7 +14,6 @@ from benchmarks.errors import Misuse, check_whole
 if TYPE_CHECKING:
     from benchmarks.models.base import Forecaster
 
-
 MODELS = {
     "msft": "benchmarks.models.ours:MSFT",
     "full": "benchmarks.models.ours:Full",
@@ -33,11 +32,7 @@ MODELS = {
     "seasonal_naive": "benchmarks.models.untrained:SeasonalNaive",
 }
 OURS = tuple(name for name, place in MODELS.items() if ".ours:" in place)
-PACKAGES = {  # that a model needs, and the extra of darts-msft that brings it
-    **dict.fromkeys(("lora", "adalora"), ("peft", "peft")),
-    **dict.fromkeys(("patchtst", "itransformer", "timemixer"), ("neuralforecast", "baselines")),
-    "fracast": ("fracast", "baselines"),
-}
+PACKAGES = {**dict.fromkeys(("patchtst", "itransformer", "timemixer"), "neuralforecast"), "fracast": "fracast"}
 
 
 @dataclass(frozen=True)
@@ -61,10 +56,8 @@ class Budget:
     baseline_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size"):
-            check_whole(name, getattr(self, name), 1)
-        for name in ("train_windows", "validation_windows", "baseline_epochs"):
-            if getattr(self, name) is not None:
+        for name in ("epochs", "patience", "batch_size", "train_windows", "validation_windows", "baseline_epochs"):
+            if getattr(self, name) is not None or getattr(Budget, name) is not None:  # None where it is the default
                 check_whole(name, getattr(self, name), 1)
         steps = self.look_backs
         if not isinstance(steps, list | tuple) or not steps or list(steps) != sorted(set(steps)):
@@ -81,10 +74,7 @@ class Budget:
         return None if self.train_windows is None else ceil(self.train_windows / self.batch_size)
 
     def validation_stride(self, windows: int, season: int) -> int:
-        """The least stride that keeps of `windows` no more than allowed, and all phases of a season of `season` steps.
-
-        A stride that shares a factor with the season would come back to the same times of day only.
-        """
+        """The least stride that keeps of `windows` no more than allowed, at all phases of a season of so many steps."""
         stride = 1 if self.validation_windows is None else ceil(windows / self.validation_windows)
         while gcd(stride, season) > 1:
             stride += 1
@@ -92,19 +82,13 @@ class Budget:
 
 
 def load_forecaster(name: str, options: Mapping[str, Any], budget: Budget) -> Forecaster:
-    """The model registered under `name`; `options` differ from its defaults.
-
-    Misuse if one is not known; ModuleNotFoundError, with the install line, if the model's package is missing.
-    """
+    """The model registered under `name`; `options` differ from its defaults."""
     if name not in MODELS:
         raise Misuse(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")
-    package, extra = PACKAGES.get(name, (None, None))
+    package = PACKAGES.get(name)
     if package is not None and find_spec(package) is None:
         raise ModuleNotFoundError(
-            f"model {name!r} needs the package {package!r}, which is not installed; run: "
-            f"pip install 'darts-msft[{extra}]'",
-            name=package,
+            f"model {name!r} needs {package!r}, which is not installed; run: pip install 'darts-msft[baselines]'"
         )
     module, _, attribute = MODELS[name].partition(":")
-    found: type[Forecaster] = getattr(importlib.import_module(module), attribute)
-    return found(options, budget)
+    return getattr(importlib.import_module(module), attribute)(options, budget)

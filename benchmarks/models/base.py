@@ -107,15 +107,10 @@ class Forecaster(ABC):
             verbose=False,
             **{"predict_likelihood_parameters": levels is not None, **asked},
         )
+        if [one.start_time() for one in found] != list(data.times[np.asarray(starts)]):
+            raise RuntimeError(f"forecasts of {type(self).__name__} don't begin with the windows")
         values = np.stack([window.all_values(copy=False) for window in found])  # (N, H, V * Q, samples)
-        values = values.reshape(len(found), -1, len(data.columns), values[0, 0].size // len(data.columns))
-        wanted = (len(starts), horizon, len(data.columns), asked.get("num_samples", len(levels or (0.5,))))
-        if values.shape != wanted or [one.start_time() for one in found] != list(data.times[np.asarray(starts)]):
-            raise ValueError(
-                f"{type(self).__name__} forecast (windows, steps, variables, levels) {values.shape}, the first at "
-                f"{found[0].start_time()}, instead of {wanted} from {data.times[starts[0]]} on"
-            )
-        return values
+        return values.reshape(len(starts), horizon, len(data.columns), -1)
 
     def held(self, levels: Levels) -> int:
         """How many numbers it holds for each value that it forecasts, while it does."""
@@ -148,6 +143,10 @@ class Forecaster(ABC):
         """The data as the model sees them."""
         return data
 
+    def longest(self) -> float:
+        """The longest context that the model was made for, in steps."""
+        return inf
+
     @property
     def epochs(self) -> int:
         """The most that a fit may take."""
@@ -179,10 +178,11 @@ class Forecaster(ABC):
     def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
         """Why the model can't take these settings; None: it can."""
         begin, end = data.bounds["train"]
-        look_back, longest = settings["look_back"], end - begin - horizon
+        look_back, room = settings["look_back"], end - begin - horizon
+        if look_back > self.longest():
+            return f"a look-back of {look_back} steps is more than the model sees; take at most {self.longest()}"
         lengths = f"a look-back of {look_back} and a horizon of {horizon} steps don't fit into the {end - begin}"
-        told = f"{lengths} training steps of {data.name}; take at most {longest} steps"
-        return None if look_back <= longest else told
+        return None if look_back <= room else f"{lengths} training steps of {data.name}; take at most {room} steps"
 
 
 class BestEpoch(Callback):
