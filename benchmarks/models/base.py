@@ -49,10 +49,8 @@ class Forecaster(ABC):
 
     def __init__(self, options: Settings, budget: Budget) -> None:
         if unknown := sorted(set(options) - set(self.defaults)):
-            raise Misuse(
-                f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; "
-                f"choose from {', '.join(self.defaults) or 'none'}"
-            )
+            names = ", ".join(self.defaults) or "none"
+            raise Misuse(f"{type(self).__name__} has no option {unknown[0]!r}; choose from {names}")
         self.given, self.options, self.budget = dict(options), {**self.defaults, **options}, budget
 
     def candidates(self, data: Dataset, horizon: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -234,8 +232,7 @@ def quantile_likelihood(levels: Levels) -> QuantileRegression | None:
 def at_levels(quantiles: np.ndarray, known: Sequence[float], levels: Sequence[float]) -> np.ndarray:
     """Quantiles (..., K) of the ascending levels `known` as quantiles (..., Q) of other `levels`.
 
-    Between neighbours, and beyond the two outermost, the quantile is linear in the standard normal distribution's
-    quantile of the same level: exact for a normal distribution, and at the levels that are known.
+    Between neighbours, and beyond the outermost, it is linear in the standard normal distribution's quantile.
     """
     knots, wanted = norm.ppf(known), norm.ppf(levels)
     left = np.clip(np.searchsorted(knots, wanted, side="right") - 1, 0, len(knots) - 2)

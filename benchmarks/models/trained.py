@@ -74,9 +74,6 @@ def recipe(network: str, dataset: str, horizon: int) -> Recipe:
     return found.get((dataset, horizon)) or found.get(dataset) or found[DEFAULT]
 
 
-# ---- models
-
-
 class Trained(Forecaster):
     """What the four have in common. Option `lr`: a rate, a list to choose from, "paper" (the authors') or None."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,11 +18,6 @@ UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing ran
 _TOLD = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
-def budget(name: str) -> Budget:
-    """One of `suites.yaml`."""
-    return Budget(**_TOLD["budgets"][name])
-
-
 def _experiments(name: str) -> list[Experiment]:
     """Seed by seed and place by place, so a run that is stopped early has most models with at least one seed."""
     found = [
@@ -34,7 +28,7 @@ def _experiments(name: str) -> list[Experiment]:
             model,
             seed,
             {**grid.get("base", {}), **options},
-            budget(grid["budget"]) if "budget" in grid else Budget(),
+            Budget(**_TOLD["budgets"][grid["budget"]]) if "budget" in grid else Budget(),
             grid.get("test_stride", 1),
         )
         for grid in _TOLD["suites"][name]
@@ -60,10 +54,7 @@ def load(name: str) -> list[Experiment]:
 
 
 def check(folder: Path) -> int:
-    """Prints a line for each reference; 0 where all are met by results of all seeds.
-
-    Of a key the newest result counts that was measured on the published file, with today's protocol and recipe.
-    """
+    """Prints a line for each reference; 0 where all are met by the newest results of all seeds on published files."""
     from benchmarks.data.files import REGISTRY
     from benchmarks.run.measures import standing
 
@@ -76,18 +67,14 @@ def check(folder: Path) -> int:
                     continue
                 wanted = {"key": each.key, "file_hash": REGISTRY["lsf"][dataset][0].digest, **standing(each)}
                 own = [entry for entry in entries if wanted.items() <= entry.items()]
-                found += [entry["metrics"]["mse"] for entry in sorted(own, key=_made)[-1:]]
+                own.sort(key=lambda entry: entry["provenance"]["made"])
+                found += [entry["metrics"]["mse"] for entry in own[-1:]]
                 missing += [] if own else [each.seed]
             away = sum(found) / len(found) / reference - 1 if found else float("nan")
             passed = not missing and abs(away) <= most
             failed |= not passed
-            print(
-                f"{model} {dataset}: MSE {', '.join(f'{mse:.4f}' for mse in found) or 'not measured'}, reference "
-                f"{reference:.3f}, {away:+.1%} of at most {most:.0%}"
-                f"{f', no result of seed {missing}' if missing else ''}: {'passed' if passed else 'FAILED'}"
-            )
+            figures = ", ".join(f"{mse:.4f}" for mse in found) or "not measured"
+            gaps = f", no result of seed {missing}" if missing else ""
+            told = f"{model} {dataset}: MSE {figures}, reference {reference:.3f}, {away:+.1%} of at most {most:.0%}"
+            print(f"{told}{gaps}: {'passed' if passed else 'FAILED'}")
     return int(failed)
-
-
-def _made(entry: dict[str, Any]) -> str:
-    return str(entry["provenance"]["made"])
