@@ -126,7 +126,8 @@ def training_step(case: Case) -> Callable[[], None]:
         module = MoiraiModule.from_pretrained(describe(case.backbone)[0].location).to(case.accelerator)
         loss_of = packed_loss(module.train(), series, case.context, case.patch)
         return partial(_take_step, loss_of, torch.optim.AdamW(module.parameters(), lr=1e-5))
-    module = load(case).model.to(case.accelerator).train()
+    module: Any = load(case).model
+    module.to(case.accelerator).train()
     module.log = lambda *_, **__: None  # there is no trainer that it could tell
     past, future = series.unsqueeze(-1).split([case.context, case.horizon], dim=1)
     batch = TorchTrainingBatch(past_target=past, future_target=future)

@@ -44,21 +44,17 @@ TOML_KEYS = {**NEEDED, "time_format": str, "targets": list, "sha256": str}
 
 @dataclass(frozen=True)
 class Dataset:
-    """Values up to the test part's end, regular in time; `bounds[part]` is a part's first step and the one after it.
-
-    values: (T, V) float32, standardised ("lsf") or in raw units ("pf"). season: steps of the seasonal cycle.
-    file_hash: "sha256:..." or "md5:..." of the file that was read.
-    """
+    """Values up to the test part's end, regular in time."""
 
     name: str
     family: str
     frequency: str
-    season: int
-    values: np.ndarray
+    season: int  # steps of the seasonal cycle
+    values: np.ndarray  # (T, V) float32, standardised ("lsf") or in raw units ("pf")
     columns: tuple[str, ...]
     times: pd.DatetimeIndex
-    bounds: dict[str, tuple[int, int]]
-    file_hash: str | None = None
+    bounds: dict[str, tuple[int, int]]  # a part's first step and the one after it
+    file_hash: str | None = None  # "sha256:..." or "md5:..." of the file that was read
 
     def series(self, part: str, look_back: int = 0) -> TimeSeries:
         """A part, and `look_back` steps before it."""

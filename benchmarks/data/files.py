@@ -47,29 +47,22 @@ class Split:
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file as its publisher distributes it, and how to read it.
-
-    digest: "md5:..." or "sha256:..."; None where no public source states it. shape: steps and variables once read.
-    frequency, season: of the steps once read. time: its column; empty: no column and no header. start: the rows are
-    counted on from here, whatever the stamps say. rows, gather: the rows' frequency (where counted), and how they
-    become steps ("sum", "mean"). missing: the number that stands for no value; the value before takes its place.
-    loader: Darts' loader of exactly this file. bundled: it ships with the package.
-    """
+    """A file as its publisher distributes it, and how to read it."""
 
     file: str
     where: str
-    frequency: str
-    season: int
-    digest: str | None = None
-    shape: Sequence[int] | None = None
-    time: str = "date"
+    frequency: str  # of the steps once read
+    season: int  # in steps
+    digest: str | None = None  # "md5:..." or "sha256:..."; None where no public source states it
+    shape: Sequence[int] | None = None  # steps and variables once read
+    time: str = "date"  # its column; empty: no column and no header
     time_format: str = "ISO8601"
-    start: str | None = None
-    rows: str | None = None
-    gather: str | None = None
-    missing: float | None = None
-    loader: str | None = None
-    bundled: bool = False
+    start: str | None = None  # the rows are counted on from here, whatever the stamps say
+    rows: str | None = None  # the rows' frequency, where they are counted
+    gather: str | None = None  # how rows become steps: "sum", "mean"
+    missing: float | None = None  # the number that stands for no value; the value before takes its place
+    loader: str | None = None  # Darts' loader of exactly this file
+    bundled: bool = False  # it ships with the package
 
 
 def _registry() -> dict[str, dict[str, tuple[RawFile, Split]]]:

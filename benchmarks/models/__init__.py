@@ -37,23 +37,16 @@ PACKAGES = {**dict.fromkeys(("patchtst", "itransformer", "timemixer"), "neuralfo
 
 @dataclass(frozen=True)
 class Budget:
-    """What a fit may spend, the same for every model of a table.
+    """What a fit may spend, the same for every model of a table."""
 
-    epochs: passes over the training windows; baseline_epochs: those of models from random weights (None: as epochs);
-    patience: epochs without a better validation score before a fit stops; batch_size: windows a step; train_windows: at
-    most so many an epoch, in whole batches, others each epoch (None: all); validation_windows: at most so many for
-    choosing settings and the best epoch, evenly spaced (None: all); look_backs: contexts, in steps, to choose from;
-    zero_shot_choice: what trains a pretrained model takes its patch size from the choice of that model untrained.
-    """
-
-    epochs: int = 10
-    patience: int = 3
-    batch_size: int = 32
-    train_windows: int | None = None
-    validation_windows: int | None = None
-    look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)
-    zero_shot_choice: bool = False
-    baseline_epochs: int | None = None
+    epochs: int = 10  # passes over the training windows
+    patience: int = 3  # epochs without a better validation score before a fit stops
+    batch_size: int = 32  # windows a step
+    train_windows: int | None = None  # at most so many an epoch, in whole batches, others each epoch; None: all
+    validation_windows: int | None = None  # at most so many, evenly spaced, for settings and the best epoch; None: all
+    look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)  # contexts, in steps, to choose from
+    zero_shot_choice: bool = False  # pretrained models that train take the patch size of the untrained one's choice
+    baseline_epochs: int | None = None  # those of models from random weights; None: as epochs
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size", "train_windows", "validation_windows", "baseline_epochs"):

@@ -220,12 +220,10 @@ class BestEpoch(Callback):
 
 
 def sha256_of(value: Any) -> str:
-    """sha256 of a value in JSON's types."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def quantile_likelihood(levels: Levels) -> QuantileRegression | None:
-    """Darts' likelihood for `levels`; None for point forecasts."""
     return None if levels is None else QuantileRegression(list(levels))
 
 

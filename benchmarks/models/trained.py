@@ -165,6 +165,7 @@ class Neural(Trained):
 
     network: ClassVar[str]
     rate_times: ClassVar[tuple[float, ...]] = (1, 3, 10)
+    quantile_norm: ClassVar[dict[str, Any]] = {}  # for quantiles: what leaves each window's normalisation to Darts
     defaults: ClassVar[Settings] = {"look_back": None, "lr": None, "network": {}}
 
     def rates(self, data: Dataset, horizon: int) -> tuple[float | None, list[float]]:
@@ -180,7 +181,7 @@ class Neural(Trained):
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         from darts.models import NeuralForecastModel  # imports neuralforecast, which takes seconds
 
-        found, norm = recipe(self.network, data.name, horizon), self.inner_norm(levels)
+        found, norm = recipe(self.network, data.name, horizon), {} if levels is None else self.quantile_norm
         return NeuralForecastModel(
             model=_network(self.network),
             model_kwargs={**found.network, **self.options["network"], **norm},
@@ -188,10 +189,6 @@ class Neural(Trained):
             use_static_covariates=False,
             **self.arguments(settings, data, horizon, seed, levels, found.schedule, found.warm_up),
         )
-
-    def inner_norm(self, levels: Levels) -> dict[str, Any]:
-        """Arguments that leave each window's normalisation to Darts; none where the network does it well itself."""
-        return {}
 
 
 class PatchTST(Neural):
@@ -206,10 +203,7 @@ class TimeMixer(Neural):
     network = "TimeMixer"
     version = 2  # 1 ended fits before the rates had gone down
     rate_times = (1 / 3, 1, 3)  # 0.01 is high as it is: with ten times that, fits of long look-backs diverge
-
-    def inner_norm(self, levels: Levels) -> dict[str, Any]:
-        # its quantiles come from a linear map over all variables, before which the network would undo its own
-        return {} if levels is None else {"use_norm": False}
+    quantile_norm: ClassVar[dict[str, Any]] = {"use_norm": False}  # else undone before a linear map over all variables
 
     def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
         network = {**recipe(self.network, data.name, horizon).network, **self.options["network"]}

@@ -50,7 +50,7 @@ class SeasonalNaive(Forecaster):
         offsets = np.zeros((cycles, season, train.shape[1], len(levels or [0])))
         for cycle, step in np.ndindex(*(offsets.shape[:2] if levels else (0, 0))):
             lag = (cycle + 1) * season  # a multiple of the season: errors[i] is at step i of it
-            offsets[cycle, step] = np.quantile((train[lag:] - train[:-lag])[step::season], levels, axis=0).T
+            offsets[cycle, step] = np.quantile((train[lag:] - train[:-lag])[step::season], levels or (), axis=0).T
         return SimpleNamespace(input_chunk_length=season, output_chunk_length=horizon, offsets=offsets)
 
     def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
@@ -91,9 +91,10 @@ class Chronos2(Forecaster):
         return model.fit(data.series("train"))  # reads the weights, trains nothing
 
     def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
-        known = None if levels is None else self._config()["quantiles"]
-        found = super().forecast(model, data, starts, known, **asked)
-        return found if levels is None else at_levels(found, known, levels)
+        if levels is None:
+            return super().forecast(model, data, starts, levels, **asked)
+        known = self._config()["quantiles"]
+        return at_levels(super().forecast(model, data, starts, known, **asked), known, levels)
 
     def resolved(self, model: Any) -> dict[str, Any]:
         return {**super().resolved(model), "known_levels": self._config()["quantiles"]}

@@ -22,6 +22,7 @@ from benchmarks.run.provenance import ProcessFailed, commit, is_dirty, isolated,
 FAILED, STOPPED = 1, 130  # exit codes
 _MODELS = (f"benchmarks.models.{name}" for name in ("ours", "trained", "untrained"))
 PRELOADED = ("benchmarks.run.measures", "darts_msft.backbones.moirai", *_MODELS)  # all code that a figure rests on
+Undone = list[tuple[Experiment, Exception]]  # experiments without a result, and why
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,6 @@ class Place:
     suite: str
     command: str
     commit: str
-
-
-Undone = list[tuple[Experiment, Exception]]  # experiments without a result, and why
 
 
 def main(
@@ -211,10 +209,7 @@ def report(undone: Undone) -> int:
 
 
 def run_one(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any] | None:
-    """Chooses where nothing is chosen yet, measures, and stores both; a result that has come meanwhile is taken.
-
-    None where another process is at it or at its choice, unless `wait` says to wait for it.
-    """
+    """The result, made and stored where there is none; None where another process is at it and it need not `wait`."""
     from benchmarks.run import measures
 
     with store.claim(place.results, "run", experiment.key, wait) as ours:

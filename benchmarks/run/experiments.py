@@ -22,20 +22,16 @@ LOCATIONS = ("backbone", "local_dir")  # options that say where weights are: not
 
 @dataclass(frozen=True)
 class Experiment:
-    """One model with its options on one data set and horizon, with one seed and one budget.
-
-    dataset: a registered name or the path of a user's .toml; horizon: in steps; options: what differs from the model's
-    defaults, in JSON's types; test_stride: steps between test windows (of "pf" always the horizon).
-    """
+    """One model with its options on one data set and horizon, with one seed and one budget."""
 
     family: str
-    dataset: str
-    horizon: int
+    dataset: str  # a registered name or the path of a user's .toml
+    horizon: int  # in steps
     model: str
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # what differs from the model's defaults, in JSON's types
     budget: Budget = field(default_factory=Budget)
-    test_stride: int = 1
+    test_stride: int = 1  # steps between test windows; of "pf" always the horizon
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -73,7 +69,6 @@ class Experiment:
         return _changes(found, Experiment)
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types: lists for tuples."""
         return json.loads(_canonical(asdict(self)))
 
     @classmethod

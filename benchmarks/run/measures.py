@@ -123,7 +123,7 @@ def choose(
     found = [settings for settings in found if agreed.items() <= settings.items()]
     if not found:
         raise ValueError(f"no setting of {experiment} agrees with its leader's {agreed}; give other options")
-    decides = DECIDES[experiment.family]
+    rows, decides = list[dict[str, Any]](), DECIDES[experiment.family]
     if len(found) == 1:
         rows = [{"settings": found[0], "validation": None, "reason": "the only candidate", "seconds": 0.0}]
         best = rows[0]

@@ -86,12 +86,8 @@ def preload(modules: Sequence[str]) -> None:
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it.
-
-    It is forked from a server that has run nothing: a spawned process would begin with this one's peak memory as its
-    own (Linux keeps `ru_maxrss` over `exec`).
-    """
-    context = multiprocessing.get_context("forkserver")
+    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it."""
+    context = multiprocessing.get_context("forkserver")  # a spawned process would inherit this one's peak memory
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender, function, arguments))
     process.start()

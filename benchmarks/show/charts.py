@@ -53,14 +53,11 @@ def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
     """MSE over that of the pretrained model without finetuning, of the best models that have it in every column."""
     plain = [table for table in found if table.kind == ("lsf", 1, "{}", "{}", "")]
     zero_shot = MODEL_NAMES["zero_shot"]
-    means, spreads = pd.DataFrame(), pd.DataFrame()
-    if plain:
-        table = joined(plain)
-        means, spreads = (part.xs("mse", axis=1, level="metric") for part in (table.means, table.spreads))
-        means = means.dropna()
+    means = joined(plain).means.xs("mse", axis=1, level="metric").dropna() if plain else pd.DataFrame()
     if zero_shot not in means.index or len(means) < 2:
         raise Misuse("the README's chart needs figures of zero_shot and another model in all columns of 'lsf'")
-    ratios, spreads = means.drop(zero_shot) / means.loc[zero_shot], spreads / means.loc[zero_shot]
+    spreads = joined(plain).spreads.xs("mse", axis=1, level="metric") / means.loc[zero_shot]
+    ratios = means.drop(zero_shot) / means.loc[zero_shot]
     best = ratios.mean(axis=1).nsmallest(SHOWN).index
     figure = _panels(ratios.loc[best], spreads.loc[best], RELATIVE, min(3, len(ratios.columns)), from_=1.0)
     for axes, column in zip(figure.axes, ratios, strict=False):

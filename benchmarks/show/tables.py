@@ -31,20 +31,16 @@ ROW, COLUMN = ["model", "options"], ["dataset", "horizon", "data_hash", "windows
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Runs of one budget with settings that were `fixed` alike.
-
-    `shared`: options that all of them have, which no row's name says; `variants_of`: a model, only for the table of its
-    variants; `left_out`: runs of older weights, defaults or choices than the newest of their row.
-    """
+    """Runs of one budget with settings that were `fixed` alike."""
 
     runs: pd.DataFrame
     family: str
     stride: int
     fixed: str
-    shared: str
-    variants_of: str
+    shared: str  # options that all of them have, which no row's name says
+    variants_of: str  # a model, only for the table of its variants
     budget: str
-    left_out: int = 0
+    left_out: int = 0  # runs of older weights, defaults or choices than the newest of their row
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -99,8 +95,7 @@ class Table:
 
     @cached_property
     def spreads(self) -> pd.DataFrame:
-        """Sample standard deviations; NaN of one seed."""
-        return self._by_place("std")
+        return self._by_place("std")  # NaN of one seed
 
     @property
     def decimals(self) -> dict[tuple[str, str], int]:
