@@ -123,10 +123,10 @@ def training_step(case: Case) -> Callable[[], None]:
     """A function that takes one step on a batch of random walks."""
     series = torch.from_numpy(walks(case.batch, case.context + case.horizon)).to(case.accelerator)
     if case.method == "full_uni2ts":
-        module = MoiraiModule.from_pretrained(describe(case.backbone)[0].location).to(case.accelerator)
+        module: Any = MoiraiModule.from_pretrained(describe(case.backbone)[0].location).to(case.accelerator)
         loss_of = packed_loss(module.train(), series, case.context, case.patch)
         return partial(_take_step, loss_of, torch.optim.AdamW(module.parameters(), lr=1e-5))
-    module: Any = load(case).model
+    module = load(case).model
     module.to(case.accelerator).train()
     module.log = lambda *_, **__: None  # there is no trainer that it could tell
     past, future = series.unsqueeze(-1).split([case.context, case.horizon], dim=1)
