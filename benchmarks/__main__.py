@@ -27,10 +27,7 @@ def check(results: Annotated[Path, typer.Option(help="folder of the results")] =
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code.
-
-    `Misuse` alone becomes a line: any other error is a fault of the benchmarks and keeps its traceback.
-    """
+    """Runs a command and returns its exit code. `Misuse` becomes a line; any other error keeps its traceback."""
     try:
         app(words, prog_name="python -m benchmarks")
     except SystemExit as ended:

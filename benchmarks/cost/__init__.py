@@ -31,10 +31,9 @@ def main(
 ) -> None:
     """Measure what finetuning costs, add it to a file of results, and print it.
 
-    moirai-tiny is the bundled model, moirai-small random weights of MOIRAI small's size. A step is forward, loss,
-    backward, clipping and AdamW; a forecast is of sample paths, end to end. full_uni2ts and uni2ts are uni2ts' own code
-    on the same weights. one_sequence is MSFT's ablation that joins the tokens of all scales. The memory is that of
-    historical_forecasts over a quarter of ETTm1's test part and over the whole, at stride 1.
+    moirai-tiny is the bundled model, moirai-small random weights of MOIRAI small's size. full_uni2ts and uni2ts are
+    uni2ts' own code on the same weights. one_sequence is MSFT's ablation that joins the tokens of all scales. Memory is
+    that of historical_forecasts over a quarter of ETTm1's test part and over the whole, at stride 1.
     """
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     from benchmarks.cost import measure  # here, for it takes seconds to import

@@ -30,20 +30,18 @@ from uni2ts import distribution
 from uni2ts.loss.packed import PackedNLLLoss
 from uni2ts.model.moirai import MoiraiForecast, MoiraiModule
 
+from benchmarks.models.base import QUIET
 from benchmarks.run.provenance import quiet
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
 from darts_msft.datasets import load_dataset
 
 ARGUMENTS: dict[str, dict[str, Any]] = {  # a case's method -> arguments of MSFTFoundationModel
-    "zero_shot": {"method": "zero_shot"},
-    "full": {"method": "full"},
-    "msft": {"method": "msft"},
+    **{name: {"method": name} for name in ("zero_shot", "full", "msft")},
     "one_sequence": {"method": "msft", "attention": "one_sequence"},
     "uni2ts": {"method": "zero_shot"},  # these two run uni2ts' own code on the same weights
     "full_uni2ts": {"method": "full"},
 }
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 ETTM1_TEST = (46_080, 57_600)  # steps: from the end of the 16th to that of the 20th month of 30 days
 
 
@@ -78,7 +76,6 @@ def save_random_small(folder: str | Path) -> None:
 
 
 def walks(count: int, length: int) -> np.ndarray:
-    """Random walks (count, length)."""
     return np.random.default_rng(0).standard_normal((count, length)).cumsum(axis=1).astype(np.float32)
 
 
@@ -101,15 +98,11 @@ def create(case: Case, likelihood: str | None = "native") -> MSFTFoundationModel
 
 def load(case: Case, likelihood: str | None = "native", variables: int = 1) -> MSFTFoundationModel:
     """The same with weights and after a step on one window, from which on every scale forecasts."""
-    model = create(case, likelihood)
-    return model.fit(TimeSeries.from_values(walks(variables, case.context + case.horizon).T))
+    return create(case, likelihood).fit(TimeSeries.from_values(walks(variables, case.context + case.horizon).T))
 
 
 def packed_loss(module: MoiraiModule, series: Tensor, context: int, patch: int) -> Callable[[], Tensor]:
-    """The loss of full finetuning as uni2ts computes it: `MoiraiModule.forward` on packed tokens, `PackedNLLLoss`.
-
-    `series` is (B, C + H); here no row holds several series, which uni2ts' finetuning packs where they are short.
-    """
+    """The loss of full finetuning as uni2ts computes it on packed tokens; `series` is (B, C + H), one in each row."""
     padding = (-context % patch, -(series.shape[1] - context) % patch)
     widen = (0, max(module.patch_sizes) - patch)
     tokens, observed = (
@@ -130,10 +123,11 @@ def training_step(case: Case) -> Callable[[], None]:
     """A function that takes one step on a batch of random walks."""
     series = torch.from_numpy(walks(case.batch, case.context + case.horizon)).to(case.accelerator)
     if case.method == "full_uni2ts":
-        module = MoiraiModule.from_pretrained(describe(case.backbone)[0].location).to(case.accelerator)
+        module: Any = MoiraiModule.from_pretrained(describe(case.backbone)[0].location).to(case.accelerator)
         loss_of = packed_loss(module.train(), series, case.context, case.patch)
         return partial(_take_step, loss_of, torch.optim.AdamW(module.parameters(), lr=1e-5))
-    module = load(case).model.to(case.accelerator).train()
+    module = load(case).model
+    module.to(case.accelerator).train()
     module.log = lambda *_, **__: None  # there is no trainer that it could tell
     past, future = series.unsqueeze(-1).split([case.context, case.horizon], dim=1)
     batch = TorchTrainingBatch(past_target=past, future_target=future)
@@ -165,10 +159,7 @@ def forecasting(case: Case) -> Callable[[], list[Any]]:
 
 
 def begin_peak(accelerator: str) -> Callable[[], int | None]:
-    """A function that gives the most memory held since this call, in bytes.
-
-    On a GPU all that torch allocates, else what this process holds beyond its size now; None where it can't be known.
-    """
+    """A function that gives the most bytes held since this call: on a GPU torch's, else those beyond the size now."""
     if accelerator != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated
@@ -207,9 +198,8 @@ def _measure_backtest(case: Case) -> dict[str, Any]:
     series = load_dataset("ETTm1", case.data)[begin - case.context : begin + case.length].astype(np.float32)
     model = load(case, likelihood=None, variables=series.n_components)
     peak, started = begin_peak(case.accelerator), time.perf_counter()
-    found = model.historical_forecasts(
-        series, forecast_horizon=case.horizon, stride=1, retrain=False, last_points_only=False
-    )
+    how = {"forecast_horizon": case.horizon, "stride": 1, "retrain": False, "last_points_only": False}
+    found = model.historical_forecasts(series, **how)
     seconds, most = time.perf_counter() - started, peak()
     held = size_of(found) if case.accelerator == "cpu" else 0
     more = {"result_bytes": held, "beyond_result_bytes": None if most is None else most - held}

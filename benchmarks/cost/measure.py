@@ -38,10 +38,7 @@ class Record:
 
 
 def run(asked: Mapping[str, Any], results: Path) -> Record:
-    """Measures what is asked for, adds it to the file of results and prints it; also what was whole when interrupted.
-
-    A Misuse where there is no such accelerator, a file can't be read, or nothing could be measured.
-    """
+    """Measures what is asked for, adds it to the file of results and prints it; if interrupted, what is whole."""
     if asked["accelerator"] == "cuda" and not torch.cuda.is_available():
         raise Misuse("--accelerator cuda: torch sees no CUDA device here; take cpu, or a build of torch for CUDA")
     if "memory" in asked["cases"]:
@@ -70,10 +67,7 @@ def run(asked: Mapping[str, Any], results: Path) -> Record:
 
 
 def plan(asked: Mapping[str, Any], backbones: Mapping[str, str], record: Record) -> list[list[Case]]:
-    """Groups of cases that take turns; `backbones` are places of checkpoints by model, `record` gets what doesn't fit.
-
-    The backtests are of the first model at the least context, each a group of its own.
-    """
+    """Groups of cases that take turns; `backbones` are places of checkpoints, `record` gets what doesn't fit."""
     shared, contexts = {name: asked[name] for name in SHARED}, sorted(set(asked["contexts"]))
     scaled = [*(("msft", scales) for scales in SCALES), ("one_sequence", MIDDLE_K)]
     groups = []
@@ -82,10 +76,10 @@ def plan(asked: Mapping[str, Any], backbones: Mapping[str, str], record: Record)
             each = [*((method, 0) for method in methods), *scaled]
             cases = [Case(model, backbone, what, *one, context, PATCHES[0], **shared) for one in each]
             groups.append(_fitting(cases, record))
-    if "memory" in asked["cases"]:
+    if "memory" in asked["cases"]:  # of the first model at the least context
         model, backbone = next(iter(backbones.items()))
-        methods = [("zero_shot", 0), ("msft", MIDDLE_K)]
-        cases = [Case(model, backbone, "memory", *one, contexts[0], PATCHES[0], **shared) for one in methods]
+        pair = (("zero_shot", 0), ("msft", MIDDLE_K))
+        cases = [Case(model, backbone, "memory", *one, contexts[0], PATCHES[0], **shared) for one in pair]
         whole = ETTM1_TEST[1] - ETTM1_TEST[0]
         for case, batch, length in product(_fitting(cases, record), BACKTEST_BATCHES, (whole // 4, whole)):
             groups.append([replace(case, batch=batch, length=length)])
@@ -95,14 +89,9 @@ def plan(asked: Mapping[str, Any], backbones: Mapping[str, str], record: Record)
 def _fitting(cases: Sequence[Case], record: Record) -> list[Case]:
     """The cases at the first patch size that fits the first of them; those that the model doesn't take are noted."""
     sizes = [patch for patch in PATCHES if _refusal(replace(cases[0], patch=patch)) is None]
-    kept = []
-    for case in [replace(case, patch=(sizes or PATCHES)[0]) for case in cases]:
-        reason = _refusal(case)
-        if reason is None:
-            kept.append(case)
-        else:
-            record.left_out.append({**_place(case), "reason": reason})
-    return kept
+    reasons = {case: _refusal(case) for case in (replace(case, patch=(sizes or PATCHES)[0]) for case in cases)}
+    record.left_out += [{**_place(case), "reason": reason} for case, reason in reasons.items() if reason is not None]
+    return [case for case, reason in reasons.items() if reason is None]
 
 
 def _refusal(case: Case) -> str | None:
@@ -115,10 +104,7 @@ def _refusal(case: Case) -> str | None:
 
 
 def measure_group(group: Sequence[Case], rounds: int, record: Record) -> None:
-    """The cases in turn, there and back, each time in a fresh process: what slows the machine slows all of them.
-
-    A case that fails in any round has no row. A backtest is measured once.
-    """
+    """The cases in turn, there and back, each time in a fresh process; a backtest once. What fails once has no row."""
     found: dict[Case, list[dict[str, Any]]] = {case: [] for case in group}
     for number in range(rounds):
         order = [case for case in found if number == 0 or not case.length]
@@ -148,9 +134,8 @@ def row_of(case: Case, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _place(case: Case) -> dict[str, Any]:
-    length = {"length": case.length} if case.length else {}
-    names = {"model": case.model, "what": case.what, "method": case.method, "K": case.scales}
-    return {**names, "context": case.context, **length}
+    names = {"model": case.model, "what": case.what, "method": case.method, "K": case.scales, "context": case.context}
+    return names | ({"length": case.length} if case.length else {})
 
 
 def table(entry: Mapping[str, Any]) -> str:

@@ -44,21 +44,17 @@ TOML_KEYS = {**NEEDED, "time_format": str, "targets": list, "sha256": str}
 
 @dataclass(frozen=True)
 class Dataset:
-    """Values up to the test part's end, regular in time; `bounds[part]` is a part's first step and the one after it.
-
-    values: (T, V) float32, standardised ("lsf") or in raw units ("pf"). season: steps of the seasonal cycle.
-    file_hash: "sha256:..." or "md5:..." of the file that was read.
-    """
+    """Values up to the test part's end, regular in time."""
 
     name: str
     family: str
     frequency: str
-    season: int
-    values: np.ndarray
+    season: int  # steps of the seasonal cycle
+    values: np.ndarray  # (T, V) float32, standardised ("lsf") or in raw units ("pf")
     columns: tuple[str, ...]
     times: pd.DatetimeIndex
-    bounds: dict[str, tuple[int, int]]
-    file_hash: str | None = None
+    bounds: dict[str, tuple[int, int]]  # a part's first step and the one after it
+    file_hash: str | None = None  # "sha256:..." or "md5:..." of the file that was read
 
     def series(self, part: str, look_back: int = 0) -> TimeSeries:
         """A part, and `look_back` steps before it."""
@@ -72,9 +68,8 @@ class Dataset:
         """The first horizon step of every window; all `horizon` steps lie within the part."""
         begin, end = self.bounds[part]
         if not 1 <= horizon <= end - begin:
-            raise ValueError(
-                f"horizon={horizon} does not fit into the {part} part of {self.name}; take 1 to {end - begin} steps"
-            )
+            wrong = f"horizon={horizon} does not fit into the {part} part of {self.name}"
+            raise ValueError(f"{wrong}; take 1 to {end - begin} steps")
         return range(begin, end - horizon + 1, stride)
 
     @property
@@ -87,10 +82,7 @@ class Dataset:
 
 
 def load(name: str, family: str, folder: str | Path | None = None) -> Dataset:
-    """A registered data set, or a user's by the path of its .toml; `files.find` says where files are looked for.
-
-    FileNotFoundError, ValueError: what isn't there, isn't known, isn't the published file, or can't be read safely.
-    """
+    """A registered data set, or a user's by the path of its .toml; `files.find` says where files are looked for."""
     if family not in REGISTRY:
         raise ValueError(f"family={family!r} is not known; choose one of {', '.join(REGISTRY)}")
     if name.endswith(".toml"):
@@ -100,17 +92,14 @@ def load(name: str, family: str, folder: str | Path | None = None) -> Dataset:
         file, split = REGISTRY[family][name]
         path, targets = files.find(file, folder), None
     else:
-        raise ValueError(
-            f"{name!r} is no data set of the family {family!r}; choose one of {', '.join(REGISTRY[family])}, or give "
-            "the path of a .toml"
-        )
+        names = ", ".join(REGISTRY[family])
+        raise ValueError(f"{name!r} is no data set of the family {family!r}; choose one of {names}, or give a .toml")
     file_hash = files.check(file, path)
     frame = load_sea_temperature().to_dataframe() if file.bundled else files.read(file, path, targets)
     if file.shape is not None and frame.shape != tuple(file.shape):
-        raise ValueError(
-            f"{path} has {frame.shape[0]} steps of {frame.shape[1]} variables, expected {file.shape[0]} of "
-            f"{file.shape[1]}; get it anew from {file.where}"
-        )
+        steps, variables = frame.shape
+        wrong = f"{steps} steps of {variables} variables, expected {file.shape[0]} of {file.shape[1]}"
+        raise ValueError(f"{path} has {wrong}; get it anew from {file.where}")
     return _made(name, family, file, split, frame, file_hash)
 
 
@@ -118,17 +107,13 @@ def _made(name: str, family: str, file: RawFile, split: Split, frame: pd.DataFra
     """The frame's (T, V) values, cut at the test part's end."""
     ends = split.ends(len(frame))
     if ends[0] <= file.season:
-        raise ValueError(
-            f"season={file.season} is not allowed with {ends[0]} training steps of {name}; give fewer steps"
-        )
+        raise ValueError(f"season={file.season} is not allowed with {ends[0]} training steps of {name}; give fewer")
     values, columns = frame.to_numpy(np.float64)[: ends[-1]], tuple(map(str, frame.columns))
     if family == "lsf":  # each variable less its mean over its deviation, both of the training part
         train = values[: ends[0]]
         if (constant := np.ptp(train, axis=0) == 0).any():
-            raise ValueError(
-                f"{columns[int(constant.argmax())]!r} of {name} never changes in the training part, so it can't be "
-                "standardised; leave it out of the targets, or take the family 'pf'"
-            )
+            wrong = f"{columns[int(constant.argmax())]!r} of {name} never changes in the training part"
+            raise ValueError(f"{wrong}; leave it out of the targets, or take the family 'pf'")
         values = (values - train.mean(axis=0)) / train.std(axis=0)
     bounds = dict(zip(PARTS, zip((0, *ends[:-1]), ends, strict=True), strict=True))
     times, values = pd.DatetimeIndex(frame.index[: ends[-1]]), values.astype(np.float32)
@@ -156,25 +141,18 @@ def _described(toml: Path) -> tuple[RawFile, Split, Path, list[str] | None]:
         raise _toml_error(toml, f"has targets = {targets!r}; name columns other than the time's, each once")
     if told["season"] < 1:
         raise _toml_error(toml, f"has season = {told['season']}; give at least 1 step")
-    file = RawFile(
-        path.name,
-        f"its source, or correct sha256 in {toml}",
-        told["frequency"],
-        told["season"],
-        digest=f"sha256:{told['sha256']}" if "sha256" in told else None,
-        time=told["time"],
-        time_format=told.get("time_format", RawFile.time_format),
-    )
+    own = {name: told[name] for name in ("frequency", "season", "time", "time_format") if name in told}
+    digest = f"sha256:{told['sha256']}" if "sha256" in told else None
+    file = RawFile(path.name, f"its source, or correct sha256 in {toml}", digest=digest, **own)
     return file, _split(toml, told["split"]), path, targets
 
 
 def _split(toml: Path, told: dict[str, Any]) -> Split:
-    parts = [told.get(part) for part in PARTS]
+    parts: list[Any] = [told.get(part) for part in PARTS]
     shares = all(isinstance(part, float) for part in parts) and math.isclose(sum(parts), 1)
     if set(told) != set(PARTS) or not (shares or all(type(part) is int for part in parts)) or min(parts) <= 0:
-        raise _toml_error(
-            toml, f"has [split] {told}; give train, validation and test, shares that make 1 or numbers of steps, over 0"
-        )
+        needed = "give train, validation and test, shares that make 1 or numbers of steps, over 0"
+        raise _toml_error(toml, f"has [split] {told}; {needed}")
     return Split(*parts)
 
 

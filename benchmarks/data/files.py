@@ -2,9 +2,7 @@
 
 Splits: "months" are 12, 4 and 4 months of 30 days, "shares" 70, 10 and 20 %. By "days" the last 7 days are the test
 part, a window each, as in Woo et al. 2024 (arXiv 2402.02592, C.2 and table 18), and the 7 before the validation part.
-
-Nothing is guessed, and only what the publisher marks as missing is filled (`RawFile.missing`): a file that can't be
-read as regular, complete numbers is a ValueError.
+A file that can't be read as regular, complete numbers is a ValueError.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import darts.datasets
 import numpy as np
@@ -48,29 +47,22 @@ class Split:
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file as its publisher distributes it, and how to read it.
-
-    digest: "md5:..." or "sha256:..."; None where no public source states it. shape: steps and variables once read.
-    frequency, season: of the steps once read. time: its column; empty: no column and no header. start: the rows are
-    counted on from here, whatever the stamps say. rows, gather: the rows' frequency (where counted), and how they
-    become steps ("sum", "mean"). missing: the number that stands for no value; the value before takes its place.
-    loader: Darts' loader of exactly this file. bundled: it ships with the package.
-    """
+    """A file as its publisher distributes it, and how to read it."""
 
     file: str
     where: str
-    frequency: str
-    season: int
-    digest: str | None = None
-    shape: Sequence[int] | None = None
-    time: str = "date"
+    frequency: str  # of the steps once read
+    season: int  # in steps
+    digest: str | None = None  # "md5:..." or "sha256:..."; None where no public source states it
+    shape: Sequence[int] | None = None  # steps and variables once read
+    time: str = "date"  # its column; empty: no column and no header
     time_format: str = "ISO8601"
-    start: str | None = None
-    rows: str | None = None
-    gather: str | None = None
-    missing: float | None = None
-    loader: str | None = None
-    bundled: bool = False
+    start: str | None = None  # the rows are counted on from here, whatever the stamps say
+    rows: str | None = None  # the rows' frequency, where they are counted
+    gather: str | None = None  # how rows become steps: "sum", "mean"
+    missing: float | None = None  # the number that stands for no value; the value before takes its place
+    loader: str | None = None  # Darts' loader of exactly this file
+    bundled: bool = False  # it ships with the package
 
 
 def _registry() -> dict[str, dict[str, tuple[RawFile, Split]]]:
@@ -88,14 +80,8 @@ def _registry() -> dict[str, dict[str, tuple[RawFile, Split]]]:
 REGISTRY = _registry()
 
 
-# ---- reading
-
-
 def find(file: RawFile, folder: str | Path | None) -> Path:
-    """The file in the first place that has it: `folder`, DARTS_MSFT_DATA, Darts' cache, Darts' download.
-
-    Darts' own places serve only the files that Darts has itself. FileNotFoundError where none has it.
-    """
+    """The file in the first place that has it: `folder`, DARTS_MSFT_DATA; of Darts' files its cache or download."""
     if file.bundled:
         return Path(darts_msft.datasets.__file__).parent / file.file
     places = [Path(place) for place in (folder, os.environ.get(DATA_DIR_VARIABLE)) if place]
@@ -122,18 +108,16 @@ def check(file: RawFile, path: Path) -> str:
     kind, _, expected = (file.digest or "sha256:").lower().partition(":")
     found = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest()
     if expected and found != expected:
-        raise ValueError(
-            f"{path} is not the expected file: its {kind.upper()} sum is {found}, expected {expected}; "
-            f"get it anew from {file.where}"
-        )
+        wrong = f"{path} is not the expected file: its {kind.upper()} sum is {found}, expected {expected}"
+        raise ValueError(f"{wrong}; get it anew from {file.where}")
     return f"{kind}:{found}"
 
 
 def read(file: RawFile, path: Path, targets: Sequence[str] | None = None) -> pd.DataFrame:
     """The file's steps, (T, V) float64, with a regular time index; `targets`: these columns only."""
-    header, as_text = (0, {file.time: str}) if file.time else (None, None)
+    how: dict[str, Any] = {"dtype": {file.time: str}} if file.time else {"header": None}
     try:
-        raw = pd.read_csv(path, header=header, dtype=as_text)
+        raw = pd.read_csv(path, **how)
     except ValueError as error:
         raise ValueError(f"{path} can't be read as CSV in UTF-8: {error}; save it as such") from error
     columns = [name for name in raw.columns if name != file.time] if targets is None else list(targets)
@@ -143,20 +127,14 @@ def read(file: RawFile, path: Path, targets: Sequence[str] | None = None) -> pd.
         raise ValueError(f"{path} has {len(raw)} rows of {len(columns)} variables; at least one of each is needed")
     cells = raw[columns].rename(columns=str)
     numbers = cells.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    _refuse(
-        path, numbers.isna() & cells.notna(), cells, "no number: correct it, or leave the column out of the targets"
-    )
+    _refuse(path, numbers.isna() & cells.notna(), cells, "no number: correct it, or leave the column out")
     if file.missing is not None:
         numbers = numbers.mask(numbers == file.missing).ffill()
     if file.start:
         numbers.index = pd.date_range(file.start, periods=len(raw), freq=file.rows or file.frequency)
     else:
-        stamps = raw[[file.time]].apply(
-            pd.to_datetime, format=file.time_format, errors="coerce", utc=True
-        )  # a zone becomes UTC
-        _refuse(
-            path, stamps.isna(), raw[[file.time]], f"not of the form {file.time_format!r}: correct it or time_format"
-        )
+        stamps = raw[[file.time]].apply(pd.to_datetime, format=file.time_format, errors="coerce", utc=True)
+        _refuse(path, stamps.isna(), raw[[file.time]], f"not of the form {file.time_format!r}: correct one of them")
         numbers.index = pd.DatetimeIndex(stamps[file.time]).tz_localize(None)
     if file.gather:
         numbers = numbers.resample(file.frequency).agg(file.gather)
@@ -171,10 +149,8 @@ def _refuse(path: Path, wrong: pd.DataFrame, cells: pd.DataFrame, why: str) -> N
     if wrong.to_numpy().any():
         row = int(wrong.to_numpy().any(axis=1).argmax())
         column = int(wrong.iloc[row].to_numpy().argmax())
-        raise ValueError(
-            f"{path} has {cells.iloc[row, column]!r} in column {cells.columns[column]!r}, data row {row + 1}, which "
-            f"is {why}"
-        )
+        place = f"in column {cells.columns[column]!r}, data row {row + 1}"
+        raise ValueError(f"{path} has {cells.iloc[row, column]!r} {place}, which is {why}")
 
 
 def _regular(file: RawFile, path: Path, stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
@@ -185,8 +161,6 @@ def _regular(file: RawFile, path: Path, stamps: pd.DatetimeIndex) -> pd.Datetime
         raise ValueError(f"frequency={file.frequency!r} is not allowed ({error}); give a pandas alias") from error
     if (wrong := np.asarray(grid != stamps)).any():
         row = int(wrong.argmax())
-        raise ValueError(
-            f"{path} is not regular: step {row + 1} is at {stamps[row]}, expected {grid[row]} at the frequency "
-            f"{file.frequency!r}; sort its rows, drop repeated ones, fill missing ones, or correct the frequency"
-        )
+        expected = f"step {row + 1} is at {stamps[row]}, expected {grid[row]} at the frequency {file.frequency!r}"
+        raise ValueError(f"{path}: {expected}; sort its rows, drop repeated ones, or fill missing ones")
     return grid.rename("time")

@@ -14,7 +14,6 @@ from benchmarks.errors import Misuse, check_whole
 if TYPE_CHECKING:
     from benchmarks.models.base import Forecaster
 
-
 MODELS = {
     "msft": "benchmarks.models.ours:MSFT",
     "full": "benchmarks.models.ours:Full",
@@ -33,38 +32,25 @@ MODELS = {
     "seasonal_naive": "benchmarks.models.untrained:SeasonalNaive",
 }
 OURS = tuple(name for name, place in MODELS.items() if ".ours:" in place)
-PACKAGES = {  # that a model needs, and the extra of darts-msft that brings it
-    **dict.fromkeys(("lora", "adalora"), ("peft", "peft")),
-    **dict.fromkeys(("patchtst", "itransformer", "timemixer"), ("neuralforecast", "baselines")),
-    "fracast": ("fracast", "baselines"),
-}
+PACKAGES = {**dict.fromkeys(("patchtst", "itransformer", "timemixer"), "neuralforecast"), "fracast": "fracast"}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a fit may spend, the same for every model of a table.
+    """What a fit may spend, the same for every model of a table."""
 
-    epochs: passes over the training windows; baseline_epochs: those of models from random weights (None: as epochs);
-    patience: epochs without a better validation score before a fit stops; batch_size: windows a step; train_windows: at
-    most so many an epoch, in whole batches, others each epoch (None: all); validation_windows: at most so many for
-    choosing settings and the best epoch, evenly spaced (None: all); look_backs: contexts, in steps, to choose from;
-    zero_shot_choice: what trains a pretrained model takes its patch size from the choice of that model untrained.
-    """
-
-    epochs: int = 10
-    patience: int = 3
-    batch_size: int = 32
-    train_windows: int | None = None
-    validation_windows: int | None = None
-    look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)
-    zero_shot_choice: bool = False
-    baseline_epochs: int | None = None
+    epochs: int = 10  # passes over the training windows
+    patience: int = 3  # epochs without a better validation score before a fit stops
+    batch_size: int = 32  # windows a step
+    train_windows: int | None = None  # at most so many an epoch, in whole batches, others each epoch; None: all
+    validation_windows: int | None = None  # at most so many, evenly spaced, for settings and the best epoch; None: all
+    look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)  # contexts, in steps, to choose from
+    zero_shot_choice: bool = False  # pretrained models that train take the patch size of the untrained one's choice
+    baseline_epochs: int | None = None  # those of models from random weights; None: as epochs
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size"):
-            check_whole(name, getattr(self, name), 1)
-        for name in ("train_windows", "validation_windows", "baseline_epochs"):
-            if getattr(self, name) is not None:
+        for name in ("epochs", "patience", "batch_size", "train_windows", "validation_windows", "baseline_epochs"):
+            if getattr(self, name) is not None or getattr(Budget, name) is not None:  # None where it is the default
                 check_whole(name, getattr(self, name), 1)
         steps = self.look_backs
         if not isinstance(steps, list | tuple) or not steps or list(steps) != sorted(set(steps)):
@@ -81,10 +67,7 @@ class Budget:
         return None if self.train_windows is None else ceil(self.train_windows / self.batch_size)
 
     def validation_stride(self, windows: int, season: int) -> int:
-        """The least stride that keeps of `windows` no more than allowed, and all phases of a season of `season` steps.
-
-        A stride that shares a factor with the season would come back to the same times of day only.
-        """
+        """The least stride that keeps of `windows` no more than allowed, at all phases of a season of so many steps."""
         stride = 1 if self.validation_windows is None else ceil(windows / self.validation_windows)
         while gcd(stride, season) > 1:
             stride += 1
@@ -92,19 +75,13 @@ class Budget:
 
 
 def load_forecaster(name: str, options: Mapping[str, Any], budget: Budget) -> Forecaster:
-    """The model registered under `name`; `options` differ from its defaults.
-
-    Misuse if one is not known; ModuleNotFoundError, with the install line, if the model's package is missing.
-    """
+    """The model registered under `name`; `options` differ from its defaults."""
     if name not in MODELS:
         raise Misuse(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")
-    package, extra = PACKAGES.get(name, (None, None))
+    package = PACKAGES.get(name)
     if package is not None and find_spec(package) is None:
         raise ModuleNotFoundError(
-            f"model {name!r} needs the package {package!r}, which is not installed; run: "
-            f"pip install 'darts-msft[{extra}]'",
-            name=package,
+            f"model {name!r} needs {package!r}, which is not installed; run: pip install 'darts-msft[baselines]'"
         )
     module, _, attribute = MODELS[name].partition(":")
-    found: type[Forecaster] = getattr(importlib.import_module(module), attribute)
-    return found(options, budget)
+    return getattr(importlib.import_module(module), attribute)(options, budget)

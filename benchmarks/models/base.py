@@ -49,10 +49,8 @@ class Forecaster(ABC):
 
     def __init__(self, options: Settings, budget: Budget) -> None:
         if unknown := sorted(set(options) - set(self.defaults)):
-            raise Misuse(
-                f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; "
-                f"choose from {', '.join(self.defaults) or 'none'}"
-            )
+            names = ", ".join(self.defaults) or "none"
+            raise Misuse(f"{type(self).__name__} has no option {unknown[0]!r}; choose from {names}")
         self.given, self.options, self.budget = dict(options), {**self.defaults, **options}, budget
 
     def candidates(self, data: Dataset, horizon: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -107,15 +105,10 @@ class Forecaster(ABC):
             verbose=False,
             **{"predict_likelihood_parameters": levels is not None, **asked},
         )
+        if [one.start_time() for one in found] != list(data.times[np.asarray(starts)]):
+            raise RuntimeError(f"forecasts of {type(self).__name__} don't begin with the windows")
         values = np.stack([window.all_values(copy=False) for window in found])  # (N, H, V * Q, samples)
-        values = values.reshape(len(found), -1, len(data.columns), values[0, 0].size // len(data.columns))
-        wanted = (len(starts), horizon, len(data.columns), asked.get("num_samples", len(levels or (0.5,))))
-        if values.shape != wanted or [one.start_time() for one in found] != list(data.times[np.asarray(starts)]):
-            raise ValueError(
-                f"{type(self).__name__} forecast (windows, steps, variables, levels) {values.shape}, the first at "
-                f"{found[0].start_time()}, instead of {wanted} from {data.times[starts[0]]} on"
-            )
-        return values
+        return values.reshape(len(starts), horizon, len(data.columns), -1)
 
     def held(self, levels: Levels) -> int:
         """How many numbers it holds for each value that it forecasts, while it does."""
@@ -148,6 +141,10 @@ class Forecaster(ABC):
         """The data as the model sees them."""
         return data
 
+    def longest(self) -> float:
+        """The longest context that the model was made for, in steps."""
+        return inf
+
     @property
     def epochs(self) -> int:
         """The most that a fit may take."""
@@ -179,10 +176,11 @@ class Forecaster(ABC):
     def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
         """Why the model can't take these settings; None: it can."""
         begin, end = data.bounds["train"]
-        look_back, longest = settings["look_back"], end - begin - horizon
+        look_back, room = settings["look_back"], end - begin - horizon
+        if look_back > self.longest():
+            return f"a look-back of {look_back} steps is more than the model sees; take at most {self.longest()}"
         lengths = f"a look-back of {look_back} and a horizon of {horizon} steps don't fit into the {end - begin}"
-        told = f"{lengths} training steps of {data.name}; take at most {longest} steps"
-        return None if look_back <= longest else told
+        return None if look_back <= room else f"{lengths} training steps of {data.name}; take at most {room} steps"
 
 
 class BestEpoch(Callback):
@@ -222,20 +220,17 @@ class BestEpoch(Callback):
 
 
 def sha256_of(value: Any) -> str:
-    """sha256 of a value in JSON's types."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def quantile_likelihood(levels: Levels) -> QuantileRegression | None:
-    """Darts' likelihood for `levels`; None for point forecasts."""
     return None if levels is None else QuantileRegression(list(levels))
 
 
 def at_levels(quantiles: np.ndarray, known: Sequence[float], levels: Sequence[float]) -> np.ndarray:
     """Quantiles (..., K) of the ascending levels `known` as quantiles (..., Q) of other `levels`.
 
-    Between neighbours, and beyond the two outermost, the quantile is linear in the standard normal distribution's
-    quantile of the same level: exact for a normal distribution, and at the levels that are known.
+    Between neighbours, and beyond the outermost, it is linear in the standard normal distribution's quantile.
     """
     knots, wanted = norm.ppf(known), norm.ppf(levels)
     left = np.clip(np.searchsorted(knots, wanted, side="right") - 1, 0, len(knots) - 2)

@@ -11,14 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks.data import Dataset
-from benchmarks.models.base import (
-    SIZES,
-    Forecaster,
-    Levels,
-    Settings,
-    quantile_likelihood,
-    sha256_of,
-)
+from benchmarks.models.base import SIZES, Forecaster, Levels, Settings, quantile_likelihood, sha256_of
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
 from darts_msft.storage.weights import load_state, state_hash
@@ -35,9 +28,6 @@ class Ours(Forecaster):
     Options: those of the model's own that the method has a use for, each but `FIXED` also as a list to choose from on
     validation data; `likelihood` (quantile forecasts only): "native" trains the backbone's own distribution and takes
     the quantiles of `num_samples` sample paths, "quantile" trains a new head with the pinball loss.
-
-    With the budget's `zero_shot_choice`, what is trained takes the patch size from the zero-shot model's choice, and
-    chooses the look-back itself: the context that is best before finetuning need not be the best after it.
 
     `own` are the method's own arguments of the model, `rates` its learning rates where none is given: a change of
     the model's default rates has to be made here too, so that results before and after it are told apart.
@@ -88,7 +78,7 @@ class Ours(Forecaster):
 
     def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
         """Quantiles of sample paths are always of the same draws."""
-        if not self._sampled(levels):
+        if levels is None or not self._sampled(levels):
             return super().forecast(model, data, starts, levels)
         draws = {"num_samples": self.options["num_samples"], "random_state": model.model_params["random_state"]}
         found = super().forecast(model, data, starts, None, **draws)
@@ -124,13 +114,11 @@ class Ours(Forecaster):
         return [dict(self.rates), *OPTIMISER] if self.trains else None
 
     def weights(self) -> str:
-        """Of "scratch" the sha256 of the configuration: there is nothing else of the backbone in it."""
-        source, _, config = self._backbone
+        source, _, config = self._backbone  # of "scratch" the configuration: it has nothing else of the backbone
         return state_hash(load_state(source)) if self.pretrained else sha256_of(config)
 
     @cached_property
     def _backbone(self) -> tuple[Any, str, dict[str, Any]]:
-        """Source, architecture and configuration."""
         return describe(self.options["backbone"], self.options["revision"])
 
 

@@ -1,8 +1,8 @@
 """Models trained from random weights: DLinear, PatchTST, iTransformer and TimeMixer, as `recipes.toml` says.
 
 All train with Adam on the squared error (quantile forecasts: on the pinball loss), and see each variable in units of
-its deviation in the training part. Look-backs are chosen on validation data; batch sizes, epochs and patience are the
-budget's. iTransformer and TimeMixer get no calendar features, which their authors' programs feed to them.
+its deviation in the training part. Batch sizes, epochs and patience are the budget's. iTransformer and TimeMixer get no
+calendar features, which their authors' programs feed to them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from benchmarks.models.base import BestEpoch, Forecaster, Levels, Settings, quan
 RATES = (1e-4, 1e-3, 5e-3)  # of DLinear, to choose from
 PAPER = "paper"  # a learning rate by this name is the authors' for the data set
 DEFAULT = "Weather"  # whose recipe any other data set gets: more variables than ETT, and sampled finely
-
-
 # What multiplies the rate after each pass over all training windows, and from which pass on: the scripts' "type1"
 # (which sets the rate of the first pass anew after it, and only then begins to halve) and "type3".
 FACTORS = {"halved": (0.5, 1), "late_decay": (0.9, 3)}
@@ -76,9 +74,6 @@ def recipe(network: str, dataset: str, horizon: int) -> Recipe:
     return found.get((dataset, horizon)) or found.get(dataset) or found[DEFAULT]
 
 
-# ---- models
-
-
 class Trained(Forecaster):
     """What the four have in common. Option `lr`: a rate, a list to choose from, "paper" (the authors') or None."""
 
@@ -118,14 +113,7 @@ class Trained(Forecaster):
         return {**super().resolved(model), "lr": rate, "schedule": factor}
 
     def arguments(
-        self,
-        settings: Settings,
-        data: Dataset,
-        horizon: int,
-        seed: int,
-        levels: Levels,
-        schedule: str,
-        warm_up: float = 0,
+        self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels, schedule: str, warm_up: float
     ) -> dict[str, Any]:
         """Of a Darts model, but for the network's own."""
         rate, (epoch, every) = settings["lr"], self.batches(data, settings["look_back"], horizon)
@@ -164,7 +152,7 @@ class DLinear(Trained):
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         own = {name: self.options[name] for name in ("kernel_size", "const_init")}
-        shared = self.arguments(settings, data, horizon, seed, levels, "halved")
+        shared = self.arguments(settings, data, horizon, seed, levels, "halved", 0)
         return DLinearModel(shared_weights=True, **own, **shared)
 
 
@@ -172,11 +160,12 @@ class Neural(Trained):
     """A network of the package neuralforecast with its authors' hyperparameters for the data set.
 
     It may choose from the authors' rate `rate_times` as much, since a budget may be far shorter than theirs. Option
-    `network`: what differs from the authors' arguments of the network, in neuralforecast's words.
+    `network`: what differs from the authors' arguments of the network.
     """
 
     network: ClassVar[str]
     rate_times: ClassVar[tuple[float, ...]] = (1, 3, 10)
+    quantile_norm: ClassVar[dict[str, Any]] = {}  # for quantiles: what leaves each window's normalisation to Darts
     defaults: ClassVar[Settings] = {"look_back": None, "lr": None, "network": {}}
 
     def rates(self, data: Dataset, horizon: int) -> tuple[float | None, list[float]]:
@@ -192,7 +181,7 @@ class Neural(Trained):
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         from darts.models import NeuralForecastModel  # imports neuralforecast, which takes seconds
 
-        found, norm = recipe(self.network, data.name, horizon), self.inner_norm(levels)
+        found, norm = recipe(self.network, data.name, horizon), {} if levels is None else self.quantile_norm
         return NeuralForecastModel(
             model=_network(self.network),
             model_kwargs={**found.network, **self.options["network"], **norm},
@@ -200,10 +189,6 @@ class Neural(Trained):
             use_static_covariates=False,
             **self.arguments(settings, data, horizon, seed, levels, found.schedule, found.warm_up),
         )
-
-    def inner_norm(self, levels: Levels) -> dict[str, Any]:
-        """Arguments that leave each window's normalisation to Darts; none where the network does it well itself."""
-        return {}
 
 
 class PatchTST(Neural):
@@ -218,10 +203,7 @@ class TimeMixer(Neural):
     network = "TimeMixer"
     version = 2  # 1 ended fits before the rates had gone down
     rate_times = (1 / 3, 1, 3)  # 0.01 is high as it is: with ten times that, fits of long look-backs diverge
-
-    def inner_norm(self, levels: Levels) -> dict[str, Any]:
-        """Its quantiles come from a linear map over all variables, before which the network would undo its own."""
-        return {} if levels is None else {"use_norm": False}
+    quantile_norm: ClassVar[dict[str, Any]] = {"use_norm": False}  # else undone before a linear map over all variables
 
     def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
         network = {**recipe(self.network, data.name, horizon).network, **self.options["network"]}
@@ -233,11 +215,7 @@ class TimeMixer(Neural):
 
 @cache
 def _network(name: str) -> Any:
-    """The class of neuralforecast.
-
-    A step's values (V variables, Q quantiles) leave its iTransformer level by level, but Darts takes them variable by
-    variable: without the reordering, quantiles go to other variables and get their units.
-    """
+    """The class of neuralforecast; iTransformer's quantiles come level by level, and Darts takes them by variable."""
     import neuralforecast.models
 
     found = getattr(neuralforecast.models, name)
@@ -246,7 +224,7 @@ def _network(name: str) -> Any:
 
     class OrderedITransformer(found):  # type: ignore[misc, valid-type]
         def forward(self, windows_batch: dict[str, Any]) -> Tensor:
-            by_level: Tensor = super().forward(windows_batch)  # (B, H, Q * V)
+            by_level = super().forward(windows_batch)  # (B, H, Q * V)
             return by_level.unflatten(-1, (-1, self.enc_in)).transpose(-1, -2).flatten(-2)
 
     OrderedITransformer.__qualname__ = "OrderedITransformer"  # can be pickled, as Lightning wants it

@@ -45,14 +45,12 @@ class SeasonalNaive(Forecaster):
         season, cycles = data.season, -(-horizon // data.season)
         train = data.values[slice(*data.bounds["train"])].astype(np.float64)
         if len(train) < (cycles + 1) * season:
-            raise ValueError(
-                f"the training part has {len(train)} steps, too few for errors over {cycles} seasons of {season}; "
-                f"shorten the horizon, or give at least {(cycles + 1) * season} steps"
-            )
+            few = f"the training part has {len(train)} steps, too few for errors over {cycles} seasons of {season}"
+            raise ValueError(f"{few}; shorten the horizon, or give at least {(cycles + 1) * season} steps")
         offsets = np.zeros((cycles, season, train.shape[1], len(levels or [0])))
         for cycle, step in np.ndindex(*(offsets.shape[:2] if levels else (0, 0))):
             lag = (cycle + 1) * season  # a multiple of the season: errors[i] is at step i of it
-            offsets[cycle, step] = np.quantile((train[lag:] - train[:-lag])[step::season], levels, axis=0).T
+            offsets[cycle, step] = np.quantile((train[lag:] - train[:-lag])[step::season], levels or (), axis=0).T
         return SimpleNamespace(input_chunk_length=season, output_chunk_length=horizon, offsets=offsets)
 
     def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
@@ -68,20 +66,15 @@ class Chronos2(Forecaster):
     """Through Darts' `Chronos2Model` (Ansari et al. 2025, Apache-2.0), with all variables as one group.
 
     Options: `hub_model_name` and `revision` of the weights on the Hugging Face hub, or `local_dir`, a directory with
-    config.json and model.safetensors. Quantiles at levels that it lacks are read off by `at_levels`.
+    config.json and model.safetensors.
     """
 
     trains = False
-    defaults: ClassVar[Settings] = {
-        **dict.fromkeys(("look_back", "revision", "local_dir")),
-        "hub_model_name": "amazon/chronos-2",
-    }
+    places: ClassVar[Settings] = {"hub_model_name": "amazon/chronos-2", "revision": None, "local_dir": None}
+    defaults: ClassVar[Settings] = {"look_back": None, **places}
 
-    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
-        longest = self._config()["context_length"]
-        if settings["look_back"] > longest:
-            return f"a look-back of {settings['look_back']} steps is more than Chronos-2 sees; take at most {longest}"
-        return super().refusal(settings, data, horizon)
+    def longest(self) -> float:
+        return self._config()["context_length"]
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         model = Chronos2Model(
@@ -98,9 +91,10 @@ class Chronos2(Forecaster):
         return model.fit(data.series("train"))  # reads the weights, trains nothing
 
     def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
-        known = None if levels is None else self._config()["quantiles"]
-        found = super().forecast(model, data, starts, known, **asked)
-        return found if levels is None else at_levels(found, known, levels)
+        if levels is None:
+            return super().forecast(model, data, starts, levels, **asked)
+        known = self._config()["quantiles"]
+        return at_levels(super().forecast(model, data, starts, known, **asked), known, levels)
 
     def resolved(self, model: Any) -> dict[str, Any]:
         return {**super().resolved(model), "known_levels": self._config()["quantiles"]}
@@ -109,18 +103,15 @@ class Chronos2(Forecaster):
         return hashlib.sha256(self._file("model.safetensors").read_bytes()).hexdigest()
 
     def _config(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._file("config.json").read_text())["chronos_config"]
-        return found
+        return json.loads(self._file("config.json").read_text())["chronos_config"]
 
     def _file(self, name: str) -> Path:
         """From the directory or the hub's cache, downloaded where that lacks it."""
         repo, revision, folder = (self.options[option] for option in ("hub_model_name", "revision", "local_dir"))
         found = Path(folder).expanduser() / name if folder is not None else _from_hub(repo, name, revision)
         if found is None:
-            raise WeightsMissing(
-                f"{name} of {repo} is not in the hub's cache, and the hub can't be reached; give by --option "
-                "local_dir=DIRECTORY one with config.json and model.safetensors"
-            )
+            missing = f"{name} of {repo} is not in the hub's cache, and the hub can't be reached"
+            raise WeightsMissing(f"{missing}; give by --option local_dir=DIRECTORY one with it and config.json")
         return found
 
 
@@ -137,21 +128,16 @@ class Fracast(Forecaster):
     """Fracast-0 (PyPI, version 0.1.0, Apache-2.0, github.com/ztxtech/fracast-0) with the weights of its package.
 
     Option `weights`: "fp32", or "w8" (the same in 8 bits). Its head forecasts 48 steps at its own levels 0.1, ..., 0.9;
-    longer horizons go on from the medians, other levels are read off by `at_levels`. Every variable is forecast apart,
-    in 0.07 s on one processor core for every 48 steps, whatever the context.
+    longer horizons go on from the medians. Every variable is forecast apart.
     """
 
     trains = False
     defaults: ClassVar[Settings] = {"look_back": None, "weights": "fp32"}
     files: ClassVar[dict[str, str]] = {"fp32": "model.safetensors", "w8": "model.int8.safetensors"}
-    longest = 2048  # context, in steps
     rows: ClassVar[dict[str, int]] = {"cpu": 16, "cuda": 1024}  # windows of one variable at once: what fits a cache
 
-    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
-        look_back = settings["look_back"]
-        if look_back > self.longest:
-            return f"a look-back of {look_back} steps is more than Fracast sees; take at most {self.longest}"
-        return super().refusal(settings, data, horizon)
+    def longest(self) -> float:
+        return 2048
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         import fracast
@@ -171,8 +157,7 @@ class Fracast(Forecaster):
         return quantiles.reshape(len(starts), -1, horizon, quantiles.shape[-1]).swapaxes(1, 2)
 
     def describe(self, model: Any) -> dict[str, Any]:
-        parts = (model.network.core, model.network.head)
-        count = sum(parameter.numel() for part in parts for parameter in part.parameters())
+        count = sum(one.numel() for part in (model.network.core, model.network.head) for one in part.parameters())
         return {**_NOTHING, "parameters": count, "weights": self.weights()}
 
     def resolved(self, model: Any) -> dict[str, Any]:

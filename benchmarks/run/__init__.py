@@ -22,6 +22,7 @@ from benchmarks.run.provenance import ProcessFailed, commit, is_dirty, isolated,
 FAILED, STOPPED = 1, 130  # exit codes
 _MODELS = (f"benchmarks.models.{name}" for name in ("ours", "trained", "untrained"))
 PRELOADED = ("benchmarks.run.measures", "darts_msft.backbones.moirai", *_MODELS)  # all code that a figure rests on
+Undone = list[tuple[Experiment, Exception]]  # experiments without a result, and why
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,6 @@ class Place:
     suite: str
     command: str
     commit: str
-
-
-Undone = list[tuple[Experiment, Exception]]  # experiments without a result, and why
 
 
 def main(
@@ -55,9 +53,8 @@ def main(
 ) -> None:
     """Measure what has no result yet.
 
-    Settings are chosen on the validation part first, once for all seeds. What is finished is in the results' folder,
-    whole; the same command goes on where a stopped one ended, and several at once share the work. A failure doesn't
-    stop the others; what needs weights that can't be had is skipped.
+    Settings are chosen on the validation part first, once for all seeds. The same command goes on where a stopped one
+    ended, and several at once share the work. What needs weights that can't be had is skipped.
 
     A .toml describes data of your own (the head of benchmarks/data/__init__.py shows one):
     python -m benchmarks run --suite lsf --datasets sales.toml --horizons 28 --results results
@@ -97,9 +94,6 @@ def check_clean(place: Place) -> None:
         raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
 
 
-# ---- what is asked for
-
-
 def with_options(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
     """The suite with these options ("name=value"), each given to all models that know it."""
     given = dict(option_of(word) for word in words)
@@ -107,10 +101,8 @@ def with_options(experiments: Sequence[Experiment], words: Sequence[str]) -> lis
     if useless := [name for name in given if not any(name in options for options in known.values())]:
         names = dict.fromkeys(name for options in known.values() for name in options)
         raise Misuse(f"--option {', '.join(useless)}: no model of the suite takes it; they take {', '.join(names)}")
-    return _once(
-        replace(each, options={**each.options, **{n: v for n, v in given.items() if n in known[each.model]}})
-        for each in experiments
-    )
+    own = {model: {n: v for n, v in given.items() if n in options} for model, options in known.items()}
+    return _once(replace(each, options={**each.options, **own.get(each.model, {})}) for each in experiments)
 
 
 def option_of(word: str) -> tuple[str, Any]:
@@ -129,10 +121,7 @@ def option_of(word: str) -> tuple[str, Any]:
 def select(
     experiments: Sequence[Experiment], wanted: Mapping[str, Sequence[Any] | None], stride: int | None
 ) -> list[Experiment]:
-    """The part of a suite that was asked for, by fields of experiments; what selects nothing is a Misuse.
-
-    The path of a .toml takes the place of the suite's data sets, at whatever horizons are asked for.
-    """
+    """The part of a suite that was asked for, by fields of experiments; a .toml's path stands for its data sets."""
     tomls = [name for name in wanted["dataset"] or () if name.endswith(".toml")]
     own = _once(
         replace(each, dataset=toml, horizon=horizon, test_stride=1 if each.family == "pf" else each.test_stride)
@@ -155,7 +144,7 @@ def select(
 
 
 def _once(experiments: Iterable[Experiment]) -> list[Experiment]:
-    """Keys don't tell places apart, so they are no help here."""
+    """By all that they have: keys don't tell places apart."""
     return list({json.dumps(each.to_dict(), sort_keys=True): each for each in experiments}.values())
 
 
@@ -181,14 +170,8 @@ def split(experiments: Sequence[Experiment], place: Place) -> tuple[list[Experim
     return pending, undone
 
 
-# ---- what is done
-
-
 def run_all(experiments: Sequence[Experiment], place: Place, undone: Undone) -> int:
-    """Runs one after the other, reports what is left undone, and returns the exit code.
-
-    What another process is at comes last: then there is nothing else to do but wait for it.
-    """
+    """Runs one after the other, what another process is at last; reports what is undone, and returns the exit code."""
     queue, code, why = [(experiment, False) for experiment in experiments], 0, "stopped"
     try:
         for position, (experiment, wait) in enumerate(queue, 1):  # grows meanwhile
@@ -216,36 +199,26 @@ def run_all(experiments: Sequence[Experiment], place: Place, undone: Undone) -> 
 
 def report(undone: Undone) -> int:
     """Prints what failed or was skipped for want of weights, and why; returns the exit code."""
-    failures = 0
     for experiment, error in undone:
-        failures += not isinstance(error, WeightsMissing)
-        own = isinstance(error, ProcessFailed | WeightsMissing)  # whose text says it all
         what = "skipped" if isinstance(error, WeightsMissing) else "FAILED"
+        own = isinstance(error, ProcessFailed | WeightsMissing)  # whose text says it all
         print(f"{what} {experiment}: {'' if own else f'{type(error).__name__}: '}{error}", file=sys.stderr)
-    if failures:
+    if failures := sum(not isinstance(error, WeightsMissing) for _, error in undone):
         print(f"{failures} experiments failed, see above; the same command tries them again", file=sys.stderr)
     return FAILED if failures else 0
 
 
 def run_one(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any] | None:
-    """Chooses where nothing is chosen yet, measures, and stores both; a result that has come meanwhile is taken.
-
-    None where another process is at it or at its choice, unless `wait` says to wait for it.
-    """
+    """The result, made and stored where there is none; None where another process is at it and it need not `wait`."""
     from benchmarks.run import measures
 
     with store.claim(place.results, "run", experiment.key, wait) as ours:
-        if not ours:
-            return None
-        result = find("run", experiment.key, place, experiment)
-        if result is None:
-            choice = choice_of(experiment, place, wait)
-            if choice is None:
-                return None
+        result = find("run", experiment.key, place, experiment) if ours else None
+        if ours and result is None and (choice := choice_of(experiment, place, wait)) is not None:
             result = isolated(measures.test, experiment, choice, place.data)
             result |= {"suite": place.suite, "command": place.command}
             store.add(place.results, result, place.dirty)
-        return result
+    return result
 
 
 def choice_of(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any] | None:
@@ -256,11 +229,10 @@ def choice_of(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any
     led_by = None if leader is None else choice_of(leader, place, wait)
     if leader is not None and led_by is None:
         return None
-    with store.claim(place.results, "choice", experiment.choice_key, wait) as ours:
-        if not ours:
-            return None
-        choice = find("choice", experiment.choice_key, place, experiment, followed=measures.followed(led_by))
-        if choice is None:
+    key, same = experiment.choice_key, {"followed": measures.followed(led_by)}
+    with store.claim(place.results, "choice", key, wait) as ours:
+        choice = find("choice", key, place, experiment, **same) if ours else None
+        if ours and choice is None:
             choice = isolated(measures.choose, experiment, place.data, led_by, place.results, place.dirty)
             store.add(place.results, choice, place.dirty)
     return choice

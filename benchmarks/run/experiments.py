@@ -1,8 +1,4 @@
-"""What is measured: one experiment a result, as a diff against defaults, with a key made of everything that matters.
-
-Two experiments of the same key may still differ in where their data and weights lie. The hashes of both stand beside
-the key in a result and tell these apart (`store.find`).
-"""
+"""What is measured: one experiment a result, as a diff against defaults, with a key made of everything that matters."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import Misuse, check_whole
+from benchmarks.errors import Misuse, check_whole, misuse
 from benchmarks.models import Budget
 
 # Raised by hand when measures, splits, recipes or defaults change so that figures before and after can't stand side by
@@ -26,20 +22,16 @@ LOCATIONS = ("backbone", "local_dir")  # options that say where weights are: not
 
 @dataclass(frozen=True)
 class Experiment:
-    """One model with its options on one data set and horizon, with one seed and one budget.
-
-    dataset: a registered name or the path of a user's .toml; horizon: in steps; options: what differs from the model's
-    defaults, in JSON's types; test_stride: steps between test windows (of "pf" always the horizon).
-    """
+    """One model with its options on one data set and horizon, with one seed and one budget."""
 
     family: str
-    dataset: str
-    horizon: int
+    dataset: str  # a registered name or the path of a user's .toml
+    horizon: int  # in steps
     model: str
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # what differs from the model's defaults, in JSON's types
     budget: Budget = field(default_factory=Budget)
-    test_stride: int = 1
+    test_stride: int = 1  # steps between test windows; of "pf" always the horizon
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -47,17 +39,14 @@ class Experiment:
         for name in ("dataset", "model"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise Misuse(f"{name}={getattr(self, name)!r} is not allowed; give a name")
-        check_whole("horizon", self.horizon, 1)
-        check_whole("seed", self.seed, 0)
-        check_whole("test_stride", self.test_stride, 1)
+        for name, least in (("horizon", 1), ("seed", 0), ("test_stride", 1)):
+            check_whole(name, getattr(self, name), least)
         if self.family == "pf":
             if self.test_stride not in (1, self.horizon):
                 raise Misuse(f"test_stride={self.test_stride} is not allowed in the family 'pf'; give {self.horizon}")
             object.__setattr__(self, "test_stride", self.horizon)
-        try:  # as they come back from a file: lists for tuples, strings for keys
-            object.__setattr__(self, "options", json.loads(_canonical(dict(self.options))))
-        except (TypeError, ValueError) as error:
-            raise Misuse(f"options={self.options!r} can't be written as JSON ({error}); give what can") from error
+        with misuse(f"options={self.options!r} can't be written as JSON; give what can: ", TypeError, ValueError):
+            object.__setattr__(self, "options", json.loads(_canonical(dict(self.options))))  # lists for tuples
 
     @property
     def key(self) -> str:
@@ -80,9 +69,7 @@ class Experiment:
         return _changes(found, Experiment)
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types: lists for tuples."""
-        found: dict[str, Any] = json.loads(_canonical(asdict(self)))
-        return found
+        return json.loads(_canonical(asdict(self)))
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Experiment:

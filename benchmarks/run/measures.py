@@ -1,7 +1,7 @@
 """What is done for an experiment: settings are chosen on the validation part, then measured on the test part.
 
 A choice fits every candidate and takes the one with the lowest MSE (LSF) or CRPS (PF). It is made with seed 0 and
-holds for all seeds and test strides. Each candidate is stored as soon as it is done.
+holds for all seeds and test strides.
 
 The measures of LSF are MSE and MAE over windows, steps and variables. Those of PF are, in the data's units:
 - crps: the mean weighted quantile loss, for each level 0.1, ..., 0.9 twice the summed pinball loss over the summed
@@ -106,17 +106,15 @@ def followed(leader: Entry | None) -> dict[str, Any] | None:
     """What a choice takes over from that of its leader, in the words of the choice; None where it has none."""
     if leader is None:
         return None
-    settings = {name: leader["chosen"][name] for name in FOLLOWED if name in leader["chosen"]}
-    return {"key": leader["key"], "settings": settings}
+    return {"key": leader["key"], "settings": {n: v for n, v in leader["chosen"].items() if n in FOLLOWED}}
 
 
 def choose(
     experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path, dirty: bool = False
 ) -> dict[str, Any]:
-    """The settings with the best validation score, and all that were tried, which the store in `folder` keeps.
+    """The settings with the best validation score, and all that were tried, each stored in `folder` once it is done.
 
-    leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others; of one alone
-    nothing is fitted.
+    leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others.
     """
     quiet()
     basis, taken = Basis.of(experiment, data), followed(leader)
@@ -125,6 +123,7 @@ def choose(
     found = [settings for settings in found if agreed.items() <= settings.items()]
     if not found:
         raise ValueError(f"no setting of {experiment} agrees with its leader's {agreed}; give other options")
+    rows, decides = list[dict[str, Any]](), DECIDES[experiment.family]
     if len(found) == 1:
         rows = [{"settings": found[0], "validation": None, "reason": "the only candidate", "seconds": 0.0}]
         best = rows[0]
@@ -133,8 +132,8 @@ def choose(
         finite = [row for row in rows if row["validation"] is not None]
         if not finite:
             raise Diverged(f"every candidate of {experiment} diverged, the first: {rows[0]['reason']}; give others")
-        best = min(finite, key=lambda row: row["validation"][DECIDES[experiment.family]])
-    choice = {"rows": rows, "chosen": best["settings"], "decided_by": DECIDES[experiment.family], "dropped": dropped}
+        best = min(finite, key=lambda row: row["validation"][decides])
+    choice = {"rows": rows, "chosen": best["settings"], "decided_by": decides, "dropped": dropped}
     return basis.entry("choice", experiment.choice_key, **choice, followed=taken)
 
 
@@ -146,9 +145,8 @@ def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path, dirty: bo
         begin, validation, reason = time.perf_counter(), None, None
         try:
             model = basis.fitted(settings, CHOOSING_SEED)
-            found = measure(
-                basis.forecaster, model, basis.dataset, "validation", basis.validation_stride(), basis.levels
-            )
+            stride = basis.validation_stride()
+            found = measure(basis.forecaster, model, basis.dataset, "validation", stride, basis.levels)
             validation = found["metrics"]
         except Diverged as error:
             reason = f"diverged: {error}"
@@ -182,22 +180,15 @@ def test(experiment: Experiment, choice: Entry, data: str | Path | None) -> dict
     )
 
 
-# ---- backtest
-
-
 def measure(
     forecaster: Forecaster, model: Any, data: Dataset, part: str, stride: int, levels: Levels
 ) -> dict[str, Any]:
     """A fitted model's errors over a part's windows, three of these, and what forecasting took.
 
     without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
-    Diverged if a forecast is not finite.
     """
-    horizon, starts, sums = (
-        model.output_chunk_length,
-        data.starts(part, model.output_chunk_length, stride),
-        Sums(data, levels),
-    )
+    horizon, sums = model.output_chunk_length, Sums(data, levels)
+    starts = data.starts(part, horizon, stride)
     shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
     size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(data.columns) * forecaster.held(levels))))
     for position in range(0, len(starts), size):
@@ -207,10 +198,8 @@ def measure(
         seconds, busy = seconds + time.perf_counter() - begin, busy + processor_seconds() - begin_busy
         bad = ~np.isfinite(forecasts).reshape(len(chunk), -1).all(axis=1)
         if bad.any():
-            raise Diverged(
-                f"forecasts of {int(bad.sum())} of {len(chunk)} windows of {data.name} are not finite numbers, the "
-                f"first window at step {chunk[int(bad.argmax())]}: the model diverged"
-            )
+            first = f"the first window at step {chunk[int(bad.argmax())]}"
+            raise Diverged(f"forecasts of {int(bad.sum())} of {len(chunk)} windows are not finite numbers, {first}")
         targets = data.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
         sums.add(targets, forecasts)
         for start in sorted(shown & set(chunk)):

@@ -1,7 +1,4 @@
-"""What every entry says beside its figures: from which commit, with which versions, on what; its seconds and memory.
-
-And what makes these its own: a function runs in a process of its own, which gives back what it holds at its end.
-"""
+"""What every entry says beside its figures: from which commit, with which versions, on what; its seconds and memory."""
 
 from __future__ import annotations
 
@@ -71,10 +68,7 @@ def _git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = " ".join(str(getattr(error, "stderr", None) or error).split())
-        raise Misuse(
-            f"results need a git checkout, because each names its commit, and {ROOT} is none that git can read "
-            f"({reason}); get the code by `git clone` and run it there"
-        ) from error
+        raise Misuse(f"results need a git checkout, {ROOT} is none ({reason}); get the code by `git clone`") from error
     return done.stdout.strip()
 
 
@@ -92,12 +86,8 @@ def preload(modules: Sequence[str]) -> None:
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it.
-
-    It is forked from a server that has run nothing: a spawned process would begin with this one's peak memory as its
-    own (Linux keeps `ru_maxrss` over `exec`).
-    """
-    context = multiprocessing.get_context("forkserver")
+    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it."""
+    context = multiprocessing.get_context("forkserver")  # a spawned process would inherit this one's peak memory
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender, function, arguments))
     process.start()
@@ -106,8 +96,8 @@ def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
         succeeded, answer = receiver.recv()
     except EOFError:
         process.join()
-        code = process.exitcode
-        reason = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        code = process.exitcode or 0
+        reason = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         hint = "; signal 9 is often a lack of memory" if code == -9 else ""
         raise ProcessFailed(f"the process {reason} before it had a result{hint}") from None
     finally:
@@ -144,11 +134,9 @@ def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[An
     except Exception:
         answer = (False, traceback.format_exc())
     sender.send(answer)
-    sender.close()
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

@@ -3,8 +3,7 @@
 `FOLDER/runs/` holds what was measured on test parts, `FOLDER/choices/` the settings chosen on validation parts, and
 `FOLDER/candidates/` what was tried for them. A file is
 `<family>-<dataset>-<horizon>-<model>-<first ten digits of its key>.json`; a further one of the same key, from other
-data, weights or defaults, ends in `-2`, `-3`, ... Files are written under a hidden name that ends in `.part` and get
-their own when they are on disk.
+data, weights or defaults, ends in `-2`, `-3`, ...
 """
 
 from __future__ import annotations
@@ -15,24 +14,23 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmarks.errors import Misuse
+from benchmarks.errors import Misuse, misuse
 from benchmarks.run.experiments import Experiment
 
 FOLDER = Path(__file__).parents[1] / "results"
 KINDS = {"run": "runs", "choice": "choices", "candidate": "candidates"}
 _ALWAYS = "key experiment data_hash weights protocol defaults provenance"
-_RUN = (
-    "settings choice_key metrics windows validation_windows resolved examples seconds processor_seconds suite command"
-)
+_RUN = "settings resolved choice_key metrics windows validation_windows examples suite command"
+_MODEL = "trained_parameters parameters fit_report scale_weights seconds processor_seconds peak_memory_mb"
 NEEDED = {  # words that an entry has
-    "run": f"{_ALWAYS} {_RUN} trained_parameters parameters fit_report scale_weights peak_memory_mb".split(),
+    "run": f"{_ALWAYS} {_RUN} {_MODEL}".split(),
     "choice": f"{_ALWAYS} rows chosen dropped followed".split(),
     "candidate": f"{_ALWAYS} settings validation reason seconds".split(),
 }
@@ -56,10 +54,7 @@ def find(folder: str | Path, kind: str, key: str, **same: Any) -> dict[str, Any]
 def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> Path:
     """Writes an entry to a new file, at once or not at all; of uncommitted code none that is published, but `dirty`."""
     if result["provenance"]["dirty"] and not dirty and is_own(folder):
-        raise Misuse(
-            f"the tree has uncommitted changes, so this is no result for {FOLDER}; commit them, or give another folder "
-            "by --results, or --dirty"
-        )
+        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
     place = Path(folder) / KINDS[result["kind"]]
     place.mkdir(parents=True, exist_ok=True)
     experiment = Experiment.from_dict(result["experiment"])
@@ -70,11 +65,10 @@ def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> P
     with _part(place / stem, ("{\n" + ",\n".join(lines) + "\n}\n").encode()) as part:
         path = place / f"{stem}.json"
         for number in count(2):
-            try:
+            with suppress(FileExistsError):
                 os.link(part, path)  # never replaces another file
                 break
-            except FileExistsError:
-                path = place / f"{stem}-{number}.json"
+            path = place / f"{stem}-{number}.json"
     return path
 
 
@@ -88,13 +82,11 @@ def write(path: Path, content: str | bytes) -> None:
 
 def read_list(path: Path) -> list[dict[str, Any]]:
     """The entries of a file that holds a JSON list, to which `append` adds; none where there is no file."""
-    try:
+    with misuse(f"{path} is no JSON list; restore it, or give another file: ", OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise Misuse(f"{path} is no JSON file ({error}); restore it, or give another file") from error
-    if not isinstance(found, list):
-        raise Misuse(f"{path} holds no list of entries; restore it, or give another file")
-    return found
+        if not isinstance(found, list):
+            raise ValueError(f"it holds {found!r}")
+        return found
 
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
@@ -105,7 +97,6 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
 
 
 def is_own(folder: str | Path) -> bool:
-    """Whether this is the repository's own folder."""
     return Path(folder).resolve() == FOLDER.resolve()
 
 
@@ -144,7 +135,8 @@ def _part(path: Path, content: bytes) -> Iterator[Path]:
 
 def _load(path: Path, kind: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(found, allow_nan=False)  # refuses what is no figure
         if not isinstance(found, dict) or found.get("kind") != kind:
             raise ValueError(f"it is not of the kind {kind!r}")
         if missing := [name for name in NEEDED[kind] if name not in found]:
@@ -156,7 +148,3 @@ def _load(path: Path, kind: str) -> dict[str, Any]:
     except (AttributeError, TypeError, ValueError) as error:
         raise Misuse(f"{path} is not a result ({error}); restore it, or delete it to have it measured again") from error
     return found
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no figure")

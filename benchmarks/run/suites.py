@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,11 +19,6 @@ UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing ran
 _TOLD = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
-def budget(name: str) -> Budget:
-    """One of `suites.yaml`."""
-    return Budget(**_TOLD["budgets"][name])
-
-
 def _experiments(name: str) -> list[Experiment]:
     """Seed by seed and place by place, so a run that is stopped early has most models with at least one seed."""
     found = [
@@ -34,7 +29,7 @@ def _experiments(name: str) -> list[Experiment]:
             model,
             seed,
             {**grid.get("base", {}), **options},
-            budget(grid["budget"]) if "budget" in grid else Budget(),
+            Budget(**_TOLD["budgets"][grid["budget"]]) if "budget" in grid else Budget(),
             grid.get("test_stride", 1),
         )
         for grid in _TOLD["suites"][name]
@@ -53,41 +48,29 @@ SUITES: dict[str, Callable[[], list[Experiment]]] = {name: partial(_experiments,
 
 
 def load(name: str) -> list[Experiment]:
-    """A suite's experiments, in the order in which they run."""
     if name not in SUITES:
         raise Misuse(f"suite {name!r} is not known; choose one of {', '.join(SUITES)}")
     return SUITES[name]()
 
 
 def check(folder: Path) -> int:
-    """Prints a line for each reference; 0 where all are met by results of all seeds.
-
-    Of a key the newest result counts that was measured on the published file, with today's protocol and recipe.
-    """
+    """Prints a line for each reference; 0 where all are met by the newest results of all seeds on published files."""
     from benchmarks.data.files import REGISTRY
     from benchmarks.run.measures import standing
 
     failed, entries = False, [entry for _, entry in store.entries(folder, "run")]
+    entries.sort(key=lambda entry: entry["provenance"]["made"])
     for model, references in _TOLD["references"].items():
         for dataset, (reference, most) in references.items():
-            found, missing = [], []
+            found = {}  # by seed, NaN where there is no result
             for each in load("harness"):
-                if (each.model, each.dataset) != (model, dataset):
-                    continue
-                wanted = {"key": each.key, "file_hash": REGISTRY["lsf"][dataset][0].digest, **standing(each)}
-                own = [entry for entry in entries if wanted.items() <= entry.items()]
-                found += [entry["metrics"]["mse"] for entry in sorted(own, key=_made)[-1:]]
-                missing += [] if own else [each.seed]
-            away = sum(found) / len(found) / reference - 1 if found else float("nan")
-            passed = not missing and abs(away) <= most
-            failed |= not passed
-            print(
-                f"{model} {dataset}: MSE {', '.join(f'{mse:.4f}' for mse in found) or 'not measured'}, reference "
-                f"{reference:.3f}, {away:+.1%} of at most {most:.0%}"
-                f"{f', no result of seed {missing}' if missing else ''}: {'passed' if passed else 'FAILED'}"
-            )
+                if (each.model, each.dataset) == (model, dataset):
+                    wanted = {"key": each.key, "file_hash": REGISTRY["lsf"][dataset][0].digest, **standing(each)}
+                    own = [entry["metrics"]["mse"] for entry in entries if wanted.items() <= entry.items()]
+                    found[each.seed] = own[-1] if own else math.nan
+            away = sum(found.values()) / len(found) / reference - 1
+            failed |= not abs(away) <= most
+            figures = ", ".join(f"{mse:.4f} (seed {seed})" for seed, mse in found.items())
+            told = f"{model} {dataset}: MSE {figures}, reference {reference:.3f}, {away:+.1%} of at most {most:.0%}"
+            print(f"{told}: {'passed' if abs(away) <= most else 'FAILED'}")
     return int(failed)
-
-
-def _made(entry: dict[str, Any]) -> str:
-    return str(entry["provenance"]["made"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -19,21 +20,14 @@ LEAST_MODELS, LEAST_COLUMNS, ALPHA = 3, 5, 0.05  # of a diagram of critical diff
 SHOWN = 6  # models of the README's chart, beside zero-shot
 RELATIVE = "MSE as a multiple of zero-shot's (line): left is better; whiskers are standard deviations over seeds"
 MSFT, FINETUNED, OTHER = "#D55E00", "#0072B2", "#8A8A8A"
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-}
+STYLE: dict[Any, Any] = {"font.size": 8, "axes.titlesize": 9, "axes.axisbelow": True, "grid.color": "#e3e3e3"}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 
 
-def png(figure: Figure, dpi: int = 150) -> bytes:
-    """The bytes of a PNG file."""
+def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -56,25 +50,19 @@ def bars(table: Table) -> Figure:
 
 
 def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
-    """MSE over that of the pretrained model without finetuning, of the best models that have it in every column.
-
-    A Misuse where zero-shot and another model have none.
-    """
+    """MSE over that of the pretrained model without finetuning, of the best models that have it in every column."""
     plain = [table for table in found if table.kind == ("lsf", 1, "{}", "{}", "")]
     zero_shot = MODEL_NAMES["zero_shot"]
-    means, spreads = pd.DataFrame(), pd.DataFrame()
-    if plain:
-        table = joined(plain)
-        means, spreads = (part.xs("mse", axis=1, level="metric") for part in (table.means, table.spreads))
-        means = means.dropna()
+    means = joined(plain).means.xs("mse", axis=1, level="metric").dropna() if plain else pd.DataFrame()
     if zero_shot not in means.index or len(means) < 2:
         raise Misuse("the README's chart needs figures of zero_shot and another model in all columns of 'lsf'")
-    ratios, spreads = means.drop(zero_shot) / means.loc[zero_shot], spreads / means.loc[zero_shot]
+    spreads = joined(plain).spreads.xs("mse", axis=1, level="metric") / means.loc[zero_shot]
+    ratios = means.drop(zero_shot) / means.loc[zero_shot]
     best = ratios.mean(axis=1).nsmallest(SHOWN).index
     figure = _panels(ratios.loc[best], spreads.loc[best], RELATIVE, min(3, len(ratios.columns)), from_=1.0)
     for axes, column in zip(figure.axes, ratios, strict=False):
         for place, ratio in enumerate(ratios.loc[best, column]):
-            where = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center_baseline"}
+            where: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center_baseline"}
             axes.text(1.0, place, f"{ratio:.2f}", color="#555555", fontsize=7, **where)
     figure.axes[0].set_xlim(right=figure.axes[0].get_xlim()[1] + 0.05)
     return figure
@@ -83,8 +71,7 @@ def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
 def critical_differences(kin: Sequence[Table]) -> Figure | None:
     """Mean ranks of the first metric; a bar joins models that Nemenyi's test at 5 % can't tell apart.
 
-    `kin` differ in their budgets alone, and each column is of one. None where there are fewer than 3 models or 5
-    columns. Horizons of one data set are not independent, so the test is a little too sure.
+    `kin` differ in their budgets alone. Horizons of one data set are not independent, so the test is a little too sure.
     """
     table = joined(kin)
     figures = table.ranked([table.means.columns[0][1]])
@@ -92,7 +79,7 @@ def critical_differences(kin: Sequence[Table]) -> Figure | None:
         return None
     ranks = figures.rank().mean(axis=1)
     p_values = scikit_posthocs.posthoc_nemenyi_friedman(figures.T.reset_index(drop=True))
-    looks = {"color_palette": {row: _colour(row) for row in ranks.index}}
+    looks: dict[str, Any] = {"color_palette": {row: _colour(row) for row in ranks.index}}
     looks |= {"label_fmt_left": "{label} ({rank:.2f}) ", "label_fmt_right": " ({rank:.2f}) {label}"}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 0.6 + 0.25 * len(ranks)), layout="constrained")
@@ -125,7 +112,7 @@ def _panels(means: pd.DataFrame, spreads: pd.DataFrame, label: str, across: int,
 
 def _colour(row: str) -> str:
     """MSFT and its variants, other ways to finetune, all else."""
-    finetuned = [MODEL_NAMES[model] for model in OURS if model not in ("zero_shot", "scratch")]
     if row.startswith(MODEL_NAMES["msft"]):
         return MSFT
-    return FINETUNED if row.startswith(tuple(finetuned)) else OTHER
+    finetuned = tuple(MODEL_NAMES[model] for model in OURS if model not in ("zero_shot", "scratch"))
+    return FINETUNED if row.startswith(finetuned) else OTHER

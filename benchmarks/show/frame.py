@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.errors import Misuse
+from benchmarks.models import Budget
 from benchmarks.run import suites
-from benchmarks.run.experiments import LOCATIONS, PROTOCOL, Budget
+from benchmarks.run.experiments import LOCATIONS, PROTOCOL
 from benchmarks.run.store import METRICS, entries
 
 FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting"}
@@ -43,29 +44,17 @@ def read(folder: Path, suite_names: Sequence[str] = ()) -> pd.DataFrame:
 
     `options` are those that name a row, `fixed` the settings that were given and not chosen (both JSON, as `budget`),
     `state` is all else that runs of one row must share: weights, defaults, and the lists that were chosen from.
-
-    Raises
-    ------
-    Misuse
-        If there is none, or an entry can't be read.
     """
     runs = [(path, run) for path, run in entries(folder, "run") if run["protocol"] == PROTOCOL]
     if not runs:
-        raise Misuse(
-            f"no results of protocol {PROTOCOL} in {folder}; make some first: python -m benchmarks run --suite smoke"
-        )
+        raise Misuse(f"no results of protocol {PROTOCOL} in {folder}; make some by python -m benchmarks run")
     if suite_names:
         keys = {experiment.key for name in suite_names for experiment in suites.load(name)}
         runs = [(path, run) for path, run in runs if run["suite"] in suite_names or run["key"] in keys]
         if not runs:
             raise Misuse(f"no result in {folder} belongs to the suite {' or '.join(suite_names)}; run it first")
-    return pd.DataFrame(
-        [
-            {**_row(path, run), "metric": metric, "value": run["metrics"][metric]}
-            for path, run in runs
-            for metric in METRICS[run["experiment"]["family"]]
-        ]
-    )
+    rows = [(_row(path, run), run["metrics"], METRICS[run["experiment"]["family"]]) for path, run in runs]
+    return pd.DataFrame([{**row, "metric": name, "value": found[name]} for row, found, names in rows for name in names])
 
 
 def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,6 +68,7 @@ def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "budget": canonical({**asdict(Budget()), **experiment["budget"]}),
         "fixed": canonical({name: value for name, value in given.items() if name not in lists}),
         "model": experiment["model"],
+        "caveat": CAVEATS.get(experiment["model"], ""),
         "options": canonical(_naming(experiment["options"])),
         "state": canonical([run["weights"], run["defaults"], lists]),
         "weights": run["weights"] or "",

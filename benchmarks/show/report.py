@@ -7,7 +7,6 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -31,19 +30,18 @@ def page(found: Sequence[Table], charts: Mapping[str, Mapping[str, bytes]], fold
         count=runs.file.nunique(),
         first=runs.made.min(),
         last=runs.made.max(),
-        sections=[_section(table, charts[table.file_name], folder) for table in found],
+        sections=[
+            {
+                "name": table.file_name,
+                "title": table.title,
+                "table": _styled(table),
+                "notes": table.notes,
+                "pictures": [base64.b64encode(chart).decode() for chart in charts[table.file_name].values()],
+                "sources": _sources(table, folder),
+            }
+            for table in found
+        ],
     )
-
-
-def _section(table: Table, charts: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
-    return {
-        "name": table.file_name,
-        "title": table.title,
-        "table": _styled(table),
-        "notes": table.notes,
-        "pictures": [base64.b64encode(chart).decode() for chart in charts.values()],
-        "sources": _sources(table, folder),
-    }
 
 
 def _styled(table: Table) -> str:

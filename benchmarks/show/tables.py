@@ -1,8 +1,8 @@
 """Which runs may stand side by side, means over seeds, places and mean ranks; as Markdown and CSV.
 
 Runs share a table only where family and budget are the same, and look-back, patch size and rate where they were given
-and not chosen on validation data. A quick look (stride over 1 in "lsf") and the variants of a model (other options than
-its backbone) have tables of their own.
+and not chosen. A quick look (stride over 1 in "lsf") and a model's variants (by other options than its backbone) have
+tables of their own.
 """
 
 from __future__ import annotations
@@ -22,16 +22,7 @@ import pandas as pd
 
 from benchmarks.errors import Misuse
 from benchmarks.run.store import METRICS
-from benchmarks.show.frame import (
-    CAVEATS,
-    FAMILIES,
-    METRIC_NAMES,
-    MODEL_NAMES,
-    budget_text,
-    canonical,
-    options_text,
-    row_name,
-)
+from benchmarks.show.frame import FAMILIES, METRIC_NAMES, MODEL_NAMES, budget_text, canonical, options_text, row_name
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 NOMINAL_COVERAGE = 0.8
@@ -40,20 +31,16 @@ ROW, COLUMN = ["model", "options"], ["dataset", "horizon", "data_hash", "windows
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Runs of one budget with settings that were `fixed` alike.
-
-    `shared`: options that all of them have, which no row's name says; `variants_of`: a model, only for the table of its
-    variants; `left_out`: runs of older weights, defaults or choices than the newest of their row.
-    """
+    """Runs of one budget with settings that were `fixed` alike."""
 
     runs: pd.DataFrame
     family: str
     stride: int
     fixed: str
-    shared: str
-    variants_of: str
+    shared: str  # options that all of them have, which no row's name says
+    variants_of: str  # a model, only for the table of its variants
     budget: str
-    left_out: int = 0
+    left_out: int = 0  # runs of older weights, defaults or choices than the newest of their row
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -84,15 +71,13 @@ class Table:
     def labelled(self) -> pd.DataFrame:
         """The runs in the order of rows, columns and seeds, with a `row` and a `column` as readers see them."""
         runs = self.runs.assign(row=[row_name(*names) for names in self.runs[ROW].itertuples(index=False)])
-        names = {
-            place: f"{place[0].removesuffix('.toml')} {place[1]}"
-            for place in runs[COLUMN].itertuples(index=False, name=None)
-        }
+        places = list(runs[COLUMN].itertuples(index=False, name=None))
+        names = {place: f"{place[0].removesuffix('.toml')} {place[1]}" for place in places}
         shown = list(names.values())
         for place, name in names.items():
             if shown.count(name) > 1:
                 names[place] = f"{name} [data {place[2][:8]}, {place[3]} windows]"
-        runs["column"] = [names[place] for place in runs[COLUMN].itertuples(index=False, name=None)]
+        runs["column"] = [names[place] for place in places]
         order = [_row_order(*names) for names in runs[ROW].itertuples(index=False)]
         return runs.assign(order=order).sort_values(["order", *COLUMN, "seed"], kind="stable").drop(columns="order")
 
@@ -110,8 +95,7 @@ class Table:
 
     @cached_property
     def spreads(self) -> pd.DataFrame:
-        """Sample standard deviations; NaN of one seed."""
-        return self._by_place("std")
+        return self._by_place("std")  # NaN of one seed
 
     @property
     def decimals(self) -> dict[tuple[str, str], int]:
@@ -122,7 +106,6 @@ class Table:
 
     @property
     def text(self) -> pd.DataFrame:
-        """The figures as shown."""
         shown = pd.DataFrame("", self.means.index, self.means.columns)
         for place, digits in self.decimals.items():
             for row, mean in self.means[place].dropna().items():
@@ -142,8 +125,7 @@ class Table:
     def ranked(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """The figures that ranks are of: of the `metrics` (None: all but the coverage), without gaps.
 
-        Ranked are the rows with figures in at least half of the columns, over the columns where all of these have one:
-        a model that was tried once must not narrow the comparison of the others.
+        Ranked are the rows with figures in at least half of the columns, over the columns where all of these have one.
         """
         metrics = [metric for metric in METRICS[self.family] if metric != "coverage"] if metrics is None else metrics
         found = self.means.loc[:, self.means.columns.get_level_values("metric").isin(metrics)]
@@ -172,7 +154,7 @@ class Table:
             + (f", without {', '.join(absent)}, which are in fewer than half of them" if absent else "")
             + (f". Left out: {self.left_out} runs of older weights, defaults or choices." if self.left_out else "."),
             f"Commits: {', '.join(sorted(runs.commit.unique()))}."
-            + "".join(f" {text}." for model, text in CAVEATS.items() if model in set(runs.model)),
+            + "".join(f" {text}." for text in runs.caveat.unique() if text),
         ]
 
     def markdown(self) -> str:
@@ -253,10 +235,7 @@ def _of(runs: pd.DataFrame) -> Iterator[Table]:
 
 
 def _split(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs of models as they are (under ""), and for every model with variants these beside itself.
-
-    A table of models as they are that says nothing that a table of variants doesn't is left out.
-    """
+    """The runs of models as they are (under ""), unless said by a table of variants, and of each model with its own."""
     variant = pd.Series([_is_variant(options) for options in runs.options], runs.index)
     places = pd.MultiIndex.from_frame(runs[COLUMN])
     found = {"": runs[~variant]}
