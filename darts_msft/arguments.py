@@ -25,6 +25,7 @@ from darts_msft.scales.pyramid import ScalePlan
 
 logger = get_logger("darts_msft")
 
+GRADIENT_CLIP = 1.0
 ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 AUTO = "auto"
 DEFAULT_MAX_SCALES = 3

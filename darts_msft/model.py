@@ -21,7 +21,15 @@ from darts.utils.torch import random_method
 from darts.utils.utils import generate_index
 
 from darts_msft import persistence
-from darts_msft.arguments import AUTO, as_python, check_patterns, largest_num_scales, resolve, settle_darts_arguments
+from darts_msft.arguments import (
+    AUTO,
+    GRADIENT_CLIP,
+    as_python,
+    check_patterns,
+    largest_num_scales,
+    resolve,
+    settle_darts_arguments,
+)
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -31,8 +39,6 @@ from darts_msft.training.report import Candidate, FitReport
 from darts_msft.training.windows import OrderedData
 
 logger = get_logger("darts_msft")
-
-GRADIENT_CLIP = 1.0
 
 
 class MSFTFoundationModel(FoundationModel):
@@ -208,8 +214,7 @@ class MSFTFoundationModel(FoundationModel):
         return model
 
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
-        # with validation data `KeepBest` returns to the best state, the pretrained one included, which Darts'
-        # checkpoints lack; without, Darts says that there is no best one to load
+        # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)

@@ -39,9 +39,8 @@ from benchmarks.models.base import at_levels
 from benchmarks.models.trained import RATES, RECIPES
 from benchmarks.run.measures import measure
 from darts_msft import MSFTFoundationModel
-from darts_msft.arguments import ADAMW
+from darts_msft.arguments import ADAMW, GRADIENT_CLIP
 from darts_msft.methods import find_method
-from darts_msft.model import GRADIENT_CLIP
 from darts_msft.storage.weights import state_hash
 
 NETWORKS = ("patchtst", "itransformer", "timemixer")
