@@ -43,6 +43,7 @@ class Resolved(NamedTuple):
 
 def resolve(given: Mapping[str, Any]) -> Resolved:
     """From all arguments of a model, by name; raises ValueError for what does not fit together."""
+    given = {name: as_python(value) for name, value in given.items()}
     method, num_scales, likelihood = given["method"], given["num_scales"], given["likelihood"]
     method_cls = find_method(method)
     context, horizon = check_lengths(

@@ -20,16 +20,7 @@ from darts.utils.serialization import add_safe_globals
 from darts.utils.torch import random_method
 from darts.utils.utils import generate_index
 
-from darts_msft import persistence
-from darts_msft.arguments import (
-    AUTO,
-    GRADIENT_CLIP,
-    as_python,
-    check_patterns,
-    largest_num_scales,
-    resolve,
-    settle_darts_arguments,
-)
+from darts_msft import arguments, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -166,14 +157,13 @@ class MSFTFoundationModel(FoundationModel):
         likelihood: str | TorchLikelihood | None = "native",
         **kwargs: Any,
     ) -> None:
-        own = {name: as_python(one) for name, one in locals().items() if name not in ("self", "kwargs", "__class__")}
-        settle_darts_arguments(type(self), self.model_params, find_method(method).trains)
-        # of a subclass, Darts knows the arguments in its own signature alone
-        self._module_settings, likelihood, self._revision = resolve({**self.model_params, **own})
+        own = dict(locals())  # of a subclass, Darts knows the arguments in its own signature alone
+        arguments.settle_darts_arguments(type(self), self.model_params, find_method(method).trains)
+        self._module_settings, likelihood, self._revision = arguments.resolve({**self.model_params, **own})
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = likelihood
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
-        self._fit_report, self._search_scales = None, num_scales == AUTO
+        self._fit_report, self._search_scales = None, num_scales == arguments.AUTO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -193,7 +183,7 @@ class MSFTFoundationModel(FoundationModel):
         `backbone` and `revision` are looked up for `patch_size="auto"` alone: a number is not held against them.
         Raises ValueError where there is no such model.
         """
-        return largest_num_scales(
+        return arguments.largest_num_scales(
             input_chunk_length, output_chunk_length, output_chunk_shift, patch_size, backbone, revision
         )
 
@@ -205,7 +195,7 @@ class MSFTFoundationModel(FoundationModel):
     def _setup_finetuning(self, model: PLForecastingModule) -> None:
         # the method says what trains; a dictionary is the user's own choice of names, as in Darts
         if isinstance(self.enable_finetuning, dict):
-            check_patterns(self.enable_finetuning, [name for name, _ in model.named_parameters()])
+            arguments.check_patterns(self.enable_finetuning, [name for name, _ in model.named_parameters()])
             super()._setup_finetuning(model)
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
@@ -247,7 +237,7 @@ class MSFTFoundationModel(FoundationModel):
 
     @staticmethod
     def _init_trainer(trainer_params: dict[str, Any], max_epochs: int | None = None) -> Any:
-        defaults: dict[str, Any] = {"gradient_clip_val": GRADIENT_CLIP}
+        defaults: dict[str, Any] = {"gradient_clip_val": arguments.GRADIENT_CLIP}
         if torch.backends.mps.is_available():  # lacks the double precision that statistics and scores need
             defaults["accelerator"] = "cpu"
         return FoundationModel._init_trainer({**defaults, **trainer_params}, max_epochs)
