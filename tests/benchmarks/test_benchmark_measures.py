@@ -14,7 +14,6 @@ from scipy.stats import norm
 
 from benchmarks.data import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.models import Budget
 from benchmarks.run import measures, store
 from benchmarks.run.experiments import Experiment
 from benchmarks.run.measures import LEVELS, Sums, measure
@@ -209,15 +208,6 @@ class TestJobs:
         for trouble, error in (("diverge", Diverged), ("raise", RuntimeError)):
             with pytest.raises(error, match="the fake"):
                 choose(tmp_path, experiment(tmp_path, options={"trouble": trouble}))
-        forecast = Fake.forecast
-        monkeypatch.setattr(
-            Fake,
-            "forecast",
-            lambda self, model, *rest: forecast(self, model, *rest) * (np.inf if model.input_chunk_length == 12 else 1),
-        )
-        choice = choose(tmp_path, experiment(tmp_path))
-        assert choice["chosen"]["look_back"] == SEASON - 1
-        assert "forecasts of 19 of 19 windows" in choice["rows"][1]["reason"]
 
     def test_a_follower_takes_over_and_chooses_the_rest(self, tmp_path: Path) -> None:
         """Its own data would choose a look-back of 12. Of one candidate alone nothing is fitted."""
@@ -250,14 +240,6 @@ class TestJobs:
         assert set(store.NEEDED["run"]) <= {*result, "suite", "command"}
         assert json.loads(json.dumps(result)) == result
         assert notes(tmp_path) == ["build 11 0.3 seed 3", "fit"]
-
-    @pytest.mark.parametrize(
-        ("family", "limit", "stride"), [("lsf", None, 1), ("lsf", 20, 5), ("pf", None, 6), ("pf", 16, 6), ("pf", 5, 30)]
-    )
-    def test_validation_windows_keep_the_budget(self, family: str, limit: Any, stride: int) -> None:
-        """95 windows at stride 1, 16 without overlap; every fourth of these would be at one phase of the season."""
-        asked = Experiment(family, "waves", HORIZON, "fake", budget=Budget(validation_windows=limit))
-        assert measures.Basis.of(asked, None).validation_stride() == stride
 
     def test_weights_that_change_meanwhile_spoil_the_result(self, tmp_path: Path, monkeypatch: Patch) -> None:
         (tmp_path / "weights").write_text("abc")

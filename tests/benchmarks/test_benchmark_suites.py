@@ -98,9 +98,7 @@ def test_unusable_experiments_and_budgets_are_refused(changes: dict[str, Any], m
     ("windows", "limit", "season", "stride"),
     [(10, None, 1, 1), (10, 10, 1, 1), (10, 9, 1, 2), (10, 1, 1, 10), (2785, 200, 24, 17), (90, 20, 6, 5)],
 )
-def test_validation_windows_are_evenly_spaced_at_all_phases_of_a_season(
-    windows: int, limit: int | None, season: int, stride: int
-) -> None:
+def test_validation_windows_keep_all_phases(windows: int, limit: int | None, season: int, stride: int) -> None:
     assert Budget(validation_windows=limit).validation_stride(windows, season) == stride
 
 
@@ -176,9 +174,7 @@ def measured(factor: float = 1.0, made: str = "2026-01-01", **changes: Any) -> l
         (lambda: measured(file_hash="md5:0"), 0),
     ],
 )
-def test_the_check_is_of_the_newest_results_of_today_s_code_and_the_published_data(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: Any, passed: int
-) -> None:
+def test_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: Any, passed: int) -> None:
     pytest.importorskip("neuralforecast")
     for entry in entries():
         store.add(tmp_path, entry)
