@@ -244,16 +244,12 @@ def test_changed_code_stops_a_run(tmp_path: Path, run: Run, monkeypatch: Patch, 
     assert run(asked) == 1
     assert sorted(result["experiment"]["seed"] for result in runs(tmp_path)) == [0, 1]
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
-    for name, change in (("is_dirty", lambda: count() > 0), ("same_code", lambda *commits: count() == 0)):
+    for name, after in (("is_dirty", True), ("same_code", False)):  # it changes after the first experiment
         before = len(runs(tmp_path))
-
-        def count(before: int = before) -> int:
-            return len(runs(tmp_path)) - before
-
         with monkeypatch.context() as patch:
-            patch.setattr(runner, name, change)
+            patch.setattr(runner, name, lambda *_, n=before, after=after: (len(runs(tmp_path)) > n) == after)
             assert run([experiment(tmp_path, seed=seed + 10 * before) for seed in range(2)]) == 1
-        assert count() == 1
+        assert len(runs(tmp_path)) == before + 1
         assert "stopped" in capsys.readouterr().err
 
 

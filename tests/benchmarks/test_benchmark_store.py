@@ -150,11 +150,10 @@ def test_lists_grow_by_entries(tmp_path: Path) -> None:
         store.append(path, {"number": number})
     assert store.read_list(path) == [{"number": 0}, {"number": 1}, {"number": 2}]
     assert files(tmp_path) == [path]
-    for wrong in ("{}", "[1"):
-        path.write_text(wrong)
-        with pytest.raises(Misuse, match="list"):
-            store.append(path, {})
-        assert path.read_text() == wrong
+    path.write_text("{}")
+    with pytest.raises(Misuse, match="list"):
+        store.append(path, {})
+    assert path.read_text() == "{}"
 
 
 # ---- who is at it
