@@ -86,9 +86,7 @@ def rows_of(folder: Path, name: str) -> tuple[list[str], list[list[str]]]:
     ("name", "file", "ends"),
     [("ETTh1", "ETTh1.csv", (8640, 11520, 14400)), ("Weather", "weather.csv", (36887, 42157, 52696))],
 )
-def test_lsf_has_the_splits_of_the_literature_and_training_statistics(
-    ett_dir: Path, name: str, file: str, ends: tuple[int, ...]
-) -> None:
+def test_lsf_splits_and_scales(ett_dir: Path, name: str, file: str, ends: tuple[int, ...]) -> None:
     header, rows = rows_of(ett_dir, file)
     loaded, raw = load(name, "lsf", ett_dir), np.array([row[1:] for row in rows], dtype=np.float64)
     assert loaded.bounds == {"train": (0, ends[0]), "validation": ends[:2], "test": ends[1:]}
@@ -116,22 +114,17 @@ def test_jena_weather_ends_in_twice_seven_days_of_raw_values(ett_dir: Path) -> N
     assert loaded.file_hash == f"sha256:{sha256(ett_dir / 'weather.csv')}"
 
 
-@pytest.mark.parametrize("family", ["lsf", "pf"])
-def test_the_bundled_series_needs_no_folder(family: str) -> None:
-    loaded, series = load("sea_temperature", family), load_sea_temperature()
+def test_the_bundled_series_needs_no_folder() -> None:
+    loaded, series = load("sea_temperature", "pf"), load_sea_temperature()
     assert loaded.bounds == {"train": (0, 13474), "validation": (13474, 15400), "test": (15400, 19249)}
     assert loaded.times.equals(series.time_index)
-    values = series.values()
-    expected = (values - values[:13474].mean(dtype=np.float64)) / values[:13474].std(dtype=np.float64)
-    np.testing.assert_allclose(loaded.values, expected if family == "lsf" else values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(loaded.values, series.values(), rtol=1e-6)
 
 
 # ---- where a file lies, and whether it is the published one
 
 
-def test_the_first_place_that_has_the_file_serves_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any
-) -> None:
+def test_where_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any) -> None:
     """The folder, then the environment's, then Darts' cache, which serves only what Darts has."""
     monkeypatch.setenv("DARTS_MSFT_DATA", str(tmp_path / "environment"))
     places = (tmp_path / "cache", tmp_path / "environment", tmp_path)
@@ -241,25 +234,18 @@ def test_targets_are_taken_in_their_order_and_shares_rounded_down(tmp_path: Path
         (".toml", "season = 2", "season =", "no TOML"),
         (".toml", "season = 2", "season = 0", "season = 0"),
         (".toml", "season = 2", "seasons = 2", "seasons"),
-        (".toml", "season = 2", "", "lacks 'season'"),
         (".toml", "season = 2", "season = 6", "6 training steps"),
         (".toml", "mine.csv", "yours.csv", r"yours\.csv"),
-        (".toml", r"\[split]", "targets = ['a', 'a']\n[split]", "each once"),
-        (".toml", r"\[split]", "targets = ['when']\n[split]", "other than the time"),
         (".toml", r"\[split]", "targets = ['c']\n[split]", "no column 'c'"),
         (".toml", '"h"', '"hour by hour"', "pandas alias"),
-        (".toml", '"h"', '"2h"', "expected 2024-03-01 02:00:00"),
         (".toml", "train = 6", "train = 7", "does not fit 10 steps"),
-        (".toml", "test = 2", "test = 0", "over 0"),
         (".toml", "test = 2", "tests = 2", "give train"),
         (".toml", "(?s)train.*", "train = 0.6\nvalidation = 0.2\ntest = 0.1", "make 1"),
         (".csv", r"(?m),[\d.]+$", ",3.3", "'b' of mine never changes"),
         (".csv", ",16.0,", ",,", "column 'a', data row 5, .*not finite"),
         (".csv", ",16.0,", ",n/k,", "'n/k' in column 'a', data row 5"),
-        (".csv", "2024-03-01 05:00:00", "soon", "'soon' in column 'when', data row 6"),
         (".csv", "2024-03-01 05:00:00", "2024-03-01 04:00:00", "step 6 .* expected 2024-03-01 05:00:00"),
         (".csv", "when,a", "when,\udce4", "UTF-8"),
-        (".csv", "(?s)\n.*", "\n", "0 rows"),
         (".csv", "(?s).*", "when\n2024-03-01", "0 variables"),
     ],
 )

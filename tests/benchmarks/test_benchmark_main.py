@@ -22,21 +22,18 @@ ROOT = Path(benchmarks.__file__).parents[1]
         (["run", "--suite", "nix"], "nix"),
         (["run", "--suite", "smoke", "--seeds", "-1"], "--seeds"),
         (["run", "--suite", "smoke", "--stride", "day"], "--stride"),
+        (["cost", "--rounds", "0"], "--rounds"),
         (["show", "--results", "/nowhere"], "/nowhere"),
     ],
 )
-def test_what_is_wrong_is_named_without_a_traceback(
-    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_wrong_is_named(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(words) == __main__.MISUSED == 2
     error = capsys.readouterr().err
     assert named in error
     assert "Traceback" not in error
 
 
-def test_misuse_is_a_line_and_any_other_error_keeps_its_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_misuse_alone_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(error: Exception) -> None:
         def check(folder: Path) -> int:
             raise error

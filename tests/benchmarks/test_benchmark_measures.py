@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from scipy.stats import norm
 
 from benchmarks.data import Dataset
 from benchmarks.errors import Diverged
-from benchmarks.models import Budget
 from benchmarks.run import measures, store
 from benchmarks.run.experiments import Experiment
 from benchmarks.run.measures import LEVELS, Sums, measure
@@ -167,7 +165,6 @@ class TestJobs:
         assert [row["settings"]["look_back"] for row in choice["rows"]] == [SEASON - 1, SEASON]
         for row in choice["rows"]:  # 95 windows, at most 20: every fifth
             assert row["validation"] == measured(row["settings"]["look_back"], "validation", 5)["metrics"]
-        assert choice["rows"][0]["validation"]["mse"] > choice["rows"][1]["validation"]["mse"]
         assert (choice["kind"], choice["key"], choice["decided_by"]) == ("choice", asked.choice_key, "mse")
         assert (choice["experiment"], choice["data_hash"]) == (asked.to_dict(), waves().hash)
         # the choice is shared by the seeds, so it doesn't depend on the one that asked first
@@ -209,15 +206,6 @@ class TestJobs:
         for trouble, error in (("diverge", Diverged), ("raise", RuntimeError)):
             with pytest.raises(error, match="the fake"):
                 choose(tmp_path, experiment(tmp_path, options={"trouble": trouble}))
-        forecast = Fake.forecast
-        monkeypatch.setattr(
-            Fake,
-            "forecast",
-            lambda self, model, *rest: forecast(self, model, *rest) * (np.inf if model.input_chunk_length == 12 else 1),
-        )
-        choice = choose(tmp_path, experiment(tmp_path))
-        assert choice["chosen"]["look_back"] == SEASON - 1
-        assert "forecasts of 19 of 19 windows" in choice["rows"][1]["reason"]
 
     def test_a_follower_takes_over_and_chooses_the_rest(self, tmp_path: Path) -> None:
         """Its own data would choose a look-back of 12. Of one candidate alone nothing is fitted."""
@@ -248,16 +236,7 @@ class TestJobs:
         assert (result["experiment"], result["settings"]) == (asked.to_dict(), settings)
         assert result["validation_windows"] == (19 if family == "lsf" else 16)
         assert set(store.NEEDED["run"]) <= {*result, "suite", "command"}
-        assert json.loads(json.dumps(result)) == result
         assert notes(tmp_path) == ["build 11 0.3 seed 3", "fit"]
-
-    @pytest.mark.parametrize(
-        ("family", "limit", "stride"), [("lsf", None, 1), ("lsf", 20, 5), ("pf", None, 6), ("pf", 16, 6), ("pf", 5, 30)]
-    )
-    def test_validation_windows_keep_the_budget(self, family: str, limit: Any, stride: int) -> None:
-        """95 windows at stride 1, 16 without overlap; every fourth of these would be at one phase of the season."""
-        asked = Experiment(family, "waves", HORIZON, "fake", budget=Budget(validation_windows=limit))
-        assert measures.Basis.of(asked, None).validation_stride() == stride
 
     def test_weights_that_change_meanwhile_spoil_the_result(self, tmp_path: Path, monkeypatch: Patch) -> None:
         (tmp_path / "weights").write_text("abc")

@@ -17,19 +17,7 @@ from darts.utils.likelihood_models.torch import QuantileRegression
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from scipy.stats import norm
-from three_waves import (
-    BUDGET,
-    HORIZON,
-    LEVELS,
-    LOOK_BACK,
-    STARTS,
-    fitted,
-    forecasts,
-    options_of,
-    our_options,
-    told,
-    waves,
-)
+from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, STARTS, fitted, forecasts, options_of, told, waves
 
 from benchmarks import data
 from benchmarks.data import Dataset
@@ -51,9 +39,7 @@ NETWORKS = ("patchtst", "itransformer", "timemixer")
 
 @pytest.mark.parametrize("levels", [None, LEVELS])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_fits_forecasts_and_is_described(
-    tiny_moirai: str, tiny_chronos: str, name: str, levels: tuple[float, ...] | None
-) -> None:
+def test_all_models_forecast(tiny_moirai: str, tiny_chronos: str, name: str, levels: tuple[float, ...] | None) -> None:
     """Around each variable's own level, in the order of variables and levels, and from the context alone."""
     forecaster, model = fitted(name, options_of(name, tiny_moirai, tiny_chronos), levels)
     found = forecasts(forecaster, model, levels)
@@ -195,7 +181,7 @@ def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.M
 
 def test_our_options_reach_the_model(tiny_moirai: str) -> None:
     changes = {"num_scales": 1, "aggregator": "c2f", "shared_lora": True, "lr_new": 0.25, "weight_init": [1.0, 2.0]}
-    forecaster, model = fitted("msft", our_options(tiny_moirai, **changes))
+    forecaster, model = fitted("msft", options_of("msft", tiny_moirai, **changes))
     assert changes.items() <= model.model_params.items()
     assert (model.n_epochs, model.batch_size, model.model_params["random_state"]) == (2, 16, 0)
     found = told(forecaster, model)
@@ -205,22 +191,22 @@ def test_our_options_reach_the_model(tiny_moirai: str) -> None:
     pretrained = state_hash(load_file(Path(tiny_moirai) / "model.safetensors"))
     assert found["weights"] == pretrained != load_forecaster("scratch", {"backbone": tiny_moirai}, BUDGET).weights()
     with pytest.raises(ValueError, match="gaussian"):
-        fitted("msft", our_options(tiny_moirai, likelihood="gaussian"), LEVELS)
+        fitted("msft", options_of("msft", tiny_moirai, likelihood="gaussian"), LEVELS)
 
 
 def test_our_zero_shot_forecast_is_the_models_own_and_samples_are_its_distribution_s(tiny_moirai: str) -> None:
     """Zero-shot, the quantile likelihood gives the native distribution's own quantiles; samples come near them."""
     own = MSFTFoundationModel(LOOK_BACK, HORIZON, backbone=tiny_moirai, patch_size=4, likelihood=None)
-    points = forecasts(*fitted("zero_shot", our_options(tiny_moirai)))
+    points = forecasts(*fitted("zero_shot", options_of("msft", tiny_moirai)))
     for index, start in enumerate(STARTS):
         expected = own.predict(HORIZON, waves().series("test", 100)[: start - 380]).values()
         np.testing.assert_allclose(points[index, ..., 0], expected, rtol=1e-4, atol=1e-4)
-    sampled = our_options(tiny_moirai, num_samples=2000)
+    sampled = options_of("msft", tiny_moirai, num_samples=2000)
     forecaster, model = fitted("zero_shot", sampled, LEVELS)
     found = forecasts(forecaster, model, LEVELS)
     np.testing.assert_array_equal(found, forecasts(forecaster, model, LEVELS))
     assert (forecaster.held(LEVELS), forecaster.held(None)) == (2000, 1)
-    exact = forecasts(*fitted("zero_shot", our_options(tiny_moirai, likelihood="quantile"), LEVELS), LEVELS)
+    exact = forecasts(*fitted("zero_shot", options_of("msft", tiny_moirai, likelihood="quantile"), LEVELS), LEVELS)
     spread = exact[..., 3] - exact[..., 1]  # of the central 80 %
     assert (np.abs(found - exact)[..., 1:4].max(axis=-1) < 0.2 * spread).mean() > 0.95
 
@@ -262,8 +248,6 @@ def test_seasonal_naives_quantiles_against_a_loop() -> None:
             expected = seen.values[start + step - lag] + np.quantile(errors, LEVELS, axis=0)
             np.testing.assert_allclose(found[index, step], expected.T, rtol=1e-6)
             np.testing.assert_array_equal(points[index, step, :, 0], seen.values[start + step - lag])
-    with pytest.raises(ValueError, match="17 seasons"):
-        naive.build({}, seen, 17 * 24, 0, LEVELS)
 
 
 def test_fracast_forecasts_each_window_and_variable_alone() -> None:
@@ -279,10 +263,7 @@ def test_fracast_forecasts_each_window_and_variable_alone() -> None:
             expected = own.forecast(seen.values[start - 60 : start, variable], horizon=horizon)[:, [0, 4, 8]]
             np.testing.assert_allclose(found[index, :, variable, 1:4], expected, rtol=1e-4, atol=1e-3)
     assert (np.diff(found, axis=-1) > 0).all()
-    found = told(forecaster, model)
-    assert (found["parameters"], len(found["known_levels"])) == (85001, 9)
-    assert load_forecaster("fracast", {"weights": "w8"}, BUDGET).weights() != forecaster.weights()
-    with pytest.raises(ValueError, match="weights='int4' is not known"):
+    with pytest.raises(ValueError, match="int4"):
         load_forecaster("fracast", {"weights": "int4"}, BUDGET).weights()
 
 

@@ -128,10 +128,7 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_no_result_and_no_claim(t
         {"data_hash": float("nan")},
         {"kind": "choice"},
         {"experiment": None},
-        {"experiment": {"family": "lsf"}},
         {"experiment": {**result()["experiment"], "horizon": "96"}},
-        {"experiment": {**result()["experiment"], "budget": None}},
-        {"metrics": None},
         {"metrics": {"mse": 1.0, "mae": None}},
         "[1, 2]",
         '{"kind": "run"}',
@@ -153,11 +150,10 @@ def test_lists_grow_by_entries(tmp_path: Path) -> None:
         store.append(path, {"number": number})
     assert store.read_list(path) == [{"number": 0}, {"number": 1}, {"number": 2}]
     assert files(tmp_path) == [path]
-    for wrong in ("{}", "[1"):
-        path.write_text(wrong)
-        with pytest.raises(Misuse, match="list"):
-            store.append(path, {})
-        assert path.read_text() == wrong
+    path.write_text("{}")
+    with pytest.raises(Misuse, match="list"):
+        store.append(path, {})
+    assert path.read_text() == "{}"
 
 
 # ---- who is at it

@@ -27,7 +27,6 @@ CHANGES: list[dict[str, Any]] = [
     {"family": "pf", "test_stride": 1},
     {"dataset": "mine/sales.toml"},
     {"seed": 2},
-    {"options": {"aggregator": None}},
     {"options": {"aggregator": "c2f", "look_back": [96, 512]}},
     {"budget": Budget(epochs=3)},
     {"budget": Budget(epochs=2, look_backs=(96,))},
@@ -83,7 +82,6 @@ def test_places_are_not_in_the_key_but_in_the_experiment() -> None:
         ({"options": {"lr": float("nan")}}, "JSON"),
         ({"budget": {"epochs": 0}}, "epochs=0"),
         ({"budget": {"validation_windows": "all"}}, "validation_windows='all'"),
-        ({"budget": {"look_backs": 512}}, "look_backs=512"),
         ({"budget": {"look_backs": (512, 96)}}, "ascending"),
         ({"budget": {"steps": 1}}, "'steps'"),
         ({"stride": 1}, "'stride'"),
@@ -98,9 +96,7 @@ def test_unusable_experiments_and_budgets_are_refused(changes: dict[str, Any], m
     ("windows", "limit", "season", "stride"),
     [(10, None, 1, 1), (10, 10, 1, 1), (10, 9, 1, 2), (10, 1, 1, 10), (2785, 200, 24, 17), (90, 20, 6, 5)],
 )
-def test_validation_windows_are_evenly_spaced_at_all_phases_of_a_season(
-    windows: int, limit: int | None, season: int, stride: int
-) -> None:
+def test_validation_windows_keep_all_phases(windows: int, limit: int | None, season: int, stride: int) -> None:
     assert Budget(validation_windows=limit).validation_stride(windows, season) == stride
 
 
@@ -169,16 +165,13 @@ def measured(factor: float = 1.0, made: str = "2026-01-01", **changes: Any) -> l
     [
         (lambda: measured(1.019), 6),
         (lambda: measured(1.025), 3),  # PatchTST's may be away by 3 %, DLinear's by 2 %
-        (lambda: measured(0.96), 0),
         (lambda: measured(made="2027-01-01") + measured(2.0), 6),  # the newest counts
         (lambda: measured()[1:], 5),  # a seed is missing
         (lambda: measured(defaults="e"), 0),
         (lambda: measured(file_hash="md5:0"), 0),
     ],
 )
-def test_the_check_is_of_the_newest_results_of_today_s_code_and_the_published_data(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: Any, passed: int
-) -> None:
+def test_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: Any, passed: int) -> None:
     pytest.importorskip("neuralforecast")
     for entry in entries():
         store.add(tmp_path, entry)

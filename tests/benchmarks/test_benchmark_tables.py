@@ -101,15 +101,6 @@ def test_a_row_is_of_its_newest_state(tmp_path: Path, change: dict[str, Any]) ->
     assert any("Left out: 1 " in note for note in table.notes)
 
 
-def test_columns_of_other_data_or_windows_are_told_apart(tmp_path: Path) -> None:
-    runs = [of("msft", 0.3), of("full", 0.4, data_hash="f" * 64), of("lora", 0.5, windows=7)]
-    (table,) = tables_of(tmp_path, *runs)
-    names = list(table.means.columns.unique("column"))
-    assert len(names) == 3
-    assert "ETTh1 96 [data ffffffff, 2880 windows]" in names
-    assert table.means.notna().sum().sum() == 6
-
-
 def test_only_what_was_asked_for_is_read(tmp_path: Path) -> None:
     folder = store(tmp_path, of("msft", 0.3, suite="mine"), of("full", 0.4, protocol=99), of("lora", 0.4))
     assert set(read(folder).model) == {"msft", "lora"}

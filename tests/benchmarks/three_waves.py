@@ -37,15 +37,10 @@ def waves(name: str = "waves", family: str = "pf") -> Dataset:
     )
 
 
-def our_options(checkpoint: str, **changes: Any) -> dict[str, Any]:
-    """For a tiny backbone."""
-    return {"backbone": checkpoint, "look_back": LOOK_BACK, "patch_size": 4, **changes}
-
-
 def options_of(name: str, checkpoint: str = "", chronos: str = "", **changes: Any) -> dict[str, Any]:
     """Few and small."""
     if name in OURS:
-        return our_options(checkpoint, **changes)
+        return {"backbone": checkpoint, "look_back": LOOK_BACK, "patch_size": 4, **changes}
     if name == "seasonal_naive":
         return {}
     own = {"chronos2": {"local_dir": chronos}, "fracast": {}, "dlinear": {"lr": 1e-3}}
