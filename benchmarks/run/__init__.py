@@ -209,7 +209,7 @@ def report(undone: Undone) -> int:
 
 
 def run_one(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any] | None:
-    """The result, made and stored where there is none; None where another process is at it and it need not `wait`."""
+    """The result, made and stored where there is none; None where another process is at it and `wait` is False."""
     from benchmarks.run import measures
 
     with store.claim(place.results, "run", experiment.key, wait) as ours:

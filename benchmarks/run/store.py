@@ -85,7 +85,7 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     with misuse(f"{path} is no JSON list; restore it, or give another file: ", OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         if not isinstance(found, list):
-            raise ValueError(f"it holds {found!r}")
+            raise ValueError(f"it holds a {type(found).__name__}")
         return found
 
 

@@ -70,7 +70,7 @@ def check(folder: Path) -> int:
                     found[each.seed] = own[-1] if own else math.nan
             away = sum(found.values()) / len(found) / reference - 1
             failed |= not abs(away) <= most
-            figures = ", ".join(f"{mse:.4f} (seed {seed})" for seed, mse in found.items())
+            figures = ", ".join(f"{mse:.4f} (seed {seed})" for seed, mse in found.items()).replace("nan", "missing")
             told = f"{model} {dataset}: MSE {figures}, reference {reference:.3f}, {away:+.1%} of at most {most:.0%}"
             print(f"{told}: {'passed' if abs(away) <= most else 'FAILED'}")
     return int(failed)
