@@ -228,5 +228,5 @@ def _constant_where_flat(past_target: Float[Tensor, "B C V"], stats: list[Stats]
     observed = ~torch.isnan(past_target)
     highest = torch.where(observed, past_target, -torch.inf).amax(dim=1)
     lowest = torch.where(observed, past_target, torch.inf).amin(dim=1)
-    flat = (highest <= lowest) | ~observed.any(dim=1)
+    flat = highest <= lowest  # where nothing was observed too: -inf and inf
     return [Stats(loc, torch.where(flat.unsqueeze(-1), 0, spread)) for loc, spread in stats]
