@@ -66,7 +66,7 @@ def install(model: Any, module: MSFTModule) -> None:
     model.pl_module_params["train_sample_shape"] = model.train_sample.sample_shapes()
     model._module_name, model._module_path = type(module).__name__, type(module).__module__
     if "precision" not in (model.model_params.get("pl_trainer_kwargs") or {}):
-        model.trainer_params["precision"] = PRECISIONS[module.dtype]
+        model.trainer_params = {**model.trainer_params, "precision": PRECISIONS[module.dtype]}
     if model.trainer is None:
         model.trainer = model._init_trainer(model.trainer_params)
     model.trainer.strategy.connect(module)

@@ -226,6 +226,7 @@ class MSFTFoundationModel(FoundationModel):
         return super().fit_from_dataset(*args, **kwargs)
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.trainer_params = dict(self.trainer_params)  # Darts adds to it, and it is the caller's own after load()
         if not self._zero_shot_only:
             return super()._setup_for_train(*args, **kwargs)
         # made for one series' width and precision: made anew for the training series

@@ -173,6 +173,7 @@ def test_models_saved_by_0_1(name: str, trusted: bool) -> None:
     if not trusted:
         before = model.fit(wave(60), val_series=wave(50, seed=1), epochs=1).candidates[0].label
         assert before == ("before this fit" if name == "msft" else "zero-shot")
+    assert "precision" not in TRAINER  # the caller's own dictionary
 
 
 @pytest.mark.parametrize(("name", "settings"), ADAPTERS_BEFORE.items())
