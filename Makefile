@@ -17,6 +17,8 @@ endif
 TORCH := torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile # Python compiles what is imported, once
+MADE := $(VENV)/.ready-torch
 DEMO_READY := $(VENV)/.ready-demo
 TEST_READY := $(VENV)/.ready-test
 SMOKE := build/smoke
@@ -52,7 +54,7 @@ setup-test: $(TEST_READY)
 
 # A stamp is written only after all of its step succeeded, so what failed or was interrupted is done again. The marker
 # .installing outlives an interrupted or failed pip, whose half-written packages pip itself may not notice: start afresh then.
-$(DEMO_READY): pyproject.toml constraints.txt
+$(MADE): pyproject.toml constraints.txt
 	@found=; tried=; clear=; \
 	for p in $(PYTHONS); do \
 	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$p; break; fi; \
@@ -65,15 +67,19 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	if [ -e $(VENV)/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then clear=--clear; fi; \
 	echo "setting up $(VENV) with $$($$found --version)"; \
 	$$found -m venv $$clear $(VENV)
-	@rm -f $@; touch $(VENV)/.installing
-	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e .
+	@rm -f $@ $(DEMO_READY) $(TEST_READY); touch $(VENV)/.installing
+	$(PIP_INSTALL) $(TORCH)
 	@rm $(VENV)/.installing; touch $@
 
-$(TEST_READY): $(DEMO_READY)
-	@rm -f $@ $(DEMO_READY); touch $(VENV)/.installing
-	$(BIN)/python -m pip install -c constraints.txt -e '.[peft,baselines,benchmarks,dev]'
-	@rm $(VENV)/.installing; touch $(DEMO_READY); touch $@
+$(DEMO_READY): $(MADE)
+	@touch $(VENV)/.installing
+	$(PIP_INSTALL) -c constraints.txt -e .
+	@rm $(VENV)/.installing; touch $@
+
+$(TEST_READY): $(MADE)
+	@rm -f $(DEMO_READY); touch $(VENV)/.installing
+	$(PIP_INSTALL) -c constraints.txt -e '.[peft,baselines,benchmarks,dev]'
+	@rm $(VENV)/.installing; touch $(DEMO_READY) $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache darts_logs lightning_logs

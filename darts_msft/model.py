@@ -124,6 +124,7 @@ class MSFTFoundationModel(FoundationModel):
     """
 
     enable_finetuning: bool | dict[str, list[str]] | None
+    trainer_params: dict[str, Any]
     _report_level: int = logging.INFO
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
