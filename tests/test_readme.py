@@ -22,7 +22,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], int]] = {  # of the README's table: m
     "full finetuning": ("full", OURS, 5),
     "LoRA": ("lora", OURS, 5),
     "zero-shot": ("zero_shot", OURS, 5),
-    "DLinear, as in its paper": ("dlinear", {"look_back": 336, "lr": "paper"}, 10),
+    "DLinear, as in its paper, our runs": ("dlinear", {"look_back": 336, "lr": "paper"}, 10),
     "iTransformer": ("itransformer", {}, 5),
     "seasonal naive": ("seasonal_naive", {}, 5),
 }
