@@ -24,7 +24,8 @@ from typing import Any
 from benchmarks.errors import Misuse
 
 ROOT = Path(__file__).parents[2]
-COUNTS = (".", ":!benchmarks/results", ":!*.md", ":!tests", ":!examples", ":!docs")  # git's words for what a figure may rest on
+# git's words for what a figure may rest on
+COUNTS = (".", ":!benchmarks/results", ":!*.md", ":!tests", ":!examples", ":!docs")
 PACKAGES = (
     *("darts", "darts-msft", "fracast", "neuralforecast", "numpy", "pandas", "peft", "pytorch-lightning", "scipy"),
     *("timecopilot-uni2ts", "torch"),
