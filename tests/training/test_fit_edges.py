@@ -23,6 +23,7 @@ def test_of_equal_states_the_first_is_kept(tiny_moirai: str) -> None:
     model.fit(wave(60), val_series=VAL)
     assert len({state.score for state in model.candidates}) == 1
     assert model.fit_report.kept == "zero-shot"
+    assert not bool(model.model.trained)
 
 
 def test_an_own_trainer_is_left_as_it_was(tiny_moirai: str) -> None:
