@@ -6,7 +6,7 @@
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke lint types setup-demo setup-test clean
+.PHONY: demo test smoke lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -32,8 +32,9 @@ demo: setup-demo
 	$(BIN)/python examples/01_quickstart.py $(ARGS)
 
 test: setup-test
-	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory types
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=line lint types unit
+
+unit: setup-test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 smoke: setup-test
