@@ -111,14 +111,12 @@ class KeepBest(pl.Callback):
         self.epoch_seconds.append(time.perf_counter() - self._epoch_started)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._fitting and pl_module.solves_on_errors and not trainer.sanity_checking:
+        if pl_module.solves_on_errors and not trainer.sanity_checking:
             _solve_on_errors(trainer, pl_module)
         pl_module.score.reset()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if not (
-            self._fitting and pl_module.score.update_called
-        ):  # Darts runs an empty loop where there is no validation series
+        if not pl_module.score.update_called:  # Darts runs an empty loop where there is no validation series
             return
         label = self._start_label if trainer.sanity_checking else f"epoch {trainer.current_epoch}"
         score = self._consider(trainer, pl_module, label)

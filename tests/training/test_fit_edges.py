@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from darts.models import NLinearModel
+from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import HORIZON, STILL, TRAINER, make_model, wave
+from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, make_model, wave
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.likelihoods import DartsFamily
 
 SAVES = {name: value for name, value in TRAINER.items() if name != "enable_checkpointing"}
 VAL = wave(60, seed=1)
@@ -115,3 +118,30 @@ def test_a_subclass_with_a_signature_of_its_own(tiny_moirai: str) -> None:
     model.fit(wave(60), val_series=VAL)
     assert model.model.method.config.lora_rank == 4
     assert len(model.predict(HORIZON)) == HORIZON
+
+
+def test_the_gap_before_a_shifted_horizon_teaches_nothing(tiny_moirai: str) -> None:
+    shift = 3
+    model = make_model(tiny_moirai, method="full", num_scales=None, output_chunk_shift=shift, enable_finetuning=False)
+    module = model.fit(wave()).model
+    batch = TorchTrainingBatch(past_target=torch.randn(4, CONTEXT, 1), future_target=torch.randn(4, HORIZON, 1))
+    outputs = module.forecast_scales(batch.past_target)
+    value = (batch.future_target.transpose(1, 2) - outputs.stats[0].loc) / outputs.stats[0].spread
+    expected = outputs.family.loss(outputs.params[0][..., shift:, :], value, torch.ones_like(value))
+    torch.testing.assert_close(module.training_loss(batch, outputs), expected)
+
+
+def test_the_mixed_loss_of_quantiles_has_no_units() -> None:
+    family = DartsFamily(QuantileRegression([0.1, 0.5, 0.9]))
+    params, value = torch.randn(2, 1, 4, 2, 3), torch.randn(2, 1, 4)
+    loc, spread, weights = torch.randn(2, 1, 1, 2), torch.rand(2, 1, 1, 2) + 0.5, torch.tensor([0.3, 0.7])
+    plain = family.mixed_loss(params, loc, spread, weights, value)
+    torch.testing.assert_close(family.mixed_loss(params, 100 * loc, 100 * spread, weights, 100 * value), plain)
+
+
+def test_loading_an_adapter_draws_no_random_number(tiny_moirai: str, tmp_path: Path) -> None:
+    make_model(tiny_moirai).fit(wave(60)).save_adapter(tmp_path / "adapter")
+    model = make_model(tiny_moirai)
+    state = torch.get_rng_state()
+    model.load_adapter(tmp_path / "adapter")
+    assert torch.equal(torch.get_rng_state(), state)
