@@ -27,6 +27,7 @@ from darts_msft.module import MSFTModule
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import Candidate, FitReport
+from darts_msft.training.untrained import labelled, weigh_scales
 from darts_msft.training.windows import OrderedData
 
 logger = get_logger("darts_msft")
@@ -138,6 +139,7 @@ class MSFTFoundationModel(FoundationModel):
         backbone: str = "moirai-tiny",
         revision: str | None = None,
         num_scales: int | str | None = None,
+        finest_context: int | None = None,
         patch_size: int | str = "auto",
         method: str = "msft",
         lora_rank: int = 16,
@@ -209,7 +211,7 @@ class MSFTFoundationModel(FoundationModel):
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            self._fit_report = None
+            self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None
             return
         seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
         keep = KeepBest(seed, validates)
@@ -225,6 +227,13 @@ class MSFTFoundationModel(FoundationModel):
         if self._search_scales and self._requires_training:
             return fit_every_scale(self, *args, **kwargs)
         return super().fit_from_dataset(*args, **kwargs)
+
+    def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
+        windows = parameters["val_dataset"]
+        if windows is not None and not self._requires_training and self._module_settings["num_scales"]:
+            parameters["val_dataset"] = labelled(self, windows)  # to weigh the scales by
+        return series, parameters
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.trainer_params = dict(self.trainer_params)  # Darts adds to it, and it is the caller's own after load()
