@@ -19,7 +19,7 @@ from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Backbone
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
-from darts_msft.options import MIXINGS, MethodConfig, MixingConfig, check_number, is_integer
+from darts_msft.options import MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number, is_integer
 from darts_msft.scales import pyramid
 from darts_msft.scales.pyramid import ScalePlan
 
@@ -53,7 +53,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     source, architecture, config = describe(given["backbone"], given["revision"])
     method_config = MethodConfig(**{field.name: given[field.name] for field in fields(MethodConfig)})
     mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
-    rates = {group: given[f"lr_{group}"] for group in ("pretrained", "new", "head", "omega")}
+    rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
     checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
@@ -69,7 +69,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
         "method": method,
         "method_config": method_config.to_dict(),
         "mixing_config": mixing_config.to_dict(),
-        "learning_rates": method_cls.rates.replaced(**rates).to_dict(),
+        "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's
     return Resolved(settings, resolved, source.revision)
@@ -137,16 +137,10 @@ def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
     return scales
 
 
-def choose_num_scales(asked: int | str | None, method: str, context: int, horizon: int, patch_size: int) -> int:
-    """K from `num_scales`; a method that works at the data's own rate alone takes None or 0."""
-    multi_scale = find_method(method).multi_scale
-    if not multi_scale and asked not in (None, 0):
-        raise ValueError(
-            f"num_scales={asked!r} is not allowed with method={method!r}, which works at the series' own rate alone; "
-            "give None or 0, or take method='msft'"
-        )
+def choose_num_scales(asked: int | str | None, context: int, horizon: int, patch_size: int) -> int:
+    """K from `num_scales`, for every method alike."""
     if asked is None or asked == AUTO:  # before a fit "auto" is as None
-        return default_num_scales(context, horizon, patch_size) if multi_scale else 0
+        return default_num_scales(context, horizon, patch_size)
     if isinstance(asked, str):
         raise ValueError(f"num_scales={asked!r} is not known; give an integer of at least 0, None or {AUTO!r}")
     return int(check_number("num_scales", asked, 0, integer=True))
@@ -269,7 +263,7 @@ def choose_plan(
     patch = choose_patch_size(patch_size, checkpoint.cls.patch_sizes(checkpoint.config), context)
     added = find_method(method).added_tokens(method_config)
     check_tokens(checkpoint, ScalePlan(context, horizon, patch, 0), added)
-    plan = ScalePlan(context, horizon, patch, choose_num_scales(num_scales, method, context, horizon, patch))
+    plan = ScalePlan(context, horizon, patch, choose_num_scales(num_scales, context, horizon, patch))
     if method_config.joined:
         check_joined_tokens(checkpoint, plan, method_config.attention)
     return plan
