@@ -20,7 +20,7 @@ from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Backbone
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
-from darts_msft.options import MIXINGS, MethodConfig, MixingConfig, check_number, is_integer
+from darts_msft.options import MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number, is_integer
 from darts_msft.scales import pyramid
 from darts_msft.scales.pyramid import ScalePlan
 
@@ -55,7 +55,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     source, architecture, config = describe(given["backbone"], given["revision"])
     method_config = MethodConfig(**{field.name: given[field.name] for field in fields(MethodConfig)})
     mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
-    rates = {group: given[f"lr_{group}"] for group in ("pretrained", "new", "head", "omega")}
+    rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
     checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
@@ -73,7 +73,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
         "method": method,
         "method_config": method_config.to_dict(),
         "mixing_config": mixing_config.to_dict(),
-        "learning_rates": method_cls.rates.replaced(**rates).to_dict(),
+        "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's
     return Resolved(settings, resolved, source.revision)

@@ -74,13 +74,12 @@ class MSFTFoundationModel(FoundationModel):
     patch_size
         Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in the context.
     method
-        "msft"; or, at the series' own rate alone (K = 0): "zero_shot" (`fit` trains nothing), "full" (every weight),
-        "linear_probe" (the head), "prompt" (learned tokens before the context of a frozen model), "lora", "adalora"
-        (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned steps: early stopping leaves them higher),
-        "scratch" (the architecture with random weights, as a control; it can't forecast before `fit`).
+        "msft"; "msft_full" (with every pretrained weight); or, without modules for each scale, "zero_shot" (`fit`
+        trains nothing), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before the context
+        of a frozen model), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned
+        steps: early stopping leaves them higher), "scratch" (random weights, as a control; no forecast before `fit`).
     lora_rank, lora_alpha
-        Rank of the LoRA on q, k and v (0, with "msft" alone: none), and its scaling numerator (the output is
-        multiplied by alpha / rank).
+        Rank of the LoRA on q, k and v (0, with MSFT alone: none), and the numerator of its scaling alpha / rank.
     prompt_length
         Tokens of the method "prompt".
     aggregator
@@ -104,10 +103,10 @@ class MSFTFoundationModel(FoundationModel):
         every epoch; without a validation series as "mixed_loss"), "uniform" (not learned).
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
-    lr_pretrained, lr_new, lr_head, lr_omega
+    lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
-        (adapters, LoRA, aggregator, prompt), of the head, and of the scales' weights (without effect where these are
-        stacked); None: the method's own.
+        (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
+        and of LoRA's matrices ("lora" and "adalora" too); None: the method's own.
     likelihood
         "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
         Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
@@ -157,6 +156,7 @@ class MSFTFoundationModel(FoundationModel):
         lr_new: float | None = None,
         lr_head: float | None = None,
         lr_omega: float | None = None,
+        lr_lora: float | None = None,
         likelihood: str | TorchLikelihood | None = "native",
         **kwargs: Any,
     ) -> None:
@@ -268,7 +268,7 @@ class MSFTFoundationModel(FoundationModel):
     def _ckpt_skipped_params(self) -> list[str]:
         return [
             *(name for name in super()._ckpt_skipped_params if name != "output_chunk_length"),
-            *("backbone", "revision", "lr_pretrained", "lr_new", "lr_head", "lr_omega", "weight_init"),
+            *("backbone", "revision", "lr_pretrained", "lr_new", "lr_head", "lr_omega", "lr_lora", "weight_init"),
         ]
 
     supports_past_covariates = property(lambda self: False)

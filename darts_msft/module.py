@@ -55,7 +55,8 @@ class MSFTModule(ForecastingModule):
         for name, parameter in self.backbone.named_parameters():
             group = self.method.group_of(name)
             parameter.requires_grad = group is not None and not (group == "head" and self.step_head is not None)
-        self.scale_weights.omega.requires_grad = self.learning != "uniform" and self.plan.num_scales > 0
+        learns = self.method.trains and self.learning != "uniform"
+        self.scale_weights.omega.requires_grad = learns and self.plan.num_scales > 0
 
     def own_names(self) -> frozenset[str]:
         """Names in `state_dict` of what the pretrained model lacks: what trains, and all outside the backbone."""
@@ -68,15 +69,23 @@ class MSFTModule(ForecastingModule):
         return self
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Trainable parameters by learning-rate group: "pretrained", "new", "head", "omega"."""
+        """Trainable parameters by learning-rate group: "pretrained", "new", "head", "omega", "lora"."""
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in self.rates.to_dict()}
-        owners = {"method": "new", "step_head": "head", "scale_weights": "omega"}
+        owners = {"step_head": "head", "scale_weights": "omega"}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 owner, _, rest = name.partition(".")
-                group = owners[owner] if owner in owners else self.method.group_of(rest) or "pretrained"
+                if owner == "method":
+                    group = self.method.own_group(rest)
+                else:
+                    group = owners.get(owner) or self.method.group_of(rest) or "pretrained"
                 groups[group].append((name, parameter))
         return groups
+
+    def trained_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """`parameter_groups` without the scales' weights where those are solved for, not trained."""
+        groups = self.parameter_groups()
+        return {name: members for name, members in groups.items() if not (name == "omega" and self.stacks)}
 
     def configure_optimizers(self) -> Any:
         """Darts' optimiser and scheduler over our parameter groups.
@@ -90,7 +99,7 @@ class MSFTModule(ForecastingModule):
         for name, members in self.parameter_groups().items():
             matrices = [p for key, p in members if p.ndim > 1 and not key.endswith("omega")]
             vectors = [p for key, p in members if p.ndim <= 1 or key.endswith("omega")]
-            rate = getattr(rates, name)
+            rate = rates.of(name)
             if matrices:
                 groups.append({"params": matrices, "lr": rate, "name": name})
             if vectors:

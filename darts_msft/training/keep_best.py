@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from darts_msft.training.movement import moved, snapshot
 from darts_msft.training.report import Candidate, FitReport
 
 logger = logging.getLogger("darts_msft")
@@ -44,6 +45,8 @@ class KeepBest(pl.Callback):
         self.report: FitReport | None = None
         self.epoch_seconds: list[float] = []
         self._tensors: dict[str, Tensor] = {}
+        self._start: dict[str, Tensor] = {}  # what trains, before the first step
+        self._moved: dict[str, float] = {}
         self._scored_step, self._seconds_before = -1, 0.0
         self._fitting, self._resumed, self._start_label = False, False, ""
 
@@ -81,6 +84,7 @@ class KeepBest(pl.Callback):
         return {
             "candidates": [asdict(one) for one in self.candidates],
             "tensors": dict(self._tensors),
+            "start": dict(self._start),
             "scored_step": self._scored_step,
             "seed": self.seed,
             "epoch_seconds": list(self.epoch_seconds),
@@ -90,6 +94,7 @@ class KeepBest(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.candidates = [Candidate(**one) for one in state_dict["candidates"]]
         self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
+        self._start = dict(state_dict.get("start", {}))  # a checkpoint of an older version has none
         self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
         self._resumed = True
@@ -121,6 +126,8 @@ class KeepBest(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._epoch_started = time.perf_counter()
+        if not (self._start or self._resumed):  # later than the module's own start of training, before any step
+            self._start = snapshot(pl_module.trained_groups())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.epoch_seconds.append(time.perf_counter() - self._epoch_started)
@@ -157,6 +164,7 @@ class KeepBest(pl.Callback):
 
     def _finish(self, module: Any) -> None:
         self._fitting, best = False, self.best
+        self._moved, self._start = moved(module.trained_groups(), self._start), {}
         if best is not None:
             module.load_state_dict(self._tensors, strict=False)
             self._tensors = {}
@@ -200,6 +208,7 @@ class KeepBest(pl.Callback):
             seconds=self._seconds(),
             weight_learning=learned,
             weight_learning_asked=asked,
+            moved=self._moved,
         )
 
     def _seconds(self) -> float:
