@@ -36,11 +36,15 @@ logger = get_logger("darts_msft")
 class MSFTFoundationModel(FoundationModel):
     """Multi-scale finetuning (MSFT) of a pretrained encoder (Qiao et al., NeurIPS 2025, arXiv 2506.14087).
 
-    The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps). Each
-    scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every layer; their forecasts
-    are mixed with learned weights. Without `fit` the model forecasts zero-shot. `fit` with a `val_series` scores
-    the pretrained model first (mean CRPS, each component in units of its standard deviation) and returns the best
-    state seen, so it never ends worse on the validation data than zero-shot. Two cases have no zero-shot forecast:
+    The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps), which
+    look back further. Each scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every
+    layer; their forecasts are mixed with learned weights. Without `fit` the pretrained model forecasts at all scales
+    and weighs them, for each window, by how well they forecast the last part of that window's own context.
+
+    `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
+    deviation): at one scale with the whole input, or as much as the checkpoint takes; at all scales, weighted as
+    without `fit`; and at all scales, with the weights that are best there. It returns the best of these and of all
+    epochs, so it never ends worse on the validation data than zero-shot. Two cases have no zero-shot forecast:
     `method="scratch"`, and a `likelihood` that needs a new head (all but "native", QuantileRegression and None). They
     are compared with their untrained state.
 
@@ -68,14 +72,17 @@ class MSFTFoundationModel(FoundationModel):
     revision
         Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
     num_scales
-        K, the number of new scales; None: as many as leave 4 context tokens and a whole step, at most 3. "auto": `fit`
-        trains with every K from 0 to that many and keeps, for good, the one that is best on the `val_series`
-        (not with `save_checkpoints`). Weights that were loaded keep their K: nothing is searched for then.
+        K, the number of new scales, for every method; 0: the series' own rate alone. None: as many as leave 4 context
+        tokens and a whole step, at most 3. "auto": `fit` trains with every K from 0 to that many and keeps, for good,
+        the one that is best on the `val_series` (not with `save_checkpoints`). Weights that were loaded keep their K.
+    finest_context
+        Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 512, or as many more as
+        let the coarsest scale see the whole input. As long as the input: the paper's form.
     patch_size
-        Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in the context.
+        Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in what scale 0 sees.
     method
         "msft"; "msft_full" (with every pretrained weight); or, without modules for each scale, "zero_shot" (`fit`
-        trains nothing), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before the context
+        weighs the scales), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before the context
         of a frozen model), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned
         steps: early stopping leaves them higher), "scratch" (random weights, as a control; no forecast before `fit`).
     lora_rank, lora_alpha
