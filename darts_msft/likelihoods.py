@@ -171,7 +171,7 @@ class ScaleMixture(TorchLikelihood):
         weights = torch.ones_like(target) if sample_weight is None else sample_weight
         standardised = (target.unsqueeze(-1) - forecast.loc) / forecast.spread
         density = self.family.log_prob(forecast.params, standardised) - forecast.spread.log()
-        return -((density + forecast.weights.log()).logsumexp(dim=-1) * weights).mean()
+        return -((density + forecast.weights.log()[:, None, None]).logsumexp(dim=-1) * weights).mean()
 
 
 @lru_cache(maxsize=16)
