@@ -71,12 +71,13 @@ class MSFTFoundationModel(FoundationModel):
     revision
         Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
     num_scales
-        K, the number of new scales, for every method; 0: the series' own rate alone. None: 2 (3 for a long
-        input), or as many as leave 4 context tokens and a whole step. "auto": `fit` trains with every K from 0 to that many and keeps, for good,
-        the one that is best on the `val_series` (not with `save_checkpoints`). Weights that were loaded keep their K.
+        K, the number of new scales, for every method; 0: the series' own rate alone. None: 2 (3 for a long input), or
+        as many as leave 4 context tokens and a whole step. "auto": `fit` trains with every K from 0 to that many and
+        keeps, for good, the one that is best on the `val_series` (not with `save_checkpoints`). Weights that were
+        loaded keep their K.
     finest_context
-        Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 1,024, or as many more as
-        let the coarsest scale see the whole input. As long as the input: the paper's form.
+        Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 1,024, or as many more
+        as let the coarsest scale see the whole input. As long as the input: the paper's form.
     patch_size
         Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in what scale 0 sees.
     method
@@ -334,8 +335,7 @@ class MSFTFoundationModel(FoundationModel):
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
-        At the original rate, in the series' units; one series a scale (where the pretrained model at one scale was kept:
-        that one).
+        At the original rate, in the series' units; one series a scale.
         """
         self._prepare_zero_shot(series)
         return inspection.scale_forecasts(self, series)
