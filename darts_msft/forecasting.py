@@ -259,6 +259,18 @@ class ForecastingModule(PLForecastingModule):
         samples = self._sample(self(PLModuleInput(past_target=batch.past_target)).prediction, self.pred_num_samples)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
+    def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
+        """Darts' step, which also makes what is fed back; but a single sample is the point forecast."""
+        if self.likelihood is None or self.pred_num_samples > 1 or self.predict_likelihood_parameters:
+            return super()._produce_predict_output(x)
+        self._check_zero_shot()
+        return PLModuleOutput(prediction=self.point(x.past_target))
+
+    def point(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V"]:
+        """The weighted mean of the scales' medians."""
+        outputs = self.forecast(past_target)
+        return mix_points(self._medians(outputs).unsqueeze(-2), outputs.weights).squeeze(-1)
+
     def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
         if isinstance(self.likelihood, ScaleMixture):
             return self.likelihood.sample_many(forecast, count)

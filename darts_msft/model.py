@@ -23,6 +23,7 @@ from darts_msft import arguments, inspection, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.quantiles import predict_quantiles
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import Candidate, FitReport
@@ -117,8 +118,8 @@ class MSFTFoundationModel(FoundationModel):
     likelihood
         "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
         Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
-        the native distribution). With a likelihood, `num_samples=1` (Darts' default) gives one random path: ask for
-        100 or more, or take None to score point forecasts.
+        the native distribution). With a likelihood too `num_samples=1` (Darts' default) gives the point forecast, the
+        weighted mean of the scales' medians; more samples give the distribution.
 
     Raises
     ------
@@ -331,6 +332,17 @@ class MSFTFoundationModel(FoundationModel):
     def scale_weights(self) -> np.ndarray | None:
         """The scales' mixing weights, shape (K+1,), summing to 1; None where each window has its own, by backcasts."""
         return self._require_module().shared_weights()
+
+    def predict_quantiles(
+        self, n: int, series: Any = None, quantiles: Sequence[float] = (0.1, 0.5, 0.9), **kwargs: Any
+    ) -> TimeSeries | list[TimeSeries]:
+        """Exact quantiles, by level, of the forecast of the next `n` steps, at most `output_chunk_length`.
+
+        Each component becomes one for each level, named as Darts does (`load_q0.100`). `kwargs` are those of `predict`.
+        With a QuantileRegression the levels must be its own. Raises ValueError where there are no such quantiles.
+        """
+        self._prepare_zero_shot(series)
+        return predict_quantiles(self, self._require_module(), n, series, quantiles, kwargs)
 
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
