@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from darts_msft.root_finding import NEGLIGIBLE, quantile_between
 from darts_msft.scales.pyramid import ScalePlan
 
 QUANTILE_DRAWS = 64  # draws a scale behind each averaged quantile function
@@ -19,6 +20,10 @@ _CHUNK = 20_000_000  # numbers held at once while sampling
 
 Sampler = Callable[[Tensor], Tensor]
 """One draw for each step: parameters (..., R) -> values (...)."""
+DistributionFunction = Callable[[Tensor, Tensor], Tensor]
+"""The share below, for each step: parameters (..., R), values (...) -> shares (...)."""
+QuantileFunction = Callable[[Tensor, float], Tensor]
+"""The value with a share below, for each step: parameters (..., R), the share -> values (...)."""
 
 
 class MixedForecast(NamedTuple):
@@ -142,3 +147,46 @@ def draw_scale(draw: Sampler, forecast: MixedForecast, scale: int, count: int) -
     parts = torch.arange(count).split(max(1, _CHUNK // params.numel()))
     draws = torch.cat([draw(params.expand(len(part), *params.shape)) for part in parts])
     return draws * forecast.spread[..., scale] + forecast.loc[..., scale]
+
+
+@torch.no_grad()
+def quantile_of_mixture(
+    cdf: DistributionFunction, quantile: QuantileFunction, forecast: MixedForecast, level: float
+) -> Float[Tensor, "B H V"]:
+    """The value with a share `level` below of the scales' distributions, summed with their weights.
+
+    It lies between the scales' own quantiles. A scale without spread is a point.
+    """
+    centre, unit = forecast.loc[..., 0], forecast.spread.amax(dim=-1)
+    unit = unit.where(unit > 0, 1)  # of the search, which is then the same in all units
+    weights = weights_of_steps(forecast).flatten(0, 2)
+    felt = (weights > NEGLIGIBLE).any(dim=0).nonzero().squeeze(-1)
+    flat = (forecast.params, forecast.loc - centre.unsqueeze(-1), forecast.spread)
+    # one parameter after another: much quicker
+    params = flat[0].flatten(0, 2).index_select(1, felt).permute(2, 1, 0).contiguous()
+    loc, spread = (part.flatten(0, 2).index_select(1, felt).T / unit.flatten() for part in flat[1:])
+    weights = weights.index_select(1, felt).T.contiguous()
+    own = quantile(params.movedim(0, -1), level) * spread + loc
+
+    def share(rows: Tensor, value: Tensor) -> Tensor:
+        place, width, weight = (part.index_select(1, rows) for part in (loc, spread, weights))
+        standardised = (value - place) / width.where(width > 0, 1)
+        below = cdf(params.index_select(2, rows).movedim(0, -1), standardised)
+        return (weight * below.where(width > 0, (value >= place).to(below))).sum(dim=0)
+
+    low, high = own.amin(dim=0), own.amax(dim=0)
+    found = quantile_between(share, level, low, high, (weights * own).sum(dim=0).clamp(low, high))
+    return found.reshape(centre.shape) * unit + centre
+
+
+@torch.no_grad()
+def average_of_quantiles(quantile: QuantileFunction, forecast: MixedForecast, level: float) -> Float[Tensor, "B H V"]:
+    """The scales' own quantiles, averaged with their weights."""
+    own = quantile(forecast.params, level) * forecast.spread + forecast.loc
+    weights = weights_of_steps(forecast)
+    return (weights * own.where(weights > 0, 0)).sum(dim=-1)  # an unused scale's may be infinite
+
+
+def weights_of_steps(forecast: MixedForecast) -> Float[Tensor, "B H V S"]:
+    """The weights, which all windows share or each has its own, at every step."""
+    return forecast.weights.reshape(-1, 1, 1, forecast.weights.shape[-1]).expand_as(forecast.loc)
