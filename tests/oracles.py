@@ -19,11 +19,27 @@ def pool_loop(values: list[float], step: int, backwards: bool) -> list[float]:
     return list(reversed(pooled)) if backwards else pooled
 
 
+def memory_of(context: int, scale: int, finest_context: int | None) -> int:
+    """How many of the last steps a scale sees: twice as many as the next finer one, until it sees all."""
+    memory = context if finest_context is None else finest_context
+    for _ in range(scale):
+        memory = min(2 * memory, context)
+    return memory
+
+
 def token_stretches(
-    context: int, horizon: int, patch_size: int, scale: int, horizon_tokens: bool = True
+    context: int,
+    horizon: int,
+    patch_size: int,
+    scale: int,
+    horizon_tokens: bool = True,
+    finest_context: int | None = None,
 ) -> list[Stretch]:
-    """Each token's stretch of time, left to right; tokens are added outwards from the origin until all is covered."""
-    width = patch_size * 2**scale
+    """Each token's stretch of time, left to right; tokens are added outwards from the origin until all is covered.
+
+    All is the horizon and what the scale sees of the context.
+    """
+    width, context = patch_size * 2**scale, memory_of(context, scale, finest_context)
     before: list[Stretch] = []
     while sum(stop - start for start, stop in before) < context:
         stop = before[0][0] if before else 0

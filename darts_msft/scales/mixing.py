@@ -112,7 +112,7 @@ def sample_quantile_average(draw: Sampler, forecast: MixedForecast, count: int) 
     size = max(count, QUANTILE_DRAWS)
     averaged = forecast.loc.new_zeros((size, *forecast.loc.shape[:-1]))
     for scale, weight in _used(forecast):
-        averaged += weight * draw_scale(draw, forecast, scale, size).sort(dim=0).values
+        averaged += _times(weight, draw_scale(draw, forecast, scale, size).sort(dim=0).values)
     order = torch.rand_like(averaged).argsort(dim=0)[:count]
     return averaged.gather(0, order)
 
@@ -125,15 +125,20 @@ def sample_path_average(draw: Sampler, forecast: MixedForecast, count: int) -> F
     """
     averaged = forecast.loc.new_zeros((count, *forecast.loc.shape[:-1]))
     for scale, weight in _used(forecast):
-        averaged += weight * draw_scale(draw, forecast, scale, count)
+        averaged += _times(weight, draw_scale(draw, forecast, scale, count))
     return averaged
 
 
 def _used(forecast: MixedForecast) -> Iterator[tuple[int, Float[Tensor, "B 1 1"]]]:
-    """Scales with any weight, and their weights: the infinite draw of an unused one would spoil a sum."""
+    """Scales with any weight, and their weights."""
     for scale, weight in enumerate(forecast.weights.unbind(dim=-1)):
         if bool((weight > 0).any()):
             yield scale, weight.to(forecast.loc)[:, None, None]
+
+
+def _times(weight: Float[Tensor, "B 1 1"], draws: Float[Tensor, "M B H V"]) -> Float[Tensor, "M B H V"]:
+    """Their product; 0 where a window has no use for the scale, whose draw may be infinite."""
+    return weight * torch.where(weight > 0, draws, 0)
 
 
 def draw_scale(draw: Sampler, forecast: MixedForecast, scale: int, count: int) -> Float[Tensor, "M B H V"]:

@@ -9,15 +9,20 @@ from darts_msft.scales.aggregator import CrossScaleAggregator
 from darts_msft.scales.pyramid import ScalePlan
 
 WIDTH = 4
-SHAPES = [(61, 29, 8, 2), (37, 5, 4, 2), (101, 13, 3, 3)]
+PLAIN = (61, 29, 8, 2, None)
+LONG = (101, 13, 3, 3, 7)  # three context tokens at every scale: half of the coarse ones are older than the finer scale
+SHAPES = [PLAIN, (37, 5, 4, 2, None), (101, 13, 3, 3, None), LONG, (90, 20, 8, 2, 24), (37, 5, 4, 2, 9)]
+Shape = tuple[int, int, int, int, int | None]  # context, horizon, patch size, K, finest context
 
 Tokens = list[Tensor]
 
 
 def make_aggregator(
-    shape: tuple[int, ...], branches: str, horizon_tokens: bool = True, trained: bool = True
+    shape: Shape, branches: str, horizon_tokens: bool = True, trained: bool = True
 ) -> CrossScaleAggregator:
-    aggregator = CrossScaleAggregator(ScalePlan(*shape, horizon_tokens=horizon_tokens), WIDTH, branches)
+    *lengths, finest = shape
+    plan = ScalePlan(*lengths, horizon_tokens=horizon_tokens, finest_context=finest)
+    aggregator = CrossScaleAggregator(plan, WIDTH, branches)
     if trained:
         generator = torch.Generator().manual_seed(7)
         with torch.no_grad():
@@ -46,7 +51,7 @@ def aggregate_one(aggregator: CrossScaleAggregator, tokens: Tokens, masks: list[
     """One variate of one series; tokens[i] is (N_i, D). AvgPool(Linear(h)) is over the valid fine tokens."""
     plan, outcomes = aggregator.plan, []
     stretches = [
-        token_stretches(plan.context, plan.horizon, plan.patch_size, scale, plan.horizon_tokens)
+        token_stretches(plan.context, plan.horizon, plan.patch_size, scale, plan.horizon_tokens, plan.finest_context)
         for scale in plan.scales
     ]
     if aggregator.c2f is not None:
@@ -87,7 +92,7 @@ def assert_is_the_loop(aggregator: CrossScaleAggregator, masked: tuple[int, ...]
 @pytest.mark.parametrize("branches", ["both", "c2f", "f2c"])
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_aggregation_is_the_loop_over_tokens(shape: tuple[int, ...], branches: str, masked: tuple[int, ...]) -> None:
+def test_aggregation_is_the_loop_over_tokens(shape: Shape, branches: str, masked: tuple[int, ...]) -> None:
     aggregator = make_aggregator(shape, branches)
     assert (aggregator.c2f is None, aggregator.f2c is None) == (branches == "f2c", branches == "c2f")
     assert_is_the_loop(aggregator, masked)
@@ -95,12 +100,13 @@ def test_aggregation_is_the_loop_over_tokens(shape: tuple[int, ...], branches: s
 
 @torch.no_grad()
 def test_a_backbone_without_horizon_tokens_and_masks_on_some_scales() -> None:
-    assert_is_the_loop(make_aggregator((61, 29, 8, 2), "both", horizon_tokens=False), (1, 2))
+    assert_is_the_loop(make_aggregator(PLAIN, "both", horizon_tokens=False), (1, 2))
+    assert_is_the_loop(make_aggregator(LONG, "both", horizon_tokens=False), (1, 2))
 
 
 @pytest.mark.parametrize(("branches", "maps"), [("both", 4), ("c2f", 2), ("f2c", 2)])
 def test_a_new_aggregator_changes_no_bit_and_still_learns(branches: str, maps: int) -> None:
-    aggregator = make_aggregator((61, 29, 8, 2), branches, trained=False)
+    aggregator = make_aggregator(PLAIN, branches, trained=False)
     assert sum(parameter.numel() for parameter in aggregator.parameters()) == maps * (WIDTH * WIDTH + WIDTH)
     tokens, masks = tokens_and_masks(aggregator.plan)
     found = aggregator(tokens, masks)
@@ -109,3 +115,20 @@ def test_a_new_aggregator_changes_no_bit_and_still_learns(branches: str, maps: i
     for name, parameter in aggregator.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@torch.no_grad()
+def test_tokens_older_than_the_finer_scale_s_memory_neither_give_nor_take(masked: bool) -> None:
+    """At scale 3 the oldest token of three is older than all of scale 2; no map, and no bias, reaches across that."""
+    aggregator = make_aggregator(LONG, "both")
+    tokens, masks = tokens_and_masks(aggregator.plan)
+    for mask in masks:
+        mask[..., 0] = True  # an old token is there all the same
+    given = masks if masked else [None] * len(masks)
+    found = aggregator(tokens, given)
+    assert torch.equal(found[3][..., 0, :], tokens[3][..., 0, :])
+    tokens[3][..., 0, :] += 100
+    other = aggregator(tokens, given)
+    assert all(torch.equal(other[scale], found[scale]) for scale in range(3))
+    assert torch.equal(other[3][..., 1:, :], found[3][..., 1:, :])

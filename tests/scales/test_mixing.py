@@ -25,7 +25,8 @@ from darts_msft.scales.mixing import (
 from darts_msft.scales.pyramid import ScalePlan
 
 BATCH, HORIZON, VARIATES, SCALES = 2, 5, 2, 3
-WEIGHTS = torch.tensor([0.6, 0.1, 0.3])
+WEIGHTS = torch.tensor([[0.6, 0.1, 0.3], [0.2, 0.5, 0.3]])  # each window has its own
+EACH_STEP = WEIGHTS[:, None, None, :]
 
 Sampling = Callable[[Callable[[Tensor], Tensor], MixedForecast, int], Tensor]
 EACH_SAMPLER = pytest.mark.parametrize("sampler", [sample_mixture, sample_quantile_average, sample_path_average])
@@ -78,7 +79,7 @@ def test_unpack_undoes_pack() -> None:
     assert packed.shape == (BATCH, HORIZON, VARIATES, SCALES * 7)
     for scale in range(SCALES):  # Darts' names of the parameters count on this order
         assert torch.equal(packed[..., 7 * scale : 7 * scale + 6], steps[..., scale, :])
-        assert (packed[..., 7 * scale + 6] == WEIGHTS[scale]).all()
+        assert (packed[..., 7 * scale + 6] == WEIGHTS[:, None, None, scale]).all()
     for found, expected in zip(
         unpack(packed, SCALES), (steps[..., :4], steps[..., 4], steps[..., 5], WEIGHTS), strict=True
     ):
@@ -88,17 +89,18 @@ def test_unpack_undoes_pack() -> None:
 def test_all_scales_reach_the_original_rate_in_darts_order() -> None:
     plan = ScalePlan(40, 7, 4, 2)
     blocks = [torch.randn(BATCH, VARIATES, steps, 3) for steps in plan.horizons]
-    stacked = upsample_all(plan, [0, 1, 2], blocks, "repeat")
+    stacked = upsample_all(plan, blocks, "repeat")
     assert stacked.shape == (BATCH, 7, VARIATES, SCALES, 3)
     for step, scale in itertools.product(range(7), range(SCALES)):
         assert torch.equal(stacked[:, step, :, scale], blocks[scale][:, :, step // 2**scale])
-    assert torch.equal(upsample_all(plan, [0, 2], [blocks[0], blocks[2]], "repeat"), stacked[:, :, :, [0, 2]])
+    assert torch.equal(upsample_all(plan, blocks[:1], "repeat"), stacked[:, :, :, :1])
 
 
 def test_points_mix_as_a_weighted_sum() -> None:
-    points = torch.randn(4, 2, SCALES)
-    for index in np.ndindex(4, 2):
-        expected = sum(weight * point for weight, point in zip(WEIGHTS.tolist(), points[index].tolist(), strict=True))
+    points = torch.randn(BATCH, HORIZON, VARIATES, 2, SCALES)
+    for index in np.ndindex(BATCH, HORIZON, VARIATES, 2):
+        weights = WEIGHTS[index[0]].tolist()
+        expected = sum(weight * point for weight, point in zip(weights, points[index].tolist(), strict=True))
         assert mix_points(points, WEIGHTS)[index].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -121,8 +123,11 @@ def test_all_weight_on_one_scale_gives_its_forecast(sampler: Sampling) -> None:
     forecast = normal_forecast()
     for kept in range(SCALES):
         torch.manual_seed(0)
-        paths = sampler(draw_location, forecast._replace(weights=torch.eye(SCALES)[kept]), 5)
-        torch.testing.assert_close(paths, moments(forecast)[0][..., kept].expand(5, -1, -1, -1))
+        others = torch.eye(SCALES)[[kept, (kept + 1) % SCALES]]
+        paths = sampler(draw_location, forecast._replace(weights=others), 5)
+        own = moments(forecast)[0]
+        expected = torch.stack([own[0, ..., kept], own[1, ..., (kept + 1) % SCALES]])
+        torch.testing.assert_close(paths, expected.expand(5, -1, -1, -1))
 
 
 # --- the mixture ------------------------------------------------------------------------------------------------------
@@ -138,8 +143,9 @@ def test_a_path_comes_wholly_from_one_scale_as_often_as_its_weight_says() -> Non
     same = torch.isclose(paths.unsqueeze(-1), moments(forecast)[0], rtol=1e-5, atol=1e-5)
     chosen = same.all(dim=2)  # (M, B, V, S): all steps are this scale's
     assert (chosen.sum(dim=-1) == 1).all()
-    error = (WEIGHTS * (1 - WEIGHTS) / count).sqrt()
-    assert ((chosen.double().mean(dim=0) - WEIGHTS).abs() < 4 * error).all()
+    weights = WEIGHTS[:, None]
+    error = (weights * (1 - weights) / count).sqrt()
+    assert ((chosen.double().mean(dim=0) - weights).abs() < 4 * error).all()
     finest = chosen[..., 0].double().flatten(1)
     correlations = torch.corrcoef(finest.T) - torch.eye(finest.shape[1])
     assert correlations.abs().max() < 4 / math.sqrt(count)
@@ -152,8 +158,8 @@ def test_the_mixtures_mean_and_spread_are_those_of_the_weighted_scales() -> None
     forecast = normal_forecast()
     paths = sample_mixture(draw_normal, forecast, count)
     means, deviations = moments(forecast)
-    mean = (WEIGHTS * means).sum(dim=-1)
-    variance = (WEIGHTS * (deviations**2 + means**2)).sum(dim=-1) - mean**2
+    mean = (EACH_STEP * means).sum(dim=-1)
+    variance = (EACH_STEP * (deviations**2 + means**2)).sum(dim=-1) - mean**2
     assert ((paths.mean(dim=0) - mean).abs() < 5 * (variance / count).sqrt()).all()
     torch.testing.assert_close(paths.var(dim=0), variance, rtol=0.1, atol=0)
 
@@ -174,7 +180,7 @@ def test_averaged_samples_are_weighted_sums_of_independent_draws_of_every_scale(
     _, loc, spread, _ = forecast
     expected = sum(
         weight * (draws * spread[..., scale] + loc[..., scale])
-        for scale, (weight, draws) in enumerate(zip(WEIGHTS.tolist(), drawn, strict=True))
+        for scale, (weight, draws) in enumerate(zip(EACH_STEP.unbind(dim=-1), drawn, strict=True))
     )
     torch.testing.assert_close(paths, expected)
     noise = torch.stack([(draws - draws.mean(dim=0)).flatten(1) for draws in drawn])
@@ -183,11 +189,16 @@ def test_averaged_samples_are_weighted_sums_of_independent_draws_of_every_scale(
         assert correlation.abs().max() < 5 / math.sqrt(2000)
 
 
-def test_a_scale_without_weight_cannot_spoil_averaged_samples() -> None:
+@pytest.mark.parametrize("sampler", [sample_path_average, sample_quantile_average])
+def test_a_scale_without_weight_cannot_spoil_averaged_samples(sampler: Sampling) -> None:
+    """Not even where other windows use it."""
     forecast = normal_forecast()
-    forecast.params[..., 2, :] = torch.inf
-    paths = sample_path_average(draw_location, forecast._replace(weights=torch.tensor([0.5, 0.5, 0.0])), 3)
-    torch.testing.assert_close(paths[0], moments(forecast)[0][..., :2].mean(dim=-1))
+    forecast.params[0, ..., 2, :] = torch.inf
+    weights = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]])
+    paths = sampler(draw_location, forecast._replace(weights=weights), 3)
+    means = moments(forecast)[0]
+    torch.testing.assert_close(paths[0, 0], means[0, ..., :2].mean(dim=-1))
+    torch.testing.assert_close(paths[0, 1], (means[1] * weights[1]).sum(dim=-1))
 
 
 # --- quantile averaging -----------------------------------------------------------------------------------------------
@@ -208,7 +219,7 @@ class Grid:
 
 def averaged_moments(forecast: MixedForecast) -> tuple[Tensor, Tensor]:
     means, deviations = moments(forecast)
-    return (WEIGHTS * means).sum(dim=-1), (WEIGHTS * deviations).sum(dim=-1)
+    return (EACH_STEP * means).sum(dim=-1), (EACH_STEP * deviations).sum(dim=-1)
 
 
 def test_averaged_quantiles_of_normals_are_those_of_the_normal_with_averaged_moments() -> None:

@@ -6,24 +6,37 @@ import re
 import numpy as np
 import pytest
 import torch
-from oracles import covered, covering, pool_loop, token_stretches
+from oracles import Stretch, covered, covering, memory_of, pool_loop, token_stretches
 from torch import Tensor
 
 from darts_msft.scales.aggregator import pool_tokens, repeat_tokens
 from darts_msft.scales.pyramid import ScalePlan, largest_num_scales
 
-SHAPES = [  # context, horizon, patch size, K
-    (64, 32, 8, 2),  # everything divides
-    (61, 29, 8, 2),  # remainders on both sides
-    (37, 5, 4, 2),  # the horizon is shorter than a coarse patch
-    (101, 13, 3, 3),
-    (9, 1, 8, 0),
-    (17, 2, 1, 1),
+Shape = tuple[int, int, int, int, int | None]
+SHAPES: list[Shape] = [  # context, horizon, patch size, K, finest context
+    (64, 32, 8, 2, None),  # everything divides
+    (61, 29, 8, 2, None),  # remainders on both sides
+    (37, 5, 4, 2, None),  # the horizon is shorter than a coarse patch
+    (101, 13, 3, 3, None),
+    (9, 1, 8, 0, None),
+    (17, 2, 1, 1, None),
+    (64, 32, 8, 2, 16),  # every scale sees twice as much as the one before, the coarsest all
+    (37, 5, 4, 2, 9),  # the coarsest doesn't see the oldest step
+    (101, 13, 3, 3, 20),  # the coarsest two see everything
+    (101, 13, 3, 3, 7),
+    (90, 20, 8, 2, 24),
+    (61, 4, 8, 0, 9),  # scale 0 alone, of a part
 ]
 
 
-def make_plan(shape: tuple[int, int, int, int], horizon_tokens: bool = True) -> ScalePlan:
-    return ScalePlan(*shape, horizon_tokens=horizon_tokens)
+def make_plan(shape: Shape, horizon_tokens: bool = True) -> ScalePlan:
+    *lengths, finest = shape
+    return ScalePlan(*lengths, horizon_tokens=horizon_tokens, finest_context=finest)
+
+
+def stretches_of(shape: Shape, scale: int, horizon_tokens: bool) -> list[Stretch]:
+    context, horizon, patch_size, _, finest = shape
+    return token_stretches(context, horizon, patch_size, scale, horizon_tokens, finest)
 
 
 def series(*shape: int, missing: float = 0.0, seed: int = 0) -> Tensor:
@@ -41,13 +54,14 @@ def series(*shape: int, missing: float = 0.0, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("horizon_tokens", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_lengths_and_token_counts_are_those_of_the_covered_time(shape: tuple[int, ...], horizon_tokens: bool) -> None:
-    context, horizon, patch_size, num_scales = shape
+def test_lengths_and_token_counts_are_those_of_the_covered_time(shape: Shape, horizon_tokens: bool) -> None:
+    context, horizon, _, num_scales, finest = shape
     plan = make_plan(shape, horizon_tokens)
     assert list(plan.scales) == list(range(num_scales + 1))
     for scale in plan.scales:
-        stretches = token_stretches(context, horizon, patch_size, scale, horizon_tokens)
-        assert plan.contexts[scale] == len(pool_loop([0.0] * context, 2**scale, backwards=True))
+        stretches = stretches_of(shape, scale, horizon_tokens)
+        memory = memory_of(context, scale, finest)
+        assert plan.contexts[scale] == len(pool_loop([0.0] * memory, 2**scale, backwards=True))
         assert plan.horizons[scale] == len(pool_loop([0.0] * horizon, 2**scale, backwards=False))
         assert plan.context_token_counts[scale] == sum(stop <= 0 for _, stop in stretches)
         assert plan.horizon_token_counts[scale] == sum(start >= 0 for start, _ in stretches)
@@ -97,13 +111,51 @@ def test_negative_lengths_are_refused_by_name(name: str) -> None:
         ScalePlan(**lengths)
 
 
+@pytest.mark.parametrize("finest", [8, 0, -1, 65, 16.0, True, "16"])
+def test_a_finest_context_of_less_than_two_patches_or_more_than_all_is_refused(finest: object) -> None:
+    with pytest.raises(ValueError, match=rf"finest_context={finest!r} is not allowed"):
+        ScalePlan(64, 32, 8, 2, finest_context=finest)
+    if finest in (8, 65):
+        with pytest.raises(ValueError, match=r"patch_size=8 and input_chunk_length=64; give 9 to 64 steps, or None"):
+            ScalePlan(64, 32, 8, 2, finest_context=finest)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:6])
+def test_a_finest_context_of_the_whole_is_the_paper_s_form(shape: Shape) -> None:
+    paper, whole = make_plan(shape), make_plan((*shape[:4], shape[0]))
+    for name in ("contexts", "horizons", "token_counts"):
+        assert getattr(whole, name) == getattr(paper, name)
+    values = series(2, shape[0], missing=0.3)
+    for one, other in zip(whole.pool_context(values), paper.pool_context(values), strict=True):
+        assert one.shape == other.shape
+        assert torch.equal(one.nan_to_num(1e9), other.nan_to_num(1e9))
+    assert all(torch.equal(whole.cover(scale), paper.cover(scale)) for scale in range(shape[3]))
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[3], SHAPES[8]])
+@pytest.mark.parametrize("horizon_tokens", [True, False])
+def test_one_scale_has_as_much_of_the_context_as_a_checkpoint_takes(shape: Shape, horizon_tokens: bool) -> None:
+    plan = make_plan(shape, horizon_tokens)
+    context, horizon, patch_size, _, _ = shape
+    for limit in (None, *range(3, 50)):
+        fitting = [
+            steps
+            for steps in range(patch_size + 1, context + 1)
+            if limit is None or len(token_stretches(steps, horizon, patch_size, 0, horizon_tokens)) <= limit
+        ]
+        if fitting:
+            one = plan.one_scale(limit)
+            assert (one.contexts, one.horizons, one.num_scales) == ((max(fitting),), plan.horizons[:1], 0)
+            assert one.horizon_tokens == horizon_tokens
+
+
 # --- pooling ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.5])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pooling_is_the_loop_from_the_origin_outwards(shape: tuple[int, ...], missing: float) -> None:
-    context, horizon, _, _ = shape
+def test_pooling_is_the_loop_from_the_origin_outwards(shape: Shape, missing: float) -> None:
+    context, horizon, _, _, finest = shape
     plan = make_plan(shape)
     for values, pooled, backwards in (
         (past := series(3, 2, context, missing=missing), plan.pool_context(past), True),
@@ -111,7 +163,8 @@ def test_pooling_is_the_loop_from_the_origin_outwards(shape: tuple[int, ...], mi
     ):
         assert len(pooled) == plan.num_scales + 1
         for scale, result in enumerate(pooled):
-            expected = [[pool_loop(row, 2**scale, backwards) for row in variates] for variates in values.tolist()]
+            seen = values[..., -memory_of(context, scale, finest) :] if backwards else values
+            expected = [[pool_loop(row, 2**scale, backwards) for row in variates] for variates in seen.tolist()]
             torch.testing.assert_close(result, torch.tensor(expected), equal_nan=True)
 
 
@@ -127,7 +180,7 @@ def test_pooled_missing_values_send_no_gradient_and_no_nan() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_padding_fills_whole_patches_on_the_left(shape: tuple[int, ...]) -> None:
+def test_padding_fills_whole_patches_on_the_left(shape: Shape) -> None:
     plan = make_plan(shape)
     for scale in plan.scales:
         values = series(2, 2, plan.contexts[scale], seed=scale)
@@ -143,9 +196,7 @@ def test_padding_fills_whole_patches_on_the_left(shape: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("horizon_tokens", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_token_is_valid_with_one_observed_step_and_in_the_horizon(
-    shape: tuple[int, ...], horizon_tokens: bool
-) -> None:
+def test_a_token_is_valid_with_one_observed_step_and_in_the_horizon(shape: Shape, horizon_tokens: bool) -> None:
     plan = make_plan(shape, horizon_tokens)
     for scale in plan.scales:
         length = plan.context_token_counts[scale] * plan.patch_size
@@ -167,8 +218,8 @@ def test_a_token_is_valid_with_one_observed_step_and_in_the_horizon(
 
 
 @pytest.mark.parametrize("how", ["repeat", "linear"])
-@pytest.mark.parametrize("shape", [*SHAPES, (64, 9, 4, 3), (64, 15, 4, 3)])
-def test_upsampling_is_the_loop_over_the_original_steps(shape: tuple[int, ...], how: str) -> None:
+@pytest.mark.parametrize("shape", [*SHAPES[:6], (64, 9, 4, 3, None), (64, 15, 4, 3, None)])
+def test_upsampling_is_the_loop_over_the_original_steps(shape: Shape, how: str) -> None:
     """Repeat: the coarse step that covers it. Linear: between the centres of the original steps that each covers."""
     plan = make_plan(shape)
     times = np.arange(plan.horizon)
@@ -198,12 +249,11 @@ def test_unknown_upsampling_is_refused() -> None:
 
 @pytest.mark.parametrize("horizon_tokens", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_repeated_tokens_are_those_that_cover_the_same_time(shape: tuple[int, ...], horizon_tokens: bool) -> None:
-    context, horizon, patch_size, num_scales = shape
+def test_repeated_tokens_are_those_that_cover_the_same_time(shape: Shape, horizon_tokens: bool) -> None:
     plan = make_plan(shape, horizon_tokens)
-    for scale in range(1, num_scales + 1):
-        coarse = token_stretches(context, horizon, patch_size, scale, horizon_tokens)
-        fine = token_stretches(context, horizon, patch_size, scale - 1, horizon_tokens)
+    for scale in range(1, plan.num_scales + 1):
+        coarse = stretches_of(shape, scale, horizon_tokens)
+        fine = stretches_of(shape, scale - 1, horizon_tokens)
         tokens = series(2, 2, len(coarse), 3, seed=scale)
         repeated = repeat_tokens(tokens, plan.cover(scale - 1))
         assert repeated.shape == (2, 2, len(fine), 3)
@@ -215,23 +265,20 @@ def test_repeated_tokens_are_those_that_cover_the_same_time(shape: tuple[int, ..
 @pytest.mark.parametrize("horizon_tokens", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pooled_tokens_average_the_valid_ones_of_the_same_time(
-    shape: tuple[int, ...], horizon_tokens: bool, masked: bool
+    shape: Shape, horizon_tokens: bool, masked: bool
 ) -> None:
-    context, horizon, patch_size, num_scales = shape
     plan = make_plan(shape, horizon_tokens)
-    for scale in range(num_scales):
-        fine = token_stretches(context, horizon, patch_size, scale, horizon_tokens)
-        coarse = token_stretches(context, horizon, patch_size, scale + 1, horizon_tokens)
+    for scale in range(plan.num_scales):
+        fine = stretches_of(shape, scale, horizon_tokens)
+        coarse = stretches_of(shape, scale + 1, horizon_tokens)
         tokens = series(3, 2, len(fine), 3, seed=scale)
         mask = torch.rand(3, 2, len(fine), generator=torch.Generator().manual_seed(scale)) < 0.5
         pooled, present = pool_tokens(tokens, mask if masked else None, plan.cover(scale))
         assert pooled.shape == (3, 2, len(coarse), 3)
-        assert (present is not None) == masked
+        assert present.shape == pooled.shape[:-1]
         for index, stretch in enumerate(coarse):
             for row in np.ndindex(3, 2):
                 valid = [token for token in covered(stretch, fine) if not masked or mask[*row, token]]
-                if present is not None:
-                    assert bool(present[*row, index]) == bool(valid)
-                if valid:
-                    expected = sum(tokens[*row, token] for token in valid) / len(valid)
-                    torch.testing.assert_close(pooled[*row, index], expected)
+                assert bool(present[*row, index]) == bool(valid)
+                expected = sum((tokens[*row, token] for token in valid), torch.zeros(3)) / max(len(valid), 1)
+                torch.testing.assert_close(pooled[*row, index], expected)
