@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -19,7 +20,7 @@ from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Backbone
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
-from darts_msft.options import MIXINGS, MethodConfig, MixingConfig, check_number, is_integer
+from darts_msft.options import MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number, is_integer
 from darts_msft.scales import pyramid
 from darts_msft.scales.pyramid import ScalePlan
 
@@ -28,9 +29,10 @@ logger = get_logger("darts_msft")
 GRADIENT_CLIP = 1.0
 ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 AUTO = "auto"
-DEFAULT_MAX_SCALES = 3
+DEFAULT_SCALES, DEFAULT_MAX_SCALES = 2, 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
+DEFAULT_FINEST_CONTEXT = 1024  # steps that scale 0 sees; more where the coarsest scale would not reach back over all
 
 
 class Resolved(NamedTuple):
@@ -53,11 +55,12 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     source, architecture, config = describe(given["backbone"], given["revision"])
     method_config = MethodConfig(**{field.name: given[field.name] for field in fields(MethodConfig)})
     mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
-    rates = {group: given[f"lr_{group}"] for group in ("pretrained", "new", "head", "omega")}
+    rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
     checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
-    plan = choose_plan(checkpoint, method, method_config, context, horizon, given["patch_size"], num_scales)
+    asked = Asked(given["patch_size"], num_scales, given["finest_context"])
+    plan = choose_plan(checkpoint, method, method_config, context, horizon, asked)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config.mixing)
     check_training(method, trains, resolved)
@@ -66,10 +69,11 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
         "backbone_config": config,
         "patch_size": plan.patch_size,
         "num_scales": plan.num_scales,
+        "finest_context": plan.contexts[0],
         "method": method,
         "method_config": method_config.to_dict(),
         "mixing_config": mixing_config.to_dict(),
-        "learning_rates": method_cls.rates.replaced(**rates).to_dict(),
+        "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's
     return Resolved(settings, resolved, source.revision)
@@ -129,24 +133,27 @@ def largest_num_scales(
     return pyramid.largest_num_scales(plan.context, plan.horizon, plan.patch_size)
 
 
-def default_num_scales(context: int, horizon: int, patch_size: int) -> int:
-    """K where the user gives none: at most 3, with 4 context tokens left at the coarsest scale if there are any."""
-    scales = min(DEFAULT_MAX_SCALES, pyramid.largest_num_scales(context, horizon, patch_size))
-    while scales and ScalePlan(context, horizon, patch_size, scales).context_token_counts[-1] < DEFAULT_COARSE_TOKENS:
+def default_num_scales(context: int, horizon: int, patch_size: int, finest_context: int) -> int:
+    """K where the user gives none: 2, or as many more, at most 3 in all, as scale 0's context falls short of the input.
+
+    Fewer where there is no room for a whole step in the horizon and 4 tokens in the coarsest scale's context.
+    """
+    wanted = math.ceil(math.log2(context / finest_context))
+    scales = min(
+        max(DEFAULT_SCALES, min(wanted, DEFAULT_MAX_SCALES)), pyramid.largest_num_scales(context, horizon, patch_size)
+    )
+    while scales:
+        plan = ScalePlan(context, horizon, patch_size, scales, finest_context=finest_context)
+        if plan.context_token_counts[-1] >= DEFAULT_COARSE_TOKENS:
+            break
         scales -= 1
     return scales
 
 
-def choose_num_scales(asked: int | str | None, method: str, context: int, horizon: int, patch_size: int) -> int:
-    """K from `num_scales`; a method that works at the data's own rate alone takes None or 0."""
-    multi_scale = find_method(method).multi_scale
-    if not multi_scale and asked not in (None, 0):
-        raise ValueError(
-            f"num_scales={asked!r} is not allowed with method={method!r}, which works at the series' own rate alone; "
-            "give None or 0, or take method='msft'"
-        )
+def choose_num_scales(asked: int | str | None, context: int, horizon: int, patch_size: int, finest_context: int) -> int:
+    """K from `num_scales`."""
     if asked is None or asked == AUTO:  # before a fit "auto" is as None
-        return default_num_scales(context, horizon, patch_size) if multi_scale else 0
+        return default_num_scales(context, horizon, patch_size, finest_context)
     if isinstance(asked, str):
         raise ValueError(f"num_scales={asked!r} is not known; give an integer of at least 0, None or {AUTO!r}")
     return int(check_number("num_scales", asked, 0, integer=True))
@@ -256,20 +263,28 @@ class Checkpoint(NamedTuple):
     config: Mapping[str, Any]
 
 
+class Asked(NamedTuple):
+    """What the user gave of the scales."""
+
+    patch_size: int | str
+    num_scales: int | str | None
+    finest_context: int | None
+
+
 def choose_plan(
-    checkpoint: Checkpoint,
-    method: str,
-    method_config: MethodConfig,
-    context: int,
-    horizon: int,
-    patch_size: int | str,
-    num_scales: int | str | None,
+    checkpoint: Checkpoint, method: str, method_config: MethodConfig, context: int, horizon: int, asked: Asked
 ) -> ScalePlan:
     """The scales for these lengths, in steps; refuses sequences that are longer than the checkpoint was made for."""
-    patch = choose_patch_size(patch_size, checkpoint.cls.patch_sizes(checkpoint.config), context)
-    added = find_method(method).added_tokens(method_config)
-    check_tokens(checkpoint, ScalePlan(context, horizon, patch, 0), added)
-    plan = ScalePlan(context, horizon, patch, choose_num_scales(num_scales, method, context, horizon, patch))
+    patch_size, num_scales, given = asked
+    finest = min(context, DEFAULT_FINEST_CONTEXT) if given is None else given
+    seen = context if num_scales == 0 and given is None else check_number("finest_context", finest, 1, integer=True)
+    patch = choose_patch_size(patch_size, checkpoint.cls.patch_sizes(checkpoint.config), int(seen))
+    ScalePlan(context, horizon, patch, 0, finest_context=given)  # refuses lengths that don't go together
+    scales = choose_num_scales(num_scales, context, horizon, patch, max(finest, patch + 1))
+    if given is None:
+        finest = max(finest, math.ceil(context / pyramid.FACTOR**scales))
+    plan = ScalePlan(context, horizon, patch, scales, finest_context=finest)
+    check_tokens(checkpoint, plan, find_method(method).added_tokens(method_config))
     if method_config.joined:
         check_joined_tokens(checkpoint, plan, method_config.attention)
     return plan
@@ -308,15 +323,17 @@ def choose_patch_size(asked: int | str, available: tuple[int, ...], context: int
 
 
 def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> None:
-    """Refuses a sequence that is longer than the checkpoint was made for; `added` tokens are the method's own."""
+    """Refuses a scale with more tokens than the checkpoint was made for; `added` tokens are the method's own."""
     name, cls, config = checkpoint
-    limit, count = cls.max_tokens(config), plan.token_counts[0] + added
+    limit, count = cls.max_tokens(config), max(plan.token_counts) + added
     if limit is not None and count > limit:
         own = f" and {added} of the method's own" if added else ""
+        sizes = ", ".join(map(str, cls.patch_sizes(config)))
         raise ValueError(
-            f"input_chunk_length={plan.context} and a horizon of {plan.horizon} steps are {plan.token_counts[0]} "
-            f"tokens of {plan.patch_size} steps{own}, more than the {limit} of backbone={name!r}; shorten "
-            f"the context or take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))})"
+            f"input_chunk_length={plan.context}, of which scale 0 sees {plan.contexts[0]} steps, and a horizon of "
+            f"{plan.horizon} are {count - added} tokens of {plan.patch_size} steps{own}, more than the {limit} of "
+            f"backbone={name!r}; give more scales (num_scales), a shorter finest_context, a shorter "
+            f"input_chunk_length, or a larger patch_size ({sizes})"
         )
 
 

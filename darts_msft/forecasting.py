@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchInferenceBatch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Family, Stats, with_stats
@@ -22,36 +24,50 @@ from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
 from darts_msft.options import MethodConfig, MixingConfig
 from darts_msft.scales.adapters import StepHead
+from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
+
+
+class Form(IntEnum):
+    """How a module forecasts: as pretrained in one of three ways, or as trained."""
+
+    ONE_SCALE = 0
+    """Scale 0 alone, with the whole input or as much of it as the checkpoint takes: what the pretrained model is."""
+    BACKCASTS = 1
+    """All scales, weighted for each window by backcasts of its own end."""
+    STACKED = 2
+    """All scales, with the weights that were solved for on validation data."""
+    TRAINED = 3
 
 
 class Parts(NamedTuple):
     """What a forecast runs."""
 
-    scales: tuple[int, ...]
+    plan: ScalePlan
     method: Method
     step_head: StepHead | None
 
 
 class ScaleOutputs(NamedTuple):
-    """Parameters (B, V, H_i, R) of the scales that were run, standardised, their statistics, and whose they are."""
+    """Parameters (B, V, H_i, R) of the plan's scales, standardised, their statistics, whose they are, and weights."""
 
-    scales: tuple[int, ...]
+    plan: ScalePlan
     params: list[Float[Tensor, "B V _ R"]]
     stats: list[Stats]
     family: Family
+    weights: Float[Tensor, "B S"]
 
 
 class ForecastingModule(PLForecastingModule):
     """A backbone with a finetuning method attached.
 
     Everything that the constructor needs is plain data, so that a checkpoint rebuilds the module without the hub:
-    the architecture's name and configuration, the patch size (steps), K, the method, and its settings.
-    Before training (`trained` is False) the pretrained model forecasts, with all of the scales' weight on scale 0.
+    the architecture's name and configuration, the patch size (steps), K, the method, and its settings. Before training
+    the pretrained model forecasts, in one of the first three forms of `Form`.
     """
 
-    trained: Tensor
+    form: Tensor
 
     def __init__(
         self,
@@ -62,13 +78,16 @@ class ForecastingModule(PLForecastingModule):
         method: str,
         method_config: dict[str, Any],
         mixing_config: dict[str, Any],
+        finest_context: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.backbone = load_class(architecture).from_config(backbone_config, patch_size)
         spec = self.backbone.spec
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
-        self.plan = ScalePlan(kwargs["input_chunk_length"], horizon, patch_size, num_scales, spec.horizon_tokens)
+        context = kwargs["input_chunk_length"]
+        self.plan = ScalePlan(context, horizon, patch_size, num_scales, spec.horizon_tokens, finest_context)
+        self.one_scale = self.plan.one_scale(self.backbone.max_tokens(backbone_config))
         config = MethodConfig.from_dict(method_config)
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
@@ -78,24 +97,34 @@ class ForecastingModule(PLForecastingModule):
         self.step_head = (
             StepHead(spec.width, patch_size, len(self.new_family.names)) if self.new_family is not None else None
         )
-        self.register_buffer("trained", torch.tensor(False))
         self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
+        several = self.weighs_scales and self.method.pretrained and self._forecasts_zero_shot()
+        self.register_buffer("form", torch.tensor(Form.BACKCASTS if several else Form.ONE_SCALE))
+        self.settle()
+
+    @property
+    def weighs_scales(self) -> bool:
+        """Whether the forecast is of several scales, with weights."""
+        return self.plan.num_scales > 0 and not self.mixing.only_first
+
+    def take(self, form: Form) -> None:
+        """Forecasts by `form` from now on."""
+        self.form.fill_(form)
         self.settle()
 
     def settle(self) -> None:
-        """Chooses what a forecast runs; called where the module is made, where a state is loaded, and by training."""
-        trained = bool(self.trained)
-        if not trained or self.mixing.only_first:
+        """Chooses what a forecast runs, by `form`: where the module is made, where a state is loaded, and by `take`."""
+        self.kind = Form(int(self.form))
+        if self.kind is Form.ONE_SCALE or self.mixing.only_first:
             self.scale_weights.only_finest()
-        self.parts = (
-            Parts(tuple(self.plan.scales), self.method, self.step_head)
-            if trained
-            else Parts((0,), self.untouched, None)
-        )
+        if self.kind is Form.TRAINED:
+            self.parts = Parts(self.plan, self.method, self.step_head)
+        else:
+            self.parts = Parts(self.one_scale if self.kind is Form.ONE_SCALE else self.plan, self.untouched, None)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().load_state_dict(*args, **kwargs)
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        result = super().load_state_dict(in_forms(state_dict), *args, **kwargs)
         self.settle()
         return result
 
@@ -121,13 +150,13 @@ class ForecastingModule(PLForecastingModule):
         return isinstance(self.likelihood, ScaleMixture) and self.likelihood.mixing in MIXTURES
 
     def forecast_scales(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
-        """The scales' forecasts, each at its own rate."""
-        plan, (scales, method, step_head) = self.plan, self.parts
+        """The scales' forecasts, each at its own rate, with the weights that all windows share."""
+        plan, method, step_head = self.parts
         contexts = plan.pool_context(rearrange(past_target, "b c v -> b v c"))
         tokens, masks, stats = [], [], []
-        for scale in scales:
-            values, scale_stats = self.backbone.normalise(contexts[scale])
-            observed = plan.pad_context(~torch.isnan(contexts[scale]), scale)
+        for scale, context in enumerate(contexts):
+            values, scale_stats = self.backbone.normalise(context)
+            observed = plan.pad_context(~torch.isnan(context), scale)
             count = plan.horizon_token_counts[scale]
             embedded = self.backbone.embed(plan.pad_context(values, scale), observed, count)
             past, future = embedded.split([embedded.shape[-2] - count, count], dim=-2)
@@ -135,9 +164,10 @@ class ForecastingModule(PLForecastingModule):
             masks.append(plan.token_mask(observed, scale))
             stats.append(scale_stats)
         encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
-        params = [self._head(step_head, part, scale) for scale, part in zip(scales, encoded, strict=True)]
+        params = [self._head(step_head, part, scale) for scale, part in enumerate(encoded)]
         family = self.backbone.family if step_head is None or self.new_family is None else self.new_family
-        return ScaleOutputs(scales, [one.to(past_target.dtype) for one in params], stats, family)
+        weights = self.scale_weights()[: len(params)].expand(len(past_target), -1)
+        return ScaleOutputs(plan, [one.to(past_target.dtype) for one in params], stats, family, weights)
 
     def _head(
         self, step_head: StepHead | None, encoded: Float[Tensor, "B V N D"], scale: int
@@ -149,9 +179,27 @@ class ForecastingModule(PLForecastingModule):
         return new[..., :steps, :]
 
     def forecast(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
-        """As `forecast_scales`, but windows without variation are forecast as constant."""
-        outputs = self.forecast_scales(past_target)
-        return outputs._replace(stats=_constant_where_flat(past_target, outputs.stats))
+        """As `forecast_scales`, but windows without variation are forecast as constant, and backcasts weigh the scales.
+
+        Backcasts are forecast in the same pass as the windows.
+        """
+        if self.kind is not Form.BACKCASTS:
+            outputs = self.forecast_scales(past_target)
+            return outputs._replace(stats=_constant_where_flat(outputs.plan, past_target, outputs.stats))
+        backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift)
+        windows = torch.cat([past_target, *backcasts.windows])
+        outputs = self.forecast_scales(windows)
+        outputs = outputs._replace(stats=_constant_where_flat(outputs.plan, windows, outputs.stats))
+        own, earlier = (_rows(outputs, rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
+        points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
+        return own._replace(weights=backcasts.weights(points))
+
+    def shared_weights(self) -> np.ndarray | None:
+        """The scales' weights (S), where all windows share them."""
+        if self.kind is Form.BACKCASTS:
+            return None
+        weights: np.ndarray = self.scale_weights().detach().cpu().double().numpy()
+        return weights
 
     @torch.no_grad()
     def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:
@@ -162,20 +210,20 @@ class ForecastingModule(PLForecastingModule):
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
-        weights: Tensor = self.scale_weights()
         if isinstance(self.likelihood, ScaleMixture):
             blocks = [with_stats(params, stats) for params, stats in zip(outputs.params, outputs.stats, strict=True)]
             steps = self._at_original_rate(outputs, blocks)
-            # a scale that was not run has no weight, and the finest one's numbers
-            columns = [outputs.scales.index(i) if i in outputs.scales else 0 for i in self.plan.scales]
-            return pack(steps[..., columns, :], weights)
+            missing = self.likelihood.num_scales - steps.shape[-2]
+            # scales that were not run have no weight, and the finest one's numbers
+            steps = torch.cat([steps, steps[..., :1, :].expand(*steps.shape[:-2], missing, -1)], dim=-2)
+            return pack(steps, nn.functional.pad(outputs.weights, (0, missing)))
         levels = [0.5] if self.new_family is None else self.new_family.levels or [0.5]
-        quantiles = [self._quantiles(outputs, index, levels) for index in range(len(outputs.scales))]
+        quantiles = [self._quantiles(outputs, index, levels) for index in range(len(outputs.params))]
         values = self._at_original_rate(outputs, quantiles)
-        return mix_points(values.transpose(-1, -2), weights[list(outputs.scales)])
+        return mix_points(values.transpose(-1, -2), outputs.weights)
 
     def _quantiles(self, outputs: ScaleOutputs, index: int, levels: Sequence[float]) -> Float[Tensor, "B V H Q"]:
-        """In the series' units; `index` counts the scales that were run."""
+        """In the series' units."""
         params, (loc, spread) = outputs.params[index], outputs.stats[index]
         if isinstance(outputs.family, DartsFamily) and outputs.family.levels == levels:
             return params * spread.unsqueeze(-1) + loc.unsqueeze(-1)  # the columns are the quantiles, with gradients
@@ -185,7 +233,7 @@ class ForecastingModule(PLForecastingModule):
     def _at_original_rate(
         self, outputs: ScaleOutputs, blocks: list[Float[Tensor, "B V _ Q"]]
     ) -> Float[Tensor, "B H V S Q"]:
-        return upsample_all(self.plan, outputs.scales, blocks, self.mixing.upsampling)[:, self.output_chunk_shift :]
+        return upsample_all(outputs.plan, blocks, self.mixing.upsampling)[:, self.output_chunk_shift :]
 
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         if x_in.stage is ModuleStage.PREDICT:
@@ -219,14 +267,33 @@ class ForecastingModule(PLForecastingModule):
         return torch.stack([self.likelihood.sample(forecast) for _ in range(count)])
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
-        points = [self._quantiles(outputs, index, [0.5]) for index in range(len(outputs.scales))]
+        points = [self._quantiles(outputs, index, [0.5]) for index in range(len(outputs.params))]
         return self._at_original_rate(outputs, points).squeeze(-1)
 
 
-def _constant_where_flat(past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
-    """Windows without variation, or without any observation, are forecast as their location, without spread."""
-    observed = ~torch.isnan(past_target)
-    highest = torch.where(observed, past_target, -torch.inf).amax(dim=1)
-    lowest = torch.where(observed, past_target, torch.inf).amin(dim=1)
-    flat = highest <= lowest  # where nothing was observed too: -inf and inf
-    return [Stats(loc, torch.where(flat.unsqueeze(-1), 0, spread)) for loc, spread in stats]
+def _constant_where_flat(plan: ScalePlan, past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
+    """Where nothing that a scale sees varies, or is observed, its forecast is its location, without spread."""
+    values = rearrange(past_target, "b c v -> b v c")
+    observed = ~torch.isnan(values)
+    above, below = torch.where(observed, values, -torch.inf), torch.where(observed, values, torch.inf)
+    constant = []
+    for scale, (loc, spread) in enumerate(stats):
+        highest = plan.memory(above, scale).amax(dim=-1, keepdim=True)
+        lowest = plan.memory(below, scale).amin(dim=-1, keepdim=True)
+        constant.append(Stats(loc, torch.where(highest <= lowest, 0, spread)))  # with nothing observed: -inf and inf
+    return constant
+
+
+def _rows(outputs: ScaleOutputs, rows: slice) -> ScaleOutputs:
+    """The outputs of some windows."""
+    params = [part[rows] for part in outputs.params]
+    stats = [Stats(loc[rows], spread[rows]) for loc, spread in outputs.stats]
+    return outputs._replace(params=params, stats=stats, weights=outputs.weights[rows])
+
+
+def in_forms(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A module's state; that of version 0.1 said only whether the module was trained."""
+    state = dict(state)
+    if "trained" in state:
+        state["form"] = torch.tensor(Form.TRAINED if bool(state.pop("trained")) else Form.ONE_SCALE)
+    return state

@@ -70,6 +70,12 @@ class DartsFamily(Family):
         return self.likelihood.sample(_as_steps(params)).reshape(params.shape[:-1])
 
     @torch.no_grad()
+    def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if self.levels is not None:
+            raise ValueError("QuantileRegression has quantiles, and no distribution function between them")
+        return self._distribution(_as_steps(params)).cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
+
+    @torch.no_grad()
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
         if self.levels is not None:
             return params[..., self.levels.index(level)]
@@ -165,7 +171,7 @@ class ScaleMixture(TorchLikelihood):
         weights = torch.ones_like(target) if sample_weight is None else sample_weight
         standardised = (target.unsqueeze(-1) - forecast.loc) / forecast.spread
         density = self.family.log_prob(forecast.params, standardised) - forecast.spread.log()
-        return -((density + forecast.weights.log()).logsumexp(dim=-1) * weights).mean()
+        return -((density + forecast.weights.log()[:, None, None]).logsumexp(dim=-1) * weights).mean()
 
 
 @lru_cache(maxsize=16)

@@ -18,15 +18,15 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
 from darts.utils.torch import random_method
-from darts.utils.utils import generate_index
 
-from darts_msft import arguments, persistence
+from darts_msft import arguments, inspection, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import Candidate, FitReport
+from darts_msft.training.untrained import labelled, weigh_scales
 from darts_msft.training.windows import OrderedData
 
 logger = get_logger("darts_msft")
@@ -35,11 +35,15 @@ logger = get_logger("darts_msft")
 class MSFTFoundationModel(FoundationModel):
     """Multi-scale finetuning (MSFT) of a pretrained encoder (Qiao et al., NeurIPS 2025, arXiv 2506.14087).
 
-    The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps). Each
-    scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every layer; their forecasts
-    are mixed with learned weights. Without `fit` the model forecasts zero-shot. `fit` with a `val_series` scores
-    the pretrained model first (mean CRPS, each component in units of its standard deviation) and returns the best
-    state seen, so it never ends worse on the validation data than zero-shot. Two cases have no zero-shot forecast:
+    The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps), which
+    look back further. Each scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every
+    layer; their forecasts are mixed with learned weights. Without `fit` the pretrained model forecasts at all scales
+    and weighs them, for each window, by how well they forecast the last part of that window's own context.
+
+    `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
+    deviation): at one scale with the whole input, or as much as the checkpoint takes; at all scales, weighted as
+    without `fit`; and at all scales, with the weights that are best there. It returns the best of these and of all
+    epochs, so it never ends worse on the validation data than zero-shot. Two cases have no zero-shot forecast:
     `method="scratch"`, and a `likelihood` that needs a new head (all but "native", QuantileRegression and None). They
     are compared with their untrained state.
 
@@ -67,19 +71,22 @@ class MSFTFoundationModel(FoundationModel):
     revision
         Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
     num_scales
-        K, the number of new scales; None: as many as leave 4 context tokens and a whole step, at most 3. "auto": `fit`
-        trains with every K from 0 to that many and keeps, for good, the one that is best on the `val_series`
-        (not with `save_checkpoints`). Weights that were loaded keep their K: nothing is searched for then.
+        K, the number of new scales, for every method; 0: the series' own rate alone. None: 2 (3 for a long input), or
+        as many as leave 4 context tokens and a whole step. "auto": `fit` trains with every K from 0 to that many and
+        keeps, for good, the one that is best on the `val_series` (not with `save_checkpoints`). Weights that were
+        loaded keep their K.
+    finest_context
+        Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 1,024, or as many more
+        as let the coarsest scale see the whole input. As long as the input: the paper's form.
     patch_size
-        Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in the context.
+        Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in what scale 0 sees.
     method
-        "msft"; or, at the series' own rate alone (K = 0): "zero_shot" (`fit` trains nothing), "full" (every weight),
-        "linear_probe" (the head), "prompt" (learned tokens before the context of a frozen model), "lora", "adalora"
-        (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned steps: early stopping leaves them higher),
-        "scratch" (the architecture with random weights, as a control; it can't forecast before `fit`).
+        "msft"; "msft_full" (with every pretrained weight); or, without modules for each scale, "zero_shot" (`fit`
+        weighs the scales), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before a frozen
+        model's context), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned
+        steps: early stopping leaves them higher), "scratch" (random weights, as a control; no forecast before `fit`).
     lora_rank, lora_alpha
-        Rank of the LoRA on q, k and v (0, with "msft" alone: none), and its scaling numerator (the output is
-        multiplied by alpha / rank).
+        Rank of the LoRA on q, k and v (0, with MSFT alone: none), and the numerator of its scaling alpha / rank.
     prompt_length
         Tokens of the method "prompt".
     aggregator
@@ -103,10 +110,10 @@ class MSFTFoundationModel(FoundationModel):
         every epoch; without a validation series as "mixed_loss"), "uniform" (not learned).
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
-    lr_pretrained, lr_new, lr_head, lr_omega
+    lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
-        (adapters, LoRA, aggregator, prompt), of the head, and of the scales' weights (without effect where these are
-        stacked); None: the method's own.
+        (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
+        and of LoRA's matrices ("lora" and "adalora" too); None: the method's own.
     likelihood
         "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
         Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
@@ -138,6 +145,7 @@ class MSFTFoundationModel(FoundationModel):
         backbone: str = "moirai-tiny",
         revision: str | None = None,
         num_scales: int | str | None = None,
+        finest_context: int | None = None,
         patch_size: int | str = "auto",
         method: str = "msft",
         lora_rank: int = 16,
@@ -148,13 +156,14 @@ class MSFTFoundationModel(FoundationModel):
         attention: str = "in_scale",
         prompt_length: int = 8,
         mixing: str = "mixture",
-        upsampling: str = "repeat",
+        upsampling: str = "linear",
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
         lr_pretrained: float | None = None,
         lr_new: float | None = None,
         lr_head: float | None = None,
         lr_omega: float | None = None,
+        lr_lora: float | None = None,
         likelihood: str | TorchLikelihood | None = "native",
         **kwargs: Any,
     ) -> None:
@@ -209,7 +218,7 @@ class MSFTFoundationModel(FoundationModel):
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            self._fit_report = None
+            self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None
             return
         seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
         keep = KeepBest(seed, validates)
@@ -225,6 +234,13 @@ class MSFTFoundationModel(FoundationModel):
         if self._search_scales and self._requires_training:
             return fit_every_scale(self, *args, **kwargs)
         return super().fit_from_dataset(*args, **kwargs)
+
+    def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
+        windows = parameters["val_dataset"]
+        if windows is not None and not self._requires_training and self._module_settings["num_scales"]:
+            parameters["val_dataset"] = labelled(self, windows)  # to weigh the scales by
+        return series, parameters
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.trainer_params = dict(self.trainer_params)  # Darts adds to it, and it is the caller's own after load()
@@ -259,7 +275,7 @@ class MSFTFoundationModel(FoundationModel):
     def _ckpt_skipped_params(self) -> list[str]:
         return [
             *(name for name in super()._ckpt_skipped_params if name != "output_chunk_length"),
-            *("backbone", "revision", "lr_pretrained", "lr_new", "lr_head", "lr_omega", "weight_init"),
+            *("backbone", "revision", "lr_pretrained", "lr_new", "lr_head", "lr_omega", "lr_lora", "weight_init"),
         ]
 
     supports_past_covariates = property(lambda self: False)
@@ -312,29 +328,17 @@ class MSFTFoundationModel(FoundationModel):
         return list(self._fit_report.candidates) if self._fit_report is not None else []
 
     @property
-    def scale_weights(self) -> np.ndarray:
-        """The scales' mixing weights, shape (K+1,), summing to 1; all on scale 0 before training."""
-        weights: np.ndarray = self._require_module().scale_weights().detach().cpu().double().numpy()
-        return weights
+    def scale_weights(self) -> np.ndarray | None:
+        """The scales' mixing weights, shape (K+1,), summing to 1; None where each window has its own, by backcasts."""
+        return self._require_module().shared_weights()
 
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
-        At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
+        At the original rate, in the series' units; one series a scale.
         """
         self._prepare_zero_shot(series)
-        module, length = self._require_module(), self.input_chunk_length
-        context = series.values(copy=False)[-length:]
-        if len(context) < self.min_input_chunk_length or context.shape[1] != module.n_targets:
-            raise ValueError(
-                f"series has {len(context)} steps and {context.shape[1]} components; give at least "
-                f"{self.min_input_chunk_length} steps and {module.n_targets} components"
-            )
-        context = np.pad(context, ((length - len(context), 0), (0, 0)), constant_values=np.nan)
-        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
-        times = generate_index(start=start, length=self.output_chunk_length, freq=series.freq)
-        points = module.scale_points(torch.as_tensor(context)[None])
-        return [TimeSeries.from_times_and_values(times, one, columns=series.components) for one in points]
+        return inspection.scale_forecasts(self, series)
 
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.

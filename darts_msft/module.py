@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from darts_msft.forecasting import ForecastingModule, ScaleOutputs
+from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
@@ -25,6 +25,12 @@ logger = logging.getLogger("darts_msft")
 VALIDATION_DRAWS = 32  # of each scale, and half of them where a batch has many values
 MANY_VALUES = 8192
 VALIDATION_SEED = 0  # of the first batch: the same noise at every validation
+FORM_LABELS = {
+    Form.ONE_SCALE: "zero-shot",
+    Form.BACKCASTS: "zero-shot, scales weighted by backcasts",
+    Form.STACKED: "zero-shot, scales stacked",
+}
+FORM_LEARNING = {Form.ONE_SCALE: "one scale", Form.BACKCASTS: "backcasts", Form.STACKED: "stacking"}
 
 
 class MSFTModule(ForecastingModule):
@@ -49,7 +55,8 @@ class MSFTModule(ForecastingModule):
         for name, parameter in self.backbone.named_parameters():
             group = self.method.group_of(name)
             parameter.requires_grad = group is not None and not (group == "head" and self.step_head is not None)
-        self.scale_weights.omega.requires_grad = self.learning != "uniform" and self.plan.num_scales > 0
+        learns = self.method.trains and self.learning != "uniform"
+        self.scale_weights.omega.requires_grad = learns and self.plan.num_scales > 0
 
     def own_names(self) -> frozenset[str]:
         """Names in `state_dict` of what the pretrained model lacks: what trains, and all outside the backbone."""
@@ -62,15 +69,23 @@ class MSFTModule(ForecastingModule):
         return self
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Trainable parameters by learning-rate group: "pretrained", "new", "head", "omega"."""
+        """Trainable parameters by learning-rate group: "pretrained", "new", "head", "omega", "lora"."""
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in self.rates.to_dict()}
-        owners = {"method": "new", "step_head": "head", "scale_weights": "omega"}
+        owners = {"step_head": "head", "scale_weights": "omega"}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 owner, _, rest = name.partition(".")
-                group = owners[owner] if owner in owners else self.method.group_of(rest) or "pretrained"
+                if owner == "method":
+                    group = self.method.own_group(rest)
+                else:
+                    group = owners.get(owner) or self.method.group_of(rest) or "pretrained"
                 groups[group].append((name, parameter))
         return groups
+
+    def trained_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """`parameter_groups` without the scales' weights where those are solved for, not trained."""
+        groups = self.parameter_groups()
+        return {name: members for name, members in groups.items() if not (name == "omega" and self.stacks)}
 
     def configure_optimizers(self) -> Any:
         """Darts' optimiser and scheduler over our parameter groups.
@@ -84,7 +99,7 @@ class MSFTModule(ForecastingModule):
         for name, members in self.parameter_groups().items():
             matrices = [p for key, p in members if p.ndim > 1 and not key.endswith("omega")]
             vectors = [p for key, p in members if p.ndim <= 1 or key.endswith("omega")]
-            rate = getattr(rates, name)
+            rate = rates.of(name)
             if matrices:
                 groups.append({"params": matrices, "lr": rate, "name": name})
             if vectors:
@@ -104,17 +119,29 @@ class MSFTModule(ForecastingModule):
 
     @property
     def start_label(self) -> str:
-        """What the state before a fit's first step is called."""
-        if bool(self.trained):
+        """What the present state is called, as one that a fit starts from or compares with."""
+        if self.kind is Form.TRAINED:
             return "before this fit"
         if not self.method.pretrained:
             return "untrained"
-        return "zero-shot" if self._forecasts_zero_shot() else "untrained head"
+        return FORM_LABELS[self.kind] if self._forecasts_zero_shot() else "untrained head"
+
+    @property
+    def scale_forms(self) -> tuple[Form, ...]:
+        """How the pretrained model forecasts at several scales: what a fit compares with besides one scale."""
+        able = self.weighs_scales and self.method.pretrained and self._forecasts_zero_shot()
+        return (Form.BACKCASTS, Form.STACKED) if able and self.kind is not Form.TRAINED else ()
+
+    def start_from_one_scale(self) -> None:
+        """What was not trained forecasts at one scale: the first state that a fit compares with."""
+        if self.kind is not Form.TRAINED:
+            self.take(Form.ONE_SCALE)
 
     @property
     def stacks(self) -> bool:
         """Whether the scales' weights are solved for on the validation data."""
-        return self.learning == "stacking" and self.plan.num_scales > 0
+        wanted = self.learning == "stacking" if self.kind is Form.TRAINED else self.kind is Form.STACKED
+        return wanted and self.plan.num_scales > 0
 
     @property
     def solves_on_errors(self) -> bool:
@@ -125,6 +152,8 @@ class MSFTModule(ForecastingModule):
         """What the scales' weights learned from, and were asked to; None where there is one scale."""
         if self.plan.num_scales == 0:
             return None, None
+        if self.kind is not Form.TRAINED:
+            return FORM_LEARNING[self.kind], self.mixing.learning
         return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
 
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
@@ -132,22 +161,21 @@ class MSFTModule(ForecastingModule):
         target = val_batch.future_target
         outputs = self.forecast(val_batch.past_target)
         forecast = self.mix(outputs) if _finite(outputs) else None
-        products = self._score_products(outputs.scales, forecast, target, VALIDATION_SEED + batch_idx)
-        self.score.update(products, target, val_batch.sample_weight)
+        products = self._score_products(len(outputs.params), forecast, target, VALIDATION_SEED + batch_idx)
+        weights = products.new_ones(len(target), 1)
+        if self.is_mixture:
+            missing = products.shape[-1] - outputs.weights.shape[-1]
+            weights = nn.functional.pad(outputs.weights.detach(), (0, missing)).to(products)
+        self.score.update(products, weights, target, val_batch.sample_weight)
         if len(self.val_metrics) and forecast is not None:
             self._update_metrics(PLModuleOutput(prediction=forecast), target, self.val_metrics)
-        weights = self._score_weights(products)
-        return torch.nanmean(products @ weights @ weights)
+        return torch.nanmean(torch.einsum("bhvst,bs,bt->bhv", products, weights, weights))
 
     @torch.no_grad()
     def _score_products(
-        self,
-        scales: Sequence[int],
-        forecast: Float[Tensor, "B H V Z"] | None,
-        target: Float[Tensor, "B H V"],
-        seed: int,
+        self, scales: int, forecast: Float[Tensor, "B H V Z"] | None, target: Float[Tensor, "B H V"], seed: int
     ) -> Float[Tensor, "B H V S S"]:
-        """The CRPS as a quadratic form in the scales' weights; S = 1 where the forecast is no mixture.
+        """The CRPS as a quadratic form in the weights of the first `scales`; S = 1 where the forecast is no mixture.
 
         NaN where the forecast broke down (None); 0 for scales that are not run, which have no weight.
         """
@@ -160,29 +188,27 @@ class MSFTModule(ForecastingModule):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             if isinstance(self.likelihood, ScaleMixture) and self.is_mixture:
-                scales = (0,) if self.mixing.only_first else scales
-                draws = [self.likelihood.sample_scale(forecast, scale, count) for scale in scales]
+                run = range(1 if self.mixing.only_first else scales)
+                draws = [self.likelihood.sample_scale(forecast, scale, count) for scale in run]
             else:
                 draws = [self._sample(forecast, count)]
         products[..., : len(draws), : len(draws)] = crps_products(torch.stack(draws), target)
         return products
 
-    def _score_weights(self, form: Float[Tensor, "*shape S S"]) -> Float[Tensor, "S"]:
-        return self.scale_weights().detach().to(form) if self.is_mixture else form.new_ones(1)
-
     def settle_score(self) -> float:
         """The score of the validation steps since the last reset; where the weights are stacked, at the best ones."""
-        form = torch.atleast_2d(self.score.compute())  # torchmetrics makes a number of a matrix of one
+        form, score = self.score.compute()
         if self.stacks and self.is_mixture and not self.trainer.sanity_checking and bool(form.isfinite().all()):
             self.scale_weights.set(stack_weights(form))
-        weights = self._score_weights(form)
-        return float(weights @ form @ weights)
+            weights = self.scale_weights().detach().to(form)
+            return float(weights @ form @ weights)
+        return float(score)
 
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
         outputs, target = self.forecast(batch.past_target), batch.future_target.unsqueeze(-1)
-        broken = target.new_full((*target.shape[:-1], len(outputs.scales)), torch.nan)
+        broken = target.new_full((*target.shape[:-1], len(outputs.params)), torch.nan)
         self.error_products.update(self._medians(outputs) - target if _finite(outputs) else broken)
 
     def solve_on_errors(self) -> None:
@@ -215,10 +241,9 @@ class MSFTModule(ForecastingModule):
         self.steps_seen = self.global_step
 
     def begin_training(self) -> None:
-        if not bool(self.trained):
-            self.trained.fill_(True)
+        if self.kind is not Form.TRAINED:
             self.scale_weights.start()
-            self.settle()
+            self.take(Form.TRAINED)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Tells the method of a step: Lightning has stepped by now, and clears gradients with the next batch only."""
@@ -252,7 +277,7 @@ class MSFTModule(ForecastingModule):
         loss = combine(losses, weights, self.learning)
         if self.learning == "mixed_loss" and len(losses) > 1:
             blocks = [part.detach() for part in outputs.params]
-            params = upsample_all(self.plan, outputs.scales, blocks, self.mixing.upsampling)
+            params = upsample_all(self.plan, blocks, self.mixing.upsampling)
             loc = torch.stack([stats.loc for stats in outputs.stats], dim=-1)
             spread = torch.stack([stats.spread for stats in outputs.stats], dim=-1)
             own = outputs.family.mixed_loss(params.transpose(1, 2), loc, spread, weights, target, sample_weight)

@@ -77,7 +77,7 @@ class MethodConfig(Config):
     `lora_rank` and `lora_alpha` of the per-scale LoRA on q, k, v; `aggregator` names the branches of the
     cross-scale aggregator, or None for none. For ablations, `shared_adapters` and `shared_lora` give all scales one
     set, `attention="full"` lets a token attend to the tokens of all scales, and "one_sequence" is that without an
-    aggregator. A `lora_rank` of 0 is no LoRA, as after `merge()`; MSFT alone can do without.
+    aggregator. A `lora_rank` of 0 is no LoRA, as after `merge()`; "msft" and "msft_full" can do without.
 
     The methods "lora" and "adalora" take `lora_rank` and `lora_alpha` too; `prompt_length` is of prompt tuning.
     """
@@ -124,7 +124,7 @@ class MixingConfig(Config):
     """
 
     mixing: str = "mixture"
-    upsampling: str = "repeat"
+    upsampling: str = "linear"
     weight_learning: str = "stacking"
     weight_init: str | tuple[float, ...] = "uniform"
 
@@ -171,18 +171,27 @@ class MixingConfig(Config):
 class LearningRates(Config):
     """Learning rates by parameter group.
 
-    `pretrained`: pretrained weights that stay trainable (output projections, norms); `new`: adapters, LoRA
-    and aggregator; `head`: the forecasting head; `omega`: the logits of the scales' weights.
+    `pretrained`: pretrained weights that stay trainable (output projections, norms); `new`: adapters, aggregator and
+    prompt; `head`: the forecasting head; `omega`: the logits of the scales' weights; `lora`: low-rank matrices (None:
+    the rate of `new`, as in files of version 0.1).
     """
 
     pretrained: float
     new: float
     head: float
     omega: float
+    lora: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            self._settle(field.name, check_number(f"lr_{field.name}", getattr(self, field.name), 0))
+            rate = getattr(self, field.name)
+            if rate is not None or field.default is not None:
+                self._settle(field.name, check_number(f"lr_{field.name}", rate, 0))
+
+    def of(self, group: str) -> float:
+        """The rate of a group, by its name here."""
+        rate: float | None = getattr(self, group)
+        return self.new if rate is None else rate
 
     def replaced(self, **given: float | None) -> LearningRates:
         """These rates but for those in `given` that are not None."""
@@ -191,6 +200,7 @@ class LearningRates(Config):
     def scaled_to(self, new: float) -> LearningRates:
         """The same ratios with another rate for `new` (what Darts' `lr_find` or `optimizer_kwargs` ask for)."""
         if self.new == 0:
-            raise ValueError("lr_new=0.0 has no ratio to the other rates; set the four rates one by one instead")
+            raise ValueError("lr_new=0.0 has no ratio to the other rates; set the rates one by one instead")
         ratio = new / self.new
-        return LearningRates(self.pretrained * ratio, new, self.head * ratio, self.omega * ratio)
+        scaled = {group: self.of(group) * ratio for group in self.to_dict()}
+        return LearningRates(**(scaled | {"new": new}))

@@ -28,7 +28,7 @@ from darts_msft.storage.adapter_files import (
 )
 from darts_msft.storage.weights import state_hash
 
-_OPTION_DEFAULTS = {**MethodConfig().to_dict(), **MixingConfig().to_dict(), "lr_new": None, "lr_omega": None}
+_CONFIGS = {"method_config": MethodConfig().to_dict(), "mixing_config": MixingConfig().to_dict()}
 _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
 
 
@@ -42,7 +42,7 @@ def save_adapter(model: Any, path: str | Path, overwrite: bool) -> None:
 
 
 def load_adapter(model: Any, path: str | Path) -> None:
-    saved = read_description(path)
+    saved = _with_defaults(read_description(path), model._module_settings["method"])
     settings, likelihood, module = model._module_settings, model.pl_module_params["likelihood"], model.model
     if model._fresh:
         # the file says what an unfitted model leaves open; the pretrained weights are read only if all else fits
@@ -70,8 +70,9 @@ def merge(model: Any) -> None:
     module = _fitted_module(model, "merge")
     folded = module.method.merge(module.backbone)
     changes = module.method.after_merge
-    defaults = _OPTION_DEFAULTS if "method" in changes else {}
-    arguments = {**copy.deepcopy(model.model_params), **defaults, **changes}
+    defaults = _defaults_of_the_useless(changes["method"]) if "method" in changes else {}
+    own = {"num_scales": model._module_settings["num_scales"]}  # a model of an older version had another default
+    arguments = {**copy.deepcopy(model.model_params), **own, **defaults, **changes}
     if isinstance(model.enable_finetuning, dict):  # patterns of names that are no more
         arguments["enable_finetuning"] = True
     settings = resolve(arguments).settings
@@ -94,12 +95,8 @@ def _fitted_module(model: Any, what: str) -> MSFTModule:
 
 def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that another model must share to forecast the same with the same adapter."""
-    # how the scales' weights were learned is no part of what they are
-    options = set(find_method(settings["method"]).options) - {"weight_learning", "weight_init"}
-    own = {
-        part: {name: value for name, value in settings[part].items() if name in options}
-        for part in ("method_config", "mixing_config")
-    }
+    options = _options_of(settings["method"])
+    own = {part: {name: value for name, value in settings[part].items() if name in options} for part in _CONFIGS}
     length = model.model_params["input_chunk_length"]
     return {
         **{name: value for name, value in settings.items() if name != "learning_rates"},
@@ -109,6 +106,29 @@ def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "output_chunk_shift": model.output_chunk_shift,
         "likelihood": _likelihood_name(model.pl_module_params["likelihood"]),
     }
+
+
+def _options_of(method: str) -> set[str]:
+    """The options that are part of a model's identity: how the scales' weights were learned is not."""
+    return set(find_method(method).options) - {"weight_learning", "weight_init"}
+
+
+def _with_defaults(saved: dict[str, Any], method: str) -> dict[str, Any]:
+    """An adapter's description; options that its method had no use for in an older version were at their defaults."""
+    filled = dict(saved)
+    for part, defaults in _CONFIGS.items():
+        if saved.get("method") == method and isinstance(saved.get(part), dict):
+            filled[part] = {**{name: defaults[name] for name in _options_of(method) & defaults.keys()}, **saved[part]}
+    return filled
+
+
+def _defaults_of_the_useless(method: str) -> dict[str, Any]:
+    """The defaults of the arguments that a method has no use for."""
+    found = find_method(method)
+    useful = {*found.options, *(f"lr_{group}" for group in found.groups)}
+    options = {name: value for part in _CONFIGS.values() for name, value in part.items()}
+    every = options | dict.fromkeys(("lr_new", "lr_omega", "lr_lora"))
+    return {name: value for name, value in every.items() if name not in useful}
 
 
 def _kind_of(module: MSFTModule) -> dict[str, Any]:

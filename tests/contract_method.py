@@ -26,11 +26,6 @@ CONTEXT, HORIZON, PATCH, SCALES = 22, 6, 4, 2  # at scale 2: 6 context steps in 
 VARIATES = 2
 
 
-def scales_of(method: str) -> int:
-    """K of the method's tests."""
-    return SCALES if find_method(method).multi_scale else 0
-
-
 def make_model(directory: Path, method: str, context: int = CONTEXT, **settings: Any) -> MSFTFoundationModel:
     """An unfitted model on a tiny checkpoint; `settings` are its arguments."""
     trainer = {
@@ -45,7 +40,7 @@ def make_model(directory: Path, method: str, context: int = CONTEXT, **settings:
     if settings.get("mixing") != "first":
         options["weight_learning"] = "mixed_loss"  # omega trains
     arguments = {
-        "num_scales": scales_of(method),
+        "num_scales": SCALES,
         "patch_size": PATCH,
         **{name: value for name, value in options.items() if name in find_method(method).options},
         "batch_size": 16,
@@ -77,7 +72,9 @@ def attached(module: MSFTModule) -> MSFTModule:
 
 
 @torch.no_grad()
-def perturbed(module: MSFTModule, groups: tuple[str, ...] = ("pretrained", "new", "head", "omega")) -> MSFTModule:
+def perturbed(
+    module: MSFTModule, groups: tuple[str, ...] = ("pretrained", "new", "lora", "head", "omega")
+) -> MSFTModule:
     """Moves what trains away from its start, as training does."""
     generator = torch.Generator().manual_seed(8)
     trained = attached(module).parameter_groups()

@@ -42,6 +42,9 @@ class NormalFamily(Family):
     def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
         return Normal(*params.unbind(dim=-1)).sample()
 
+    def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return Normal(*params.unbind(dim=-1)).cdf(value)
+
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
         return Normal(*params.unbind(dim=-1)).icdf(params.new_tensor(level))
 

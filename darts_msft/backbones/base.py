@@ -91,6 +91,10 @@ class Family(ABC):
         """One independent draw for each step."""
 
     @abstractmethod
+    def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Share (0..1) of the distribution at or below `value`, without gradients."""
+
+    @abstractmethod
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
         """The value with a share `level` (0..1) of the distribution below; 0.5 gives the point forecast."""
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import scipy.special
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution, LogNormal, Normal, StudentT
-from uni2ts.distribution import DistributionOutput, MixtureOutput
+from torch.distributions import Distribution, LogNormal
+from uni2ts.distribution import DistributionOutput, MixtureOutput, StudentTOutput
 from uni2ts.distribution.negative_binomial import NegativeBinomial
 
+from darts_msft.backbones import student_t
 from darts_msft.backbones.base import STAND_IN, Family
+from darts_msft.root_finding import NEGLIGIBLE, quantile_between
 
-_MAX_STEPS = 90  # every third step halves the bracket at least
-_TOLERANCE = 1e-6  # of the share below, and of the value
+_CHUNK = 2**18  # quantiles searched for at once, for the memory's sake
+_FARTHEST = 1e12  # from the location, in the window's own units, that a quantile can be
 
 
 class MoiraiFamily(Family):
@@ -109,36 +110,68 @@ class MoiraiFamily(Family):
         return result.reshape(params.shape[:-1])
 
     @torch.no_grad()
-    def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
-        """Root of the mixture's distribution function minus `level`: Newton's steps inside a shrinking bracket."""
-        flat = params.detach().cpu().double().reshape(-1, params.shape[-1])
-        distributions, log_weights = self._split(flat)
-        lows, highs = zip(*(_bracket(distribution, level) for distribution in distributions), strict=True)
-        low, high = np.minimum.reduce(lows), np.maximum.reduce(highs)
-        middles = np.add(lows, highs) / 2
-        value = np.einsum("kn,nk->n", middles, log_weights.exp().numpy())  # near, where components differ little
-        active = np.arange(len(low))
-        for step in range(_MAX_STEPS):
-            active = active[high[active] - low[active] > _TOLERANCE * (1 + np.abs(high[active]))]
-            if not active.size:
-                break
-            point = value[active]
-            share, density = self._cdf_and_density(flat[torch.from_numpy(active)], point)
-            below = share < level
-            low[active], high[active] = np.where(below, point, low[active]), np.where(below, high[active], point)
-            middle = (low[active] + high[active]) / 2
-            newton = point - (share - level) / np.maximum(density, 1e-300)
-            inside = (newton > low[active]) & (newton < high[active]) & (step % 3 < 2)
-            value[active] = np.where(inside, newton, middle)
-            done = np.abs(share - level) < _TOLERANCE
-            low[active[done]] = high[active[done]] = point[done]
-        return torch.as_tensor(high).reshape(params.shape[:-1]).to(params)
+    def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        columns = params.movedim(-1, 0).contiguous()  # one parameter after another: much quicker
+        weights = self._logits(columns.movedim(0, -1)).movedim(-1, 0).softmax(dim=0)
+        shares = torch.zeros_like(value)
+        for index, weight in enumerate(weights):
+            shares.addcmul_(weight, self._shares(columns[self.columns[index]], index, value, weight))
+        return shares
 
-    def _cdf_and_density(self, params: Float[Tensor, "N R"], value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        distributions, log_weights = self._split(params)
-        weights = log_weights.exp().numpy()
-        parts = [_cdf(distribution, value) * weights[:, i] for i, distribution in enumerate(distributions)]
-        return np.sum(parts, axis=0), self.log_prob(params, torch.from_numpy(value)).exp().numpy()
+    @torch.no_grad()
+    def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
+        precise = params.detach().reshape(-1, params.shape[-1]).to(torch.promote_types(params.dtype, torch.float32))
+        found = [self._quantile(part.T.contiguous(), level) for part in precise.split(_CHUNK)]
+        return torch.cat(found).reshape(params.shape[:-1]).to(params.dtype)
+
+    def _quantile(self, columns: Float[Tensor, "R N"], level: float) -> Float[Tensor, "N"]:
+        """The root between the lowest and the highest of the components' quantiles."""
+        weights = self._logits(columns.T).T.softmax(dim=0)
+        brackets = [self._bracket(columns[rows], index, level) for index, rows in enumerate(self.columns)]
+        lows, highs = (torch.stack(ends).clamp(-_FARTHEST, _FARTHEST) for ends in zip(*brackets, strict=True))
+        start = (weights * (lows + highs)).sum(dim=0) / 2  # near, where components differ little
+        felt = weights > NEGLIGIBLE
+        low, high = lows.where(felt, torch.inf).amin(dim=0), highs.where(felt, -torch.inf).amax(dim=0)
+
+        def cdf(rows: Tensor, value: Tensor) -> Tensor:
+            return self.cdf(columns.index_select(1, rows).T, value)
+
+        return quantile_between(cdf, level, low, high, start.clamp(low, high))
+
+    def _bracket(self, arguments: Float[Tensor, "_ N"], index: int, level: float) -> tuple[Tensor, Tensor]:
+        """Values with at most, and at least, the share `level` of component `index` below."""
+        if isinstance(self.components[index], StudentTOutput):
+            df, loc, scale = arguments
+            value = loc + scale * student_t.quantile(df, level)
+            return value, value
+        distribution = self._component(arguments.T, index)
+        if isinstance(distribution, NegativeBinomial):
+            # Cantelli's inequality bounds the quantile
+            spread = distribution.variance.sqrt() * (level / (1 - level)) ** 0.5
+            return torch.zeros_like(spread), distribution.mean + spread + 1
+        value = distribution.icdf(arguments.new_tensor(level))
+        return value, value
+
+    def _shares(
+        self,
+        arguments: Float[Tensor, "_ *shape"],
+        index: int,
+        value: Float[Tensor, "*shape"],
+        weight: Float[Tensor, "*shape"],
+    ) -> Float[Tensor, "*shape"]:
+        """Distribution function of component `index`, which may be rough where its `weight` is next to nothing."""
+        if isinstance(self.components[index], StudentTOutput):
+            df, loc, scale = arguments  # without a distribution, whose construction takes longer than what follows
+            return student_t.cdf((value - loc) / scale, df)
+        distribution = self._component(arguments.movedim(0, -1), index)
+        if isinstance(distribution, NegativeBinomial):
+            shares = (value >= distribution.mean).to(value.dtype)
+            felt = (weight > NEGLIGIBLE) & (value >= 0)
+            shares[felt] = _negative_binomial_cdf(*(part[felt] for part in (*arguments, value)))
+            return shares
+        if isinstance(distribution, LogNormal):
+            return distribution.cdf(value.clamp(min=torch.finfo(value.dtype).tiny)).where(value > 0, 0)
+        return distribution.cdf(value)
 
 
 def _rows(linear: Any, dim: int, patch_size: int, device: torch.device) -> Tensor:
@@ -151,36 +184,10 @@ def _rows(linear: Any, dim: int, patch_size: int, device: torch.device) -> Tenso
     return (torch.arange(dim, device=device)[:, None] * largest + steps).flatten()
 
 
-def _bracket(distribution: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Values with at most, and at least, the share `level` of the distribution below."""
-    if isinstance(distribution, NegativeBinomial):
-        # Cantelli's inequality bounds the quantile
-        spread = distribution.variance.numpy() ** 0.5 * (level / (1 - level)) ** 0.5
-        return np.zeros(spread.shape), distribution.mean.numpy() + spread + 1.0
-    if isinstance(distribution, StudentT):
-        value = scipy.special.stdtrit(distribution.df.numpy(), level) * distribution.scale.numpy()
-        value = value + distribution.loc.numpy()
-    elif isinstance(distribution, LogNormal | Normal):
-        value = distribution.loc.numpy() + scipy.special.ndtri(level) * distribution.scale.numpy()
-        value = np.exp(value) if isinstance(distribution, LogNormal) else value
-    else:
-        value = distribution.icdf(torch.full_like(distribution.mean, level)).numpy()
-    return value, value
-
-
-def _cdf(distribution: Distribution, value: np.ndarray) -> np.ndarray:
-    """Distribution function; the negative binomial's between integers is that of the integer below."""
-    if isinstance(distribution, StudentT):
-        standard = (value - distribution.loc.numpy()) / distribution.scale.numpy()
-        return scipy.special.stdtr(distribution.df.numpy(), standard)
-    if isinstance(distribution, LogNormal):
-        with np.errstate(divide="ignore"):
-            logarithm = np.log(np.maximum(value, 0))
-        return scipy.special.ndtr((logarithm - distribution.loc.numpy()) / distribution.scale.numpy())
-    if isinstance(distribution, NegativeBinomial):
-        count, success = distribution.total_count.numpy(), torch.sigmoid(-distribution.logits).numpy()
-        inside = scipy.special.betainc(count, np.floor(np.maximum(value, 0)) + 1, success)
-        return np.where(value < 0, 0.0, inside)
-    if isinstance(distribution, Normal):
-        return scipy.special.ndtr((value - distribution.loc.numpy()) / distribution.scale.numpy())
-    return distribution.cdf(torch.as_tensor(value)).numpy()
+def _negative_binomial_cdf(
+    count: Float[Tensor, "N"], logits: Float[Tensor, "N"], value: Float[Tensor, "N"]
+) -> Float[Tensor, "N"]:
+    """Between integers that of the integer below. By scipy, as torch has no incomplete beta function."""
+    numbers = (count, torch.sigmoid(-logits), value.floor() + 1)
+    count_, success, above = (number.double().cpu().numpy() for number in numbers)
+    return torch.from_numpy(scipy.special.betainc(count_, above, success)).to(value)

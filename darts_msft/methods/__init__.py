@@ -8,6 +8,7 @@ from darts_msft.methods.base import Method
 
 METHODS = {
     "msft": "darts_msft.methods.msft:MSFT",
+    "msft_full": "darts_msft.methods.msft_full:MSFTFull",
     "zero_shot": "darts_msft.methods.zero_shot:ZeroShot",
     "full": "darts_msft.methods.full:Full",
     "linear_probe": "darts_msft.methods.linear_probe:LinearProbe",

@@ -42,7 +42,7 @@ class AdaLoRA(LowRank):
     rank (paper, section 3.3). e starts at zero. A and B are held near orthogonal rows and columns by a penalty.
     """
 
-    rates = LearningRates(pretrained=1e-2, new=1e-2, head=1e-3, omega=1e-2)
+    rates = LearningRates(pretrained=1e-2, new=1e-2, head=1e-3, omega=1e-2, lora=1e-2)
     _IMPORTANCE: ClassVar = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:

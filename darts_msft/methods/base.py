@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -12,23 +12,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec
-from darts_msft.options import LearningRates, MethodConfig
+from darts_msft.options import LearningRates, MethodConfig, MixingConfig
 from darts_msft.scales.pyramid import ScalePlan
+
+MIXING = tuple(MixingConfig().to_dict())
+"""The options of mixing the scales, which every method has a use for."""
 
 
 class Method(nn.Module, ABC):
     """Hooks into the encoder loop and the training, with neutral defaults; a subclass says what it trains.
 
-    Its own parameters are always trained, in the group "new".
+    The scales share the backbone's weights, trained or not. Its own parameters are always trained.
     """
 
-    multi_scale: ClassVar[bool] = False
-    """Whether it works at coarser scales than the data's own."""
     pretrained: ClassVar[bool] = True
     """Whether it starts from the pretrained weights; False: from random ones."""
     trains: ClassVar[bool] = True
     """Whether `fit` trains anything."""
-    options: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = MIXING
     """The fields of `MethodConfig` and `MixingConfig` that it uses; other values than the default are refused."""
     groups: ClassVar[tuple[str, ...]] = ()
     """The groups of parameters that it trains, each at its own learning rate; besides "head" for a new one."""
@@ -53,10 +54,16 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        """For the groups "pretrained", "new" and "head": patterns of the backbone's parameter names to train.
+        """For the groups "pretrained", "lora" and "head": patterns of the backbone's parameter names to train.
 
-        "new" are parameters that `attach` put there. The first group that matches a name has it.
+        "lora" are parameters that `attach` put there. The first group that matches a name has it; what the forecast
+        doesn't use (the Spec names it, such as other patch sizes) never trains.
         """
+
+    @classmethod
+    def resolve_rates(cls, given: Mapping[str, float | None]) -> LearningRates:
+        """The learning rates with those in `given` that are not None in place of the method's own."""
+        return cls.rates.replaced(**given)
 
     @classmethod
     def added_tokens(cls, config: MethodConfig) -> int:
@@ -79,7 +86,8 @@ class Method(nn.Module, ABC):
         """The error of `merge` where it can't be exact."""
         return ValueError(
             f"merge() folds low-rank updates into the weights, but {type(self).__name__} {reason}; it is for method="
-            "'lora' and 'adalora', and for 'msft' with one LoRA for all scales (shared_lora=True, or num_scales=0)"
+            "'lora' and 'adalora', and for 'msft' and 'msft_full' with one LoRA for all scales (shared_lora=True, or "
+            "num_scales=0)"
         )
 
     # ---------------------------------------------------------------- the encoder loop
@@ -132,9 +140,15 @@ class Method(nn.Module, ABC):
     # ---------------------------------------------------------------- what trains
 
     def group_of(self, name: str) -> str | None:
-        """The group ("pretrained", "new", "head") that trains the backbone's parameter `name`; None: frozen."""
+        """The group ("pretrained", "lora", "head") that trains the backbone's parameter `name`; None: frozen."""
+        if self.matches(name, self.spec.unused):
+            return None
         groups = self.backbone_patterns().items()
         return next((group for group, patterns in groups if self.matches(name, patterns)), None)
+
+    def own_group(self, name: str) -> str:
+        """The group ("new", "lora") that trains the method's own parameter `name`."""
+        return "new"
 
     @staticmethod
     def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -7,14 +7,11 @@ from darts_msft.options import LearningRates
 
 
 class Full(Method):
-    """All pretrained weights that take part in the forecast; the Spec names those that don't (other patch sizes)."""
+    """All pretrained weights that take part in the forecast, shared by the scales."""
 
     no_merge = "trains the weights themselves, and adds none"
-    groups = ("pretrained", "head")
+    groups = ("pretrained", "head", "omega")
     rates = LearningRates(pretrained=3e-4, new=3e-4, head=3e-4, omega=1e-2)
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
         return {"head": self.spec.head, "pretrained": ("*",)}
-
-    def group_of(self, name: str) -> str | None:
-        return None if self.matches(name, self.spec.unused) else super().group_of(name)

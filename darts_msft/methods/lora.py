@@ -10,7 +10,7 @@ from darts_msft.options import LearningRates
 class LoRAFinetuning(LowRank):
     """W x + (alpha / rank) B A x with W frozen and B zero at the start."""
 
-    rates = LearningRates(pretrained=3e-3, new=3e-3, head=1e-3, omega=1e-2)
+    rates = LearningRates(pretrained=3e-3, new=3e-3, head=1e-3, omega=1e-2, lora=3e-3)
 
     def make_tuner(self, backbone: Backbone) -> peft.LoraModel:
         config = peft.LoraConfig(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Backbone, Spec
-from darts_msft.methods.base import Method
-from darts_msft.options import MethodConfig
+from darts_msft.methods.base import MIXING, Method
+from darts_msft.options import LearningRates, MethodConfig
 from darts_msft.scales.pyramid import ScalePlan
 
 try:
@@ -28,14 +29,14 @@ ADAPTER = "default"
 
 
 class LowRank(Method):
-    """Low-rank updates of a frozen backbone's `adapter_targets`, in every layer.
+    """Low-rank updates of a frozen backbone's `adapter_targets`, in every layer, shared by the scales.
 
     The tuner's layers live in the backbone, around the linears; the tuner itself is no submodule of the method, so
     that no parameter has two names.
     """
 
-    options = ("lora_rank", "lora_alpha")
-    groups = ("new",)
+    options = ("lora_rank", "lora_alpha", *MIXING)
+    groups = ("lora", "omega")
     after_merge: ClassVar[dict[str, Any]] = {"method": "full"}
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
@@ -51,6 +52,11 @@ class LowRank(Method):
                 "method='zero_shot'"
             )
 
+    @classmethod
+    def resolve_rates(cls, given: Mapping[str, float | None]) -> LearningRates:
+        leads = given.get("lora") if given.get("new") is None else given["new"]  # an optimiser's `lr` goes by "new"
+        return super().resolve_rates({**given, "new": leads})
+
     @abstractmethod
     def make_tuner(self, backbone: Backbone) -> BaseTuner:
         """peft's tuner on the backbone, with all of `spec.adapter_targets` wrapped."""
@@ -60,7 +66,7 @@ class LowRank(Method):
         return self._tuners[0]
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        return {"new": ("*.lora_*",)}
+        return {"lora": ("*.lora_*",)}
 
     def attach(self, backbone: Backbone) -> None:
         if not self._tuners:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec
-from darts_msft.methods.base import Method
+from darts_msft.methods.base import MIXING, Method
 from darts_msft.options import LearningRates, MethodConfig
 from darts_msft.scales.adapters import InputAdapter, LoRA
 from darts_msft.scales.aggregator import CrossScaleAggregator
@@ -23,14 +23,10 @@ class MSFT(Method):
     ablations share one adapter, or one LoRA set, between the scales, or join their tokens in one attention.
     """
 
-    multi_scale = True
-    options = (
-        *("lora_rank", "lora_alpha", "aggregator", "shared_adapters", "shared_lora", "attention"),
-        *("mixing", "upsampling", "weight_learning", "weight_init"),
-    )
+    options = ("lora_rank", "lora_alpha", "aggregator", "shared_adapters", "shared_lora", "attention", *MIXING)
     after_merge: ClassVar[dict[str, Any]] = {"lora_rank": 0}
-    groups = ("pretrained", "new", "head", "omega")
-    rates = LearningRates(pretrained=3e-5, new=3e-4, head=3e-5, omega=1e-2)
+    groups = ("pretrained", "new", "lora", "head", "omega")
+    rates = LearningRates(pretrained=3e-5, new=3e-4, head=3e-5, omega=1e-2, lora=3e-3)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
@@ -60,6 +56,9 @@ class MSFT(Method):
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
         return {"pretrained": self.spec.tuned, "head": self.spec.head}
+
+    def own_group(self, name: str) -> str:
+        return "lora" if name.startswith("lora.") else "new"
 
     def merge(self, backbone: Backbone) -> dict[str, Tensor]:
         state: dict[str, Tensor] = backbone.state_dict()

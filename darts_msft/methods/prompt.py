@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Spec
-from darts_msft.methods.base import Method
+from darts_msft.methods.base import MIXING, Method
 from darts_msft.options import LearningRates, MethodConfig
 from darts_msft.scales.pyramid import ScalePlan
 
@@ -19,15 +19,15 @@ PROMPT_INIT_STD = 0.02
 
 
 class Prompt(Method):
-    """`prompt_length` tokens (T, D), the same for all variates, attended to by all others.
+    """`prompt_length` tokens (T, D), the same for all variates and scales, attended to by all others of a scale.
 
     They stand right before the first observed token, behind any padding, so that padding changes nothing. Any token
     takes a share of the attention: training doesn't start at the pretrained model's forecast, but near it.
     """
 
-    options = ("prompt_length",)
+    options = ("prompt_length", *MIXING)
     no_merge = "adds tokens to the input, which no weights of the encoder can stand for"
-    groups = ("new",)
+    groups = ("new", "omega")
     rates = LearningRates(pretrained=1e-2, new=1e-2, head=1e-3, omega=1e-2)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:

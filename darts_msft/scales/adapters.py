@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LORA_INIT_STD = 0.01
+HEAD_INIT_STD = 0.01
 
 
 class InputAdapter(nn.Linear):
@@ -28,13 +29,13 @@ class LoRA(nn.Module):
 
     Computed with the sum W + (alpha / rank) B A where that is cheaper and loses nothing.
 
-    `a` is (rank, in_features), normal with standard deviation 0.01; `b` is (out_features, rank).
+    `a` is (rank, in_features), uniform within +-1 / sqrt(in_features) as in `peft`; `b` is (out_features, rank).
     """
 
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float) -> None:
         super().__init__()
         self.scaling = alpha / rank
-        self.a = nn.Parameter(torch.randn(rank, in_features) * LORA_INIT_STD)
+        self.a = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(rank, in_features), a=sqrt(5)))
         self.b = nn.Parameter(torch.zeros(out_features, rank))
 
     def forward(self, linear: nn.Linear, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
@@ -83,7 +84,7 @@ class StepHead(nn.Linear):
     def __init__(self, width: int, patch_size: int, num_parameters: int) -> None:
         super().__init__(width, patch_size * num_parameters)
         self.patch_size = patch_size
-        nn.init.normal_(self.weight, std=LORA_INIT_STD)
+        nn.init.normal_(self.weight, std=HEAD_INIT_STD)
         nn.init.zeros_(self.bias)
 
     def forward(self, patches: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V L R"]:

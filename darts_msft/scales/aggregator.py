@@ -75,14 +75,14 @@ def repeat_tokens(coarse: Float[Tensor, "B V Nc D"], covers: Float[Tensor, "Nc N
 
 def pool_tokens(
     fine: Float[Tensor, "B V Nf D"], mask: Bool[Tensor, "B V Nf"] | None, covers: Float[Tensor, "Nc Nf"]
-) -> tuple[Float[Tensor, "B V Nc D"], Bool[Tensor, "B V Nc"] | None]:
+) -> tuple[Float[Tensor, "B V Nc D"], Bool[Tensor, "B V Nc"]]:
     """Averages of the fine tokens that each coarse one covers, and where there is one.
 
-    Only tokens that `mask` marks True count (None: all). The second result is None where `mask` is.
+    Only tokens that `mask` marks True count (None: all). A coarse token may be older than all fine ones.
     """
     covers = covers.to(fine.dtype)
     if mask is None:
-        return (covers / covers.sum(dim=-1, keepdim=True)) @ fine, None
+        mask = torch.ones_like(fine[..., 0], dtype=torch.bool)
     count = covers @ mask.unsqueeze(-1).to(fine.dtype)
     pooled = covers @ _masked(fine, mask) / count.clamp(min=1)
     return pooled, count.squeeze(-1) > 0

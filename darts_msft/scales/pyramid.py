@@ -1,14 +1,15 @@
 """The scale pyramid: lengths, padding, pooling, upsampling and token alignment of every scale.
 
 Source: arXiv 2506.14087, section on multi-scale generation. Scale i holds averages of 2**i steps, formed from the
-forecast origin outwards (context backwards, horizon forwards), over observed values only. All lengths and
+forecast origin outwards (context backwards, horizon forwards), over observed values only. Unlike in the paper, scale 0
+may see a part of the context only; each coarser scale then looks twice as far back as the one before. All lengths and
 indices of the package are computed here. Axes as in `backbones/base.py`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -48,6 +49,8 @@ class ScalePlan:
         K: new scales beside scale 0.
     horizon_tokens
         Whether the backbone gives the horizon tokens of its own.
+    finest_context
+        c: how many of the last steps scale 0 sees; None: all C, as in the paper. Scale i sees the last c * 2**i.
     """
 
     context: int
@@ -55,6 +58,7 @@ class ScalePlan:
     patch_size: int
     num_scales: int
     horizon_tokens: bool = True
+    finest_context: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("context", "horizon", "patch_size"):
@@ -66,12 +70,23 @@ class ScalePlan:
                 f"{MIN_CONTEXT_TOKENS} patches; use at least {self.patch_size + 1} steps, or a smaller patch_size if "
                 "the backbone has one"
             )
+        self._check_finest_context()
         largest = largest_num_scales(self.context, self.horizon, self.patch_size)
         if self.num_scales > largest:
             raise ValueError(
                 f"num_scales={self.num_scales} is too large for a context of {self.context} and a horizon of "
                 f"{self.horizon} steps in patches of {self.patch_size}; allowed are 0 to {largest}: lower it, or take "
                 "a longer context, a longer horizon or a smaller patch_size"
+            )
+
+    def _check_finest_context(self) -> None:
+        if self.finest_context is None:
+            return
+        check_number("finest_context", self.finest_context, 1, integer=True)
+        if not self.patch_size < self.finest_context <= self.context:
+            raise ValueError(
+                f"finest_context={self.finest_context} is not allowed with patch_size={self.patch_size} and "
+                f"input_chunk_length={self.context}; give {self.patch_size + 1} to {self.context} steps, or None"
             )
 
     @property
@@ -82,7 +97,8 @@ class ScalePlan:
     @cached_property
     def contexts(self) -> tuple[int, ...]:
         """C_i, in steps of scale i."""
-        return tuple(math.ceil(self.context / FACTOR**i) for i in self.scales)
+        finest = self.context if self.finest_context is None else self.finest_context
+        return tuple(min(finest, math.ceil(self.context / FACTOR**i)) for i in self.scales)
 
     @cached_property
     def horizons(self) -> tuple[int, ...]:
@@ -104,9 +120,20 @@ class ScalePlan:
         """N_i: context tokens, then horizon tokens."""
         return tuple(map(sum, zip(self.context_token_counts, self.horizon_token_counts, strict=True)))
 
+    def one_scale(self, max_tokens: int | None) -> ScalePlan:
+        """Scale 0 alone with the whole context, or as much of it as leaves at most `max_tokens` tokens."""
+        context = self.context
+        if max_tokens is not None:
+            context = min(context, (max_tokens - self.horizon_token_counts[0]) * self.patch_size)
+        return replace(self, context=context, num_scales=0, finest_context=None)
+
+    def memory(self, values: Float[Tensor, "*batch C"], scale: int) -> Float[Tensor, "*batch L"]:
+        """The steps, at the original rate, that a scale sees."""
+        return values[..., -self.contexts[scale] * FACTOR**scale :]
+
     def pool_context(self, values: Float[Tensor, "*batch C"]) -> list[Float[Tensor, "*batch Ci"]]:
         """Averages of 2**i steps, backwards from the last step, for each scale; NaN marks missing values."""
-        return [pool_steps(values, FACTOR**i, anchor="end") for i in self.scales]
+        return [pool_steps(self.memory(values, i), FACTOR**i, anchor="end") for i in self.scales]
 
     def pool_horizon(self, values: Float[Tensor, "*batch H"]) -> list[Float[Tensor, "*batch Hi"]]:
         """Averages of 2**i steps, forwards from the first step, for each scale; NaN marks missing values."""
@@ -150,14 +177,15 @@ class ScalePlan:
     def cover(self, scale: int) -> Float[Tensor, "Nc Nf"]:
         """1 where a token of `scale + 1` covers the time of a token of `scale`, else 0.
 
-        Context tokens are counted from the origin backwards, horizon tokens forwards; each covers two.
+        Context tokens are counted from the origin backwards, horizon tokens forwards; each covers two. One that is
+        older than all that the finer scale sees covers none.
         """
         fine_context, fine_horizon = self._split(scale)
         coarse_context, coarse_horizon = self._split(scale + 1)
         parts = []
         for coarse, fine, from_right in ((coarse_context, fine_context, True), (coarse_horizon, fine_horizon, False)):
             pairs = torch.eye(coarse).repeat_interleave(FACTOR, dim=-1)
-            surplus = coarse * FACTOR - fine  # a coarse token at the far end may cover one fine token only
+            surplus = coarse * FACTOR - fine  # coarse tokens at the far end may cover one fine token, or none
             parts.append(pairs[:, surplus:] if from_right else pairs[:, :fine])
         return torch.block_diag(*parts)
 

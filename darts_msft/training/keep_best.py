@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from darts_msft.training.movement import moved, snapshot
 from darts_msft.training.report import Candidate, FitReport
 
 logger = logging.getLogger("darts_msft")
@@ -44,6 +45,8 @@ class KeepBest(pl.Callback):
         self.report: FitReport | None = None
         self.epoch_seconds: list[float] = []
         self._tensors: dict[str, Tensor] = {}
+        self._start: dict[str, Tensor] = {}  # what trains, before the first step
+        self._moved: dict[str, float] = {}
         self._scored_step, self._seconds_before = -1, 0.0
         self._fitting, self._resumed, self._start_label = False, False, ""
 
@@ -63,6 +66,16 @@ class KeepBest(pl.Callback):
         """The candidate with the lowest score, the first of equals; None where there is none."""
         return min(self.candidates, key=lambda one: one.score, default=None)
 
+    def compare_untrained(self, trainer: Any, module: Any, batches: Any) -> None:
+        """A fit that trains nothing: scores what the pretrained model can do, and keeps the best."""
+        self._started = time.perf_counter()
+        module.start_from_one_scale()
+        for form in (module.kind, *module.scale_forms):
+            module.take(form)
+            self._start_label = module.start_label
+            trainer.validate(module, batches, verbose=False)
+        self._finish(module)
+
     # ---------------------------------------------------------------- an interrupted fit
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,6 +84,7 @@ class KeepBest(pl.Callback):
         return {
             "candidates": [asdict(one) for one in self.candidates],
             "tensors": dict(self._tensors),
+            "start": dict(self._start),
             "scored_step": self._scored_step,
             "seed": self.seed,
             "epoch_seconds": list(self.epoch_seconds),
@@ -80,6 +94,7 @@ class KeepBest(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.candidates = [Candidate(**one) for one in state_dict["candidates"]]
         self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
+        self._start = dict(state_dict.get("start", {}))  # a checkpoint of an older version has none
         self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
         self._resumed = True
@@ -99,13 +114,20 @@ class KeepBest(pl.Callback):
         self._epoch_started = self._started  # a resumed epoch may have begun in another process
         self.seed = trainer.strategy.broadcast(self.seed)  # each process drew its own
         trainer.num_sanity_val_steps = 0 if self._resumed else inf
+        pl_module.start_from_one_scale()
         self._start_label = pl_module.start_label
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.validates and not self._resumed:
+            for form in pl_module.scale_forms:
+                pl_module.take(form)
+                self._score(trainer, pl_module, pl_module.start_label)
         pl_module.train()  # Lightning leaves the mode of the last forecast
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._epoch_started = time.perf_counter()
+        if not (self._start or self._resumed):  # later than the module's own start of training, before any step
+            self._start = snapshot(pl_module.trained_groups())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.epoch_seconds.append(time.perf_counter() - self._epoch_started)
@@ -118,9 +140,9 @@ class KeepBest(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not pl_module.score.update_called:  # Darts runs an empty loop where there is no validation series
             return
-        label = self._start_label if trainer.sanity_checking else f"epoch {trainer.current_epoch}"
-        score = self._consider(trainer, pl_module, label)
-        if not trainer.sanity_checking:
+        trains = self._fitting and not trainer.sanity_checking
+        score = self._consider(trainer, pl_module, f"epoch {trainer.current_epoch}" if trains else self._start_label)
+        if trains:
             pl_module.log("val_loss", score, prog_bar=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -129,23 +151,8 @@ class KeepBest(pl.Callback):
         Raises FloatingPointError if training diverged and there is no state to return to.
         """
         if self.validates and self._scored_step != trainer.global_step:  # no validation after the last step
-            if pl_module.solves_on_errors:
-                _solve_on_errors(trainer, pl_module)
-            pl_module.score.reset()
-            if _each_batch(trainer, pl_module, pl_module.validation_step):
-                self._consider(trainer, pl_module, "end of training")
-        self._fitting, best = False, self.best
-        if best is not None:
-            pl_module.load_state_dict(self._tensors, strict=False)
-            self._tensors = {}
-        elif pl_module.diverged:
-            raise FloatingPointError(
-                "training diverged: the forecasts are no longer finite, and without a finite validation score there is "
-                "no state to return to; lower the learning rates or pass a val_series"
-            )
-        elif self.validates:
-            logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
-        self.report = self._report(pl_module)
+            self._score(trainer, pl_module, "end of training")
+        self._finish(pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._fitting:  # resumed after the last epoch: Lightning had nothing left to do
@@ -154,6 +161,29 @@ class KeepBest(pl.Callback):
             pl_module.cpu()
 
     # ---------------------------------------------------------------- parts
+
+    def _finish(self, module: Any) -> None:
+        self._fitting, best = False, self.best
+        self._moved, self._start = moved(module.trained_groups(), self._start), {}
+        if best is not None:
+            module.load_state_dict(self._tensors, strict=False)
+            self._tensors = {}
+        elif module.diverged:
+            raise FloatingPointError(
+                "training diverged: the forecasts are no longer finite, and without a finite validation score there is "
+                "no state to return to; lower the learning rates or pass a val_series"
+            )
+        elif self.validates:
+            logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
+        self.report = self._report(module)
+
+    def _score(self, trainer: pl.Trainer, module: Any, label: str) -> None:
+        """Scores the present state in a pass over the validation data of its own."""
+        if module.solves_on_errors:
+            _solve_on_errors(trainer, module)
+        module.score.reset()
+        if _each_batch(trainer, module, module.validation_step):
+            self._consider(trainer, module, label)
 
     def _consider(self, trainer: pl.Trainer, module: Any, label: str) -> float:
         """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie)."""
@@ -178,6 +208,7 @@ class KeepBest(pl.Callback):
             seconds=self._seconds(),
             weight_learning=learned,
             weight_learning_asked=asked,
+            moved=self._moved,
         )
 
     def _seconds(self) -> float:
@@ -194,7 +225,7 @@ def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
 @torch.no_grad()
 def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any, int], Any]) -> bool:
     """Calls `act(batch, index)` on the validation batches that Lightning would use; False where there are none."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop = trainer.fit_loop.epoch_loop.val_loop if module.trainer.state.fn == "fit" else trainer.validate_loop
     loop.setup_data()  # a resumed fit may not have validated yet
     batches = trainer.val_dataloaders
     if not trainer.enable_validation or batches is None or len(batches) == 0:

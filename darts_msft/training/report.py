@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class FitReport:
     where they stayed, None where there is one scale. It differs from `weight_learning_asked` where "stacking" had
     nothing to go by: without a validation series the weights learn from the mixed forecast's loss ("mixed_loss"), and
     where no validation score was finite they stay.
+
+    `moved` says how far the last step's state is from the first's, by group of what trains ("pretrained", "new",
+    "lora", "head", "omega", as in the learning rates' names): the norm of the change over the larger of the two norms.
+    Weights of the scales that are stacked have no part in it.
     """
 
     kept: str
@@ -42,6 +47,10 @@ class FitReport:
     num_scales_scores: Mapping[int, float] | None = None
     weight_learning: str | None = None
     weight_learning_asked: str | None = None
+    moved: Mapping[str, float] = field(default_factory=dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"moved": {}, **state})  # a report of version 0.1 lacks it
 
     @property
     def before(self) -> float | None:
@@ -86,4 +95,7 @@ class FitReport:
                 f"weights of the scales: {self.weight_learning}"
                 f"{missed if self.weight_learning != self.weight_learning_asked else ''}"
             )
-        return "\n".join([*lines, f"trained: {share}", f"epochs: {self.epochs}, {times}"])
+        lines.append(f"trained: {share}")
+        if self.moved:
+            lines.append("moved: " + ", ".join(f"{group} {100 * part:.3g}%" for group, part in self.moved.items()))
+        return "\n".join([*lines, f"epochs: {self.epochs}, {times}"])

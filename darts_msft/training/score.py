@@ -8,6 +8,8 @@ over the validation data gives the best weights and their score.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -51,6 +53,13 @@ def stack_weights(gram: Float[Tensor, "S S"]) -> Float[Tensor, "S"]:
     return torch.as_tensor(solution / solution.sum()).to(gram)
 
 
+class Scored(NamedTuple):
+    """The CRPS as a quadratic form in weights that all windows share, and at the weights that each window had."""
+
+    form: Float[Tensor, "S S"]
+    value: Float[Tensor, ""]
+
+
 class ValidationScore(Metric):
     """The CRPS as a quadratic form: by component over observed steps, divided by its standard deviation, averaged.
 
@@ -60,6 +69,7 @@ class ValidationScore(Metric):
 
     full_state_update = False
     products: Tensor
+    weighted: Tensor
     weight: Tensor
     count: Tensor
     total: Tensor
@@ -67,7 +77,7 @@ class ValidationScore(Metric):
 
     def __init__(self, num_components: int, num_scales: int) -> None:
         super().__init__()
-        for name in ("weight", "count", "total", "square"):
+        for name in ("weighted", "weight", "count", "total", "square"):
             self.add_state(name, torch.zeros(num_components, dtype=torch.float64), dist_reduce_fx="sum")
         products = torch.zeros(num_components, num_scales, num_scales, dtype=torch.float64)
         self.add_state("products", products, dist_reduce_fx="sum")
@@ -75,27 +85,31 @@ class ValidationScore(Metric):
     def update(
         self,
         products: Float[Tensor, "B H V S S"],
+        weights: Float[Tensor, "B S"],
         target: Float[Tensor, "B H V"],
         sample_weight: Float[Tensor, "B H _"] | None,
     ) -> None:
-        """Adds a batch; steps whose target is NaN are left out."""
+        """Adds a batch with the scales' weights in each window; steps whose target is NaN are left out."""
         observed = ~torch.isnan(target)
         weight = observed.double() if sample_weight is None else torch.where(observed, sample_weight, 0).double()
         value = torch.where(observed, target, 0).double()
         counted = torch.where(observed[..., None, None], products, 0).double()
-        self.products += torch.einsum("bhvst,bhv->vst", counted, weight)
+        by_window = torch.einsum("bhvst,bhv->bvst", counted, weight)
+        self.products += by_window.sum(dim=0)
+        self.weighted += torch.einsum("bvst,bs,bt->v", by_window, weights.double(), weights.double())
         self.weight += weight.sum(dim=(0, 1))
         self.count += observed.sum(dim=(0, 1))
         self.total += value.sum(dim=(0, 1))
         self.square += value.square().sum(dim=(0, 1))
 
-    def compute(self) -> Float[Tensor, "S S"]:
+    def compute(self) -> Scored:
         seen = self.count > 0
         mean = self.total[seen] / self.count[seen]
         deviation = (self.square[seen] / self.count[seen] - mean.square()).clamp(min=0).sqrt()
         deviation = torch.where(deviation > 1e-6 * mean.abs(), deviation, 1.0)
         units = self.weight[seen].clamp(min=1e-12) * deviation
-        return (self.products[seen] / units[:, None, None]).mean(dim=0)
+        form = (self.products[seen] / units[:, None, None]).mean(dim=0)
+        return Scored(form, (self.weighted[seen] / units).mean())
 
 
 class ErrorProducts(Metric):

@@ -71,6 +71,7 @@ def test_one_distinct_name_a_column_and_any_leading_axes(family: Family, params:
         shape = part.shape[:-1]
         assert family.log_prob(part, torch.full(shape, 0.5)).shape == shape
         assert family.sample(part).shape == shape
+        assert family.cdf(part, torch.full(shape, 0.5)).shape == shape
         assert family.quantile(part, 0.5).shape == shape
 
 
@@ -90,7 +91,7 @@ def _grid(family: Family, params: Tensor) -> Tensor:
     return torch.cat([wide, near]).unique()
 
 
-def test_density_integrates_to_one_and_to_the_levels(family: Family, params: Tensor, is_discrete: bool) -> None:
+def test_density_integrates_to_one_and_to_the_shares_below(family: Family, params: Tensor, is_discrete: bool) -> None:
     if is_discrete:
         pytest.skip("not a continuous distribution")
     step = params[1, 1, 2].double()
@@ -101,6 +102,18 @@ def test_density_integrates_to_one_and_to_the_levels(family: Family, params: Ten
     for level in LEVELS:
         place = torch.searchsorted(grid, family.quantile(step, level))
         assert below[place].item() == pytest.approx(level, abs=3e-3)
+    shares = family.cdf(step.expand(len(grid), -1), grid)
+    torch.testing.assert_close(shares, below / below[-1], rtol=0, atol=3e-3)
+    assert (shares.diff() >= -1e-7).all()
+
+
+def test_quantiles_have_their_level_below(family: Family, params: Tensor) -> None:
+    """Where the distribution jumps, the quantile is at the jump."""
+    for level in LEVELS:
+        quantile = family.quantile(params.double(), level)
+        slack = 1e-6 * (1 + quantile.abs())
+        assert (family.cdf(params.double(), quantile + slack) >= level - 1e-5).all()
+        assert (family.cdf(params.double(), quantile - slack) <= level + 1e-5).all()
 
 
 def test_draws_match_the_quantiles(family: Family, params: Tensor) -> None:

@@ -260,6 +260,48 @@ def test_quantiles_of_a_lone_component_are_scipy_s(name: str) -> None:
     for level in (0.05, 0.3, 0.5, 0.9, 0.975):
         expected = [frozen(*row).ppf(level) for row in rows]
         np.testing.assert_allclose(family.quantile(params, level).numpy(), expected, rtol=1e-4, atol=1e-5)
+    for value in (-4.0, -0.5, 0.0, 0.3, 1.0, 2.5, 7.0, 90.0):
+        shares = [frozen(*row).cdf(value) for row in rows]
+        found = family.cdf(params, torch.full((len(rows),), value, dtype=torch.float64))
+        np.testing.assert_allclose(found.numpy(), shares, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantiles_of_a_mixture_of_unlike_components(dtype: torch.dtype) -> None:
+    """Far apart, next to a point, hardly any weight, no finite quantile: the share below is still the level."""
+    family = MoiraiFamily(official_mixture())
+    rows = torch.tensor(
+        [
+            [3.0, 0.0, 1.0, 0.5, 4.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+            [2.0, 50.0, 1e-4, -50.0, 4.0, -1.0, 0.0, 1.0, 1.0, 1.0, -30.0, -30.0],
+            [1e30, -1.0, 1e-7, 1.0, 4.0, -1.0, 3.0, 0.1, 0.0, 0.5, -30.0, 1.0],
+            [2.5, 0.0, 3.0, 0.0, 0.1, 60.0, 300.0, 9.0, 2.0, 2.0, -40.0, -40.0],
+            [2.5, 0.0, 3.0, 0.0, 11.5, 2.2, 300.0, 9.0, 0.0, 0.0, 3.0, -12.0],
+        ],
+        dtype=dtype,
+    )
+
+    def share(row: list[float], value: float) -> float:
+        df, loc, scale, place, count, logit, log_loc, log_scale, *logits = row
+        parts = [
+            scipy.stats.t.cdf(value, df, loc, scale),
+            scipy.stats.norm.cdf(value, place, 1e-3),
+            scipy.stats.nbinom.cdf(np.floor(value), count, scipy.special.expit(-logit)),
+            scipy.special.ndtr((np.log(max(value, 1e-300)) - log_loc) / log_scale) * (value > 0),
+        ]
+        return float(scipy.special.softmax(logits) @ parts)
+
+    for level in (0.01, 0.2, 0.5, 0.77, 0.99):
+        for row, value in zip(rows.tolist(), family.quantile(rows, level).tolist(), strict=True):
+            slack = 1e-6 * (1 + abs(value))
+            assert share(row, value - slack) - 1e-5 <= level <= share(row, value + slack) + 1e-5
+
+
+def test_parameters_that_are_no_numbers_give_none() -> None:
+    family = MoiraiFamily(official_mixture())
+    rows = torch.full((2, len(family.names)), torch.nan)
+    rows[1] = 1.0
+    assert family.quantile(rows, 0.3).isnan().tolist() == [True, False]
 
 
 # ------------------------------------------------------------------------------------------------- checkpoint layout

@@ -15,6 +15,7 @@ from contract_method import (
     CONTEXT,
     HORIZON,
     PATCH,
+    SCALES,
     VARIATES,
     attached,
     forecast_of,
@@ -28,7 +29,6 @@ from contract_method import (
     pool,
     predict,
     reached_from,
-    scales_of,
     series,
     table_of,
     what_trains,
@@ -47,20 +47,21 @@ CASES = list(itertools.product(METHODS, MAKERS))
 PRETRAINED = [case for case in CASES if find_method(case[0]).pretrained]
 UNCHANGED = [case for case in PRETRAINED if case[0] != "prompt"]  # training starts at the pretrained model's forecast
 TRAINED = [case for case in CASES if find_method(case[0]).trains]
-MULTI_SCALE = [case for case in CASES if find_method(case[0]).multi_scale]
+JOINING = [case for case in CASES if "attention" in find_method(case[0]).options]
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "one scale": {"num_scales": 0},
+    "fixed weights": {"weight_learning": "uniform"},
+    "scale 0 alone": {"mixing": "first"},
     "no aggregator": {"aggregator": None, "weight_learning": "scale_loss"},
     "coarse to fine": {"aggregator": "c2f", "weight_learning": "uniform"},
     "fine to coarse": {"aggregator": "f2c", "mixing": "first"},
     "shared between scales": {"shared_adapters": True, "shared_lora": True},
     "shifted": {"output_chunk_shift": 3},
 }
-FOR_ALL = ("default", "shifted")  # the other settings say nothing to a method of one scale
 JOINED = {"full attention": {"attention": "full"}}  # does not start at the pretrained model
 # at its own, larger rate AdaLoRA prunes a whole matrix within so few steps, and that leaves it as it began: zero
-RATES = {"adalora": {"lr_new": 1e-3}}
+RATES = {"adalora": {"lr_lora": 1e-3}}
 Fitted = tuple[MSFTFoundationModel, dict[str, Tensor]]  # after `fit`, and the parameters before its first step
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -70,12 +71,12 @@ def _each(cases: list[tuple[str, str]]) -> pytest.MarkDecorator:
 
 
 def _each_with(cases: list[tuple[str, str]], settings: dict[str, dict[str, Any]]) -> pytest.MarkDecorator:
-    """All settings that mean something to a case's method."""
+    """All settings that a case's method has a use for."""
     pairs = [
         pytest.param(case, values, id="-".join((*case, name)))
         for case in cases
         for name, values in settings.items()
-        if case in MULTI_SCALE or name in FOR_ALL
+        if values.keys() <= {*find_method(case[0]).options, "num_scales", "output_chunk_shift"}
     ]
     return pytest.mark.parametrize(("case", "settings"), pairs, indirect=["case"])
 
@@ -99,7 +100,7 @@ def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str]
     backbone = load_backbone(case[0], PATCH)
     with torch.no_grad():
         outputs = module.forecast_scales(past)
-        assert len(outputs.params) == settings.get("num_scales", scales_of(case[1])) + 1
+        assert len(outputs.params) == settings.get("num_scales", SCALES) + 1
         for scale, (params, stats) in enumerate(zip(outputs.params, outputs.stats, strict=True)):
             ahead = -(-(HORIZON + settings.get("output_chunk_shift", 0)) // 2**scale)
             bare = forecast(backbone, pool(past, 2**scale), ahead, PATCH, scale)
@@ -115,7 +116,7 @@ def test_before_training_the_forecast_is_scale_0_alone(case: tuple[Path, str]) -
     with torch.no_grad():
         params, stats = forecast(backbone, past.transpose(1, 2), HORIZON, PATCH)
         expected = with_stats(params, stats).transpose(1, 2)
-    scales = scales_of(case[1]) + 1
+    scales = SCALES + 1
     steps = predict(module, past).unflatten(-1, (scales, -1))
     torch.testing.assert_close(steps[..., 0, :-1], expected, **CLOSE)
     assert torch.equal(steps[..., -1], torch.eye(scales)[0].expand(3, HORIZON, VARIATES, scales))
@@ -124,8 +125,8 @@ def test_before_training_the_forecast_is_scale_0_alone(case: tuple[Path, str]) -
 @_each(PRETRAINED)
 def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters off equals the base: whatever the method trained, the backbone itself is as it was."""
-    module, past = perturbed(make_module(*case), groups=("new",)), windows()
-    backbone, scales = load_backbone(case[0], PATCH), range(scales_of(case[1]) + 1)
+    module, past = perturbed(make_module(*case), groups=("new", "lora")), windows()
+    backbone, scales = load_backbone(case[0], PATCH), range(SCALES + 1)
     with torch.no_grad():
         bare = [forecast(backbone, pool(past, 2**i), -(-HORIZON // 2**i), PATCH, i).params for i in scales]
     with_hooks = params_of(module, past)
@@ -135,7 +136,7 @@ def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], mo
         without = params_of(module, past)
     for base, on, off in zip(bare, with_hooks, without, strict=True):
         torch.testing.assert_close(off, base, **CLOSE)
-        if module.parameter_groups()["new"]:
+        if set(module.method.groups) & {"new", "lora"}:
             assert (on - base).abs().max() > 1e-3
 
 
@@ -191,7 +192,8 @@ def test_fit_changes_what_the_table_names_and_nothing_else(case: tuple[Path, str
     assert not [one for one in table_of(*case) if not matching(names, [one])]
     assert free_names(module) == expected
     assert {name for name, value in module.named_parameters() if not torch.equal(value, before[name])} == expected
-    assert all(torch.isfinite(value).all() for value in module.parameters())
+    weighed = "scale_weights.omega" if not module.trained else ""  # all weight on scale 0: the others' logits are -inf
+    assert not [name for name, value in module.named_parameters() if not value.isfinite().all() and name != weighed]
     bare = {name.replace(".base_layer.", "."): value for name, value in before.items()}  # peft keeps linears there
     for name, value in load_backbone(case[0], PATCH).named_parameters():
         assert torch.equal(bare[f"backbone.{name}"], value) == module.method.pretrained, name
@@ -262,10 +264,10 @@ def test_input_adapters_get_the_context_s_tokens_alone(case: tuple[Path, str], m
     )
     predict(module, windows())
     counts = [6, 3, 2]  # 22, 11 and 6 steps in patches of 4
-    assert seen == dict(enumerate(counts[: scales_of(case[1]) + 1]))
+    assert seen == dict(enumerate(counts))
 
 
-@_each(MULTI_SCALE)
+@_each(JOINING)
 @pytest.mark.parametrize(
     ("settings", "reached"),
     [

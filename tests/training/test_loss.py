@@ -31,6 +31,9 @@ class NormalFamily(Family):
     def sample(self, params: Tensor) -> Tensor:
         return Normal(params[..., 0], params[..., 1]).sample()
 
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        return Normal(params[..., 0], params[..., 1]).cdf(value)
+
     def quantile(self, params: Tensor, level: float) -> Tensor:
         return Normal(params[..., 0], params[..., 1]).icdf(torch.tensor(level))
 

@@ -1,0 +1,56 @@
+"""Weights of the scales for each window by itself: how well each scale forecasts the end of the window's own context.
+
+For models that were not fitted: there are no other data to weigh the scales by. Combining forecasts by inverse powers
+of their past squared errors is after Bates and Granger (1969), "The Combination of Forecasts". Axes as in
+`backbones/base.py`; J is the number of backcasts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+COUNT = 4
+POWER = 8.0  # w_i ~ MSE_i ** -POWER: a scale that doesn't help gets next to nothing
+
+
+class Backcasts(NamedTuple):
+    """Windows that end J times earlier, padded with NaN on the left, and what followed them."""
+
+    windows: Float[Tensor, "J B C V"]
+    truth: Float[Tensor, "J B h V"]
+    unit: Float[Tensor, "B V"]  # each window's variance
+
+    def weights(self, points: Float[Tensor, "J B H V S"]) -> Float[Tensor, "B S"]:
+        """The scales' weights from their forecasts of the windows: inverse powers of their mean squared errors.
+
+        Each component counts in units of its variance in the window. A window that says nothing gets scale 0 alone.
+        """
+        unit = self.unit[:, None, :, None]
+        error = (points[:, :, : self.truth.shape[2]] - self.truth.unsqueeze(-1)).double().square() / unit
+        told = ~torch.isnan(self.windows).all(dim=2)[:, :, None, :, None] & (unit > 0)
+        mean = torch.where(told, error, torch.nan).nanmean(dim=(0, 2, 3)).clamp(min=1e-12)
+        weights = (-POWER * mean.log()).softmax(dim=-1)
+        alone = F.one_hot(torch.zeros((), dtype=torch.long, device=mean.device), mean.shape[-1]).to(weights)
+        return torch.where(weights.isfinite().all(dim=-1, keepdim=True), weights, alone).to(points)
+
+
+def cut_backcasts(past_target: Float[Tensor, "B C V"], horizon: int, shift: int) -> Backcasts:
+    """Backcasts of the last steps, `horizon` of them or fewer: together they take half of the context at most.
+
+    `shift` steps lie between a window's end and what it forecasts, as in the forecast itself.
+    """
+    length = past_target.shape[1]
+    steps = max(1, min(horizon, (length - shift) // (2 * COUNT)))
+    windows, truth = [], []
+    for ends in (length - steps * index for index in range(1, COUNT + 1)):
+        window = past_target[:, : max(ends - shift, 0)]
+        windows.append(F.pad(window, (0, 0, length - window.shape[1], 0), value=torch.nan))
+        truth.append(past_target[:, max(ends, 0) : max(ends, 0) + steps])
+    values = past_target.double()
+    unit = (values - values.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1)
+    return Backcasts(torch.stack(windows), torch.stack(truth), unit)

@@ -1,0 +1,40 @@
+"""`fit` where nothing is trained: it compares what the pretrained model can do, and weighs its scales."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
+from darts.utils.data.torch_datasets.utils import TorchTrainingSample
+
+from darts_msft.training.keep_best import KeepBest
+from darts_msft.training.report import FitReport
+
+logger = logging.getLogger("darts_msft")
+
+
+def weigh_scales(trainer: Any, module: Any, data: Any) -> FitReport | None:
+    """Keeps the best of the pretrained model's forms on the validation windows; None where there is one form only."""
+    sample = data.val_dataset[0]
+    labels = sample.future_target if isinstance(sample, TorchTrainingSample) else sample[-1]
+    if not module.scale_forms or labels is None or len(labels) != module.output_chunk_length:
+        return None
+    keep = KeepBest(seed=0, validates=True)
+    with keep.attached_to(trainer):
+        keep.compare_untrained(trainer, module, data.val_dataloader())
+    return keep.report
+
+
+def labelled(model: Any, windows: SequentialTorchTrainingDataset) -> SequentialTorchTrainingDataset:
+    """The same windows with what follows them, which Darts leaves out where nothing is trained."""
+    return SequentialTorchTrainingDataset(
+        series=windows.series,
+        sample_weight=windows.sample_weight,
+        input_chunk_length=(windows.min_input_chunk_length, windows.input_chunk_length),
+        output_chunk_length=model.output_chunk_length,
+        output_chunk_shift=model.output_chunk_shift,
+        stride=windows.stride,
+        max_samples_per_ts=windows.max_samples_per_ts,
+        use_static_covariates=model.uses_static_covariates,
+    )
