@@ -99,14 +99,16 @@ class ForecastingModule(PLForecastingModule):
         )
         self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
-        several = self.weighs_scales and self.method.pretrained and self._forecasts_zero_shot()
+        # coarser scales that see no more than scale 0 may do harm: without data to weigh them by, they are left out
+        several = self.can_weigh_scales and self.plan.looks_further_back
         self.register_buffer("form", torch.tensor(Form.BACKCASTS if several else Form.ONE_SCALE))
         self.settle()
 
     @property
-    def weighs_scales(self) -> bool:
-        """Whether the forecast is of several scales, with weights."""
-        return self.plan.num_scales > 0 and not self.mixing.only_first
+    def can_weigh_scales(self) -> bool:
+        """Whether the pretrained model can forecast at several scales, with weights."""
+        several = self.plan.num_scales > 0 and not self.mixing.only_first
+        return several and self.method.pretrained and self._forecasts_zero_shot()
 
     def take(self, form: Form) -> None:
         """Forecasts by `form` from now on."""

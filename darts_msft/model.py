@@ -38,8 +38,9 @@ class MSFTFoundationModel(FoundationModel):
 
     The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps), which
     look back further. Each scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every
-    layer; their forecasts are mixed with learned weights. Without `fit` the pretrained model forecasts at all scales
-    and weighs them, for each window, by how well they forecast the last part of that window's own context.
+    layer; their forecasts are mixed with learned weights. Without `fit` the pretrained model forecasts: at all scales
+    if the coarser ones look further back, weighing them, for each window, by how well they forecast the last part of
+    that window's own context; else at one scale.
 
     `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
     deviation): at one scale with the whole input, or as much as the checkpoint takes; at all scales, weighted as
