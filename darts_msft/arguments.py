@@ -29,10 +29,10 @@ logger = get_logger("darts_msft")
 GRADIENT_CLIP = 1.0
 ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 AUTO = "auto"
-DEFAULT_MAX_SCALES = 3
+DEFAULT_SCALES, DEFAULT_MAX_SCALES = 2, 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
-DEFAULT_FINEST_CONTEXT = 512  # steps that scale 0 sees; more where the coarsest scale would not reach back over all
+DEFAULT_FINEST_CONTEXT = 1024  # steps that scale 0 sees; more where the coarsest scale would not reach back over all
 
 
 class Resolved(NamedTuple):
@@ -134,8 +134,14 @@ def largest_num_scales(
 
 
 def default_num_scales(context: int, horizon: int, patch_size: int, finest_context: int) -> int:
-    """K where the user gives none: at most 3, with 4 context tokens left at the coarsest scale if there are any."""
-    scales = min(DEFAULT_MAX_SCALES, pyramid.largest_num_scales(context, horizon, patch_size))
+    """K where the user gives none: 2, or as many more, at most 3 in all, as scale 0's context falls short of the input.
+
+    Fewer where there is no room for a whole step in the horizon and 4 tokens in the coarsest scale's context.
+    """
+    wanted = math.ceil(math.log2(context / finest_context))
+    scales = min(
+        max(DEFAULT_SCALES, min(wanted, DEFAULT_MAX_SCALES)), pyramid.largest_num_scales(context, horizon, patch_size)
+    )
     while scales:
         plan = ScalePlan(context, horizon, patch_size, scales, finest_context=finest_context)
         if plan.context_token_counts[-1] >= DEFAULT_COARSE_TOKENS:

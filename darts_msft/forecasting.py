@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchInferenceBatch
@@ -192,6 +193,13 @@ class ForecastingModule(PLForecastingModule):
         own, earlier = (_rows(outputs, rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
+
+    def shared_weights(self) -> np.ndarray | None:
+        """The scales' weights (S), where all windows share them."""
+        if self.kind is Form.BACKCASTS:
+            return None
+        weights: np.ndarray = self.scale_weights().detach().cpu().double().numpy()
+        return weights
 
     @torch.no_grad()
     def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:

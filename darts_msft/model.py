@@ -18,9 +18,8 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
 from darts.utils.torch import random_method
-from darts.utils.utils import generate_index
 
-from darts_msft import arguments, persistence
+from darts_msft import arguments, inspection, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -73,18 +72,19 @@ class MSFTFoundationModel(FoundationModel):
     revision
         Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
     num_scales
-        K, the number of new scales, for every method; 0: the series' own rate alone. None: as many as leave 4 context
-        tokens and a whole step, at most 3. "auto": `fit` trains with every K from 0 to that many and keeps, for good,
-        the one that is best on the `val_series` (not with `save_checkpoints`). Weights that were loaded keep their K.
+        K, the number of new scales, for every method; 0: the series' own rate alone. None: 2 (3 for a long input), or
+        as many as leave 4 context tokens and a whole step. "auto": `fit` trains with every K from 0 to that many and
+        keeps, for good, the one that is best on the `val_series` (not with `save_checkpoints`). Weights that were
+        loaded keep their K.
     finest_context
-        Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 512, or as many more as
-        let the coarsest scale see the whole input. As long as the input: the paper's form.
+        Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 1,024, or as many more
+        as let the coarsest scale see the whole input. As long as the input: the paper's form.
     patch_size
         Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in what scale 0 sees.
     method
         "msft"; "msft_full" (with every pretrained weight); or, without modules for each scale, "zero_shot" (`fit`
-        weighs the scales), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before the context
-        of a frozen model), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned
+        weighs the scales), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before a frozen
+        model's context), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned
         steps: early stopping leaves them higher), "scratch" (random weights, as a control; no forecast before `fit`).
     lora_rank, lora_alpha
         Rank of the LoRA on q, k and v (0, with MSFT alone: none), and the numerator of its scaling alpha / rank.
@@ -157,7 +157,7 @@ class MSFTFoundationModel(FoundationModel):
         attention: str = "in_scale",
         prompt_length: int = 8,
         mixing: str = "mixture",
-        upsampling: str = "repeat",
+        upsampling: str = "linear",
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
         lr_pretrained: float | None = None,
@@ -329,10 +329,9 @@ class MSFTFoundationModel(FoundationModel):
         return list(self._fit_report.candidates) if self._fit_report is not None else []
 
     @property
-    def scale_weights(self) -> np.ndarray:
-        """The scales' mixing weights, shape (K+1,), summing to 1; all on scale 0 before training."""
-        weights: np.ndarray = self._require_module().scale_weights().detach().cpu().double().numpy()
-        return weights
+    def scale_weights(self) -> np.ndarray | None:
+        """The scales' mixing weights, shape (K+1,), summing to 1; None where each window has its own, by backcasts."""
+        return self._require_module().shared_weights()
 
     def predict_quantiles(
         self, n: int, series: Any = None, quantiles: Sequence[float] = (0.1, 0.5, 0.9), **kwargs: Any
@@ -348,21 +347,10 @@ class MSFTFoundationModel(FoundationModel):
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
-        At the original rate, in the series' units; one series a scale (before training: scale 0 alone).
+        At the original rate, in the series' units; one series a scale.
         """
         self._prepare_zero_shot(series)
-        module, length = self._require_module(), self.input_chunk_length
-        context = series.values(copy=False)[-length:]
-        if len(context) < self.min_input_chunk_length or context.shape[1] != module.n_targets:
-            raise ValueError(
-                f"series has {len(context)} steps and {context.shape[1]} components; give at least "
-                f"{self.min_input_chunk_length} steps and {module.n_targets} components"
-            )
-        context = np.pad(context, ((length - len(context), 0), (0, 0)), constant_values=np.nan)
-        start = series.end_time() + (1 + self.output_chunk_shift) * series.freq
-        times = generate_index(start=start, length=self.output_chunk_length, freq=series.freq)
-        points = module.scale_points(torch.as_tensor(context)[None])
-        return [TimeSeries.from_times_and_values(times, one, columns=series.components) for one in points]
+        return inspection.scale_forecasts(self, series)
 
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.

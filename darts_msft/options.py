@@ -124,7 +124,7 @@ class MixingConfig(Config):
     """
 
     mixing: str = "mixture"
-    upsampling: str = "repeat"
+    upsampling: str = "linear"
     weight_learning: str = "stacking"
     weight_init: str | tuple[float, ...] = "uniform"
 

@@ -72,7 +72,9 @@ def attached(module: MSFTModule) -> MSFTModule:
 
 
 @torch.no_grad()
-def perturbed(module: MSFTModule, groups: tuple[str, ...] = ("pretrained", "new", "lora", "head", "omega")) -> MSFTModule:
+def perturbed(
+    module: MSFTModule, groups: tuple[str, ...] = ("pretrained", "new", "lora", "head", "omega")
+) -> MSFTModule:
     """Moves what trains away from its start, as training does."""
     generator = torch.Generator().manual_seed(8)
     trained = attached(module).parameter_groups()

@@ -22,7 +22,7 @@ TRAINER = {
     "logger": False,
 }
 LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2}
-STILL = dict.fromkeys(("lr_pretrained", "lr_new", "lr_head", "lr_omega"), 0.0)
+STILL = dict.fromkeys(("lr_pretrained", "lr_new", "lr_head", "lr_omega", "lr_lora"), 0.0)
 
 
 def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes: Any) -> MSFTFoundationModel:

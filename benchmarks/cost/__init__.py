@@ -11,7 +11,7 @@ import typer
 from benchmarks.run.store import FOLDER
 
 Model = StrEnum("Model", {"tiny": "moirai-tiny", "small": "moirai-small"})
-What = StrEnum("What", ["step", "forecast", "memory"])
+What = StrEnum("What", ["step", "forecast", "memory", "long"])
 MODELS, CASES, CONTEXTS = list(Model), list(What), [512, 2048, 8192]
 
 
@@ -33,7 +33,9 @@ def main(
 
     moirai-tiny is the bundled model, moirai-small random weights of MOIRAI small's size. full_uni2ts and uni2ts are
     uni2ts' own code on the same weights. one_sequence is MSFT's ablation that joins the tokens of all scales. Memory is
-    that of historical_forecasts over a quarter of ETTm1's test part and over the whole, at stride 1.
+    that of historical_forecasts over a quarter of ETTm1's test part and over the whole, at stride 1. All these are of
+    scales that see the whole context; "long" are steps and forecasts with two new scales of which the finest sees 512
+    steps, over those at one scale, at contexts beyond 512.
     """
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     from benchmarks.cost import measure  # here, for it takes seconds to import

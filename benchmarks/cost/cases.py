@@ -37,7 +37,7 @@ from darts_msft.backbones import describe
 from darts_msft.datasets import load_dataset
 
 ARGUMENTS: dict[str, dict[str, Any]] = {  # a case's method -> arguments of MSFTFoundationModel
-    **{name: {"method": name} for name in ("zero_shot", "full", "msft")},
+    **{name: {"method": name} for name in ("zero_shot", "full", "msft", "msft_full")},
     "one_sequence": {"method": "msft", "attention": "one_sequence"},
     "uni2ts": {"method": "zero_shot"},  # these two run uni2ts' own code on the same weights
     "full_uni2ts": {"method": "full"},
@@ -47,7 +47,10 @@ ETTM1_TEST = (46_080, 57_600)  # steps: from the end of the 16th to that of the 
 
 @dataclass(frozen=True)
 class Case:
-    """One row. `backbone` is what the model is loaded from, `scales` K; `length` are a backtest's steps."""
+    """One row. `backbone` is what the model is loaded from, `scales` K; `length` are a backtest's steps.
+
+    `finest` are the steps that scale 0 sees; 0: the whole context, as every scale.
+    """
 
     model: str
     backbone: str
@@ -64,6 +67,7 @@ class Case:
     accelerator: str
     data: str | None = None
     length: int = 0
+    finest: int = 0
 
 
 def save_random_small(folder: str | Path) -> None:
@@ -87,6 +91,7 @@ def create(case: Case, likelihood: str | None = "native") -> MSFTFoundationModel
         backbone=case.backbone,
         patch_size=case.patch,
         num_scales=case.scales,
+        finest_context=case.finest or case.context,
         likelihood=likelihood,
         batch_size=case.batch,
         n_epochs=1,

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from benchmarks.run.store import append, read_list
 from darts_msft.datasets import load_dataset
 
 METHODS = {"step": ["full", "full_uni2ts"], "forecast": ["zero_shot", "full", "uni2ts"]}  # beside MSFT's
+LONG = {"step": ["full", "msft", "msft_full"], "forecast": ["zero_shot", "msft"]}  # the first also at one scale
+FINEST = 512  # steps that scale 0 sees where coarser scales look further back
 REFERENCES = {"step": ["full", "full_uni2ts"], "forecast": ["zero_shot", "uni2ts"]}
 PATCHES = (32, 64)  # steps; the first at which a context fits is taken
 SCALES, MIDDLE_K = range(5), 2  # K of MSFT, and of what is measured at one K alone
@@ -76,6 +79,10 @@ def plan(asked: Mapping[str, Any], backbones: Mapping[str, str], record: Record)
             each = [*((method, 0) for method in methods), *scaled]
             cases = [Case(model, backbone, what, *one, context, PATCHES[0], **shared) for one in each]
             groups.append(_fitting(cases, record))
+        if "long" in asked["cases"] and context > FINEST:
+            of = partial(Case, model, backbone, what, context=context, patch=PATCHES[0], **shared)
+            cases = [of(LONG[what][0], 0), *(of(method, MIDDLE_K, finest=FINEST) for method in LONG[what])]
+            groups.append(_fitting(cases, record))
     if "memory" in asked["cases"]:  # of the first model at the least context
         model, backbone = next(iter(backbones.items()))
         pair = (("zero_shot", 0), ("msft", MIDDLE_K))
@@ -117,7 +124,7 @@ def measure_group(group: Sequence[Case], rounds: int, record: Record) -> None:
                 record.failed.append({**_place(case), "reason": str(error).strip().splitlines()[-1]})
                 del found[case]
     rows = [row_of(case, parts) for case, parts in found.items()]
-    seconds = {row["method"]: row["seconds"] for row in rows}
+    seconds = {row["method"]: row["seconds"] for row in rows if not row["K"]}
     for row in rows:
         names = [name for name in REFERENCES.get(row["what"], ()) if name in seconds]
         record.rows.append({**row, "ratio": {name: row["seconds"] / seconds[name] for name in names}})
@@ -135,7 +142,7 @@ def row_of(case: Case, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _place(case: Case) -> dict[str, Any]:
     names = {"model": case.model, "what": case.what, "method": case.method, "K": case.scales, "context": case.context}
-    return names | ({"length": case.length} if case.length else {})
+    return names | {name: value for name, value in (("finest", case.finest), ("length", case.length)) if value}
 
 
 def table(entry: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MODELS = {
     "msft": "benchmarks.models.ours:MSFT",
+    "msft_full": "benchmarks.models.ours:MSFTFull",
     "full": "benchmarks.models.ours:Full",
     "linear_probe": "benchmarks.models.ours:LinearProbe",
     "prompt": "benchmarks.models.ours:Prompt",
@@ -46,6 +47,7 @@ class Budget:
     validation_windows: int | None = None  # at most so many, evenly spaced, for settings and the best epoch; None: all
     look_backs: tuple[int, ...] = (96, 336, 512, 1024, 2048)  # contexts, in steps, to choose from
     zero_shot_choice: bool = False  # pretrained models that train take the patch size of the untrained one's choice
+    zero_shot_look_back: bool = False  # and at several scales its look-back, too
     baseline_epochs: int | None = None  # those of models from random weights; None: as epochs
 
     def __post_init__(self) -> None:
@@ -58,8 +60,11 @@ class Budget:
         for each in steps:
             check_whole("look_backs", each, 1)
         object.__setattr__(self, "look_backs", tuple(steps))
-        if not isinstance(self.zero_shot_choice, bool):
-            raise Misuse(f"zero_shot_choice={self.zero_shot_choice!r} is not allowed; give True or False")
+        for name in ("zero_shot_choice", "zero_shot_look_back"):
+            if not isinstance(getattr(self, name), bool):
+                raise Misuse(f"{name}={getattr(self, name)!r} is not allowed; give True or False")
+        if self.zero_shot_look_back and not self.zero_shot_choice:
+            raise Misuse("zero_shot_look_back=True is not allowed without zero_shot_choice=True; give both")
 
     @property
     def train_batches(self) -> int | None:

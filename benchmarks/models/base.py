@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import product
 from math import ceil, inf, isfinite
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +30,6 @@ from benchmarks.models import Budget
 Settings = Mapping[str, Any]
 Levels = Sequence[float] | None  # None: point forecasts (the median)
 
-FOLLOWED = ("patch_size",)  # settings that a follower takes from its leader's choice
 SIZES = ("look_back", "patch_size")  # settings that decide whether a model can take a place
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -42,10 +42,10 @@ class Forecaster(ABC):
     """
 
     version: ClassVar[int] = 1  # raised when the code of a model, here or behind it, changes its figures
-    trains: ClassVar[bool] = True  # False: zero-shot or naive
-    baseline: ClassVar[bool] = False  # True: begins from random weights, so it has epochs of its own
-    defaults: ClassVar[Settings] = {}
-    chosen: ClassVar[tuple[str, ...]] = ("look_back",)
+    trains: bool = True  # False: zero-shot or naive
+    baseline: bool = False  # True: begins from random weights, so it has epochs of its own
+    defaults: Settings = MappingProxyType({})
+    chosen: tuple[str, ...] = ("look_back",)
 
     def __init__(self, options: Settings, budget: Budget) -> None:
         if unknown := sorted(set(options) - set(self.defaults)):
@@ -65,14 +65,20 @@ class Forecaster(ABC):
                 kept.append(settings)
             elif entry not in dropped:
                 dropped.append(entry)
-        if not kept or ("look_back" in self.given and dropped):
+        asked = set(choices["look_back"]) if "look_back" in self.given else set[Any]()
+        if not kept or asked - {settings["look_back"] for settings in kept}:
             reasons = "; ".join(entry["reason"] for entry in dropped)
             raise ValueError(f"{type(self).__name__} can't take look_back={choices['look_back']}: {reasons}")
         return kept, dropped
 
     def leader(self) -> tuple[str, dict[str, Any]] | None:
-        """Model and options whose choice gives this one the settings named in `FOLLOWED`."""
+        """Model and options whose choice gives this one the settings named in `followed`."""
         return None
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """Settings that it takes from its leader's choice."""
+        return ("patch_size",)
 
     @abstractmethod
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
@@ -80,12 +86,15 @@ class Forecaster(ABC):
 
     def fit(self, model: Any, data: Dataset, settings: Settings) -> None:
         """Trains on the training part; the validation part finds the best epoch, which is kept, and ends the fit."""
-        if not self.trains:
-            return
+        if self.trains:
+            model.fit_from_dataset(*self.windows(model, data, settings))
+
+    def windows(self, model: Any, data: Dataset, settings: Settings) -> tuple[Any, Any]:
+        """All windows of the training part, and of the validation part those that the budget allows."""
         look_back, horizon, seen = settings["look_back"], model.output_chunk_length, self.seen(data)
         stride = self.budget.validation_stride(len(data.starts("validation", horizon, 1)), data.season)
         lengths = {"input_chunk_length": look_back, "output_chunk_length": horizon, "use_static_covariates": False}
-        model.fit_from_dataset(
+        return (
             SequentialTorchTrainingDataset(seen.series("train"), **lengths, stride=1),
             SequentialTorchTrainingDataset(seen.series("validation", look_back), **lengths, stride=stride),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,14 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks.data import Dataset
-from benchmarks.models.base import SIZES, Forecaster, Levels, Settings, quantile_likelihood, sha256_of
+from benchmarks.models import Budget
+from benchmarks.models.base import QUIET, Forecaster, Levels, Settings, quantile_likelihood, sha256_of
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones import describe
+from darts_msft.methods import find_method
 from darts_msft.storage.weights import load_state, state_hash
 
 SAMPLES = 1000  # behind the quantiles; of MOIRAI's 100 the 2.5 % quantile, which the MSIS is of, would be noise
 FIXED = ("backbone", "revision", "weight_init")  # options that are no choice (a list of `weight_init` is one value)
 OPTIMISER = [{"betas": (0.9, 0.98), "weight_decay": 0.01}, 1.0]  # AdamW's arguments and the clipped norm
+ALWAYS = ("backbone", "revision", "patch_size", "num_scales", "finest_context")  # arguments that all methods use
+LED = ("look_back", "patch_size", "num_scales", "finest_context")  # settings of the zero-shot model's choice
 ARGUMENTS = {name: entry.default for name, entry in inspect.signature(MSFTFoundationModel.__init__).parameters.items()}
 
 
@@ -27,29 +30,45 @@ class Ours(Forecaster):
 
     Options: those of the model's own that the method has a use for, each but `FIXED` also as a list to choose from on
     validation data; `likelihood` (quantile forecasts only): "native" trains the backbone's own distribution and takes
-    the quantiles of `num_samples` sample paths, "quantile" trains a new head with the pinball loss.
+    the quantiles of `num_samples` sample paths, "quantile" trains a new head with the pinball loss. A `finest_context`
+    of "look_back" is the look-back: the paper's form, in which every scale sees the same steps.
 
-    `own` are the method's own arguments of the model, `rates` its learning rates where none is given: a change of
-    the model's default rates has to be made here too, so that results before and after it are told apart.
+    What a method has a use for, and its rates where none are given, come from the method itself; `resolved` writes
+    down what they were.
     """
 
-    version = 2  # 1 took the look-back from the zero-shot model's choice too
+    version = 3  # 1 took the look-back from the zero-shot model's choice too, 2 had one scale but for MSFT
     method: ClassVar[str]
-    own: ClassVar[tuple[str, ...]] = ()
-    rates: ClassVar[Mapping[str, float]] = {}
-    pretrained: ClassVar[bool] = True
 
-    def __init_subclass__(cls) -> None:
-        names = ("backbone", "revision", "patch_size", *cls.own, *(f"lr_{group}" for group in cls.rates))
-        given = {name: ARGUMENTS[name] for name in names}
-        cls.defaults = {"look_back": None, **given, "likelihood": "native", "num_samples": SAMPLES}
-        cls.chosen = ("look_back", *(name for name in names if name not in FIXED))
+    def __init__(self, options: Settings, budget: Budget) -> None:
+        own = find_method(self.method)
+        self.trains, self.pretrained, self.baseline = own.trains, own.pretrained, not own.pretrained
+        groups, given = (*own.groups, *(["head"] if own.trains else [])), own.rates.to_dict()
+        rates = {group: given["new"] if given[group] is None else given[group] for group in dict.fromkeys(groups)}
+        self.rates: dict[str, float] = rates
+        names = (*ALWAYS, *own.options, *(f"lr_{group}" for group in self.rates))
+        self.defaults = {"look_back": None, **{name: ARGUMENTS[name] for name in names}, **self.more()}
+        self.chosen = ("look_back", *(name for name in names if name not in FIXED))
+        super().__init__(options, budget)
+
+    def more(self) -> dict[str, Any]:
+        """Options that are none of the model's."""
+        return {"likelihood": "native", "num_samples": SAMPLES}
+
+    @property
+    def one_scale(self) -> bool:
+        return self.options["num_scales"] == 0
 
     def leader(self) -> tuple[str, dict[str, Any]] | None:
         if not (self.trains and self.budget.zero_shot_choice):
             return None
-        shared = (*SIZES, "backbone", "revision", "likelihood", "num_samples")
-        return "zero_shot", {name: value for name, value in self.given.items() if name in shared}
+        known = ZeroShot({}, self.budget).defaults
+        return "zero_shot", {name: value for name, value in self.given.items() if name in known}
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """At one scale the look-back is chosen by fits: with a longer one zero-shot loses, and finetuning gains."""
+        return LED if self.budget.zero_shot_look_back and not self.one_scale else super().followed
 
     def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
         """Also what the model itself refuses, say more tokens than the backbone was made for."""
@@ -70,7 +89,8 @@ class Ours(Forecaster):
             batch_size=self.budget.batch_size,
             n_epochs=self.epochs,
             random_state=seed,
-            pl_trainer_kwargs=self.trainer(),  # the model itself keeps its best state, that before training included
+            # the model itself keeps its best state, that before training included
+            pl_trainer_kwargs=self.trainer() if self.trains else dict(QUIET),
         )
         if not self.trains:
             model.fit(data.series("train"))  # reads the weights, trains nothing
@@ -93,6 +113,8 @@ class Ours(Forecaster):
     def _model(self, settings: Settings, horizon: int, **more: Any) -> MSFTFoundationModel:
         fixed = {name: self.options[name] for name in FIXED if name in self.options}
         chosen = {name: value for name, value in settings.items() if name != "look_back"}
+        if chosen["finest_context"] == "look_back":
+            chosen["finest_context"] = settings["look_back"]
         return MSFTFoundationModel(settings["look_back"], horizon, method=self.method, **fixed, **chosen, **more)
 
     def describe(self, model: Any) -> dict[str, Any]:
@@ -101,13 +123,15 @@ class Ours(Forecaster):
             trained, improving = report.trained_parameters, report.kept == f"epoch {report.epochs - 1}"
             own = {"before": report.before, "best": report.best, "still_improving": improving}
             report = {**asdict(report), **own}
-        found = {"trained_parameters": trained, "fit_report": report, "scale_weights": model.scale_weights.tolist()}
+        weights = None if model.scale_weights is None else model.scale_weights.tolist()  # None: each window its own
+        found = {"trained_parameters": trained, "fit_report": report, "scale_weights": weights}
         return {**super().describe(model), **found}
 
     def resolved(self, model: Any) -> dict[str, Any]:
         given = {group: model.model_params.get(f"lr_{group}") for group in self.rates}
         rates = {f"lr_{group}": rate if given[group] is None else given[group] for group, rate in self.rates.items()}
-        sizes = {"patch_size": model.model.plan.patch_size, "num_scales": model.model.plan.num_scales}
+        plan = model.model.plan
+        sizes = {"patch_size": plan.patch_size, "num_scales": plan.num_scales, "finest_context": plan.contexts[0]}
         return {**super().resolved(model), **sizes, **rates, "revision": self._backbone[0].revision}
 
     def recipe(self) -> Any:
@@ -122,21 +146,32 @@ class Ours(Forecaster):
         return describe(self.options["backbone"], self.options["revision"])
 
 
-def _row(method: str, own: tuple[str, ...] = (), **more: Any) -> type[Ours]:
-    return type(method, (Ours,), {"method": method, "own": own, **more})
+class ZeroShot(Ours):
+    """Its own option `stacked`: whether the scales' weights are solved for on the validation part, or are those of
+    backcasts in each window, as of a model that was never fitted.
+    """
+
+    method = "zero_shot"
+
+    def more(self) -> dict[str, Any]:
+        return {**super().more(), "stacked": True}
+
+    def fit(self, model: Any, data: Dataset, settings: Settings) -> None:
+        if self.options["stacked"] and model.model.plan.num_scales:
+            model.fit_from_dataset(*self.windows(model, data, settings))
 
 
-_SCALES = ("num_scales", "aggregator", "shared_adapters", "shared_lora", "attention")
-_MIXING = ("mixing", "upsampling", "weight_learning", "weight_init")
-_LORA = ("lora_rank", "lora_alpha")
+class Scratch(Ours):
+    method, version = "scratch", 4
 
-MSFT_RATES = {"pretrained": 3e-5, "new": 3e-4, "head": 3e-5, "omega": 1e-2}
-# 2 fitted the weights of the scales to the medians, not to the CRPS
-MSFT = _row("msft", (*_SCALES, *_LORA, *_MIXING), rates=MSFT_RATES, version=3)
-Full = _row("full", rates={"pretrained": 3e-4, "head": 3e-4})
-LinearProbe = _row("linear_probe", rates={"head": 1e-3})
-Prompt = _row("prompt", ("prompt_length",), rates={"new": 1e-2, "head": 1e-3})
-LoRA = _row("lora", _LORA, rates={"new": 3e-3, "head": 1e-3})
-AdaLoRA = _row("adalora", _LORA, rates={"new": 1e-2, "head": 1e-3})
-ZeroShot = _row("zero_shot", trains=False)
-Scratch = _row("scratch", rates={"pretrained": 1e-3, "head": 1e-3}, baseline=True, pretrained=False, version=3)
+
+class MSFT(Ours):
+    method, version = "msft", 4  # 2 fitted the weights of the scales to the medians, not to the CRPS
+
+
+def _row(method: str) -> type[Ours]:
+    return type(method, (Ours,), {"method": method})
+
+
+MSFTFull, Full, LinearProbe = _row("msft_full"), _row("full"), _row("linear_probe")
+Prompt, LoRA, AdaLoRA = _row("prompt"), _row("lora"), _row("adalora")

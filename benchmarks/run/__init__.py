@@ -229,7 +229,7 @@ def choice_of(experiment: Experiment, place: Place, wait: bool) -> dict[str, Any
     led_by = None if leader is None else choice_of(leader, place, wait)
     if leader is not None and led_by is None:
         return None
-    key, same = experiment.choice_key, {"followed": measures.followed(led_by)}
+    key, same = experiment.choice_key, {"followed": measures.followed(experiment, led_by)}
     with store.claim(place.results, "choice", key, wait) as ours:
         choice = find("choice", key, place, experiment, **same) if ours else None
         if ours and choice is None:

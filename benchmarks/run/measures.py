@@ -31,7 +31,7 @@ from benchmarks import data as data_sets
 from benchmarks.data import Dataset
 from benchmarks.errors import Diverged
 from benchmarks.models import load_forecaster
-from benchmarks.models.base import FOLLOWED, Forecaster, Levels
+from benchmarks.models.base import Forecaster, Levels
 from benchmarks.run import store
 from benchmarks.run.experiments import PROTOCOL, Experiment, digest
 from benchmarks.run.provenance import peak_memory_mb, processor_seconds, provenance, quiet
@@ -97,16 +97,17 @@ def standing(experiment: Experiment) -> dict[str, Any]:
 
 
 def leader_of(experiment: Experiment) -> Experiment | None:
-    """The experiment whose choice fixes the settings in `FOLLOWED` of this one; None where it chooses for itself."""
+    """The experiment whose choice fixes the settings `followed` of this one; None where it chooses for itself."""
     found = forecaster_of(experiment).leader()
     return None if found is None else replace(experiment, model=found[0], options=found[1], seed=CHOOSING_SEED)
 
 
-def followed(leader: Entry | None) -> dict[str, Any] | None:
-    """What a choice takes over from that of its leader, in the words of the choice; None where it has none."""
+def followed(experiment: Experiment, leader: Entry | None) -> dict[str, Any] | None:
+    """What its choice takes over from that of its leader, in the words of the choice; None where it has none."""
     if leader is None:
         return None
-    return {"key": leader["key"], "settings": {n: v for n, v in leader["chosen"].items() if n in FOLLOWED}}
+    names = forecaster_of(experiment).followed
+    return {"key": leader["key"], "settings": {n: v for n, v in leader["chosen"].items() if n in names}}
 
 
 def choose(
@@ -117,7 +118,7 @@ def choose(
     leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others.
     """
     quiet()
-    basis, taken = Basis.of(experiment, data), followed(leader)
+    basis, taken = Basis.of(experiment, data), followed(experiment, leader)
     agreed = {} if taken is None else taken["settings"]
     found, dropped = basis.forecaster.candidates(basis.dataset, experiment.horizon)
     found = [settings for settings in found if agreed.items() <= settings.items()]

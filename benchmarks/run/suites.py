@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -35,13 +36,19 @@ def _experiments(name: str) -> list[Experiment]:
         for grid in _TOLD["suites"][name]
         for dataset, horizons in grid["places"].items()
         for horizon in horizons
-        for options in grid.get("options", [{}])
-        for model in grid["models"]
+        for model, options in _rows(grid)
         for seed in grid.get("seeds", SEEDS)
         if seed == 0 or model not in UNSEEDED
     ]
     places = list(dict.fromkeys((each.family, each.dataset, each.horizon) for each in found))
     return sorted(found, key=lambda each: (each.seed, places.index((each.family, each.dataset, each.horizon))))
+
+
+def _rows(grid: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Models with their options: each of `rows` with its own, or all `models` with the same."""
+    if "rows" in grid:
+        return [(model, options) for model, several in grid["rows"].items() for options in several]
+    return [(model, options) for options in grid.get("options", [{}]) for model in grid["models"]]
 
 
 SUITES: dict[str, Callable[[], list[Experiment]]] = {name: partial(_experiments, name) for name in _TOLD["suites"]}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.errors import Misuse
 from benchmarks.models import OURS
-from benchmarks.show.frame import METRIC_NAMES, MODEL_NAMES
+from benchmarks.show.frame import METRIC_NAMES, MODEL_NAMES, row_name
 from benchmarks.show.tables import Table, joined
 
 LEAST_MODELS, LEAST_COLUMNS, ALPHA = 3, 5, 0.05  # of a diagram of critical differences
@@ -50,11 +50,12 @@ def bars(table: Table) -> Figure:
 
 
 def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
-    """MSE over that of the pretrained model without finetuning, of the best models that have it in every column."""
+    """MSE over that of the pretrained model at one scale without finetuning, of the best models in every column."""
     plain = [table for table in found if table.kind == ("lsf", 1, "{}", "{}", "")]
-    zero_shot = MODEL_NAMES["zero_shot"]
     means = joined(plain).means.xs("mse", axis=1, level="metric").dropna() if plain else pd.DataFrame()
-    if zero_shot not in means.index or len(means) < 2:
+    names = [row_name("zero_shot", options) for options in ('{"num_scales": 0}', "{}")]
+    zero_shot = next((name for name in names if name in means.index), None)
+    if zero_shot is None or len(means) < 2:
         raise Misuse("the README's chart needs figures of zero_shot and another model in all columns of 'lsf'")
     spreads = joined(plain).spreads.xs("mse", axis=1, level="metric") / means.loc[zero_shot]
     ratios = means.drop(zero_shot) / means.loc[zero_shot]

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.errors import Misuse
-from benchmarks.models import Budget
+from benchmarks.models import OURS, Budget
 from benchmarks.run import suites
 from benchmarks.run.experiments import LOCATIONS, PROTOCOL
 from benchmarks.run.store import METRICS, entries
@@ -20,6 +20,7 @@ FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting
 METRIC_NAMES = {"mse": "MSE", "mae": "MAE", "crps": "CRPS", "msis": "MSIS", "coverage": "coverage of 80 %"}
 MODEL_NAMES = {  # in the order of rows; a model that is not here comes after them under its own name
     "msft": "MSFT",
+    "msft_full": "MSFT with all weights",
     "full": "full finetuning",
     "linear_probe": "linear probing",
     "prompt": "prompt tuning",
@@ -57,6 +58,14 @@ def read(folder: Path, suite_names: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame([{**row, "metric": name, "value": found[name]} for row, found, names in rows for name in names])
 
 
+def _options(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Its options, with what was fixed before it was one: one scale, and for MSFT the same memory at every scale."""
+    options, model = run["experiment"]["options"], run["experiment"]["model"]
+    if model not in OURS or "finest_context" in run["settings"]:
+        return dict(options)
+    return {**({"finest_context": "look_back"} if model == "msft" else {"num_scales": 0}), **options}
+
+
 def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     experiment, provenance = run["experiment"], run["provenance"]
     given = {name: experiment["options"][name] for name in SETTINGS if name in experiment["options"]}
@@ -69,7 +78,7 @@ def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "fixed": canonical({name: value for name, value in given.items() if name not in lists}),
         "model": experiment["model"],
         "caveat": CAVEATS.get(experiment["model"], ""),
-        "options": canonical(_naming(experiment["options"])),
+        "options": canonical(_naming(_options(run))),
         "state": canonical([run["weights"], run["defaults"], lists]),
         "weights": run["weights"] or "",
         "dataset": Path(experiment["dataset"]).name,
@@ -112,6 +121,7 @@ def budget_text(budget: Mapping[str, Any]) -> str:
     longer = "" if budget["baseline_epochs"] is None else f" ({budget['baseline_epochs']} for baselines)"
     windows = {name: budget[f"{name}_windows"] or "all" for name in ("train", "validation")}
     follows = "; patch size as chosen for zero-shot" if budget["zero_shot_choice"] else ""
+    follows += ", at several scales the look-back too" if budget["zero_shot_look_back"] else ""
     return (
         f"{budget['epochs']} epochs{longer}, patience {budget['patience']}, batches of {budget['batch_size']}; "
         f"{windows['train']} training and {windows['validation']} validation windows; "

@@ -1,8 +1,8 @@
 """Which runs may stand side by side, means over seeds, places and mean ranks; as Markdown and CSV.
 
 Runs share a table only where family and budget are the same, and look-back, patch size and rate where they were given
-and not chosen. A quick look (stride over 1 in "lsf") and a model's variants (by other options than its backbone) have
-tables of their own.
+and not chosen. A quick look (stride over 1 in "lsf") and a model's variants (by other options than its backbone and
+`ROWS`) have tables of their own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.show.frame import FAMILIES, METRIC_NAMES, MODEL_NAMES, budget_te
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 NOMINAL_COVERAGE = 0.8
+ROWS = [["num_scales", 0], ["finest_context", "look_back"], ["stacked", False]]  # options of a row of its own
 ROW, COLUMN = ["model", "options"], ["dataset", "horizon", "data_hash", "windows"]
 
 
@@ -248,7 +249,7 @@ def _split(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _is_variant(options: str) -> bool:
-    return bool(json.loads(options).keys() - {"backbone"})
+    return any(name != "backbone" and [name, value] not in ROWS for name, value in json.loads(options).items())
 
 
 def _row_order(model: str, options: str) -> tuple[Any, ...]:

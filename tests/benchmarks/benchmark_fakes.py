@@ -66,6 +66,7 @@ class Fake(Forecaster):
         **dict.fromkeys(("log", "weights", "backbone", "trouble", "follows")),
     }
     chosen = ("look_back", "spread")
+    followed = ("look_back",)
 
     def weights(self) -> str | None:
         path = self.options["weights"] or self.options["backbone"]
@@ -150,7 +151,6 @@ def register(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "load", waves)
     monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
     monkeypatch.setattr(measures, "quiet", lambda: None)
-    monkeypatch.setattr(measures, "FOLLOWED", ("look_back",))  # fakes have no patch size
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
     monkeypatch.setattr(run, "isolated", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(run, "preload", lambda modules: None)

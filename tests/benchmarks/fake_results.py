@@ -33,7 +33,7 @@ def result(
         "suite": "first",
         "command": "python -m benchmarks run --suite first",
         "data_hash": hashlib.sha256(dataset.encode()).hexdigest(),
-        "settings": {"look_back": 512},
+        "settings": {"look_back": 512, "finest_context": None},
         "resolved": {"patch_size": 32},
         "seconds": {"fit": 12.5, "forecast": 4.5},
         "processor_seconds": {"fit": 20.0, "forecast": 9.0},

@@ -71,6 +71,24 @@ def test_entries_have_what_fits_and_are_added_to_those_before(tmp_path: Path, me
     assert {"made", "commit", "versions", "settings"} <= set(entries[0])
 
 
+def test_long_memory_is_measured_over_one_scale_of_the_same_method_s_kind(tmp_path: Path, measured: list[Case]) -> None:
+    path = tmp_path / "found.json"
+    rows = measure.run(asked(cases=["long"], contexts=[512, 2048]), path).rows
+    seen = [(row["what"], row["method"], row["K"], row.get("finest")) for row in rows]
+    steps = [("full", 0, None), ("full", 2, 512), ("msft", 2, 512), ("msft_full", 2, 512)]
+    forecasts = [("zero_shot", 0, None), ("zero_shot", 2, 512), ("msft", 2, 512)]
+    assert seen == [*(("step", *one) for one in steps), *(("forecast", *one) for one in forecasts)]
+    assert {row["context"] for row in rows} == {2048}
+    assert [list(row["ratio"].values()) for row in rows] == [[1], [1], [1], [9 / 4], [1], [1], [4 / 9]]
+    assert "| msft_full" in measure.table(json.loads(path.read_text())[0])
+
+
+@pytest.mark.parametrize(("scales", "finest", "contexts"), [(0, 0, (32,)), (1, 0, (32, 16)), (1, 16, (16, 16))])
+def test_what_a_case_s_scales_see(tiny_moirai: str, scales: int, finest: int, contexts: tuple[int, ...]) -> None:
+    model = cases.load(replace(case(tiny_moirai, scales=scales), finest=finest))
+    assert model.model.plan.contexts == contexts
+
+
 def test_what_is_whole_is_kept(tmp_path: Path, monkeypatch: Patch) -> None:
     answers = [ANSWER, ProcessFailed("Traceback\nMemoryError: too much"), *[ANSWER] * 6, KeyboardInterrupt()]
     monkeypatch.setattr(measure, "isolated", Mock(side_effect=answers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +53,8 @@ def test_all_models_forecast(tiny_moirai: str, tiny_chronos: str, name: str, lev
         np.testing.assert_allclose(alone[0], found[0], rtol=1e-3, atol=1e-3)
     described = told(forecaster, model)
     assert 0 <= described["trained_parameters"] <= described["parameters"]
-    assert (described["trained_parameters"] > 0) == (described["fit_report"] is not None) == forecaster.trains
+    assert (described["trained_parameters"] > 0) == forecaster.trains
+    assert (described["fit_report"] is not None) == (forecaster.trains or name == "zero_shot")  # which weighs scales
     assert described["weights"] == forecaster.weights()
     assert described["look_back"] == model.input_chunk_length
     assert described.get("max_epochs") == (BUDGET.epochs if forecaster.trains else None)
@@ -97,7 +97,7 @@ def test_look_backs_that_do_not_fit_the_training_part() -> None:
 
 def test_contexts_that_a_model_was_not_made_for_are_left_out(tiny_moirai: str, tiny_chronos: str) -> None:
     """512 tokens: 2048 steps and a horizon of 12 are 515 of 4 steps and 258 of 8; eight prompt tokens count too."""
-    options = {"backbone": tiny_moirai, "patch_size": [4, 8]}
+    options = {"backbone": tiny_moirai, "patch_size": [4, 8], "num_scales": 0}
     for method, longest in (("msft", 2036), ("prompt", 2004)):
         forecaster = load_forecaster(method, options, replace(BUDGET, look_backs=(longest, longest + 4)))
         kept, (dropped,) = forecaster.candidates(long(), HORIZON)
@@ -140,22 +140,20 @@ def test_trained_methods_follow_the_zero_shot_choice_where_the_budget_says_so(na
     assert load_forecaster(name, options, BUDGET).leader() is None
 
 
+def test_several_scales_take_the_look_back_too_and_one_scale_its_own() -> None:
+    budget = replace(BUDGET, zero_shot_choice=True, zero_shot_look_back=True)
+    for given, names in (({}, ours.LED), ({"num_scales": 0}, ("patch_size",))):
+        follower = load_forecaster("full", {**given, "lr_head": 0.1}, budget)
+        assert (follower.followed, follower.leader()) == (names, ("zero_shot", given))
+    assert load_forecaster("full", {}, replace(budget, zero_shot_look_back=False)).followed == ("patch_size",)
+    with pytest.raises(ValueError, match="give both"):
+        replace(BUDGET, zero_shot_look_back=True)
+
+
 # ---- what tells results of other code apart
 
 
-def test_our_options_and_rates_are_the_package_s() -> None:
-    """The arguments that a method has a use for, with their defaults, its rates, and the optimiser's settings."""
-    signature = inspect.signature(MSFTFoundationModel.__init__).parameters
-    for name in OURS:
-        method, forecaster = find_method(name), load_forecaster(name, {}, BUDGET)
-        used = {*method.options, *(f"lr_{group}" for group in method.groups)}
-        used |= ({"num_scales"} if method.multi_scale else set()) | ({"lr_head"} if method.trains else set())
-        own = {"backbone", "revision", "patch_size", *used}
-        assert forecaster.defaults.keys() == {"look_back", "likelihood", "num_samples", *own}
-        assert {key: signature[key].default for key in own} == {key: forecaster.defaults[key] for key in own}
-        rates = {key.removeprefix("lr_") for key in own if key.startswith("lr_")}
-        assert forecaster.rates == {group: rate for group, rate in method.rates.to_dict().items() if group in rates}
-        assert forecaster.trains == method.trains
+def test_our_optimiser_is_the_package_s() -> None:
     assert [ADAMW, GRADIENT_CLIP] == ours.OPTIMISER
 
 
@@ -168,11 +166,11 @@ def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.M
     assert load_forecaster("msft", {"lora_rank": 3}, BUDGET).defaults_hash() == before["msft"]
     monkeypatch.setitem(trained.DLINEAR_RATES, ("ETTh1", 96), 0.1)
     monkeypatch.setitem(RECIPES["PatchTST"], "ETTh1", RECIPES["PatchTST"]["ETTm1"])
-    monkeypatch.setattr(ours.LinearProbe, "rates", {"head": 2.0})
-    monkeypatch.setattr(ours.LoRA, "defaults", {**ours.LoRA.defaults, "lora_rank": 99})
+    monkeypatch.setattr(find_method("linear_probe"), "rates", find_method("linear_probe").rates.replaced(head=2.0))
+    monkeypatch.setitem(ours.ARGUMENTS, "prompt_length", 99)
     monkeypatch.setattr(ours.MSFT, "version", 99)
     assert {name for name, value in hashes().items() if value != before[name]} == {
-        *("dlinear", "patchtst", "linear_probe", "lora", "msft")
+        *("dlinear", "patchtst", "linear_probe", "prompt", "msft")
     }
 
 
@@ -181,12 +179,13 @@ def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.M
 
 def test_our_options_reach_the_model(tiny_moirai: str) -> None:
     changes = {"num_scales": 1, "aggregator": "c2f", "shared_lora": True, "lr_new": 0.25, "weight_init": [1.0, 2.0]}
+    changes["finest_context"] = 24
     forecaster, model = fitted("msft", options_of("msft", tiny_moirai, **changes))
     assert changes.items() <= model.model_params.items()
     assert (model.n_epochs, model.batch_size, model.model_params["random_state"]) == (2, 16, 0)
     found = told(forecaster, model)
     assert sum(found["scale_weights"]) == pytest.approx(1)
-    assert (found["patch_size"], found["num_scales"], found["lr_new"]) == (4, 1, 0.25)
+    assert (found["patch_size"], found["num_scales"], found["finest_context"], found["lr_new"]) == (4, 1, 24, 0.25)
     assert found["lr_head"] == find_method("msft").rates.head
     pretrained = state_hash(load_file(Path(tiny_moirai) / "model.safetensors"))
     assert found["weights"] == pretrained != load_forecaster("scratch", {"backbone": tiny_moirai}, BUDGET).weights()
@@ -195,20 +194,48 @@ def test_our_options_reach_the_model(tiny_moirai: str) -> None:
 
 
 def test_our_zero_shot_forecast_is_the_models_own_and_samples_are_its_distribution_s(tiny_moirai: str) -> None:
-    """Zero-shot, the quantile likelihood gives the native distribution's own quantiles; samples come near them."""
-    own = MSFTFoundationModel(LOOK_BACK, HORIZON, backbone=tiny_moirai, patch_size=4, likelihood=None)
-    points = forecasts(*fitted("zero_shot", options_of("msft", tiny_moirai)))
+    """At one scale the quantile likelihood gives the native distribution's own quantiles; samples come near them."""
+    own = MSFTFoundationModel(LOOK_BACK, HORIZON, backbone=tiny_moirai, patch_size=4, num_scales=0, likelihood=None)
+    points = forecasts(*fitted("zero_shot", options_of("msft", tiny_moirai, num_scales=0)))
     for index, start in enumerate(STARTS):
         expected = own.predict(HORIZON, waves().series("test", 100)[: start - 380]).values()
         np.testing.assert_allclose(points[index, ..., 0], expected, rtol=1e-4, atol=1e-4)
-    sampled = options_of("msft", tiny_moirai, num_samples=2000)
+    sampled = options_of("msft", tiny_moirai, num_scales=0, num_samples=2000)
     forecaster, model = fitted("zero_shot", sampled, LEVELS)
     found = forecasts(forecaster, model, LEVELS)
     np.testing.assert_array_equal(found, forecasts(forecaster, model, LEVELS))
     assert (forecaster.held(LEVELS), forecaster.held(None)) == (2000, 1)
-    exact = forecasts(*fitted("zero_shot", options_of("msft", tiny_moirai, likelihood="quantile"), LEVELS), LEVELS)
+    quantiles = options_of("msft", tiny_moirai, num_scales=0, likelihood="quantile")
+    exact = forecasts(*fitted("zero_shot", quantiles, LEVELS), LEVELS)
     spread = exact[..., 3] - exact[..., 1]  # of the central 80 %
     assert (np.abs(found - exact)[..., 1:4].max(axis=-1) < 0.2 * spread).mean() > 0.95
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_zero_shot_weighs_its_scales_by_the_validation_part_or_in_each_window(tiny_moirai: str, stacked: bool) -> None:
+    """Stacked weights are the same where the model is asked for its own forecasts, of backcasts those of no fit."""
+    options = options_of("zero_shot", tiny_moirai, num_scales=1, finest_context=24)
+    forecaster, model = fitted("zero_shot", {**options, "stacked": stacked})
+    own = MSFTFoundationModel(
+        LOOK_BACK, HORIZON, backbone=tiny_moirai, patch_size=4, num_scales=1, finest_context=24, likelihood=None
+    )
+    expected = own.predict(HORIZON, waves().series("test", 100)[: STARTS[0] - 380]).values()
+    found = forecasts(forecaster, model)[0, ..., 0]
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4) != stacked
+    assert told(forecaster, model)["trained_parameters"] == 0
+
+
+def test_the_paper_s_form_is_a_finest_context_of_the_look_back(tiny_moirai: str) -> None:
+    options = options_of("msft", tiny_moirai, look_back=[24, 48], finest_context=["look_back", 32])
+    forecaster = load_forecaster("msft", options, BUDGET)
+    kept, dropped = forecaster.candidates(waves(), HORIZON)
+    assert [(one["look_back"], one["finest_context"]) for one in kept] == [
+        (24, "look_back"),
+        *((48, "look_back"), (48, 32)),
+    ]
+    assert [one["look_back"] for one in dropped] == [24]
+    model = forecaster.build(kept[1], waves(), HORIZON, 0, None)
+    assert model.model_params["finest_context"] == 48
 
 
 # ---- what isn't trained

@@ -54,6 +54,7 @@ def test_keys_are_the_hash_of_what_differs_from_the_defaults() -> None:
     assert replace(BASE, options={"look_back": (96, 512), "aggregator": None}).key == BASE.key
     usual = {"epochs": 10, "patience": 3, "batch_size": 32, "train_windows": None, "validation_windows": None}
     usual |= {"look_backs": (96, 336, 512, 1024, 2048), "zero_shot_choice": False, "baseline_epochs": None}
+    usual |= {"zero_shot_look_back": False}
     plain = Experiment("lsf", "ETTh1", 96, "msft")
     assert asdict(Budget()) == usual
     assert (plain.seed, plain.options, plain.budget, plain.test_stride, PROTOCOL) == (0, {}, Budget(), 1, 1)

@@ -91,6 +91,17 @@ def test_another_backbone_is_a_row(tmp_path: Path) -> None:
     assert table.means.iloc[1, 0] == pytest.approx(0.45)
 
 
+def test_scales_and_memory_name_a_row_also_where_they_were_no_choice_yet(tmp_path: Path) -> None:
+    """A result from before the option `finest_context` is of one scale, or of MSFT's in the paper's form."""
+    before = {"settings": {"look_back": 512}}
+    runs = [of("full", 0.3), of("full", 0.4, seed=1, options={"num_scales": 0}), of("full", 0.6, seed=2, **before)]
+    runs += [of("msft", 0.3), of("msft", 0.5, seed=1, **before), of("zero_shot", 0.5, options={"stacked": False})]
+    (table,) = tables_of(tmp_path, *runs, of("dlinear", 0.5, **before))
+    rows = ["MSFT", "MSFT (finest_context=look_back)", "full finetuning", "full finetuning (num_scales=0)"]
+    assert list(table.means.index) == [*rows, "zero-shot (stacked=False)", "DLinear"]
+    assert table.means.loc["full finetuning (num_scales=0)"].iloc[0] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("change", [{"weights": "b" * 64}, {"defaults": "e" * 64}, {"options": {"lr": [1, 2]}}])
 def test_a_row_is_of_its_newest_state(tmp_path: Path, change: dict[str, Any]) -> None:
     provenance = {**result("msft")["provenance"], "made": "2026-05-05T00:00:00+00:00"}

@@ -35,9 +35,11 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"zzz": 4}, ["no argument 'zzz'", "help()"]),
     (
         {**FULL, "lr_new": 1.0, "aggregator": "c2f"},
-        ["lr_new=1.0 (of 'msft', 'prompt', 'lora', 'adalora')", "='c2f' ("],
+        ["lr_new=1.0 (of 'msft', 'msft_full', 'prompt')", "='c2f' ("],
     ),
-    ({**LORA, "mixing": "quantile"}, ["mixing='quantile' (of 'msft')", "method='lora'"]),
+    ({**LORA, "lr_new": 1e-3}, ["lr_new=0.001 (of 'msft', 'msft_full', 'prompt')", "method='lora'"]),
+    ({**FULL, "lr_lora": 1e-3}, ["lr_lora=0.001 (of 'msft', 'msft_full', 'lora', 'adalora')", "method='full'"]),
+    ({"num_scales": None, "method": "zero_shot", "lr_omega": 0.1}, ["lr_omega=0.1 (of 'msft', ", "'scratch')"]),
     ({**FIRST, "weight_learning": "uniform"}, ["weight_learning='uniform'", "mixing='first'"]),
     ({**FIRST, "weight_init": [1.0, 0, 0]}, ["weight_init=(1.0, 0.0, 0.0)", "mixing='first'"]),
     ({"loss_fn": torch.nn.L1Loss(), "likelihood": None}, ["loss_fn", "likelihood"]),
@@ -59,7 +61,7 @@ def test_rates_are_of_the_groups_that_train(
 ) -> None:
     """Exactly those are taken; a likelihood's new head trains with every method that trains."""
     taken = {*trains, *(["head"] if trains and likelihood != "native" else [])}
-    for group in ("pretrained", "new", "head", "omega"):
+    for group in ("pretrained", "new", "lora", "head", "omega"):
         arguments = {"method": method, "num_scales": None, "likelihood": likelihood, f"lr_{group}": 0.5}
         if group in taken:
             make_model(tiny_moirai, **arguments)

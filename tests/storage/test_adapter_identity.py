@@ -105,7 +105,7 @@ def test_the_weights_below_count_not_their_name(
     tiny_moirai: str, other_weights: str, tmp_path: Path, method: str
 ) -> None:
     """`load_weights` brings in other frozen weights than `backbone` names."""
-    settings = {"method": method, "lr_new": 1e-2, "num_scales": None}
+    settings = {"method": method, "lr_lora": 1e-2, "num_scales": None}
     source = make_model(other_weights, **settings).fit(wave())
     source.save(str(tmp_path / "source.pt"))
     model = make_model(tiny_moirai, **settings)
