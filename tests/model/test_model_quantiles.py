@@ -42,14 +42,17 @@ def weighted_medians(model: Any) -> np.ndarray:
 # --- one sample -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("upsampling", ["repeat", "linear"])
 @pytest.mark.parametrize("mixing", MIXINGS)
-def test_one_sample_is_the_weighted_mean_of_the_scales_medians(tiny_moirai: str, mixing: str) -> None:
+def test_one_sample_is_the_weighted_mean_of_the_scales_medians(tiny_moirai: str, mixing: str, upsampling: str) -> None:
+    """With linear upsampling the medians are what is interpolated, as without a likelihood."""
     options = {"lr_head": 1e-2} if mixing == "first" else UNEQUAL
-    model = fitted(tiny_moirai, mixing=mixing, **options)
+    model = fitted(tiny_moirai, mixing=mixing, upsampling=upsampling, **options)
     forecast = model.predict(HORIZON, wave())
-    np.testing.assert_allclose(values_of(forecast)[:, 0, 0], weighted_medians(model), rtol=1e-4)
-    if mixing == "first":
-        np.testing.assert_array_equal(forecast.values(), model.scale_forecasts(wave())[0].values())
+    points = np.stack([one.values()[:, 0] for one in model.scale_forecasts(wave())], axis=-1)
+    np.testing.assert_allclose(forecast.values()[:, 0], points @ model.scale_weights, rtol=1e-5)
+    if upsampling == "repeat":
+        np.testing.assert_allclose(forecast.values()[:, 0], weighted_medians(model), rtol=1e-4)
     again = model.predict(HORIZON, wave(), random_state=1)
     assert np.array_equal(values_of(again), values_of(forecast))
 
