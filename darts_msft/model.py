@@ -357,15 +357,8 @@ class MSFTFoundationModel(FoundationModel):
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.
 
         The frozen weights are not in it: adapter.json has the backbone's name, the hash of what is frozen in this
-        model, and the settings that a model must share to load it. With `overwrite` an adapter directory may be
-        replaced, nothing else.
-
-        Raises
-        ------
-        ValueError
-            If the model was not fitted.
-        FileExistsError
-            If `path` exists, and is no adapter directory or `overwrite` is False.
+        model, and the settings that a model must share to load it. Raises ValueError if the model was not fitted, and
+        FileExistsError if `path` exists, unless it is an adapter's directory and `overwrite` is True.
         """
         persistence.save_adapter(self, path, overwrite)
 
@@ -373,14 +366,9 @@ class MSFTFoundationModel(FoundationModel):
         """Loads what `save_adapter` wrote; the model, fitted or not, then forecasts exactly as the one that saved.
 
         A fit that was to be resumed (`load_from_checkpoint`) is given up; the next `fit` starts from the adapter. A
-        model with `num_scales="auto"` that was not fitted takes the adapter's K.
-
-        Raises
-        ------
-        FileNotFoundError
-            If `path` is no adapter directory.
-        ValueError
-            If the adapter is for other weights or settings, which are named, or not whole; the model stays as it was.
+        model with `num_scales="auto"` that was not fitted takes the adapter's K. Raises FileNotFoundError if `path` is
+        no adapter's directory, and ValueError if the adapter is for other weights or settings, which are named, or not
+        whole; the model stays as it was.
         """
         persistence.load_adapter(self, path)
 
@@ -389,12 +377,8 @@ class MSFTFoundationModel(FoundationModel):
 
         The forecasts stay (to rounding). With "lora" and "adalora" the model is then as one of `method="full"`; MSFT
         with one LoRA for all scales (`shared_lora=True`, or K = 0) is then as one of `lora_rank=0`, and keeps its input
-        adapters and aggregator. A dictionary given as `enable_finetuning` becomes True: its names may be gone.
-
-        Raises
-        ------
-        ValueError
-            If the model was not fitted, or the method has nothing to fold, or another LoRA for every scale.
+        adapters and aggregator. A dictionary given as `enable_finetuning` becomes True: its names may be gone. Raises
+        ValueError if the model was not fitted, or the method has nothing to fold, or another LoRA for every scale.
         """
         persistence.merge(self)
         return self
