@@ -37,12 +37,13 @@ def encode(
     A token attends to valid tokens of its own variate: of its own scale, or, where the method asks for it, of all. The
     joined sequence has positions 0, 1, ... that run on from scale to scale (our reading of the paper's ablation).
     """
-    current = list(tokens)
+    current, counts = list(tokens), [part.shape[-2] for part in tokens]
     for layer in range(backbone.spec.num_layers):
         adapters = [hooks.adapters(layer, scale) for scale in range(len(current))]
         attend = _attend_jointly if hooks.joined and len(current) > 1 else _attend_in_scale
         fused = hooks.aggregate(layer, attend(backbone, layer, current, masks, adapters), masks)
-        current = [backbone.feed_forward(layer, scale_tokens) for scale_tokens in fused]
+        # it acts on each token alone: one large product for all scales
+        current = list(backbone.feed_forward(layer, torch.cat(fused, dim=-2)).split(counts, dim=-2))
     return current
 
 
