@@ -59,7 +59,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
     checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
-    asked = Asked(given["patch_size"], num_scales, given["finest_context"])
+    asked = Asked(given["patch_size"], num_scales, given.get("finest_context"))
     plan = choose_plan(checkpoint, method, method_config, context, horizon, asked)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config.mixing)

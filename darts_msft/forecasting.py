@@ -99,14 +99,16 @@ class ForecastingModule(PLForecastingModule):
         )
         self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
-        several = self.weighs_scales and self.method.pretrained and self._forecasts_zero_shot()
+        # coarser scales that see no more than scale 0 may do harm: without data to weigh them by, they are left out
+        several = self.can_weigh_scales and self.plan.looks_further_back
         self.register_buffer("form", torch.tensor(Form.BACKCASTS if several else Form.ONE_SCALE))
         self.settle()
 
     @property
-    def weighs_scales(self) -> bool:
-        """Whether the forecast is of several scales, with weights."""
-        return self.plan.num_scales > 0 and not self.mixing.only_first
+    def can_weigh_scales(self) -> bool:
+        """Whether the pretrained model can forecast at several scales, with weights."""
+        several = self.plan.num_scales > 0 and not self.mixing.only_first
+        return several and self.method.pretrained and self._forecasts_zero_shot()
 
     def take(self, form: Form) -> None:
         """Forecasts by `form` from now on."""
@@ -258,6 +260,18 @@ class ForecastingModule(PLForecastingModule):
             return super().predict_step(batch, batch_idx, dataloader_idx)
         samples = self._sample(self(PLModuleInput(past_target=batch.past_target)).prediction, self.pred_num_samples)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
+
+    def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
+        """Darts' step, which also makes what is fed back; but a single sample is the point forecast."""
+        if self.likelihood is None or self.pred_num_samples > 1 or self.predict_likelihood_parameters:
+            return super()._produce_predict_output(x)
+        self._check_zero_shot()
+        return PLModuleOutput(prediction=self.point(x.past_target))
+
+    def point(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V"]:
+        """The weighted mean of the scales' medians."""
+        outputs = self.forecast(past_target)
+        return mix_points(self._medians(outputs).unsqueeze(-2), outputs.weights).squeeze(-1)
 
     def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
         if isinstance(self.likelihood, ScaleMixture):

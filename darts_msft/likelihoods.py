@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,9 @@ from torch.distributions import constraints
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Family
 from darts_msft.scales.mixing import (
+    average_of_quantiles,
     draw_scale,
+    quantile_of_mixture,
     sample_mixture,
     sample_path_average,
     sample_quantile_average,
@@ -159,6 +162,20 @@ class ScaleMixture(TorchLikelihood):
     def sample_scale(self, model_output: Float[Tensor, "B H V Z"], scale: int, count: int) -> Float[Tensor, "M B H V"]:
         """`count` draws from one scale's distribution."""
         return draw_scale(self.family.sample, unpack(model_output, self.num_scales), scale, count)
+
+    def quantiles(self, model_output: Float[Tensor, "B H V Z"], levels: Sequence[float]) -> Float[Tensor, "B H V Q"]:
+        """The values with these shares of the forecast distribution below."""
+        forecast, family = unpack(model_output, self.num_scales), self.family
+        if self.mixing in MIXTURES:
+            found = [quantile_of_mixture(family.cdf, family.quantile, forecast, level) for level in levels]
+        elif self.mixing == "quantile":
+            found = [average_of_quantiles(family.quantile, forecast, level) for level in levels]
+        else:
+            raise ValueError(
+                f"mixing={self.mixing!r} gives sample paths and no distribution function: take quantiles of many "
+                "samples, or mixing='mixture' or 'quantile'"
+            )
+        return torch.stack(found, dim=-1)
 
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)

@@ -23,6 +23,7 @@ from darts_msft import arguments, inspection, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.quantiles import predict_quantiles
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import Candidate, FitReport
@@ -37,8 +38,9 @@ class MSFTFoundationModel(FoundationModel):
 
     The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps), which
     look back further. Each scale has its own input adapter and LoRA; a cross-scale aggregator joins them in every
-    layer; their forecasts are mixed with learned weights. Without `fit` the pretrained model forecasts at all scales
-    and weighs them, for each window, by how well they forecast the last part of that window's own context.
+    layer; their forecasts are mixed with learned weights. Without `fit` the pretrained model forecasts: at all scales
+    if the coarser ones look further back, weighing them, for each window, by how well they forecast the last part of
+    that window's own context; else at one scale.
 
     `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
     deviation): at one scale with the whole input, or as much as the checkpoint takes; at all scales, weighted as
@@ -117,8 +119,8 @@ class MSFTFoundationModel(FoundationModel):
     likelihood
         "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
         Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
-        the native distribution). With a likelihood, `num_samples=1` (Darts' default) gives one random path: ask for
-        100 or more, or take None to score point forecasts.
+        the native distribution). With a likelihood too `num_samples=1` (Darts' default) gives the point forecast, the
+        weighted mean of the scales' medians; more samples give the distribution.
 
     Raises
     ------
@@ -331,6 +333,17 @@ class MSFTFoundationModel(FoundationModel):
         """The scales' mixing weights, shape (K+1,), summing to 1; None where each window has its own, by backcasts."""
         return self._require_module().shared_weights()
 
+    def predict_quantiles(
+        self, n: int, series: Any = None, quantiles: Sequence[float] = (0.1, 0.5, 0.9), **kwargs: Any
+    ) -> TimeSeries | list[TimeSeries]:
+        """Exact quantiles, by level, of the forecast of the next `n` steps, at most `output_chunk_length`.
+
+        Each component becomes one for each level, named as Darts does (`load_q0.100`). `kwargs` are those of `predict`.
+        With a QuantileRegression the levels must be its own. Raises ValueError where there are no such quantiles.
+        """
+        self._prepare_zero_shot(series)
+        return predict_quantiles(self, self._require_module(), n, series, quantiles, kwargs)
+
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
@@ -343,15 +356,8 @@ class MSFTFoundationModel(FoundationModel):
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.
 
         The frozen weights are not in it: adapter.json has the backbone's name, the hash of what is frozen in this
-        model, and the settings that a model must share to load it. With `overwrite` an adapter directory may be
-        replaced, nothing else.
-
-        Raises
-        ------
-        ValueError
-            If the model was not fitted.
-        FileExistsError
-            If `path` exists, and is no adapter directory or `overwrite` is False.
+        model, and the settings that a model must share to load it. Raises ValueError if the model was not fitted, and
+        FileExistsError if `path` exists, unless it is an adapter's directory and `overwrite` is True.
         """
         persistence.save_adapter(self, path, overwrite)
 
@@ -360,13 +366,8 @@ class MSFTFoundationModel(FoundationModel):
 
         A fit that was to be resumed (`load_from_checkpoint`) is given up; the next `fit` starts from the adapter. A
         model that was not fitted takes the adapter's K and finest context, unless it was made with numbers for them.
-
-        Raises
-        ------
-        FileNotFoundError
-            If `path` is no adapter directory.
-        ValueError
-            If the adapter is for other weights or settings, which are named, or not whole; the model stays as it was.
+        Raises FileNotFoundError if `path` is no adapter's directory, and ValueError if the adapter is for other weights
+        or settings, which are named, or not whole; the model stays as it was.
         """
         persistence.load_adapter(self, path)
 
@@ -375,12 +376,8 @@ class MSFTFoundationModel(FoundationModel):
 
         The forecasts stay (to rounding). With "lora" and "adalora" the model is then as one of `method="full"`; MSFT
         with one LoRA for all scales (`shared_lora=True`, or K = 0) is then as one of `lora_rank=0`, and keeps its input
-        adapters and aggregator. A dictionary given as `enable_finetuning` becomes True: its names may be gone.
-
-        Raises
-        ------
-        ValueError
-            If the model was not fitted, or the method has nothing to fold, or another LoRA for every scale.
+        adapters and aggregator. A dictionary given as `enable_finetuning` becomes True: its names may be gone. Raises
+        ValueError if the model was not fitted, or the method has nothing to fold, or another LoRA for every scale.
         """
         persistence.merge(self)
         return self

@@ -129,8 +129,7 @@ class MSFTModule(ForecastingModule):
     @property
     def scale_forms(self) -> tuple[Form, ...]:
         """How the pretrained model forecasts at several scales: what a fit compares with besides one scale."""
-        able = self.weighs_scales and self.method.pretrained and self._forecasts_zero_shot()
-        return (Form.BACKCASTS, Form.STACKED) if able and self.kind is not Form.TRAINED else ()
+        return (Form.BACKCASTS, Form.STACKED) if self.can_weigh_scales and self.kind is not Form.TRAINED else ()
 
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""

@@ -29,22 +29,22 @@ def plot_report(
     path: str,
     scaler: Scaler,
     test: TimeSeries,
-    forecasts: Mapping[str, Sequence[TimeSeries]],
+    history: TimeSeries,
+    zero_shot: MSFTFoundationModel,
     msft: MSFTFoundationModel,
     day: int,
 ) -> None:
     """Saves three panels: the last week with forecast and 80 % band, each scale's forecast, the scales' weights.
 
-    The first component is drawn, in its own units; `day` is the number of steps in one.
+    What follows `history`, the beginning of `test`, is forecast. The first component is drawn, in its own units; `day`
+    is the number of steps in one.
     """
-    component = test.components[0]
-    newest = forecasts["MSFT"][-1]
-    history = test.drop_after(newest.start_time())
+    component, horizon = test.components[0], msft.output_chunk_length
     figure, axes = plt.subplots(1, 3, figsize=(16, 4.5), width_ratios=(3, 3, 1), layout="constrained")
     for axis in axes[:2]:
         _draw(axis, scaler.inverse_transform(test)[component][-7 * day :], "black", "observed")
-    _draw_forecast(axes[0], scaler.inverse_transform(newest)[component])
-    _draw(axes[0], scaler.inverse_transform(forecasts["zero-shot"][-1])[component].quantile(0.5), "C1", "zero-shot")
+    _draw_forecast(axes[0], scaler, msft, history)
+    _draw(axes[0], scaler.inverse_transform(zero_shot.predict(horizon, history))[component], "C1", "zero-shot")
     axes[0].set_title(f"{component}: last week")
     for scale, forecast in enumerate(msft.scale_forecasts(history)):
         in_units = scaler.inverse_transform(forecast)[component]
@@ -61,14 +61,15 @@ def plot_report(
     print(f"picture: {path}")
 
 
-def plot_forecast(path: str, scaler: Scaler, test: TimeSeries, forecast: TimeSeries, day: int, unit: str) -> None:
-    """Saves one panel: a week of the first component, in its `unit`, and what was forecast for its end."""
-    component = test.components[0]
+def plot_forecast(
+    path: str, scaler: Scaler, test: TimeSeries, context: int, msft: MSFTFoundationModel, day: int, unit: str
+) -> None:
+    """Saves one panel: a week of the first component, in its `unit`, and what is forecast after `context` steps."""
     figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    observed = scaler.inverse_transform(test)[component][: forecast.end_time()][-7 * day :]
-    _draw(axis, observed, "black", "observed")
-    _draw_forecast(axis, scaler.inverse_transform(forecast)[component])
-    axis.axvline(forecast.start_time(), color="grey", linewidth=0.8, linestyle="--")
+    shown = test[: context + msft.output_chunk_length][-7 * day :]
+    _draw(axis, scaler.inverse_transform(shown)[test.components[0]], "black", "observed")
+    _draw_forecast(axis, scaler, msft, test[:context])
+    axis.axvline(test.time_index[context], color="grey", linewidth=0.8, linestyle="--")
     axis.set_ylabel(unit)
     axis.xaxis.set_major_locator(DayLocator())
     axis.xaxis.set_major_formatter(DateFormatter("%d %b"))
@@ -79,11 +80,15 @@ def plot_forecast(path: str, scaler: Scaler, test: TimeSeries, forecast: TimeSer
     print(f"picture: {path}")
 
 
-def _draw_forecast(axis: Axes, forecast: TimeSeries) -> None:
-    """The median and the central 80 %."""
-    low, high = forecast.quantile(0.1), forecast.quantile(0.9)
+def _draw_forecast(axis: Axes, scaler: Scaler, msft: MSFTFoundationModel, history: TimeSeries) -> None:
+    """The median and the central 80 % of what follows `history`."""
+    forecast = msft.predict_quantiles(msft.output_chunk_length, history, (0.1, 0.5, 0.9))
+    low, median, high = (
+        scaler.inverse_transform(forecast[[f"{name}_q{level}" for name in history.components]])
+        for level in ("0.100", "0.500", "0.900")
+    )
     axis.fill_between(low.time_index, low.values()[:, 0], high.values()[:, 0], alpha=0.3, label="MSFT 80 %")
-    _draw(axis, forecast.quantile(0.5), "C0", "MSFT median")
+    _draw(axis, median, "C0", "MSFT median")
 
 
 def _draw(axis: Axes, series: TimeSeries, colour: str, label: str) -> None:

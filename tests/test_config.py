@@ -64,7 +64,7 @@ def test_method_options_out_of_range_are_refused(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf])
-@pytest.mark.parametrize("name", list(RATES))
+@pytest.mark.parametrize("name", [*RATES, "lora"])
 def test_learning_rates_out_of_range_are_refused_under_the_users_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^lr_{name}={value!r} "):
         LearningRates(**(RATES | {name: value}))
@@ -151,6 +151,7 @@ def test_nothing_is_learned_of_the_weights_where_scale_0_alone_forecasts(rule: s
         MixingConfig("quantile", "linear", "stacking", "first"),
         MixingConfig(weight_init=[np.float64(0.5), np.int64(1), -1e-7]),
         LearningRates(1e-7 / 3, 0.0, 1.0, 5e-324),
+        LearningRates(0.5, 0.25, 0.125, 0.0, lora=np.float32(0.75)),
         LearningRates(*map(np.float32, (0.5, 0.25, 0.125, 0.0))),
     ],
 )
@@ -166,8 +167,20 @@ def test_changes_are_what_differs_from_the_defaults() -> None:
     assert MixingConfig("first", weight_init=(0.0,)).changes() == {"mixing": "first", "weight_init": (0.0,)}
 
 
+def test_without_a_rate_of_its_own_lora_has_that_of_new() -> None:
+    """As in dictionaries that version 0.1 saved."""
+    old = LearningRates.from_dict(dict(RATES))
+    assert old.of("lora") == old.of("new") == 1e-3
+    assert old.scaled_to(5e-4).of("lora") == old.replaced(new=5e-4).of("lora") == 5e-4
+    assert old.replaced(lora=2e-3, new=None).to_dict() == {**RATES, "lora": 2e-3}
+    assert old.replaced(lora=0.0).of("lora") == 0.0
+    with pytest.raises(ValueError, match=r"^lr_new=None "):
+        LearningRates.from_dict({**RATES, "new": None})
+
+
 def test_rates_scale_together() -> None:
-    scaled = LearningRates(**RATES).scaled_to(5e-4)
-    assert scaled.to_dict() == pytest.approx({"pretrained": 5e-5, "new": 5e-4, "head": 1e-4, "omega": 5e-3})
+    scaled = LearningRates(**RATES, lora=1e-2).scaled_to(5e-4)
+    expected = {"pretrained": 5e-5, "new": 5e-4, "head": 1e-4, "omega": 5e-3, "lora": 5e-3}
+    assert scaled.to_dict() == pytest.approx(expected)
     with pytest.raises(ValueError, match=r"^lr_new=0\.0 "):
         LearningRates(**(RATES | {"new": 0.0})).scaled_to(1e-3)

@@ -142,7 +142,7 @@ def row_of(case: Case, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _place(case: Case) -> dict[str, Any]:
     names = {"model": case.model, "what": case.what, "method": case.method, "K": case.scales, "context": case.context}
-    return names | {name: value for name, value in (("finest", case.finest), ("length", case.length)) if value}
+    return names | {"finest": case.finest or case.context} | ({"length": case.length} if case.length else {})
 
 
 def table(entry: Mapping[str, Any]) -> str:

@@ -59,11 +59,12 @@ def read(folder: Path, suite_names: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _options(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Its options, with what was fixed before it was one: one scale, and for MSFT the same memory at every scale."""
+    """Its options, with the defaults from before `finest_context` was one: one scale, and for MSFT the paper's form."""
     options, model = run["experiment"]["options"], run["experiment"]["model"]
     if model not in OURS or "finest_context" in run["settings"]:
         return dict(options)
-    return {**({"finest_context": "look_back"} if model == "msft" else {"num_scales": 0}), **options}
+    before = {"finest_context": "look_back", "upsampling": "repeat"} if model == "msft" else {"num_scales": 0}
+    return {**before, **options}
 
 
 def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from benchmarks.show.frame import FAMILIES, METRIC_NAMES, MODEL_NAMES, budget_te
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 NOMINAL_COVERAGE = 0.8
-ROWS = [["num_scales", 0], ["finest_context", "look_back"], ["stacked", False]]  # options of a row of its own
+# options of a row beside the others
+ROWS = [["num_scales", 0], ["finest_context", "look_back"], ["upsampling", "repeat"], ["stacked", False]]
 ROW, COLUMN = ["model", "options"], ["dataset", "horizon", "data_hash", "windows"]
 
 

@@ -189,5 +189,5 @@ def _negative_binomial_cdf(
 ) -> Float[Tensor, "N"]:
     """Between integers that of the integer below. By scipy, as torch has no incomplete beta function."""
     numbers = (count, torch.sigmoid(-logits), value.floor() + 1)
-    count_, success, above = (number.double().cpu().numpy() for number in numbers)
+    count_, success, above = (number.cpu().double().numpy() for number in numbers)
     return torch.from_numpy(scipy.special.betainc(count_, above, success)).to(value)

@@ -159,7 +159,7 @@ def quantile_of_mixture(
     """
     centre, unit = forecast.loc[..., 0], forecast.spread.amax(dim=-1)
     unit = unit.where(unit > 0, 1)  # of the search, which is then the same in all units
-    weights = weights_of_steps(forecast).flatten(0, 2)
+    weights = forecast.weights[:, None, None].expand_as(forecast.loc).flatten(0, 2)
     felt = (weights > NEGLIGIBLE).any(dim=0).nonzero().squeeze(-1)
     flat = (forecast.params, forecast.loc - centre.unsqueeze(-1), forecast.spread)
     # one parameter after another: much quicker
@@ -183,10 +183,5 @@ def quantile_of_mixture(
 def average_of_quantiles(quantile: QuantileFunction, forecast: MixedForecast, level: float) -> Float[Tensor, "B H V"]:
     """The scales' own quantiles, averaged with their weights."""
     own = quantile(forecast.params, level) * forecast.spread + forecast.loc
-    weights = weights_of_steps(forecast)
+    weights = forecast.weights[:, None, None]
     return (weights * own.where(weights > 0, 0)).sum(dim=-1)  # an unused scale's may be infinite
-
-
-def weights_of_steps(forecast: MixedForecast) -> Float[Tensor, "B H V S"]:
-    """The weights, which all windows share or each has its own, at every step."""
-    return forecast.weights.reshape(-1, 1, 1, forecast.weights.shape[-1]).expand_as(forecast.loc)

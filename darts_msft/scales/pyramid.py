@@ -100,6 +100,11 @@ class ScalePlan:
         finest = self.context if self.finest_context is None else self.finest_context
         return tuple(min(finest, math.ceil(self.context / FACTOR**i)) for i in self.scales)
 
+    @property
+    def looks_further_back(self) -> bool:
+        """Whether coarser scales see more of the past than scale 0."""
+        return self.num_scales > 0 and self.contexts[0] < self.context
+
     @cached_property
     def horizons(self) -> tuple[int, ...]:
         """H_i, in steps of scale i."""

@@ -74,9 +74,9 @@ def test_entries_have_what_fits_and_are_added_to_those_before(tmp_path: Path, me
 def test_long_memory_is_measured_over_one_scale_of_the_same_method_s_kind(tmp_path: Path, measured: list[Case]) -> None:
     path = tmp_path / "found.json"
     rows = measure.run(asked(cases=["long"], contexts=[512, 2048]), path).rows
-    seen = [(row["what"], row["method"], row["K"], row.get("finest")) for row in rows]
-    steps = [("full", 0, None), ("full", 2, 512), ("msft", 2, 512), ("msft_full", 2, 512)]
-    forecasts = [("zero_shot", 0, None), ("zero_shot", 2, 512), ("msft", 2, 512)]
+    seen = [(row["what"], row["method"], row["K"], row["finest"]) for row in rows]
+    steps = [("full", 0, 2048), ("full", 2, 512), ("msft", 2, 512), ("msft_full", 2, 512)]
+    forecasts = [("zero_shot", 0, 2048), ("zero_shot", 2, 512), ("msft", 2, 512)]
     assert seen == [*(("step", *one) for one in steps), *(("forecast", *one) for one in forecasts)]
     assert {row["context"] for row in rows} == {2048}
     assert [list(row["ratio"].values()) for row in rows] == [[1], [1], [1], [9 / 4], [1], [1], [4 / 9]]

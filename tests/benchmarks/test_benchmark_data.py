@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import data
-from benchmarks.data import PARTS, load
+from benchmarks.data import PARTS, departures, load
 from benchmarks.data.files import REGISTRY, RawFile, Split
 from darts_msft.datasets import load_sea_temperature
 
@@ -112,6 +112,17 @@ def test_jena_weather_ends_in_twice_seven_days_of_raw_values(ett_dir: Path) -> N
     assert list(loaded.starts("test", 144, 144)) == [52696 - 144 * days for days in range(7, 0, -1)]
     assert list(loaded.starts("validation", 144, 144)) == [52696 - 144 * days for days in range(14, 7, -1)]
     assert loaded.file_hash == f"sha256:{sha256(ett_dir / 'weather.csv')}"
+
+
+def test_departures_are_counted_by_hour_and_airport(tmp_path: Path) -> None:
+    flights = pd.DataFrame({"year": 2013, "month": 12, "day": 31, "hour": [5, 5, 5, 23], "origin": [*"ABA", "A"]})
+    found = departures.counted(flights)
+    assert found.shape == (8760, 2)
+    assert (found.sum().tolist(), found.loc["2013-12-31 05:00"].tolist()) == ([3, 1], [2, 1])
+    with pytest.raises(ValueError, match="1 hours"):
+        departures.counted(flights.assign(year=[2013, 2013, 2013, 2014]))
+    with pytest.raises(FileNotFoundError, match=r"departures\.csv .*python -m benchmarks\.data\.departures FOLDER"):
+        load("departures", "lsf", tmp_path)
 
 
 def test_the_bundled_series_needs_no_folder() -> None:

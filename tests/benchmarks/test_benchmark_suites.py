@@ -132,6 +132,22 @@ def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
     assert len(switched) == 12
 
 
+def test_long_memory_makes_each_zero_shot_choice_once() -> None:
+    """Trained rows follow zero-shot rows of the suite; those at one scale choose by fits."""
+    experiments = suites.load("long_memory")
+    choices = {each.choice_key for each in experiments if each.model == "zero_shot"}
+    for each in experiments:
+        if each.model in OURS and each.model != "zero_shot":
+            leader, forecaster = measures.leader_of(each), load_forecaster(each.model, each.options, each.budget)
+            assert leader is not None
+            assert leader.choice_key in choices
+            assert ("look_back" in forecaster.followed) != forecaster.one_scale == (each.options.get("num_scales") == 0)
+    ett = [each for each in experiments if each.dataset.startswith("ETT")]
+    assert {(each.dataset, each.horizon) for each in experiments[:9]} == {("ETTm1", 96)}
+    assert {each.seed for each in ett} == {0, 1, 2}
+    assert {each.seed for each in experiments if each not in ett} == {0}
+
+
 def test_smoke_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
     asked = {(each.dataset, each.family, each.horizon, each.test_stride) for each in suites.load("smoke")}

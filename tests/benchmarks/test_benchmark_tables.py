@@ -97,8 +97,9 @@ def test_scales_and_memory_name_a_row_also_where_they_were_no_choice_yet(tmp_pat
     runs = [of("full", 0.3), of("full", 0.4, seed=1, options={"num_scales": 0}), of("full", 0.6, seed=2, **before)]
     runs += [of("msft", 0.3), of("msft", 0.5, seed=1, **before), of("zero_shot", 0.5, options={"stacked": False})]
     (table,) = tables_of(tmp_path, *runs, of("dlinear", 0.5, **before))
-    rows = ["MSFT", "MSFT (finest_context=look_back)", "full finetuning", "full finetuning (num_scales=0)"]
-    assert list(table.means.index) == [*rows, "zero-shot (stacked=False)", "DLinear"]
+    rows = ["MSFT", "MSFT (finest_context=look_back, upsampling=repeat)"]
+    rows += ["full finetuning", "full finetuning (num_scales=0)", "zero-shot (stacked=False)", "DLinear"]
+    assert list(table.means.index) == rows
     assert table.means.loc["full finetuning (num_scales=0)"].iloc[0] == pytest.approx(0.5)
 
 

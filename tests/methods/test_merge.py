@@ -12,7 +12,7 @@ from model_fixtures import HORIZON, TRAINER, changed, make_model, parameters_sna
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS
 
-LEARNS: dict[str, Any] = {"num_scales": None, "lr_new": 3e-2, "n_epochs": 2}
+LEARNS: dict[str, Any] = {"num_scales": 1, "upsampling": "linear", "lr_lora": 3e-2, "n_epochs": 2}
 LATER = wave(44, seed=1)
 
 
@@ -37,7 +37,7 @@ def test_forecasts_stay_and_the_merged_model_trains_on_as_full(
     assert model.merge() is model
     assert np.allclose(forecast_of(model), expected, rtol=1e-5, atol=1e-5)
     assert model.fit_report == report
-    full = make_model(tiny_moirai, method="full", likelihood=None, num_scales=None)
+    full = make_model(tiny_moirai, method="full", likelihood=None, num_scales=1, upsampling="linear")
     full.predict(HORIZON, wave())
     assert set(parameters_snapshot(model)) == set(parameters_snapshot(full))
     assert np.array_equal(forecast_of(saved_and_loaded(model, tmp_path)), forecast_of(model))
@@ -66,11 +66,12 @@ def test_merging_ends_a_resume(tiny_moirai: str, tmp_path: Path) -> None:
     assert model.candidates[0].label == "before this fit"
 
 
+@pytest.mark.parametrize("method", ["msft", "msft_full"])
 @pytest.mark.parametrize("settings", [{"num_scales": 0}, {"num_scales": 1, "shared_lora": True}], ids=str)
-def test_one_lora_of_msft_folds(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_one_lora_of_msft_folds(tmp_path: Path, settings: dict[str, Any], method: str) -> None:
     """On more than one layer; adapters and aggregator stay as they are."""
-    asked = {"input_chunk_length": 64, "patch_size": 16, "likelihood": None}
-    learns = {"lr_new": 3e-2, "enable_finetuning": {"unfreeze": ["method.lora.*"]}}
+    asked = {"method": method, "input_chunk_length": 64, "patch_size": 16, "likelihood": None}
+    learns = {"lr_lora": 3e-2, "enable_finetuning": {"unfreeze": ["method.lora.*"]}}
     model = make_model("moirai-tiny", **asked, **learns, **settings).fit(wave())
     expected, names = forecast_of(model), set(parameters_snapshot(model))
     unmoved = make_model("moirai-tiny", **asked, num_scales=0)
@@ -89,7 +90,8 @@ def test_one_lora_of_msft_folds(tmp_path: Path, settings: dict[str, Any]) -> Non
 def test_the_others_say_why_not(tiny_moirai: str, method: str) -> None:
     model = make_model(tiny_moirai, method=method, num_scales=None).fit(wave(50))
     before = parameters_snapshot(model)
-    with pytest.raises(ValueError, match=rf"but {type(model.model.method).__name__} \w+.*shared_lora=True"):
+    name = type(model.model.method).__name__
+    with pytest.raises(ValueError, match=rf"but {name} \w+.*'msft_full' .*shared_lora=True"):
         model.merge()
     assert changed(before, parameters_snapshot(model)) == set()
 

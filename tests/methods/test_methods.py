@@ -13,7 +13,7 @@ import pytest
 import torch
 from contract_method import free_names, make_module
 from darts.utils.likelihood_models.torch import GaussianLikelihood
-from model_fixtures import HORIZON, changed, make_model, parameters_snapshot, values_of, wave
+from model_fixtures import CONTEXT, HORIZON, changed, make_model, parameters_snapshot, values_of, wave
 from trained_names import TRAINED_NAMES
 
 from darts_msft import MSFTFoundationModel
@@ -73,16 +73,25 @@ def test_rates_can_be_given_one_by_one(tiny_moirai: str, method: str) -> None:
         assert group in rates
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not find_method(name).multi_scale])
-@pytest.mark.parametrize("asked", [1, "auto"])
-def test_one_scale_is_all_that_these_take(tiny_moirai: str, method: str, asked: Any) -> None:
-    assert make_module(Path(tiny_moirai), method, num_scales=None).plan.num_scales == 0
-    with pytest.raises(ValueError, match=rf"^num_scales={asked!r} .*method='{method}'"):
-        make(tiny_moirai, method, num_scales=asked)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_number_of_scales_is_a_choice_of_its_own(tiny_moirai: str, method: str) -> None:
+    asked = {None: 1, "auto": 1, 0: 0, 2: 2}  # 4 tokens are left at scale 1
+    found = {scales: make_module(Path(tiny_moirai), method, CONTEXT, num_scales=scales).plan for scales in asked}
+    assert {scales: plan.num_scales for scales, plan in found.items()} == asked
+
+
+@pytest.mark.parametrize("method", sorted(set(TRAINED) - {"msft"}))
+def test_every_method_searches_for_the_number_of_scales(tiny_moirai: str, method: str) -> None:
+    model = make(tiny_moirai, method, num_scales="auto").fit(wave(60), val_series=LATER)
+    scores = model.fit_report.num_scales_scores
+    alone = make(tiny_moirai, method, num_scales=1).fit(wave(60), val_series=LATER)
+    assert list(scores) == [0, 1]
+    assert scores[1] == alone.fit_report.best
+    assert model.fit_report.best == min(scores.values()) == scores[len(model.scale_weights) - 1]
 
 
 REFUSED = [
-    ("loraa", {}, "^method='loraa' .*'msft', 'zero_shot', .*'scratch'"),
+    ("loraa", {}, "^method='loraa' .*'msft', 'msft_full', 'zero_shot', .*'scratch'"),
     ("lora", {"lora_rank": 0}, "lora_rank=0"),
     ("adalora", {"lora_alpha": 0}, "lora_alpha=0"),
     ("prompt", {"prompt_length": 0}, "prompt_length=0"),

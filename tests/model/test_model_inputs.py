@@ -51,6 +51,9 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({**LORA, "prompt_length": 3}, ["prompt_length=3 (of 'prompt')", "method='lora'"]),
     ({"finest_context": 4}, ["finest_context=4", "patch_size=4", "give 5 to 32 steps, or None"]),
     ({"finest_context": 33}, ["finest_context=33", "input_chunk_length=32", "give 5 to 32 steps, or None"]),
+    ({**LORA, "lr_new": 1e-3}, ["lr_new=0.001 (of 'msft', 'msft_full', 'prompt')", "method='lora'"]),
+    ({**FULL, "lr_lora": 1e-3}, ["lr_lora=0.001 (of 'msft', 'msft_full', 'lora', 'adalora')", "method='full'"]),
+    ({"num_scales": None, "method": "zero_shot", "lr_omega": 0.1}, ["lr_omega=0.1 (of 'msft', ", "'scratch')"]),
     ({**FIRST, "weight_learning": "uniform"}, ["weight_learning='uniform'", "mixing='first'"]),
     ({**FIRST, "weight_init": [1.0, 0, 0]}, ["weight_init=(1.0, 0.0, 0.0)", "mixing='first'"]),
     ({"loss_fn": torch.nn.L1Loss(), "likelihood": None}, ["loss_fn", "likelihood"]),
@@ -72,7 +75,7 @@ def test_rates_are_of_the_groups_that_train(
 ) -> None:
     """Exactly those are taken; a likelihood's new head trains with every method that trains."""
     taken = {*trains, *(["head"] if trains and likelihood != "native" else [])}
-    for group in ("pretrained", "new", "head", "omega", "lora"):
+    for group in ("pretrained", "new", "lora", "head", "omega"):
         arguments = {"method": method, "num_scales": None, "likelihood": likelihood, f"lr_{group}": 0.5}
         if group in taken:
             make_model(tiny_moirai, **arguments)

@@ -14,10 +14,8 @@ from darts_msft.scales import mixing
 from darts_msft.scales.mixing import (
     MixedForecast,
     ScaleWeights,
-    average_of_quantiles,
     mix_points,
     pack,
-    quantile_of_mixture,
     sample_mixture,
     sample_path_average,
     sample_quantile_average,
@@ -246,84 +244,3 @@ def test_any_number_of_samples_follows_the_averaged_distribution(count: int) -> 
     assert scipy.stats.kstest(standard.flatten().numpy()[::7], "norm").pvalue > 1e-3
     correlations = torch.corrcoef(standard.flatten(1).T) - torch.eye(standard[0].numel())
     assert correlations.abs().max() < 5 / math.sqrt(1400)
-
-
-# --- quantiles by level -----------------------------------------------------------------------------------------------
-
-LEVELS = (0.01, 0.3, 0.5, 0.9)
-EACH_WEIGHTS = pytest.mark.parametrize(
-    "weights", [WEIGHTS, torch.tensor([[0.2, 0.0, 0.8], [0.0, 1.0, 0.0]])], ids=["shared", "each window's"]
-)
-
-
-def normal_cdf(params: Tensor, value: Tensor) -> Tensor:
-    return torch.special.ndtr((value - params[..., 0]) / params[..., 1])
-
-
-def normal_quantile(params: Tensor, level: float) -> Tensor:
-    return params[..., 0] + params[..., 1] * scipy.stats.norm.ppf(level)
-
-
-def check_share(forecast: MixedForecast, found: Tensor, level: float) -> None:
-    """Against the weighted sum of the scales' shares, one step after the other; a scale without spread jumps."""
-    means, deviations = (part.double().numpy() for part in moments(forecast))
-    for index in np.ndindex(*found.shape):
-        weights = forecast.weights if forecast.weights.ndim == 1 else forecast.weights[index[0]]
-        value, slack = found[index].item(), 1e-5 * (1 + abs(found[index].item()))
-        deviation = np.maximum(deviations[index], 1e-9)
-        below, at_most = (scipy.stats.norm.cdf(value + near, means[index], deviation) for near in (-slack, slack))
-        assert weights.numpy() @ below - 1e-5 <= level <= weights.numpy() @ at_most + 1e-5
-
-
-@EACH_WEIGHTS
-def test_quantiles_of_a_mixture_have_their_level_below(weights: Tensor) -> None:
-    forecast = normal_forecast()._replace(weights=weights)
-    for level in LEVELS:
-        found = quantile_of_mixture(normal_cdf, normal_quantile, forecast, level)
-        assert found.shape == (BATCH, HORIZON, VARIATES)
-        check_share(forecast, found, level)
-
-
-@pytest.mark.parametrize("unit", [1e-9, 1e9])
-def test_quantiles_of_a_mixture_go_with_the_series_units(unit: float) -> None:
-    params, loc, spread, weights = normal_forecast()
-    moved = MixedForecast(params, unit * (loc + 3), unit * spread, weights)
-    for level in LEVELS:
-        one, other = (
-            quantile_of_mixture(normal_cdf, normal_quantile, forecast, level) for forecast in (normal_forecast(), moved)
-        )
-        torch.testing.assert_close(other / unit, one + 3, rtol=1e-4, atol=1e-4)
-
-
-def test_a_scale_without_spread_is_a_point_in_the_mixture() -> None:
-    forecast = normal_forecast()
-    forecast.spread[0, 1, :, 1] = forecast.spread[1] = 0
-    for level in LEVELS:
-        check_share(forecast, quantile_of_mixture(normal_cdf, normal_quantile, forecast, level), level)
-    constant = normal_forecast()
-    constant.spread[:], constant.loc[:] = 0, 7.1
-    found = quantile_of_mixture(normal_cdf, normal_quantile, constant, 0.3)
-    assert torch.equal(found, torch.full_like(found, 7.1))
-
-
-def test_a_scale_without_weight_cannot_spoil_quantiles() -> None:
-    forecast = normal_forecast()._replace(weights=torch.tensor([1.0, 0.0, 0.0]))
-    forecast.params[..., 1:, :] = torch.nan
-    means, deviations = moments(forecast)
-    for level in LEVELS:
-        expected = means[..., 0] + deviations[..., 0] * scipy.stats.norm.ppf(level)
-        found = quantile_of_mixture(normal_cdf, normal_quantile, forecast, level)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(average_of_quantiles(normal_quantile, forecast, level), expected)
-
-
-@EACH_WEIGHTS
-def test_averaged_quantiles_are_weighted_sums(weights: Tensor) -> None:
-    forecast = normal_forecast()._replace(weights=weights)
-    means, deviations = moments(forecast)
-    for level in LEVELS:
-        found = average_of_quantiles(normal_quantile, forecast, level)
-        for index in np.ndindex(*found.shape):
-            own = scipy.stats.norm.ppf(level, means[index], deviations[index])
-            expected = float(own @ (weights if weights.ndim == 1 else weights[index[0]]).numpy())
-            assert found[index].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)

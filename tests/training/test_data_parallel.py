@@ -22,7 +22,7 @@ def fit(checkpoint: str, folder: str, method: str, devices: int, seed: int) -> M
     """Fits with as many processes as `devices`, which share the batches; writes the order of the windows."""
     order = Order()
     trainer = {"devices": devices, "callbacks": [order], **({"strategy": "ddp"} if devices > 1 else {})}
-    settings = {"method": method, "num_scales": None, "lr_new": 1e-3, "n_epochs": EPOCHS, "random_state": seed}
+    settings = {"method": method, "num_scales": None, "lr_lora": 1e-3, "n_epochs": EPOCHS, "random_state": seed}
     model = make_model(checkpoint, trainer=trainer, batch_size=BATCH // devices, **settings)
     model.fit(wave(TRAIN), val_series=wave(VAL, seed=1))
     np.save(f"{folder}/order_{model.trainer.global_rank}.npy", order.seen)
@@ -63,6 +63,8 @@ def test_two_processes_forecast_as_one(tiny_moirai: str, two_processes: Path, tm
     shared = MSFTFoundationModel.load(str(two_processes / "model_0.pt"), TRAINER)
     assert windows_of(tmp_path, 1) == windows_of(two_processes / "seeded", 2)
     assert alone.fit_report.kept == shared.fit_report.kept == "epoch 1"
+    assert alone.fit_report.moved == pytest.approx(shared.fit_report.moved, rel=1e-2)
+    assert min(shared.fit_report.moved.values()) > 0
     end = parameters_snapshot(alone)
     for name, value in parameters_snapshot(shared).items():
         if "omega" not in name:

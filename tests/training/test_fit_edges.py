@@ -22,7 +22,7 @@ VAL = wave(60, seed=1)
 
 def test_of_equal_states_the_first_is_kept(tiny_moirai: str) -> None:
     """The head alone trains, at a rate of zero: all states forecast the same."""
-    model = make_model(tiny_moirai, method="linear_probe", num_scales=None, lr_head=0.0, n_epochs=2)
+    model = make_model(tiny_moirai, method="linear_probe", num_scales=0, lr_head=0.0, n_epochs=2)
     model.fit(wave(60), val_series=VAL)
     assert len({state.score for state in model.candidates}) == 1
     assert model.fit_report.kept == "zero-shot"
@@ -122,7 +122,7 @@ def test_a_subclass_with_a_signature_of_its_own(tiny_moirai: str) -> None:
 
 def test_the_gap_before_a_shifted_horizon_teaches_nothing(tiny_moirai: str) -> None:
     shift = 3
-    model = make_model(tiny_moirai, method="full", num_scales=None, output_chunk_shift=shift, enable_finetuning=False)
+    model = make_model(tiny_moirai, method="full", num_scales=0, output_chunk_shift=shift, enable_finetuning=False)
     module = model.fit(wave()).model
     batch = TorchTrainingBatch(past_target=torch.randn(4, CONTEXT, 1), future_target=torch.randn(4, HORIZON, 1))
     outputs = module.forecast_scales(batch.past_target)

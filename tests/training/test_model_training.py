@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 from darts_msft import MSFTFoundationModel
 
-RATES = {"lr_pretrained": 1e-4, "lr_new": 1e-3, "lr_head": 2e-4, "lr_omega": 1e-2}
+RATES = {"lr_pretrained": 1e-4, "lr_new": 1e-3, "lr_head": 2e-4, "lr_omega": 1e-2, "lr_lora": 4e-3}
 
 
 class Log(pl.Callback):
@@ -56,7 +56,7 @@ def test_a_rate_of_zero_stops_its_group_alone(tiny_moirai: str, rate: str) -> No
     model = make_model(tiny_moirai, **{**RATES, rate: 0.0}).fit(wave(50))
     group_of = {name: key for key, members in model.model.parameter_groups().items() for name, _ in members}
     moved = {group_of[name] for name in differing(make_model(tiny_moirai, **STILL).fit(wave(50)), model)}
-    assert moved == {"pretrained", "new", "head", "omega"} - {rate.removeprefix("lr_")}
+    assert moved == {"pretrained", "new", "head", "omega", "lora"} - {rate.removeprefix("lr_")}
 
 
 def test_plateau_lowers_all_rates_alike(tiny_moirai: str) -> None:
