@@ -268,17 +268,16 @@ class MSFTFoundationModel(FoundationModel):
 
     def _check_ckpt_parameters(self, tfm_save: Any) -> None:
         super()._check_ckpt_parameters(tfm_save)
-        for name in ("patch_size", "num_scales"):
-            own, saved = self._module_settings[name], tfm_save._module_settings[name]
+        for name in ("patch_size", "num_scales", "finest_context"):  # in version 0.1 scale 0 saw the whole input
+            own, saved = (one._module_settings.get(name, one.input_chunk_length) for one in (self, tfm_save))
             if own != saved:
                 raise ValueError(f"{name} is {own} here but {saved} in the saved model; create the model with {saved}")
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
-        return [
-            *(name for name in super()._ckpt_skipped_params if name != "output_chunk_length"),
-            *("backbone", "revision", "lr_pretrained", "lr_new", "lr_head", "lr_omega", "lr_lora", "weight_init"),
-        ]
+        own = ["backbone", "revision", "finest_context", "weight_init"]
+        rates = [name for name in self.model_params if name.startswith("lr_")]
+        return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 
     supports_past_covariates = property(lambda self: False)
     supports_future_covariates = property(lambda self: False)
@@ -366,9 +365,9 @@ class MSFTFoundationModel(FoundationModel):
         """Loads what `save_adapter` wrote; the model, fitted or not, then forecasts exactly as the one that saved.
 
         A fit that was to be resumed (`load_from_checkpoint`) is given up; the next `fit` starts from the adapter. A
-        model with `num_scales="auto"` that was not fitted takes the adapter's K. Raises FileNotFoundError if `path` is
-        no adapter's directory, and ValueError if the adapter is for other weights or settings, which are named, or not
-        whole; the model stays as it was.
+        model that was not fitted takes the adapter's K and finest context, unless it was made with numbers for them.
+        Raises FileNotFoundError if `path` is no adapter's directory, and ValueError if the adapter is for other weights
+        or settings, which are named, or not whole; the model stays as it was.
         """
         persistence.load_adapter(self, path)
 

@@ -12,8 +12,9 @@ from typing import Any
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from torch import Tensor
 
-from darts_msft.arguments import resolve
+from darts_msft.arguments import AUTO, longest_context, resolve
 from darts_msft.building import build_for, install
+from darts_msft.forecasting import in_forms
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -29,6 +30,7 @@ from darts_msft.storage.adapter_files import (
 from darts_msft.storage.weights import state_hash
 
 _CONFIGS = {"method_config": MethodConfig().to_dict(), "mixing_config": MixingConfig().to_dict()}
+_CHOSEN = ("num_scales", "finest_context")  # what is chosen for a user who gives none
 _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
 
 
@@ -44,23 +46,21 @@ def save_adapter(model: Any, path: str | Path, overwrite: bool) -> None:
 def load_adapter(model: Any, path: str | Path) -> None:
     saved = _with_defaults(read_description(path), model._module_settings["method"])
     settings, likelihood, module = model._module_settings, model.pl_module_params["likelihood"], model.model
+    taken: dict[str, Any] = {}
     if model._fresh:
         # the file says what an unfitted model leaves open; the pretrained weights are read only if all else fits
-        left_open = set(_OF_A_MODULE)
-        if model._search_scales:
-            left_open.add("num_scales")
-        own = {**_identity(model, settings), **{name: saved.get(name) for name in left_open}}
-        check_identity(path, saved, own)
-        if model._search_scales:
-            settings, likelihood, _ = resolve({**model.model_params, "num_scales": saved["num_scales"]})
+        own = _identity(model, settings)
+        check_identity(path, saved, own | {name: saved.get(name) for name in (*_OF_A_MODULE, *_left_open(model))})
+        taken = {name: saved[name] for name in _left_open(model) if model._search_scales or saved[name] != own[name]}
+        if taken:
+            settings, likelihood, _ = resolve({**model.model_params, **taken})
         parameters = {**model.pl_module_params, "likelihood": likelihood}
         module = build_for(model, settings, parameters, saved["n_components"], saved["dtype"])
     check_identity(path, saved, {**_identity(model, settings), **_kind_of(module)})
-    tensors = read_tensors(path, saved)
+    tensors = in_forms(read_tensors(path, saved))
     check_tensors(path, tensors, _adapter_of(module))
     module.load_state_dict(tensors, strict=False)
-    if model._search_scales:
-        model._model_params["num_scales"] = settings["num_scales"]
+    model._model_params.update(taken)
     model._module_settings, model.pl_module_params["likelihood"] = settings, likelihood
     model._fit_report, model._search_scales = None, False
     install(model, module)
@@ -71,7 +71,8 @@ def merge(model: Any) -> None:
     folded = module.method.merge(module.backbone)
     changes = module.method.after_merge
     defaults = _defaults_of_the_useless(changes["method"]) if "method" in changes else {}
-    own = {"num_scales": model._module_settings["num_scales"]}  # a model of an older version had another default
+    # a model of an older version had other defaults
+    own = {name: value for name, value in _identity(model, model._module_settings).items() if name in _CHOSEN}
     arguments = {**copy.deepcopy(model.model_params), **own, **defaults, **changes}
     if isinstance(model.enable_finetuning, dict):  # patterns of names that are no more
         arguments["enable_finetuning"] = True
@@ -101,11 +102,17 @@ def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: value for name, value in settings.items() if name != "learning_rates"},
         **own,
+        "finest_context": settings.get("finest_context", longest_context(length)),  # version 0.1 had none
         "input_chunk_length": length if isinstance(length, int) else list(length),
         "output_chunk_length": model.model_params["output_chunk_length"],
         "output_chunk_shift": model.output_chunk_shift,
         "likelihood": _likelihood_name(model.pl_module_params["likelihood"]),
     }
+
+
+def _left_open(model: Any) -> list[str]:
+    """Which of `_CHOSEN` the user of an unfitted model did not give."""
+    return [name for name in _CHOSEN if model.model_params.get(name) in (None, AUTO)]
 
 
 def _options_of(method: str) -> set[str]:
@@ -114,8 +121,13 @@ def _options_of(method: str) -> set[str]:
 
 
 def _with_defaults(saved: dict[str, Any], method: str) -> dict[str, Any]:
-    """An adapter's description; options that its method had no use for in an older version were at their defaults."""
+    """An adapter's description, with what an older version's lacks.
+
+    Options that its method had no use for were at their defaults, and scale 0 saw the whole context.
+    """
     filled = dict(saved)
+    if "input_chunk_length" in saved:
+        filled.setdefault("finest_context", longest_context(saved["input_chunk_length"]))
     for part, defaults in _CONFIGS.items():
         if saved.get("method") == method and isinstance(saved.get(part), dict):
             filled[part] = {**{name: defaults[name] for name in _options_of(method) & defaults.keys()}, **saved[part]}

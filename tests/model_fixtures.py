@@ -21,6 +21,8 @@ TRAINER = {
     "enable_checkpointing": False,
     "logger": False,
 }
+ZERO_SHOT = ["zero-shot", "zero-shot, scales weighted by backcasts", "zero-shot, scales stacked"]
+"""Labels of the candidates that every fit at several scales starts with."""
 LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2}
 STILL = dict.fromkeys(("lr_pretrained", "lr_new", "lr_head", "lr_omega", "lr_lora"), 0.0)
 

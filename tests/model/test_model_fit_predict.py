@@ -8,8 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from darts import concatenate
-from model_fixtures import CONTEXT, HORIZON, LEARNS, STILL, TRAINER, differing, fitted, make_model, values_of, wave
+from darts import TimeSeries, concatenate
+from model_fixtures import (
+    CONTEXT,
+    HORIZON,
+    LEARNS,
+    STILL,
+    TRAINER,
+    ZERO_SHOT,
+    differing,
+    fitted,
+    make_model,
+    values_of,
+    wave,
+)
 
 from darts_msft import MSFTFoundationModel
 
@@ -51,9 +63,12 @@ def test_sample_weight_of_one_is_no_weight(tiny_moirai: str) -> None:
     assert differing(plain, make_model(tiny_moirai).fit(series, sample_weight="linear"))
 
 
-def test_finetuning_off_does_not_train(tiny_moirai: str) -> None:
-    off = make_model(tiny_moirai, likelihood=None, enable_finetuning=False).fit(wave(), val_series=wave(seed=1))
-    zero_shot = make_model(tiny_moirai, likelihood=None)
+@pytest.mark.parametrize(("num_scales", "val"), [(2, None), (0, wave(seed=1))])
+def test_finetuning_off_does_not_train(tiny_moirai: str, num_scales: int, val: TimeSeries | None) -> None:
+    """Without a validation series, or at one scale, there is nothing to compare either."""
+    options: dict[str, Any] = {"likelihood": None, "num_scales": num_scales}
+    off = make_model(tiny_moirai, enable_finetuning=False, **options).fit(wave(seed=2), val_series=val)
+    zero_shot = make_model(tiny_moirai, **options)
     assert np.array_equal(values_of(off.predict(HORIZON, wave())), values_of(zero_shot.predict(HORIZON, wave())))
     for model in (off, zero_shot):
         assert model.fit_report is None
@@ -77,7 +92,7 @@ def test_custom_trainer(tiny_moirai: str) -> None:
     trainer = pl.Trainer(max_epochs=2, limit_train_batches=1, **TRAINER)
     model = make_model(tiny_moirai, n_epochs=7).fit(wave(), val_series=wave(seed=1), trainer=trainer)
     assert trainer.global_step == 2
-    assert len(model.candidates) == 3
+    assert [candidate.label for candidate in model.candidates] == [*ZERO_SHOT, "epoch 0", "epoch 1"]
 
 
 def test_several_series_and_shorter_horizons(point: MSFTFoundationModel) -> None:
@@ -111,10 +126,14 @@ def test_samples_differ_and_follow_the_seed(tiny_moirai: str) -> None:
 
 
 def test_shifted_horizon_is_the_end_of_a_longer_one(tiny_moirai: str) -> None:
-    shifted = make_model(tiny_moirai, likelihood=None, output_chunk_shift=2).predict(HORIZON, wave())
-    longer = make_model(tiny_moirai, likelihood=None, output_chunk_length=HORIZON + 2).predict(HORIZON + 2, wave())
-    np.testing.assert_allclose(values_of(shifted), values_of(longer)[2:], rtol=1e-6)
-    assert shifted.start_time() == wave().end_time() + 3 * wave().freq
+    """Of every scale."""
+    shifted = make_model(tiny_moirai, likelihood=None, output_chunk_shift=2)
+    longer = make_model(tiny_moirai, likelihood=None, output_chunk_length=HORIZON + 2)
+    pairs = zip(shifted.scale_forecasts(wave()), longer.scale_forecasts(wave()), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(values_of(one), values_of(other)[2:], rtol=1e-6)
+    for forecast in (one, shifted.predict(HORIZON, wave())):
+        assert forecast.start_time() == wave().end_time() + 3 * wave().freq
 
 
 @pytest.mark.parametrize(("shift", "weight"), [(2, None), (5, "linear")])  # with 5, whole coarse steps lie in the gap
@@ -187,7 +206,7 @@ def test_historical_forecasts_without_fit(tiny_moirai: str) -> None:
     for one, own in zip(series, forecasts, strict=True):
         last = fresh.predict(HORIZON, one[: len(one) - HORIZON])
         np.testing.assert_allclose(values_of(own[-1]), values_of(last), rtol=1e-5)
-    assert model.scale_weights.tolist() == [1, 0, 0]
+    assert model.scale_weights is None  # each window has its own
 
 
 def test_fit_after_a_zero_shot_forecast_trains(tiny_moirai: str) -> None:

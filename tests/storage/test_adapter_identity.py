@@ -64,6 +64,7 @@ def test_the_same_weights_elsewhere_are_welcome(adapter: tuple[Path, np.ndarray]
         ({"likelihood": None}, "likelihood: saved .*, here 'None'"),
         ({"output_chunk_length": 6}, "output_chunk_length: saved 8, here 6"),
         ({"input_chunk_length": 40}, "input_chunk_length: saved 32, here 40"),
+        ({"finest_context": 16}, "finest_context: saved 32, here 16"),
     ],
 )
 def test_other_settings_are_named(
@@ -73,6 +74,24 @@ def test_other_settings_are_named(
     with pytest.raises(ValueError, match=f"another model.*{message}"):
         model.load_adapter(adapter[0])
     assert model.model is None
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_an_unfitted_model_takes_the_scales_that_it_leaves_open(tiny_moirai: str, tmp_path: Path, fitted: bool) -> None:
+    model = make_model(tiny_moirai, **{**LEARNS, "num_scales": 2, "finest_context": 12}).fit(wave())
+    model.save_adapter(tmp_path / "adapter")
+    other = make_model(tiny_moirai, **LEARNS)
+    if fitted:
+        with pytest.raises(ValueError, match="finest_context: saved 12, here 32; num_scales: saved 2, here 1"):
+            other.fit(wave()).load_adapter(tmp_path / "adapter")
+        return
+    other.load_adapter(tmp_path / "adapter")
+    assert (other.model.plan, other.model_params["finest_context"]) == (model.model.plan, 12)
+    assert np.array_equal(forecast_of(other), forecast_of(model))
+    other.save(str(tmp_path / "model.pt"))
+    later = make_model(tiny_moirai, **{**LEARNS, "num_scales": 2, "finest_context": 12})
+    later.load_weights(str(tmp_path / "model.pt"))  # so it is one of these settings
+    assert np.array_equal(forecast_of(later), forecast_of(model))
 
 
 @pytest.mark.parametrize("fault", ["settings", "width", "precision", "weights"])
@@ -152,7 +171,7 @@ OTHER_OPTIONS: dict[str, Any] = {
     "attention": "full",
     "prompt_length": 3,
     "mixing": "quantile",
-    "upsampling": "linear",
+    "upsampling": "repeat",
 }
 HOW_OMEGA_WAS_LEARNED = {"weight_learning": "scale_loss", "weight_init": "first"}
 
