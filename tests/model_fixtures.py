@@ -21,6 +21,8 @@ TRAINER = {
     "enable_checkpointing": False,
     "logger": False,
 }
+LONG: dict[str, Any] = {"finest_context": 16}
+"""Coarser scales look further back: before a fit their weights come from backcasts."""
 ZERO_SHOT = ["zero-shot", "zero-shot, scales weighted by backcasts", "zero-shot, scales stacked"]
 """Labels of the candidates that every fit at several scales starts with."""
 LEARNS: dict[str, Any] = {"lr_new": 1e-2, "lr_head": 1e-2}

@@ -13,6 +13,7 @@ from model_fixtures import (
     CONTEXT,
     HORIZON,
     LEARNS,
+    LONG,
     STILL,
     TRAINER,
     ZERO_SHOT,
@@ -63,10 +64,10 @@ def test_sample_weight_of_one_is_no_weight(tiny_moirai: str) -> None:
     assert differing(plain, make_model(tiny_moirai).fit(series, sample_weight="linear"))
 
 
-@pytest.mark.parametrize(("num_scales", "val"), [(2, None), (0, wave(seed=1))])
-def test_finetuning_off_does_not_train(tiny_moirai: str, num_scales: int, val: TimeSeries | None) -> None:
+@pytest.mark.parametrize(("scales", "val"), [(LONG, None), ({}, None), ({"num_scales": 0}, wave(seed=1))])
+def test_finetuning_off_does_not_train(tiny_moirai: str, scales: dict[str, int], val: TimeSeries | None) -> None:
     """Without a validation series, or at one scale, there is nothing to compare either."""
-    options: dict[str, Any] = {"likelihood": None, "num_scales": num_scales}
+    options: dict[str, Any] = {"likelihood": None, **scales}
     off = make_model(tiny_moirai, enable_finetuning=False, **options).fit(wave(seed=2), val_series=val)
     zero_shot = make_model(tiny_moirai, **options)
     assert np.array_equal(values_of(off.predict(HORIZON, wave())), values_of(zero_shot.predict(HORIZON, wave())))
@@ -199,14 +200,18 @@ def test_missing_values_are_left_out(tiny_moirai: str) -> None:
     assert not np.array_equal(forecast, values_of(model.predict(HORIZON, wave())))
 
 
-def test_historical_forecasts_without_fit(tiny_moirai: str) -> None:
-    model, series = make_model(tiny_moirai, likelihood=None), [wave(60), wave(50, seed=1)]
+@pytest.mark.parametrize("memory", [{}, LONG])
+def test_historical_forecasts_without_fit(tiny_moirai: str, memory: dict[str, Any]) -> None:
+    model, series = make_model(tiny_moirai, likelihood=None, **memory), [wave(60), wave(50, seed=1)]
     forecasts = model.historical_forecasts(series, forecast_horizon=HORIZON, retrain=False, last_points_only=False)
-    fresh = make_model(tiny_moirai, likelihood=None)
+    fresh = make_model(tiny_moirai, likelihood=None, **memory)
     for one, own in zip(series, forecasts, strict=True):
         last = fresh.predict(HORIZON, one[: len(one) - HORIZON])
         np.testing.assert_allclose(values_of(own[-1]), values_of(last), rtol=1e-5)
-    assert model.scale_weights is None  # each window has its own
+    if memory:
+        assert model.scale_weights is None  # each window has its own
+    else:
+        assert model.scale_weights.tolist() == [1, 0, 0]
 
 
 def test_fit_after_a_zero_shot_forecast_trains(tiny_moirai: str) -> None:

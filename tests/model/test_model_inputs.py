@@ -16,6 +16,7 @@ from darts.utils.likelihood_models.torch import QuantileRegression
 from model_fixtures import (
     CONTEXT,
     HORIZON,
+    LONG,
     STILL,
     ZERO_SHOT,
     differing,
@@ -167,7 +168,7 @@ def test_covariates_are_darts_own_refusal(tiny_moirai: str) -> None:
 
 def test_zero_shot_takes_series_of_any_width_and_precision(tiny_moirai: str) -> None:
     """Nothing was fitted, so nothing ties the model to the first series it saw."""
-    model = make_model(tiny_moirai)
+    model = make_model(tiny_moirai, **LONG)
     for components, dtype in ((1, np.float32), (2, np.float64), (1, np.float64), (1, np.float32)):
         forecast = model.predict(HORIZON, wave(50, components, dtype=dtype), num_samples=2)
         assert (forecast.n_components, forecast.dtype) == (components, dtype)
@@ -207,7 +208,8 @@ def test_integers_are_served(tiny_moirai: str) -> None:
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("likelihood", ["native", None])
 def test_flat_context_gives_a_flat_forecast(tiny_moirai: str, likelihood: str | None, trained: bool) -> None:
-    model = fitted(tiny_moirai, likelihood=likelihood) if trained else make_model(tiny_moirai, likelihood=likelihood)
+    options = {"likelihood": likelihood, **LONG}
+    model = fitted(tiny_moirai, **options) if trained else make_model(tiny_moirai, **options)
     for value, expected in ((3.25, 3.25), (0.0, 0.0), (-1e6, -1e6), (np.nan, 0.0)):
         flat = from_values(np.full((CONTEXT, 1), value, dtype=np.float32))
         for samples in (1,) if likelihood is None else (1, 5):
@@ -218,7 +220,7 @@ def test_flat_context_gives_a_flat_forecast(tiny_moirai: str, likelihood: str | 
 
 def test_flat_component_leaves_the_other_alone(tiny_moirai: str) -> None:
     """Also in the weights of the scales: the forecast is that of a series without it."""
-    varied, model = wave(50, 2), make_model(tiny_moirai, likelihood=None)
+    varied, model = wave(50, 2), make_model(tiny_moirai, likelihood=None, **LONG)
     values = varied.values().copy()
     values[:, 0] = 2.0
     forecast = values_of(model.predict(HORIZON, varied.with_values(values)))[:, :, 0]

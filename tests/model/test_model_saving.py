@@ -14,6 +14,7 @@ from model_fixtures import (
     CONTEXT,
     HORIZON,
     LEARNS,
+    LONG,
     STILL,
     TRAINER,
     ZERO_SHOT,
@@ -50,6 +51,7 @@ def trainable(model: MSFTFoundationModel) -> set[str]:
     "settings",
     [
         LEARNS,
+        LONG,
         {"likelihood": None, "lr_new": 0.3, "lr_head": 0.3},  # worse than zero-shot, which is what was kept
         {"likelihood": QuantileRegression([0.1, 0.5, 0.9])},
         {"likelihood": GaussianLikelihood()},
@@ -77,8 +79,8 @@ def test_round_trip(own_weights: Path, tmp_path: Path, settings: dict[str, Any])
 
 @pytest.mark.parametrize("used", [False, True])
 def test_zero_shot_round_trip(own_weights: Path, tmp_path: Path, used: bool) -> None:
-    model = make_model(str(own_weights))
-    expected = forecast_of(make_model(str(own_weights)))
+    model = make_model(str(own_weights), **LONG)
+    expected = forecast_of(make_model(str(own_weights), **LONG))
     if used:
         model.predict(HORIZON, wave(seed=5))
     model.save(str(tmp_path / "model.pt"))

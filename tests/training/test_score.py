@@ -70,8 +70,30 @@ def score_loop(batches: list[Batch]) -> float:
 def score_of(batches: list[Batch]) -> float:
     score = ValidationScore(num_components=batches[0][0].shape[2], num_scales=1)
     for error, target, weight in batches:
-        score.update(error[..., None, None], target, weight)
-    return score.compute().item()
+        score.update(error[..., None, None], torch.ones(len(target), 1), target, weight)
+    form, value = score.compute()
+    assert form.item() == pytest.approx(value.item(), rel=1e-12)
+    return value.item()
+
+
+@pytest.mark.parametrize("weight_columns", [0, 3])
+def test_the_score_at_each_window_s_weights_and_as_a_form_in_shared_ones(weight_columns: int) -> None:
+    """The form is scored entry by entry."""
+    score, scored, entries = ValidationScore(num_components=3, num_scales=2), [], []
+    generator = torch.Generator().manual_seed(9)
+    for seed, rows in enumerate((5, 2)):
+        error, target, sample_weight = make_batch(rows, seed, 0.3, weight_columns)
+        products = error[..., None, None] * torch.randn(rows, 4, 3, 2, 2, generator=generator)
+        weights = torch.rand(rows, 2, generator=generator)
+        score.update(products, weights, target, sample_weight)
+        own = torch.stack([products[row] @ weights[row] @ weights[row] for row in range(rows)])
+        scored.append((own, target, sample_weight))
+        entries.append((products, target, sample_weight))
+    form, value = score.compute()
+    assert value.item() == pytest.approx(score_loop(scored), rel=1e-5)
+    for i, j in np.ndindex(2, 2):
+        expected = score_loop([(products[..., i, j], *rest) for products, *rest in entries])
+        assert form[i, j].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
@@ -85,10 +107,11 @@ def test_components_never_observed_are_left_out_and_reset_forgets() -> None:
     error, target, _ = make_batch(6, seed=4)
     target[..., 1] = torch.nan
     score = ValidationScore(num_components=3, num_scales=1)
-    score.update(error[..., None, None] + 1, target, None)
+    weights = torch.ones(6, 1)
+    score.update(error[..., None, None] + 1, weights, target, None)
     score.reset()
-    score.update(error[..., None, None], target, None)
-    assert score.compute().item() == pytest.approx(score_loop([(error, target, None)]), rel=1e-6)
+    score.update(error[..., None, None], weights, target, None)
+    assert score.compute().value.item() == pytest.approx(score_loop([(error, target, None)]), rel=1e-6)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, 1.6484971439342955, 0.020751932984913537, -433647.3900101544])
