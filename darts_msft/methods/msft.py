@@ -26,7 +26,7 @@ class MSFT(Method):
     options = ("lora_rank", "lora_alpha", "aggregator", "shared_adapters", "shared_lora", "attention", *MIXING)
     after_merge: ClassVar[dict[str, Any]] = {"lora_rank": 0}
     groups = ("pretrained", "new", "lora", "head", "omega")
-    rates = LearningRates(pretrained=3e-5, new=3e-4, head=3e-5, omega=1e-2, lora=3e-3)
+    rates = LearningRates(pretrained=3e-4, new=1e-3, head=1e-3, omega=1e-2, lora=3e-3)
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
