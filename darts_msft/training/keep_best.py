@@ -184,6 +184,7 @@ class KeepBest(pl.Callback):
         module.score.reset()
         if _each_batch(trainer, module, module.validation_step):
             self._consider(trainer, module, label)
+        module.val_metrics.reset()  # the user's are of Lightning's own passes
 
     def _consider(self, trainer: pl.Trainer, module: Any, label: str) -> float:
         """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie)."""

@@ -11,9 +11,10 @@ import torch
 from darts.models import NLinearModel
 from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, make_model, wave
+from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, ZERO_SHOT, make_model, wave
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.forecasting import Form
 from darts_msft.likelihoods import DartsFamily
 
 SAVES = {name: value for name, value in TRAINER.items() if name != "enable_checkpointing"}
@@ -26,14 +27,14 @@ def test_of_equal_states_the_first_is_kept(tiny_moirai: str) -> None:
     model.fit(wave(60), val_series=VAL)
     assert len({state.score for state in model.candidates}) == 1
     assert model.fit_report.kept == "zero-shot"
-    assert not bool(model.model.trained)
+    assert model.model.kind is Form.ONE_SCALE
 
 
 def test_an_own_trainer_is_left_as_it_was(tiny_moirai: str) -> None:
     callbacks: list[pl.Callback] = [pl.callbacks.EarlyStopping("val_loss", patience=1)]
     trainer = pl.Trainer(max_epochs=1, num_sanity_val_steps=2, callbacks=callbacks, **TRAINER)
     model = make_model(tiny_moirai).fit(wave(60), val_series=VAL, trainer=trainer)
-    assert len(model.candidates) == 2
+    assert [state.label for state in model.candidates] == [*ZERO_SHOT, "epoch 0"]
     assert trainer.callbacks == callbacks
     assert trainer.num_sanity_val_steps == 2
     NLinearModel(16, 4).fit(wave(60), val_series=VAL, trainer=trainer)
@@ -54,7 +55,8 @@ def test_a_failed_first_fit_leaves_a_model_that_forecasts_and_fits(tiny_moirai: 
     assert model.scale_weights.sum() == pytest.approx(1) if model.model is not None else True
     assert len(model.predict(HORIZON, wave())) == HORIZON
     model.trainer_params["callbacks"] = []
-    assert len(model.fit(wave(60), val_series=VAL).candidates) == 2
+    model.fit(wave(60), val_series=VAL)
+    assert [state.label for state in model.candidates] == [*ZERO_SHOT, "epoch 0"]
 
 
 @pytest.mark.filterwarnings("ignore:`ModelCheckpoint:UserWarning")  # Lightning: no score to name the best checkpoint by
@@ -80,7 +82,7 @@ def test_a_resumed_fit_without_a_validation_in_it_is_scored_at_its_end(tiny_moir
     whole.fit(wave(), val_series=VAL)
     resumed.load_ckpt_path = str(tmp_path / "end.ckpt")
     resumed.fit(wave(), val_series=VAL, epochs=3)
-    assert [state.label for state in resumed.candidates] == ["zero-shot", "end of training"]
+    assert [state.label for state in resumed.candidates] == [*ZERO_SHOT, "end of training"]
     assert resumed.fit_report.kept == "end of training"
 
 
