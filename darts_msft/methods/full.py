@@ -11,7 +11,7 @@ class Full(Method):
 
     no_merge = "trains the weights themselves, and adds none"
     groups = ("pretrained", "head", "omega")
-    rates = LearningRates(pretrained=3e-4, new=3e-4, head=3e-4, omega=1e-2)
+    rates = LearningRates(pretrained=3e-4, new=3e-4, head=1e-3, omega=1e-2)
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
         return {"head": self.spec.head, "pretrained": ("*",)}
