@@ -53,4 +53,6 @@ def cut_backcasts(past_target: Float[Tensor, "B C V"], horizon: int, shift: int)
         truth.append(past_target[:, max(ends, 0) : max(ends, 0) + steps])
     values = past_target.double()
     unit = (values - values.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1)
+    varies = values.nan_to_num(-torch.inf).amax(dim=1) > values.nan_to_num(torch.inf).amin(dim=1)
+    unit = torch.where(varies, unit, 0.0)  # rounding leaves a little where nothing varies
     return Backcasts(torch.stack(windows), torch.stack(truth), unit)
