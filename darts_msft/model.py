@@ -54,11 +54,10 @@ class MSFTFoundationModel(FoundationModel):
 
     All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
     (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...), with these defaults: `n_epochs=10`, AdamW with betas
-    (0.9, 0.98) and weight decay 0.01; rates that rise over the first tenth of the steps and fall to 0 after it, unless
-    there is an `lr_scheduler_cls`; `enable_finetuning=True` (False: no training; a dictionary names what trains, as
-    in Darts); Apple GPUs are not used. An `lr` in `optimizer_kwargs`, or a schedule's `max_lr`, is the rate of the new
-    modules and scales the others alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs` says otherwise (a
-    Trainer of your own brings its own clipping). Covariates are not used yet.
+    (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True` (False: `fit` does not train; a dictionary names what
+    trains, as in Darts); Apple GPUs are not used. An `lr` in `optimizer_kwargs`, or a schedule's `max_lr`, is the
+    rate of the new modules and scales the others alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs`
+    says otherwise (a Trainer of your own brings its own clipping). Covariates are not used yet.
 
     Parameters
     ----------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import inf
 from typing import Any
 
 import torch
@@ -13,14 +12,12 @@ from darts.utils.data.torch_datasets.utils import PLModuleOutput, TorchTrainingB
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
 from darts_msft.training.loss import combine, scale_losses
-from darts_msft.training.schedule import WarmUpAndDecay
 from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_weights
 
 logger = logging.getLogger("darts_msft")
@@ -91,7 +88,7 @@ class MSFTModule(ForecastingModule):
         return {name: members for name, members in groups.items() if not (name == "omega" and self.stacks)}
 
     def configure_optimizers(self) -> Any:
-        """Darts' optimiser and scheduler over our parameter groups; without a scheduler `WarmUpAndDecay`.
+        """Darts' optimiser and scheduler over our parameter groups.
 
         An `lr` in Darts' `optimizer_kwargs` becomes the rate of the new modules; the other groups keep their ratio.
         Biases, norms and omega have no weight decay.
@@ -109,10 +106,7 @@ class MSFTModule(ForecastingModule):
                 groups.append({"params": vectors, "lr": rate, "name": f"{name}_plain", "weight_decay": 0.0})
         optimizer = self.optimizer_cls(groups, **settings)
         if self.lr_scheduler_cls is None:
-            steps = 0 if self._trainer is None else self.trainer.estimated_stepping_batches
-            if not 0 < steps < inf:
-                return optimizer
-            return [optimizer], {"scheduler": LambdaLR(optimizer, WarmUpAndDecay(int(steps))), "interval": "step"}
+            return optimizer
         defaults = {"monitor": "val_loss", "interval": "epoch", "frequency": 1, "strict": True, "name": None}
         schedule = {key: self.lr_scheduler_kwargs.get(key, value) for key, value in defaults.items()}
         options = {key: value for key, value in self.lr_scheduler_kwargs.items() if key not in defaults}

@@ -19,7 +19,7 @@ from darts_msft.storage.weights import load_state, state_hash
 
 SAMPLES = 1000  # behind the quantiles; of MOIRAI's 100 the 2.5 % quantile, which the MSIS is of, would be noise
 FIXED = ("backbone", "revision", "weight_init")  # options that are no choice (a list of `weight_init` is one value)
-OPTIMISER = [{"betas": (0.9, 0.98), "weight_decay": 0.01}, 1.0, "warm-up and linear decay"]  # AdamW, clipping, rates
+OPTIMISER = [{"betas": (0.9, 0.98), "weight_decay": 0.01}, 1.0]  # AdamW's arguments and the clipped norm
 ALWAYS = ("backbone", "revision", "patch_size", "num_scales", "finest_context")  # arguments that all methods use
 LED = ("look_back", "patch_size", "num_scales", "finest_context")  # settings of the zero-shot model's choice
 ARGUMENTS = {name: entry.default for name, entry in inspect.signature(MSFTFoundationModel.__init__).parameters.items()}
