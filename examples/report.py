@@ -51,8 +51,9 @@ def plot_report(
         _draw(axes[1], in_units, f"C{scale}", f"scale {scale} (averages {2**scale} steps)")
     axes[1].set_title("each scale's forecast")
     weights = msft.scale_weights
-    axes[2].bar([f"scale {scale}" for scale in range(len(weights))], weights)
-    axes[2].set(title="learned weights", ylim=(0, 1))
+    if weights is not None:  # else each window has its own
+        axes[2].bar([f"scale {scale}" for scale in range(len(weights))], weights)
+    axes[2].set(title="weights of the scales", ylim=(0, 1))
     for axis in axes[:2]:
         axis.legend(loc="best", fontsize="small")
         axis.tick_params(axis="x", rotation=30)

@@ -9,7 +9,7 @@ from darts_msft.options import LearningRates
 class MSFTFull(MSFT):
     """As MSFT, but all pretrained weights that take part in the forecast train too, shared by the scales."""
 
-    rates = LearningRates(pretrained=3e-4, new=1e-3, head=1e-3, omega=1e-2, lora=3e-3)
+    rates = LearningRates(pretrained=3e-4, new=3e-4, head=3e-4, omega=1e-2, lora=3e-3)
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
         return {"head": self.spec.head, "pretrained": ("*",)}

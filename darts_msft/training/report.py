@@ -24,12 +24,14 @@ class FitReport:
     """The last `fit` in numbers; `str` gives them in a few lines.
 
     `kept` labels the state that the model now has; `candidates` are all with a finite score on the validation series
-    (lower is better), the one before the first step first. `epoch_seconds` has every epoch's wall time, its validation
+    (lower is better), those before the first step first: the pretrained model at one scale, at all scales weighted by
+    backcasts, and at all scales with stacked weights. `epoch_seconds` has every epoch's wall time, its validation
     included; `seconds` is the whole fit's. `num_scales_scores` has each K's best score where `num_scales="auto"`
     compared them; `seconds` is then that of all these fits, everything else that of the winner's.
 
     `weight_learning` says what the scales' weights learned from, as in the model's argument of this name, "uniform"
-    where they stayed, None where there is one scale. It differs from `weight_learning_asked` where "stacking" had
+    where they stayed, "one scale" or "backcasts" where the pretrained model was kept that way, None where there is one
+    scale. It differs from `weight_learning_asked` where "stacking" had
     nothing to go by: without a validation series the weights learn from the mixed forecast's loss ("mixed_loss"), and
     where no validation score was finite they stay.
 
@@ -80,21 +82,17 @@ class FitReport:
     def __str__(self) -> str:
         lines = [f"kept: {self.kept}"]
         if self.best is not None:
-            before = (
-                "no finite score before" if self.before is None else f"{self.candidates[0].label} {self.before:.4f}"
-            )
-            lines[0] += f", validation CRPS {self.best:.4f} ({before})"
+            before = ", ".join(f"{state.label} {state.score:.4f}" for state in self.candidates if state.step == 0)
+            lines[0] += f", validation CRPS {self.best:.4f} ({before or 'no finite score before'})"
         if self.num_scales_scores is not None:
             scores = ", ".join(f"{scales}: {score:.4f}" for scales, score in self.num_scales_scores.items())
             lines.append(f"validation CRPS by num_scales: {scores}")
         share = f"{self.trained_parameters:,} of {self.all_parameters:,} parameters ({self.trained_share:.1%})"
         times = f"{self.seconds_per_epoch:.2f} s each, {self.seconds:.1f} s in all"
         if self.weight_learning is not None:
-            missed = f" ({self.weight_learning_asked} had no validation score)"
-            lines.append(
-                f"weights of the scales: {self.weight_learning}"
-                f"{missed if self.weight_learning != self.weight_learning_asked else ''}"
-            )
+            missed = self.weight_learning_asked == "stacking" and self.weight_learning in ("uniform", "mixed_loss")
+            reason = " (stacking had no validation score)" if missed else ""
+            lines.append(f"weights of the scales: {self.weight_learning}{reason}")
         lines.append(f"trained: {share}")
         if self.moved:
             lines.append("moved: " + ", ".join(f"{group} {100 * part:.3g}%" for group, part in self.moved.items()))

@@ -238,7 +238,8 @@ def test_report_says_what_fit_did(tiny_moirai: str, caplog: pytest.LogCaptureFix
     assert report.seconds_per_epoch == pytest.approx(sum(report.epoch_seconds) / 2)
     assert (report.weight_learning, report.weight_learning_asked) == ("stacking", "stacking")
     lines = str(report).splitlines()
-    assert lines[0] == f"kept: {winner.label}, validation CRPS {winner.score:.4f} (zero-shot {report.before:.4f})"
+    before = ", ".join(f"{state.label} {state.score:.4f}" for state in report.candidates[:3])
+    assert lines[0] == f"kept: {winner.label}, validation CRPS {winner.score:.4f} ({before})"
     assert "weights of the scales: stacking" in lines
     assert f"{trained:,} of {everything:,} parameters" in str(report)
     own = [record.getMessage() for record in caplog.records if record.name.startswith("darts_msft")]
