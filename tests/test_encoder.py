@@ -124,7 +124,7 @@ def test_the_loop_is_one_sequence(counts: list[int], masked: tuple[int, ...], jo
 @pytest.mark.parametrize("joined", [False, True])
 @torch.no_grad()
 def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_masks(joined: bool) -> None:
-    """Joined scales share one attention and stay apart elsewhere."""
+    """Joined scales share one attention; all share one feed-forward, which acts on each token alone."""
     backbone = FakeBackbone()
     hooks = Exchange(backbone.calls, joined)
     masks: list[Tensor | None] = [*make_masks([6, 3]), None]
@@ -132,7 +132,7 @@ def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_mas
     expected = []
     for layer in range(LAYERS):
         attentions = 1 if joined else 3
-        expected += [f"attention {layer}"] * attentions + [f"aggregate {layer}"] + [f"feed_forward {layer}"] * 3
+        expected += [f"attention {layer}"] * attentions + [f"aggregate {layer}", f"feed_forward {layer}"]
     assert backbone.calls == expected
     assert all(found is given for found, given in zip(hooks.masks, masks, strict=True))
 

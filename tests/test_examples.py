@@ -72,8 +72,7 @@ def test_compare_a_method_that_trains_and_one_that_does_not(
     assert all(re.fullmatch("[0-9a-f]{64}", found[name]) for name in ("data_hash", "weights"))
     rows = found["rows"]
     assert [(row["method"], row["trained"] > 0) for row in rows] == [("zero_shot", False), ("linear_probe", True)]
-    assert rows[0]["validation"] is None
-    assert 0 < rows[1]["validation"] < 1
+    assert all(0 < row["validation"] < 1 for row in rows)
     table = [line.split() for line in printed.splitlines()]
     for row in rows:
         (cells,) = [line for line in table if line[:1] == [row["method"]]]

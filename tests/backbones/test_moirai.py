@@ -195,7 +195,7 @@ def test_without_scaling(tmp_path: Path) -> None:
 
 
 def test_more_tokens_than_the_checkpoint_was_made_for_are_refused(directory: Path) -> None:
-    with pytest.raises(ValueError, match=r"input_chunk_length=280 .* 72 tokens .* the 64 "):
+    with pytest.raises(ValueError, match=r"input_chunk_length=280, .* 72 tokens .* the 64 "):
         ours(directory, pasts(4 * 70), 4, 8)
 
 

