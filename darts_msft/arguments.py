@@ -128,7 +128,8 @@ def largest_num_scales(
     context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
     if isinstance(patch_size, str):
         _, architecture, config = describe(backbone, revision)
-        patch_size = choose_patch_size(patch_size, load_class(architecture).patch_sizes(config), context)
+        sizes = load_class(architecture).patch_sizes(config)
+        patch_size = choose_patch_size(patch_size, sizes, min(context, DEFAULT_FINEST_CONTEXT))
     plan = ScalePlan(context, horizon, patch_size, 0)  # refuses a context that is too short for the patches
     return pyramid.largest_num_scales(plan.context, plan.horizon, plan.patch_size)
 

@@ -221,13 +221,13 @@ class MSFTFoundationModel(FoundationModel):
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
             self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None
-            return
-        seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
-        keep = KeepBest(seed, validates)
-        ordered = OrderedData(datamodule, lambda: keep.seed)
-        with keep.attached_to(trainer), model.learning_weights(validates):
-            super()._train(trainer, model, ordered, load_best=load_best and not validates)
-        self._fit_report = keep.report  # None where Lightning trains in spawned processes only
+        else:
+            seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
+            keep = KeepBest(seed, validates)
+            ordered = OrderedData(datamodule, lambda: keep.seed)
+            with keep.attached_to(trainer), model.learning_weights(validates):
+                super()._train(trainer, model, ordered, load_best=load_best and not validates)
+            self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
 
@@ -241,7 +241,7 @@ class MSFTFoundationModel(FoundationModel):
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
         windows = parameters["val_dataset"]
         if windows is not None and not self._requires_training and self._module_settings["num_scales"]:
-            parameters["val_dataset"] = labelled(self, windows)  # to weigh the scales by
+            parameters["val_dataset"] = labelled(self, windows, kwargs["val_sample_weight"])  # to weigh the scales by
         return series, parameters
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -67,14 +67,19 @@ class KeepBest(pl.Callback):
         return min(self.candidates, key=lambda one: one.score, default=None)
 
     def compare_untrained(self, trainer: Any, module: Any, batches: Any) -> None:
-        """A fit that trains nothing: scores what the pretrained model can do, and keeps the best."""
+        """A fit that trains nothing: scores what the pretrained model can do, and keeps the best, if any."""
         self._started = time.perf_counter()
+        before = {name: module.state_dict()[name].clone() for name in ("form", "scale_weights.omega")}
         module.start_from_one_scale()
         for form in (module.kind, *module.scale_forms):
             module.take(form)
             self._start_label = module.start_label
             trainer.validate(module, batches, verbose=False)
-        self._finish(module)
+        if self.best is None:
+            logger.warning("no finite validation score: the scales are weighted as before")
+            module.load_state_dict(before, strict=False)
+        else:
+            self._finish(module)
 
     # ---------------------------------------------------------------- an interrupted fit
 
@@ -163,7 +168,7 @@ class KeepBest(pl.Callback):
     # ---------------------------------------------------------------- parts
 
     def _finish(self, module: Any) -> None:
-        self._fitting, best = False, self.best
+        trains, self._fitting, best = self._fitting, False, self.best
         self._moved, self._start = moved(module.trained_groups(), self._start), {}
         if best is not None:
             module.load_state_dict(self._tensors, strict=False)
@@ -175,7 +180,7 @@ class KeepBest(pl.Callback):
             )
         elif self.validates:
             logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
-        self.report = self._report(module)
+        self.report = self._report(module, trains)
 
     def _score(self, trainer: pl.Trainer, module: Any, label: str) -> None:
         """Scores the present state in a pass over the validation data of its own."""
@@ -198,12 +203,12 @@ class KeepBest(pl.Callback):
                 self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
         return score
 
-    def _report(self, module: Any) -> FitReport:
+    def _report(self, module: Any, trains: bool) -> FitReport:
         learned, asked = module.learned_by(solved=any(one.step > 0 for one in self.candidates))
         return FitReport(
             kept="last weights (without a validation score)" if self.best is None else self.best.label,
             candidates=tuple(self.candidates),
-            trained_parameters=sum(value.numel() for value in module.parameters() if value.requires_grad),
+            trained_parameters=sum(value.numel() for value in module.parameters() if value.requires_grad and trains),
             all_parameters=sum(value.numel() for value in module.parameters()),
             epoch_seconds=tuple(self.epoch_seconds),
             seconds=self._seconds(),

@@ -26,11 +26,11 @@ def weigh_scales(trainer: Any, module: Any, data: Any) -> FitReport | None:
     return keep.report
 
 
-def labelled(model: Any, windows: SequentialTorchTrainingDataset) -> SequentialTorchTrainingDataset:
-    """The same windows with what follows them, which Darts leaves out where nothing is trained."""
+def labelled(model: Any, windows: SequentialTorchTrainingDataset, sample_weight: Any) -> SequentialTorchTrainingDataset:
+    """The same windows with what follows them and its weight, which Darts leaves out where nothing is trained."""
     return SequentialTorchTrainingDataset(
         series=windows.series,
-        sample_weight=windows.sample_weight,
+        sample_weight=sample_weight,
         input_chunk_length=(windows.min_input_chunk_length, windows.input_chunk_length),
         output_chunk_length=model.output_chunk_length,
         output_chunk_shift=model.output_chunk_shift,
