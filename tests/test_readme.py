@@ -31,7 +31,7 @@ TABLES: dict[str, Rows] = {  # by section, of its table's rows: model, options (
         "MSFT": ("msft", [LONG, SHORT], 5),
         "MSFT with all weights": ("msft_full", [LONG, SHORT], 5),
         "full finetuning, one scale": ("full", [ONE, ONE_SHORT], 5),
-        "DLinear": ("dlinear", [{"look_back": [336, 512, 1024, 2048]}, {"look_back": [336, 512, 1024]}], 5),
+        "DLinear, our budget": ("dlinear", [{"look_back": [336, 512, 1024, 2048]}, {"look_back": [336, 512, 1024]}], 5),
     },
     "Results": {
         "MSFT": ("msft", [OURS], 5),
