@@ -320,7 +320,7 @@ class MSFTFoundationModel(FoundationModel):
 
     @property
     def fit_report(self) -> FitReport | None:
-        """What the last `fit` compared, kept and trained, and how long it took; None where nothing was trained."""
+        """What the last `fit` compared, kept and trained, and how long it took; None where nothing was compared."""
         return self._fit_report
 
     @property
