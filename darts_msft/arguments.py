@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -35,6 +34,10 @@ DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the
 DEFAULT_FINEST_CONTEXT = 1024  # steps that scale 0 sees; more where the coarsest scale would not reach back over all
 
 
+class TooManyTokens(ValueError):
+    """A scale has more tokens than the checkpoint was made for."""
+
+
 class Resolved(NamedTuple):
     """What a model's arguments come to: the module's settings (plain data), the likelihood, the weights' commit."""
 
@@ -59,7 +62,10 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
     checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
-    asked = Asked(given["patch_size"], num_scales, given.get("finest_context"))
+    finest = given.get("finest_context")
+    if finest is None and mixing_config.only_first:
+        finest = context  # scale 0 alone forecasts
+    asked = Asked(given["patch_size"], num_scales, finest)
     plan = choose_plan(checkpoint, method, method_config, context, horizon, asked)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config.mixing)
@@ -137,15 +143,14 @@ def largest_num_scales(
 def default_num_scales(context: int, horizon: int, patch_size: int, finest_context: int) -> int:
     """K where the user gives none: 2, or as many more, at most 3 in all, as scale 0's context falls short of the input.
 
-    Fewer where there is no room for a whole step in the horizon and 4 tokens in the coarsest scale's context.
+    Fewer where there is no room for a whole step in the horizon and 4 tokens in the coarsest scale's context (or as
+    many as in scale 0's).
     """
-    wanted = math.ceil(math.log2(context / finest_context))
-    scales = min(
-        max(DEFAULT_SCALES, min(wanted, DEFAULT_MAX_SCALES)), pyramid.largest_num_scales(context, horizon, patch_size)
-    )
+    wanted = min(pyramid.scales_to_reach(context, finest_context), DEFAULT_MAX_SCALES)
+    scales = min(max(DEFAULT_SCALES, wanted), pyramid.largest_num_scales(context, horizon, patch_size))
     while scales:
         plan = ScalePlan(context, horizon, patch_size, scales, finest_context=finest_context)
-        if plan.context_token_counts[-1] >= DEFAULT_COARSE_TOKENS:
+        if plan.context_token_counts[-1] >= min(DEFAULT_COARSE_TOKENS, plan.context_token_counts[0]):
             break
         scales -= 1
     return scales
@@ -283,8 +288,15 @@ def choose_plan(
     ScalePlan(context, horizon, patch, 0, finest_context=given)  # refuses lengths that don't go together
     scales = choose_num_scales(num_scales, context, horizon, patch, max(finest, patch + 1))
     if given is None:
-        finest = max(finest, math.ceil(context / pyramid.FACTOR**scales))
+        finest = max(finest, pyramid.finest_to_reach(context, scales))
     plan = ScalePlan(context, horizon, patch, scales, finest_context=finest)
+    if plan.reach < context:
+        logger.warning(
+            "finest_context=%d with num_scales=%d: the coarsest scale sees %d of the input's %d steps; for all of them "
+            "give num_scales=%d, or finest_context=%d",
+            *(finest, scales, plan.reach, context),
+            *(pyramid.scales_to_reach(context, finest), pyramid.finest_to_reach(context, scales)),
+        )
     check_tokens(checkpoint, plan, find_method(method).added_tokens(method_config))
     if method_config.joined:
         check_joined_tokens(checkpoint, plan, method_config.attention)
@@ -330,7 +342,7 @@ def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> Non
     if limit is not None and count > limit:
         own = f" and {added} of the method's own" if added else ""
         sizes = ", ".join(map(str, cls.patch_sizes(config)))
-        raise ValueError(
+        raise TooManyTokens(
             f"input_chunk_length={plan.context}, of which scale 0 sees {plan.contexts[0]} steps, and a horizon of "
             f"{plan.horizon} are {count - added} tokens of {plan.patch_size} steps{own}, more than the {limit} of "
             f"backbone={name!r}; give more scales (num_scales), a shorter finest_context, a shorter "

@@ -32,6 +32,16 @@ def largest_num_scales(context: int, horizon: int, patch_size: int) -> int:
     return scales
 
 
+def scales_to_reach(context: int, finest_context: int) -> int:
+    """The least K whose coarsest scale sees the whole context, if scale 0 sees `finest_context` steps."""
+    return math.ceil(math.log2(context / finest_context) / math.log2(FACTOR))
+
+
+def finest_to_reach(context: int, num_scales: int) -> int:
+    """The least that scale 0 can see if the coarsest of `num_scales` (K) new scales is to see the whole context."""
+    return math.ceil(context / FACTOR**num_scales)
+
+
 def _fits(context: int, horizon: int, patch_size: int, scales: int) -> bool:
     step = FACTOR**scales
     return math.ceil(math.ceil(context / step) / patch_size) >= MIN_CONTEXT_TOKENS and horizon >= step
@@ -124,6 +134,11 @@ class ScalePlan:
     def token_counts(self) -> tuple[int, ...]:
         """N_i: context tokens, then horizon tokens."""
         return tuple(map(sum, zip(self.context_token_counts, self.horizon_token_counts, strict=True)))
+
+    @property
+    def reach(self) -> int:
+        """How many of the last steps the coarsest scale sees."""
+        return min(self.context, self.contexts[-1] * FACTOR**self.num_scales)
 
     def one_scale(self, max_tokens: int | None) -> ScalePlan:
         """Scale 0 alone with the whole context, or as much of it as leaves at most `max_tokens` tokens."""

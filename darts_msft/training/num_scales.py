@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from darts_msft.arguments import TooManyTokens
 from darts_msft.building import install
 
 logger = logging.getLogger("darts_msft")
@@ -28,18 +29,18 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
             "num_scales='auto' fits several times, each with a Trainer of its own, but trainer=... was given: pass its "
             "settings as pl_trainer_kwargs of the model, or give num_scales as a number or None"
         )
-    trials = [_trial(model, scales) for scales in range(model._module_settings["num_scales"] + 1)]
+    trials = _trials(model)
     state = model._random_instance.get_state()
     scores: dict[int, float] = {}
     best, seconds = None, 0.0
-    for scales, trial in enumerate(trials):
+    for scales in list(trials):
+        trial = trials.pop(scales)  # only the best one stays in memory
         trial._random_instance.set_state(state)
         trial.fit_from_dataset(train_dataset, val_dataset, **copy.deepcopy(kwargs))  # Darts takes some out
         score, seconds = trial.fit_report.best, seconds + trial.fit_report.seconds
         scores[scales] = inf if score is None else score
         if score is not None and (best is None or score < best.fit_report.best):
             best = trial
-        trials[scales] = None  # only the best one stays in memory
     if best is None:
         raise ValueError(
             f"num_scales='auto' found no finite validation score for any K of {list(scores)}: give a validation series "
@@ -54,8 +55,20 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
     return model
 
 
+def _trials(model: Any) -> dict[int, Any]:
+    """A model for each K, but for those at which a scale would have more tokens than the checkpoint takes."""
+    trials = {}
+    for scales in range(model._module_settings["num_scales"] + 1):
+        try:
+            trials[scales] = _trial(model, scales)
+        except TooManyTokens as error:
+            logger.info("num_scales='auto' leaves %d out: %s", scales, error)
+    return trials
+
+
 def _trial(model: Any, num_scales: int) -> Any:
     changes = {"num_scales": num_scales, "model_name": f"{model.model_name}_K{num_scales}"}
+    changes["patch_size"] = model._module_settings["patch_size"]  # the same for every K
     trial = type(model)(**{**copy.deepcopy(model.model_params), **changes})
     trial._report_level = logging.DEBUG
     return trial

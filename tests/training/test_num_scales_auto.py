@@ -54,6 +54,17 @@ def test_the_best_of_all_k_is_kept(tiny_moirai: str, searched: MSFTFoundationMod
     assert np.array_equal(*forecasts)
 
 
+def test_a_k_with_more_tokens_than_the_checkpoint_takes_is_left_out(
+    tiny_moirai: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """512 at most; 4,200 steps in patches of 4 are 1,050 tokens, and 525 with one new scale that sees them all."""
+    long = {"input_chunk_length": 4200, "likelihood": None, "n_epochs": 1}
+    caplog.set_level(logging.INFO, logger="darts_msft")
+    model = auto(tiny_moirai, **long).fit(wave(4300), val_series=wave(4300, seed=1), stride=80)
+    assert list(model.fit_report.num_scales_scores) == [2, 3]
+    assert all(f"leaves {scales} out: input_chunk_length=4200" in caplog.text for scales in (0, 1))
+
+
 def test_a_forecast_before_fit_leaves_nothing(tiny_moirai: str) -> None:
     """What was found is not taken for a zero-shot model, which is built anew for a series of another kind."""
     model, alone = auto(tiny_moirai), make_model(tiny_moirai, num_scales=0, **LEARNS)
