@@ -12,7 +12,7 @@ import torch
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchInferenceBatch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
@@ -87,7 +87,8 @@ class ForecastingModule(PLForecastingModule):
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
         context = kwargs["input_chunk_length"]
         self.plan = ScalePlan(context, horizon, patch_size, num_scales, spec.horizon_tokens, finest_context)
-        self.one_scale = self.plan.one_scale(self.backbone.max_tokens(backbone_config))
+        # with K = 0 the user says what scale 0 sees
+        self.one_scale = self.plan.one_scale(self.backbone.max_tokens(backbone_config)) if num_scales else self.plan
         config = MethodConfig.from_dict(method_config)
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
@@ -156,6 +157,7 @@ class ForecastingModule(PLForecastingModule):
         plan, method, step_head = self.parts
         contexts = plan.pool_context(rearrange(past_target, "b c v -> b v c"))
         tokens, masks, stats = [], [], []
+        seen = [~torch.isnan(context).all(dim=-1, keepdim=True) for context in contexts]
         for scale, context in enumerate(contexts):
             values, scale_stats = self.backbone.normalise(context)
             observed = plan.pad_context(~torch.isnan(context), scale)
@@ -166,15 +168,15 @@ class ForecastingModule(PLForecastingModule):
             masks.append(plan.token_mask(observed, scale))
             stats.append(scale_stats)
         encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
-        params = [self._head(step_head, part, scale) for scale, part in enumerate(encoded)]
+        params = [self._head(step_head, part, scale, plan.horizons[scale]) for scale, part in enumerate(encoded)]
         family = self.backbone.family if step_head is None or self.new_family is None else self.new_family
         weights = self.scale_weights()[: len(params)].expand(len(past_target), -1)
-        return ScaleOutputs(plan, [one.to(past_target.dtype) for one in params], stats, family, weights)
+        params = [one.to(past_target.dtype) for one in params]
+        return ScaleOutputs(plan, params, _of_those_that_saw(seen, stats), family, weights)
 
     def _head(
-        self, step_head: StepHead | None, encoded: Float[Tensor, "B V N D"], scale: int
+        self, step_head: StepHead | None, encoded: Float[Tensor, "B V N D"], scale: int, steps: int
     ) -> Float[Tensor, "B V H R"]:
-        steps = self.plan.horizons[scale]
         if step_head is None:
             return self.backbone.head(encoded, scale, steps)
         new: Tensor = step_head(self.backbone.readout(encoded, steps))
@@ -188,7 +190,8 @@ class ForecastingModule(PLForecastingModule):
         if self.kind is not Form.BACKCASTS:
             outputs = self.forecast_scales(past_target)
             return outputs._replace(stats=_constant_where_flat(outputs.plan, past_target, outputs.stats))
-        backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift)
+        finest = self.plan.contexts[0]
+        backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift, finest)
         windows = torch.cat([past_target, *backcasts.windows])
         outputs = self.forecast_scales(windows)
         outputs = outputs._replace(stats=_constant_where_flat(outputs.plan, windows, outputs.stats))
@@ -286,16 +289,30 @@ class ForecastingModule(PLForecastingModule):
 
 
 def _constant_where_flat(plan: ScalePlan, past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
-    """Where nothing that a scale sees varies, or is observed, its forecast is its location, without spread."""
+    """Where nothing that a scale sees varies, its forecast is its location, without spread; also if all is missing.
+
+    A scale that saw nothing has the statistics of a coarser one.
+    """
     values = rearrange(past_target, "b c v -> b v c")
     observed = ~torch.isnan(values)
     above, below = torch.where(observed, values, -torch.inf), torch.where(observed, values, torch.inf)
-    constant = []
-    for scale, (loc, spread) in enumerate(stats):
+    constant, coarser = list(stats), torch.zeros_like(stats[0].spread)
+    for scale in reversed(range(len(stats))):
         highest = plan.memory(above, scale).amax(dim=-1, keepdim=True)
         lowest = plan.memory(below, scale).amin(dim=-1, keepdim=True)
-        constant.append(Stats(loc, torch.where(highest <= lowest, 0, spread)))  # with nothing observed: -inf and inf
+        own = torch.where(highest == lowest, 0, stats[scale].spread)
+        coarser = torch.where(highest < lowest, coarser, own)  # with nothing observed: -inf and inf
+        constant[scale] = Stats(stats[scale].loc, coarser)
     return constant
+
+
+def _of_those_that_saw(seen: list[Bool[Tensor, "B V 1"]], stats: list[Stats]) -> list[Stats]:
+    """Each scale's statistics; one that saw nothing takes those of the next coarser one, which looks further back."""
+    found = list(stats)
+    for scale in reversed(range(len(stats) - 1)):
+        pairs = zip(stats[scale], found[scale + 1], strict=True)
+        found[scale] = Stats(*(torch.where(seen[scale], own, coarser) for own, coarser in pairs))
+    return found
 
 
 def _rows(outputs: ScaleOutputs, rows: slice) -> ScaleOutputs:

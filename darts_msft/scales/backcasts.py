@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 COUNT = 2
@@ -24,6 +24,7 @@ class Backcasts(NamedTuple):
     windows: Float[Tensor, "J B C V"]
     truth: Float[Tensor, "J B h V"]
     unit: Float[Tensor, "B V"]  # each window's variance
+    tells: Bool[Tensor, "J B V"]  # whether a scale's error says how well it would forecast the window itself
 
     def weights(self, points: Float[Tensor, "J B H V S"]) -> Float[Tensor, "B S"]:
         """The scales' weights from their forecasts of the windows: inverse powers of their mean squared errors.
@@ -32,17 +33,19 @@ class Backcasts(NamedTuple):
         """
         unit = self.unit[:, None, :, None]
         error = (points[:, :, : self.truth.shape[2]] - self.truth.unsqueeze(-1)).double().square() / unit
-        told = ~torch.isnan(self.windows).all(dim=2)[:, :, None, :, None] & (unit > 0)
-        mean = torch.where(told, error, torch.nan).nanmean(dim=(0, 2, 3)).clamp(min=1e-12)
+        tells = self.tells[:, :, None, :, None] & (unit > 0)
+        mean = torch.where(tells, error, torch.nan).nanmean(dim=(0, 2, 3)).clamp(min=1e-12)
         weights = (-POWER * mean.log()).softmax(dim=-1)
         alone = F.one_hot(torch.zeros((), dtype=torch.long, device=mean.device), mean.shape[-1]).to(weights)
         return torch.where(weights.isfinite().all(dim=-1, keepdim=True), weights, alone).to(points)
 
 
-def cut_backcasts(past_target: Float[Tensor, "B C V"], horizon: int, shift: int) -> Backcasts:
+def cut_backcasts(past_target: Float[Tensor, "B C V"], horizon: int, shift: int, finest_context: int) -> Backcasts:
     """Backcasts of the last steps, `horizon` of them or fewer: together they take half of the context at most.
 
-    `shift` steps lie between a window's end and what it forecasts, as in the forecast itself.
+    `shift` steps lie between a window's end and what it forecasts, as in the forecast itself. A backcast tells nothing
+    where half of what scale 0 sees, `finest_context` steps, was not observed before it; and none does where the window
+    has nothing older than what scale 0 sees: the coarser scales have no longer memory then.
     """
     length = past_target.shape[1]
     steps = max(1, min(horizon, (length - shift) // (2 * COUNT)))
@@ -55,4 +58,7 @@ def cut_backcasts(past_target: Float[Tensor, "B C V"], horizon: int, shift: int)
     unit = (values - values.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1)
     varies = values.nan_to_num(-torch.inf).amax(dim=1) > values.nan_to_num(torch.inf).amin(dim=1)
     unit = torch.where(varies, unit, 0.0)  # rounding leaves a little where nothing varies
-    return Backcasts(torch.stack(windows), torch.stack(truth), unit)
+    observed = ~torch.isnan(torch.stack(windows))
+    older = ~torch.isnan(past_target[:, : length - finest_context]).all(dim=(1, 2))
+    tells = (2 * observed.sum(dim=2) >= finest_context) & older[:, None]
+    return Backcasts(torch.stack(windows), torch.stack(truth), unit, tells)

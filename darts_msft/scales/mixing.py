@@ -82,8 +82,9 @@ def unpack(packed: Float[Tensor, "B H V Z"], num_scales: int) -> MixedForecast:
 
 
 def mix_points(points: Float[Tensor, "B H V Q S"], weights: Float[Tensor, "B S"]) -> Float[Tensor, "B H V Q"]:
-    """Weighted sum over the scales."""
-    return (points * weights.to(points.dtype)[:, None, None, None]).sum(dim=-1)
+    """Weighted sum over the scales; an unused one's points may be infinite."""
+    weights = weights.to(points.dtype)[:, None, None, None]
+    return (points.where(weights > 0, 0) * weights).sum(dim=-1)
 
 
 @torch.no_grad()

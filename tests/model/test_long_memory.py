@@ -108,15 +108,19 @@ def test_finetuned_scales_reach_one_another_through_the_aggregator(tiny_moirai: 
         ((4096, 96), {"finest_context": 512}, 32, (512, 512, 512, 512)),
         ((4096, 96), {"finest_context": 512, "num_scales": 1}, 32, (512, 512)),  # nothing sees all
         ((4096, 96), {"finest_context": 300}, 16, (300, 300, 300, 300)),  # 16 patches in what scale 0 sees
+        ((512, 24), {"finest_context": 64}, 16, (64, 64, 64, 64)),
+        ((512, 24), {"finest_context": 64, "patch_size": 32}, 32, (64, 64, 64, 64)),  # as many tokens as scale 0
+        ((2048, 96), {"mixing": "first"}, 32, (2048, 1024, 512)),  # scale 0 alone forecasts
         ((4096, 1), {"finest_context": 512}, 32, (512,)),  # no coarse step fits the horizon
         ((3000, 96), {"num_scales": 0}, 32, (3000,)),
         ((100, 24), {}, 16, (100, 50)),  # four tokens are left
     ],
 )
 def test_lengths_where_the_user_leaves_them_open(
-    lengths: tuple[int, int], given: dict[str, int], patch_size: int, contexts: tuple[int, ...]
+    lengths: tuple[int, int], given: dict[str, Any], patch_size: int, contexts: tuple[int, ...]
 ) -> None:
     """Those of the bundled checkpoint, which knows patches of 16 and 32 steps, and takes 128 tokens."""
+    given = {"patch_size": "auto", **given}
     for method in ("msft", "full", "zero_shot"):
         settings = MSFTFoundationModel(*lengths, method=method, **given)._module_settings
         names = ("patch_size", "num_scales", "finest_context")
@@ -169,7 +173,7 @@ def by_hand(checkpoint: str, series: TimeSeries, steps: int, shift: int = 0, **s
         cut = window[: first - shift]
         points = np.stack([values_of(one)[:steps, :, 0] for one in model.scale_forecasts(cut)], axis=-1)
         squares = (points - values[first : first + steps, :, None]) ** 2 / unit[:, None]
-        told = ~np.isnan(cut.values()).all(axis=0)
+        told = 2 * (~np.isnan(cut.values())).sum(axis=0) >= model.model.plan.contexts[0]
         errors.append(np.where(told[:, None], squares, np.nan))
     assert padding >= 0
     shares = np.nanmean(np.concatenate(errors), axis=(0, 1)) ** -8
@@ -247,3 +251,46 @@ def test_one_window_s_weights_are_not_the_model_s(tiny_moirai: str) -> None:
         assert model.model.kind is Form.ONE_SCALE
         expected = make_model(tiny_moirai, num_scales=0, likelihood=None).predict(HORIZON, noisy())
         np.testing.assert_allclose(values_of(model.predict(HORIZON, noisy())), values_of(expected), rtol=1e-5)
+
+
+# --- windows that are shorter than the memory, or have gaps -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [9, 12])
+def test_left_padding_changes_nothing_where_scale_0_sees_all(tiny_moirai: str, length: int) -> None:
+    """The coarser scales look no further back then: it is the pretrained model's own forecast."""
+    series = noisy(length)
+    alone = make_model(tiny_moirai, likelihood=None, num_scales=0, input_chunk_length=(5, 12))
+    model = make_model(tiny_moirai, likelihood=None, **SETTINGS)
+    expected = values_of(alone.predict(HORIZON, series))
+    np.testing.assert_allclose(values_of(model.predict(HORIZON, series)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_scale_that_saw_nothing_is_near_where_a_coarser_one_is(tiny_moirai: str, fit: bool) -> None:
+    """Not at 0, whose forecast would be mixed in: here the level is 1000 and the deviation 1."""
+    values = noisy(60, level=1000.0).values().copy()
+    values[-14:] = np.nan  # more than scale 0 sees
+    model, series = make_model(tiny_moirai, likelihood=None, n_epochs=1, **FURTHER), from_values(values)
+    if fit:
+        model.fit(series)
+    points = [values_of(one) for one in [*model.scale_forecasts(series), model.predict(HORIZON, series)]]
+    assert all(np.abs(one - 1000).max() < 50 for one in points)
+    quantiles = values_of(make_model(tiny_moirai, **FURTHER).predict_quantiles(HORIZON, series, (0.1, 0.9)))
+    assert np.abs(quantiles - 1000).max() < 50
+
+
+def test_input_that_no_scale_sees_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    MSFTFoundationModel(4096, 96, finest_context=512, num_scales=1)
+    assert "sees 1024 of the input's 4096 steps" in caplog.text
+    assert "num_scales=3, or finest_context=2048" in caplog.text
+    caplog.clear()
+    for settings in ({"finest_context": 512}, {"num_scales": 1}, {"finest_context": 2048, "num_scales": 1}):
+        MSFTFoundationModel(4096, 96, **settings)
+    assert not caplog.records
+
+
+def test_with_one_scale_the_given_memory_counts_before_training_too(tiny_moirai: str) -> None:
+    model, series = make_model(tiny_moirai, likelihood=None, num_scales=0, **FURTHER), noisy()
+    short = make_model(tiny_moirai, likelihood=None, num_scales=0, input_chunk_length=12)
+    np.testing.assert_allclose(values_of(model.predict(HORIZON, series)), values_of(short.predict(HORIZON, series)))

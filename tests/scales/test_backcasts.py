@@ -24,6 +24,9 @@ def windows(length: int, gaps: bool = False) -> Tensor:
     return past
 
 
+FINEST = 1  # steps that scale 0 sees: anything observed tells something, and all but the last is older
+
+
 def points_for(past: Tensor, horizon: int) -> Tensor:
     """(J, B, H, V, S): any forecasts of the backcasts."""
     shape = (COUNT, len(past), horizon, VARIATES, SCALES)
@@ -69,7 +72,7 @@ def weights_loop(past: Tensor, points: Tensor, steps: int, shift: int) -> list[l
 def test_backcasts_are_cut_from_the_end(length: int, horizon: int, shift: int, gaps: bool) -> None:
     """One after the other, of the whole horizon where half of what the forecast could see has room for all of them."""
     past = windows(length, gaps)
-    windows_, truth, unit = cut_backcasts(past, horizon, shift)
+    windows_, truth, unit, _ = cut_backcasts(past, horizon, shift, FINEST)
     steps = next(steps for steps in range(horizon, 0, -1) if 2 * COUNT * steps <= length - shift or steps == 1)
     assert windows_.shape == (COUNT, 3, length, VARIATES)
     assert truth.shape == (COUNT, 3, steps, VARIATES)
@@ -91,13 +94,13 @@ def test_backcasts_are_cut_from_the_end(length: int, horizon: int, shift: int, g
 @pytest.mark.parametrize("gaps", [False, True])
 def test_weights_are_inverse_powers_of_the_errors(length: int, horizon: int, shift: int, gaps: bool) -> None:
     past = windows(length, gaps)
-    backcasts, points = cut_backcasts(past, horizon, shift), points_for(past, horizon)
+    backcasts, points = cut_backcasts(past, horizon, shift, FINEST), points_for(past, horizon)
     weights = backcasts.weights(points)
     steps = backcasts.truth.shape[2]
     torch.testing.assert_close(weights, torch.tensor(weights_loop(past, points, steps, shift)), rtol=1e-3, atol=1e-6)
     assert POWER == 8
     for row in range(3):  # each window by itself
-        alone = cut_backcasts(past[row : row + 1], horizon, shift).weights(points[:, row : row + 1])
+        alone = cut_backcasts(past[row : row + 1], horizon, shift, FINEST).weights(points[:, row : row + 1])
         torch.testing.assert_close(alone[0], weights[row], rtol=1e-5, atol=1e-7)
 
 
@@ -108,12 +111,12 @@ def test_windows_that_tell_nothing_get_scale_0() -> None:
     past[1] = torch.nan
     past[2, :, 0] = 0.1  # whose mean is rounded
     points = points_for(past, 4).double()
-    weights = cut_backcasts(past, 4, 0).weights(points)
+    weights = cut_backcasts(past, 4, 0, FINEST).weights(points)
     assert weights[:2].tolist() == [[1, 0, 0]] * 2
     other = points.clone()
     other[:, 2, :, 0] += 100
-    torch.testing.assert_close(cut_backcasts(past, 4, 0).weights(other)[2], weights[2])
-    late = cut_backcasts(windows(40), 4, 50).weights(points_for(past, 4))
+    torch.testing.assert_close(cut_backcasts(past, 4, 0, FINEST).weights(other)[2], weights[2])
+    late = cut_backcasts(windows(40), 4, 50, FINEST).weights(points_for(past, 4))
     assert late.tolist() == [[1, 0, 0]] * 3
 
 
@@ -121,7 +124,7 @@ def test_perfect_and_broken_scales() -> None:
     """Without an error there is no division by zero; forecasts that are not finite get nothing."""
     past = windows(40)
     points = points_for(past, 4)
-    backcasts = cut_backcasts(past, 4, 0)
+    backcasts = cut_backcasts(past, 4, 0, FINEST)
     points[..., 1] = backcasts.truth
     torch.testing.assert_close(backcasts.weights(points), torch.tensor([[0.0, 1.0, 0.0]] * 3))
     points[..., 2] = backcasts.truth
@@ -136,6 +139,26 @@ def test_perfect_and_broken_scales() -> None:
 def test_weights_know_no_units(units: tuple[float, float]) -> None:
     past, unit = windows(64, gaps=True).double(), torch.tensor(units, dtype=torch.float64)
     points = points_for(past, 5).double()
-    plain = cut_backcasts(past, 5, 0).weights(points)
-    moved = cut_backcasts((past + 7) * unit, 5, 0).weights((points + 7) * unit[:, None])
+    plain = cut_backcasts(past, 5, 0, FINEST).weights(points)
+    moved = cut_backcasts((past + 7) * unit, 5, 0, FINEST).weights((points + 7) * unit[:, None])
     torch.testing.assert_close(moved, plain)
+
+
+@pytest.mark.parametrize("observed", [8, 16, 17, 23, 24, 31, 32, 64])
+def test_backcasts_tell_of_windows_that_scale_0_does_not_see_whole(observed: int) -> None:
+    """They need half of its memory, 8 of 16 steps, before them, and the window something older than it."""
+    past = windows(64)
+    past[:, : 64 - observed] = torch.nan
+    tells = cut_backcasts(past, 8, 0, 16).tells
+    expected = [observed > 16 and observed - 8 * (index + 1) >= 8 for index in range(COUNT)]
+    assert tells[:, 0, 0].tolist() == expected
+    assert bool((tells == tells[:, :1, :1]).all())
+
+
+def test_a_component_with_a_gap_has_no_say_while_the_others_do() -> None:
+    past = windows(64)
+    past[0, 24:56, 0] = torch.nan  # 24 of 48 steps before the second backcast, 24 of 56 before the first
+    past[0, :20, 0] = torch.nan
+    tells = cut_backcasts(past, 8, 0, 16).tells
+    assert tells[:, 0].tolist() == [[False, True]] * COUNT
+    assert bool(tells[:, 1:].all())
