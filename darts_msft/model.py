@@ -347,7 +347,7 @@ class MSFTFoundationModel(FoundationModel):
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
-        At the original rate, in the series' units; one series a scale.
+        At the original rate, in the series' units; one series a scale, or one in all where the model uses one scale.
         """
         self._prepare_zero_shot(series)
         return inspection.scale_forecasts(self, series)

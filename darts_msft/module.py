@@ -17,6 +17,7 @@ from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
+from darts_msft.training.keep_best import BEFORE
 from darts_msft.training.loss import combine, scale_losses
 from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_weights
 
@@ -121,7 +122,7 @@ class MSFTModule(ForecastingModule):
     def start_label(self) -> str:
         """What the present state is called, as one that a fit starts from or compares with."""
         if self.kind is Form.TRAINED:
-            return "before this fit"
+            return BEFORE
         if not self.method.pretrained:
             return "untrained"
         return FORM_LABELS[self.kind] if self._forecasts_zero_shot() else "untrained head"

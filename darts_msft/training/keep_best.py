@@ -21,6 +21,7 @@ from darts_msft.training.report import Candidate, FitReport
 
 logger = logging.getLogger("darts_msft")
 
+BEFORE = "before this fit"  # the label of a state that an earlier fit left
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
 
@@ -70,14 +71,16 @@ class KeepBest(pl.Callback):
         """A fit that trains nothing: scores what the pretrained model can do, and keeps the best, if any."""
         self._started = time.perf_counter()
         before = {name: module.state_dict()[name].clone() for name in ("form", "scale_weights.omega")}
-        module.start_from_one_scale()
-        for form in (module.kind, *module.scale_forms):
-            module.take(form)
-            self._start_label = module.start_label
-            trainer.validate(module, batches, verbose=False)
+        try:
+            module.start_from_one_scale()
+            for form in (module.kind, *module.scale_forms):
+                module.take(form)
+                self._start_label = module.start_label
+                trainer.validate(module, batches, verbose=False)
+        finally:  # the best comes back below
+            module.load_state_dict(before, strict=False)
         if self.best is None:
             logger.warning("no finite validation score: the scales are weighted as before")
-            module.load_state_dict(before, strict=False)
         else:
             self._finish(module)
 
@@ -204,7 +207,8 @@ class KeepBest(pl.Callback):
         return score
 
     def _report(self, module: Any, trains: bool) -> FitReport:
-        learned, asked = module.learned_by(solved=any(one.step > 0 for one in self.candidates))
+        best = self.best
+        learned, asked = module.learned_by(solved=best is not None and (best.step > 0 or best.label == BEFORE))
         return FitReport(
             kept="last weights (without a validation score)" if self.best is None else self.best.label,
             candidates=tuple(self.candidates),

@@ -31,9 +31,9 @@ class FitReport:
 
     `weight_learning` says what the scales' weights learned from, as in the model's argument of this name, "uniform"
     where they stayed, "one scale" or "backcasts" where the pretrained model was kept that way, None where there is one
-    scale. It differs from `weight_learning_asked` where "stacking" had
-    nothing to go by: without a validation series the weights learn from the mixed forecast's loss ("mixed_loss"), and
-    where no validation score was finite they stay.
+    scale. It differs from `weight_learning_asked` then, and where "stacking" had nothing to go by: without a validation
+    series the weights learn from the mixed forecast's loss ("mixed_loss"), and where no validation score was finite
+    they stay.
 
     `moved` says how far the last step's state is from the first's, by group of what trains ("pretrained", "new",
     "lora", "head", "omega", as in the learning rates' names): the norm of the change over the larger of the two norms.

@@ -18,7 +18,16 @@ def weigh_scales(trainer: Any, module: Any, data: Any) -> FitReport | None:
     """Keeps the best of the pretrained model's forms on the validation windows; None where there is one form only."""
     sample = data.val_dataset[0]
     labels = sample.future_target if isinstance(sample, TorchTrainingSample) else sample[-1]
-    if not module.scale_forms or labels is None or len(labels) != module.output_chunk_length:
+    if not module.scale_forms:
+        return None
+    length = 0 if labels is None else len(labels)
+    if length != module.output_chunk_length:
+        logger.warning(
+            "the scales are weighted as before: validation windows have %d steps to forecast, not "
+            "output_chunk_length=%d; pass fit(series, val_series=...), or windows with that many",
+            length,
+            module.output_chunk_length,
+        )
         return None
     keep = KeepBest(seed=0, validates=True)
     with keep.attached_to(trainer):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from darts import TimeSeries
+from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 from darts.utils.likelihood_models.torch import QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, LONG, TRAINER, ZERO_SHOT, differing, make_model, values_of, wave
 
@@ -193,6 +194,22 @@ def test_the_fit_is_told_in_one_line(tiny_moirai: str, caplog: pytest.LogCapture
 
 
 # --- what it takes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", [{"weight_learning": "uniform"}, {"weight_init": "first"}])
+def test_its_weights_are_always_solved_for(tiny_moirai: str, option: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* without effect with method='zero_shot'"):
+        zero_shot(tiny_moirai, **option)
+
+
+def test_windows_without_labels_are_told(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    windows = SequentialTorchTrainingDataset(
+        val_series(), input_chunk_length=CONTEXT, output_chunk_length=3, output_chunk_shift=0
+    )
+    model = zero_shot(tiny_moirai)
+    model.fit_from_dataset(windows, windows)
+    assert model.fit_report is None
+    assert f"3 steps to forecast, not output_chunk_length={HORIZON}" in caplog.text
 
 
 def test_several_series_of_several_components(tiny_moirai: str) -> None:
