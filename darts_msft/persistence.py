@@ -30,7 +30,7 @@ from darts_msft.storage.adapter_files import (
 from darts_msft.storage.weights import state_hash
 
 _CONFIGS = {"method_config": MethodConfig().to_dict(), "mixing_config": MixingConfig().to_dict()}
-_CHOSEN = ("num_scales", "finest_context")  # what is chosen for a user who gives none
+_CHOSEN = ("num_scales", "finest_context", "patch_size")  # what is chosen for a user who gives none
 _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
 
 
@@ -44,7 +44,7 @@ def save_adapter(model: Any, path: str | Path, overwrite: bool) -> None:
 
 
 def load_adapter(model: Any, path: str | Path) -> None:
-    saved = _with_defaults(read_description(path), model._module_settings["method"])
+    saved = _completed(read_description(path), model._module_settings)
     settings, likelihood, module = model._module_settings, model.pl_module_params["likelihood"], model.model
     taken: dict[str, Any] = {}
     if model._fresh:
@@ -120,17 +120,19 @@ def _options_of(method: str) -> set[str]:
     return set(find_method(method).options) - {"weight_learning", "weight_init"}
 
 
-def _with_defaults(saved: dict[str, Any], method: str) -> dict[str, Any]:
+def _completed(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """An adapter's description, with what an older version's lacks.
 
-    Options that its method had no use for were at their defaults, and scale 0 saw the whole context.
+    Its method had no use for these options: any value goes with it, such as that in the model's own `settings`. Scale
+    0 saw the whole context.
     """
     filled = dict(saved)
     if "input_chunk_length" in saved:
         filled.setdefault("finest_context", longest_context(saved["input_chunk_length"]))
-    for part, defaults in _CONFIGS.items():
-        if saved.get("method") == method and isinstance(saved.get(part), dict):
-            filled[part] = {**{name: defaults[name] for name in _options_of(method) & defaults.keys()}, **saved[part]}
+    for part in _CONFIGS:
+        if saved.get("method") == settings["method"] and isinstance(saved.get(part), dict):
+            options = _options_of(settings["method"]) & settings[part].keys()
+            filled[part] = {**{name: settings[part][name] for name in options}, **saved[part]}
     return filled
 
 
