@@ -45,9 +45,9 @@ class MSFTFoundationModel(FoundationModel):
     `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
     deviation): at one scale with the whole input, or as much as the checkpoint takes; at all scales, weighted as
     without `fit`; and at all scales, with the weights that are best there. It returns the best of these and of all
-    epochs, so it never ends worse on the validation data than zero-shot. Two cases have no zero-shot forecast:
-    `method="scratch"`, and a `likelihood` that needs a new head (all but "native", QuantileRegression and None). They
-    are compared with their untrained state.
+    epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no better than the best state
+    is undone, and the rates fall to a third (not with an `lr_scheduler_cls`). Where there is no zero-shot forecast
+    (`method="scratch"`, or a `likelihood` that needs a new head) the untrained state is compared.
 
     The score is in the series' units, pooled over all series: bring series of different size to one scale first.
     A resumed fit keeps its comparisons; a second fit is compared with the state that it starts from.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -244,6 +244,15 @@ class MSFTModule(ForecastingModule):
         if self.kind is not Form.TRAINED:
             self.scale_weights.start()
             self.take(Form.TRAINED)
+
+    @torch.no_grad()
+    def train_on_from(self, tensors: Mapping[str, Tensor], was_trained: bool) -> None:
+        """What trains takes the values of `tensors`; the scales' weights start anew where those are of no training."""
+        for members in self.trained_groups().values():
+            for name, parameter in members:
+                parameter.copy_(tensors[name])
+        if not was_trained:
+            self.scale_weights.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Tells the method of a step: Lightning has stepped by now, and clears gradients with the next batch only."""

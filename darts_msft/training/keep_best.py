@@ -22,6 +22,7 @@ from darts_msft.training.report import Candidate, FitReport
 logger = logging.getLogger("darts_msft")
 
 BEFORE = "before this fit"  # the label of a state that an earlier fit left
+RATE_CUT = 3.0  # by which the rates are divided after an epoch that was undone
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
 
@@ -29,8 +30,9 @@ class KeepBest(pl.Callback):
     """Scores every state on the validation data and ends the fit in the best one; makes the fit's report.
 
     The module, an `MSFTModule`, says how a state is scored. Lightning's sanity check, over all validation batches,
-    scores the state before the first step. Lightning's checkpoints hold `state_dict`: a fit that goes on from the
-    checkpoint of an epoch's end ends as if it had not been interrupted.
+    scores the state before the first step. An epoch that ends no better than the best state is undone: the next one
+    starts from there, at a third of the rates, unless a schedule of the user's sets them. Lightning's checkpoints hold
+    `state_dict`: a fit that goes on from the checkpoint of an epoch's end ends as if it had not been interrupted.
 
     Parameters
     ----------
@@ -136,6 +138,8 @@ class KeepBest(pl.Callback):
         self._epoch_started = time.perf_counter()
         if not (self._start or self._resumed):  # later than the module's own start of training, before any step
             self._start = snapshot(pl_module.trained_groups())
+        if self._scored_step == trainer.global_step > 0 and pl_module.lr_scheduler_cls is None:
+            self._undo_if_worse(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.epoch_seconds.append(time.perf_counter() - self._epoch_started)
@@ -149,7 +153,7 @@ class KeepBest(pl.Callback):
         if not pl_module.score.update_called:  # Darts runs an empty loop where there is no validation series
             return
         trains = self._fitting and not trainer.sanity_checking
-        score = self._consider(trainer, pl_module, f"epoch {trainer.current_epoch}" if trains else self._start_label)
+        score = self._consider(trainer, pl_module, _label(trainer.current_epoch) if trains else self._start_label)
         if trains:
             pl_module.log("val_loss", score, prog_bar=True)
 
@@ -169,6 +173,21 @@ class KeepBest(pl.Callback):
             pl_module.cpu()
 
     # ---------------------------------------------------------------- parts
+
+    def _undo_if_worse(self, trainer: pl.Trainer, module: Any) -> None:
+        """Before an epoch, so that a resumed fit does it too: goes back where the last one has no best state.
+
+        The rates were too high then, and a lower one is found at the cost of an epoch.
+        """
+        last = _label(trainer.current_epoch - 1)
+        if self.best is None or self.best.label == last:
+            return
+        module.train_on_from(self._tensors, was_trained=self.best.step > 0 or self.best.label == BEFORE)
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()  # moments of gradients elsewhere
+            for group in optimizer.param_groups:
+                group["lr"] /= RATE_CUT
+        logger.info("%s was no better than %s: undone, and the rates are divided by 3", last, self.best.label)
 
     def _finish(self, module: Any) -> None:
         trains, self._fitting, best = self._fitting, False, self.best
@@ -223,6 +242,10 @@ class KeepBest(pl.Callback):
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._started
+
+
+def _label(epoch: int) -> str:
+    return f"epoch {epoch}"
 
 
 def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:

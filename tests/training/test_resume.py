@@ -120,6 +120,7 @@ WORKER = {"num_workers": 1, "persistent_workers": True}
         ({"nr_epochs_val_period": 2, "lr_scheduler_cls": None}, {}),  # the checkpoint is written before its epoch ends
         ({"weight_learning": "mixed_loss"}, {"dataloader_kwargs": WORKER}),
         ({"lr_scheduler_cls": None}, {"val_series": None}),
+        ({"lr_scheduler_cls": None, "rate": 0.2}, {}),  # every epoch is worse, and undone
     ],
 )
 def test_what_a_resumed_fit_keeps(
@@ -128,7 +129,9 @@ def test_what_a_resumed_fit_keeps(
     """Interrupted by an exception in place of a kill, within this process."""
     train, val = data()
     options = {"val_series": val, **options}
-    whole, broken = (build(tiny_moirai, tmp_path / name, "msft", 1e-2, **settings) for name in ("whole", "run"))
+    rate = settings.get("rate", 1e-2)
+    settings = {name: value for name, value in settings.items() if name != "rate"}
+    whole, broken = (build(tiny_moirai, tmp_path / name, "msft", rate, **settings) for name in ("whole", "run"))
     whole.fit(train, **copy.deepcopy(options))
     with monkeypatch.context() as patched:
         patched.setattr(MSFTModule, "training_step", in_last_epoch(interrupt))
