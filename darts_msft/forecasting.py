@@ -223,17 +223,19 @@ class ForecastingModule(PLForecastingModule):
             steps = torch.cat([steps, steps[..., :1, :].expand(*steps.shape[:-2], missing, -1)], dim=-2)
             return pack(steps, nn.functional.pad(outputs.weights, (0, missing)))
         levels = [0.5] if self.new_family is None else self.new_family.levels or [0.5]
-        quantiles = [self._quantiles(outputs, index, levels) for index in range(len(outputs.params))]
-        values = self._at_original_rate(outputs, quantiles)
+        values = self._at_original_rate(outputs, self._quantiles(outputs, levels))
         return mix_points(values.transpose(-1, -2), outputs.weights)
 
-    def _quantiles(self, outputs: ScaleOutputs, index: int, levels: Sequence[float]) -> Float[Tensor, "B V H Q"]:
-        """In the series' units."""
-        params, (loc, spread) = outputs.params[index], outputs.stats[index]
-        if isinstance(outputs.family, DartsFamily) and outputs.family.levels == levels:
-            return params * spread.unsqueeze(-1) + loc.unsqueeze(-1)  # the columns are the quantiles, with gradients
-        quantiles = [outputs.family.quantile(params, level) * spread + loc for level in levels]
-        return torch.stack(quantiles, dim=-1)
+    def _quantiles(self, outputs: ScaleOutputs, levels: Sequence[float]) -> list[Float[Tensor, "B V _ Q"]]:
+        """Each scale's, in the series' units."""
+        quantiles: Sequence[Tensor] = outputs.params
+        if not isinstance(outputs.family, DartsFamily) or outputs.family.levels != levels:
+            # one search for the steps of all scales; of the other family's, the columns are them, with gradients
+            steps = torch.cat(outputs.params, dim=-2)
+            found = torch.stack([outputs.family.quantile(steps, level) for level in levels], dim=-1)
+            quantiles = found.split([params.shape[-2] for params in outputs.params], dim=-2)
+        scaled = zip(quantiles, outputs.stats, strict=True)
+        return [part * spread.unsqueeze(-1) + loc.unsqueeze(-1) for part, (loc, spread) in scaled]
 
     def _at_original_rate(
         self, outputs: ScaleOutputs, blocks: list[Float[Tensor, "B V _ Q"]]
@@ -284,8 +286,7 @@ class ForecastingModule(PLForecastingModule):
         return torch.stack([self.likelihood.sample(forecast) for _ in range(count)])
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
-        points = [self._quantiles(outputs, index, [0.5]) for index in range(len(outputs.params))]
-        return self._at_original_rate(outputs, points).squeeze(-1)
+        return self._at_original_rate(outputs, self._quantiles(outputs, [0.5])).squeeze(-1)
 
 
 def _constant_where_flat(plan: ScalePlan, past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
