@@ -1,4 +1,7 @@
-"""The layer loop: attention within each scale, cross-scale aggregation, feed-forward."""
+"""The layer loop: attention within each scale, cross-scale aggregation, feed-forward.
+
+Scales of nearly equal numbers of tokens attend as one batch: a few large products where there were many small ones.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, adapted
+from darts_msft.scales.adapters import LoRA, lora_of_each_scale
+
+MOST_PADDING = 0.15  # of a batch of scales, as a share of their own tokens: beyond, separate calls are cheaper
 
 
 @runtime_checkable
@@ -38,55 +45,101 @@ def encode(
     joined sequence has positions 0, 1, ... that run on from scale to scale (our reading of the paper's ablation).
     """
     current, counts = list(tokens), [part.shape[-2] for part in tokens]
+    attention = _choose(hooks.joined, counts)(tokens, masks)
     for layer in range(backbone.spec.num_layers):
         adapters = [hooks.adapters(layer, scale) for scale in range(len(current))]
-        attend = _attend_jointly if hooks.joined and len(current) > 1 else _attend_in_scale
-        fused = hooks.aggregate(layer, attend(backbone, layer, current, masks, adapters), masks)
+        fused = hooks.aggregate(layer, attention(backbone, layer, current, adapters), masks)
         # it acts on each token alone: one large product for all scales
         current = list(backbone.feed_forward(layer, torch.cat(fused, dim=-2)).split(counts, dim=-2))
     return current
 
 
-def _attend_in_scale(
-    backbone: Backbone,
-    layer: int,
-    tokens: Sequence[Float[Tensor, "B V _ D"]],
-    masks: Sequence[Bool[Tensor, "B V _"] | None],
-    adapters: Sequence[Adapters],
-) -> list[Float[Tensor, "B V _ D"]]:
-    return [backbone.attention(layer, *scale) for scale in zip(tokens, masks, adapters, strict=True)]
+def _choose(joined: bool, counts: Sequence[int]) -> type[_OneByOne]:
+    if len(counts) > 1 and joined:
+        return _AsSequence
+    within = max(counts) * len(counts) <= (1 + MOST_PADDING) * sum(counts)
+    return _AsBatch if len(counts) > 1 and within else _OneByOne
 
 
-def _attend_jointly(
-    backbone: Backbone,
-    layer: int,
-    tokens: Sequence[Float[Tensor, "B V _ D"]],
-    masks: Sequence[Bool[Tensor, "B V _"] | None],
-    adapters: Sequence[Adapters],
-) -> list[Float[Tensor, "B V _ D"]]:
+class _OneByOne:
+    """The attention of each scale alone; its subclasses bring the scales into fewer calls.
+
+    It is made for one pass with tokens of the pass's shapes, (B, V, N_i, D), and their masks.
+    """
+
+    def __init__(
+        self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
+    ) -> None:
+        self.masks, self.counts = masks, [part.shape[-2] for part in tokens]
+
+    def __call__(
+        self, backbone: Backbone, layer: int, tokens: Sequence[Float[Tensor, "B V _ D"]], adapters: Sequence[Adapters]
+    ) -> list[Float[Tensor, "B V _ D"]]:
+        return [backbone.attention(layer, *scale) for scale in zip(tokens, self.masks, adapters, strict=True)]
+
+
+class _AsSequence(_OneByOne):
     """One sequence with full attention and positions that run on; each scale's adapters act on its own tokens."""
-    counts = [part.shape[-2] for part in tokens]
-    mask = None
-    if any(part is not None for part in masks):
-        filled = [torch.ones_like(part[..., 0], dtype=torch.bool) for part in tokens]
-        filled = [every if part is None else part for every, part in zip(filled, masks, strict=True)]
-        mask = torch.cat(filled, dim=-1)
-    names = sorted({name for scale_adapters in adapters for name in scale_adapters})
-    composite = {name: ScaleSections(name, adapters, counts) for name in names}
-    attended = backbone.attention(layer, torch.cat(list(tokens), dim=-2), mask, composite)
-    return list(attended.split(counts, dim=-2))
+
+    def __init__(
+        self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
+    ) -> None:
+        super().__init__(tokens, masks)
+        filled = [_filled(*scale) for scale in zip(tokens, masks, strict=True)]
+        self.mask = None if all(part is None for part in masks) else torch.cat(filled, dim=-1)
+
+    def __call__(
+        self, backbone: Backbone, layer: int, tokens: Sequence[Float[Tensor, "B V _ D"]], adapters: Sequence[Adapters]
+    ) -> list[Float[Tensor, "B V _ D"]]:
+        composite = {name: ScaleSections(name, adapters, self.counts, dim=-2) for name in _names(adapters)}
+        attended = backbone.attention(layer, torch.cat(list(tokens), dim=-2), self.mask, composite)
+        return list(attended.split(self.counts, dim=-2))
+
+
+class _AsBatch(_OneByOne):
+    """One batch, scale after scale; the shorter ones end in padding that no token attends to."""
+
+    def __init__(
+        self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
+    ) -> None:
+        super().__init__(tokens, masks)
+        self.padding = [max(self.counts) - count for count in self.counts]
+        needless = not any(self.padding) and all(part is None for part in masks)
+        filled = [_filled(*scale) for scale in zip(tokens, masks, strict=True)]
+        padded = [F.pad(part, (0, missing)) for part, missing in zip(filled, self.padding, strict=True)]
+        self.mask = None if needless else torch.cat(padded)
+
+    def __call__(
+        self, backbone: Backbone, layer: int, tokens: Sequence[Float[Tensor, "B V _ D"]], adapters: Sequence[Adapters]
+    ) -> list[Float[Tensor, "B V _ D"]]:
+        sizes = [len(part) for part in tokens]
+        composite = {name: ScaleSections(name, adapters, sizes, dim=0) for name in _names(adapters)}
+        padded = [F.pad(part, (0, 0, 0, missing)) for part, missing in zip(tokens, self.padding, strict=True)]
+        attended = backbone.attention(layer, torch.cat(padded), self.mask, composite).split(sizes)
+        return [part[..., :count, :] for part, count in zip(attended, self.counts, strict=True)]
+
+
+def _filled(tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None) -> Bool[Tensor, "B V N"]:
+    return torch.ones_like(tokens[..., 0], dtype=torch.bool) if mask is None else mask
+
+
+def _names(adapters: Sequence[Adapters]) -> list[str]:
+    return sorted({name for of_scale in adapters for name in of_scale})
 
 
 class ScaleSections(nn.Module):
-    """One target's adapters over the joined sequence: each scale's own on its `counts[i]` tokens.
+    """One target's adapters over all scales at once: each scale's own on its `sizes[i]` entries of the axis `dim`.
 
     It borrows the adapters for one call, and owns no parameters.
     """
 
-    def __init__(self, name: str, adapters: Sequence[Adapters], counts: Sequence[int]) -> None:
+    def __init__(self, name: str, adapters: Sequence[Adapters], sizes: Sequence[int], dim: int) -> None:
         super().__init__()
-        self.name, self.adapters, self.counts = name, list(adapters), list(counts)
+        self.name, self.adapters, self.sizes, self.dim = name, list(adapters), list(sizes), dim
 
     def forward(self, linear: nn.Module, x: Float[Tensor, "*shape N I"]) -> Float[Tensor, "*shape N O"]:
-        sections = zip(x.split(self.counts, dim=-2), self.adapters, strict=True)
-        return torch.cat([adapted(self.name, linear, part, own) for part, own in sections], dim=-2)
+        loras = [adapter for of_scale in self.adapters if isinstance(adapter := of_scale.get(self.name), LoRA)]
+        if self.dim == 0 and len(loras) == len(self.sizes) and isinstance(linear, nn.Linear):
+            return lora_of_each_scale(loras, linear, x)
+        sections = zip(x.split(self.sizes, dim=self.dim), self.adapters, strict=True)
+        return torch.cat([adapted(self.name, linear, part, own) for part, own in sections], dim=self.dim)

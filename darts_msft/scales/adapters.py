@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
@@ -39,17 +40,29 @@ class LoRA(nn.Module):
         self.b = nn.Parameter(torch.zeros(out_features, rank))
 
     def forward(self, linear: nn.Linear, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
-        b = self.b * self.scaling
-        rounds = _sum_rounds(linear.weight.device, linear.weight.dtype)
-        if rounds or linear.weight.requires_grad or self._beside_is_cheaper(x):
-            return linear(x) + F.linear(F.linear(x, self.a), b)
-        projected: Tensor = _LowRankUpdate.apply(x, linear.weight, linear.bias, self.a, b)
-        return projected
+        return _with_update(linear, x, self.a, self.b * self.scaling)
 
-    def _beside_is_cheaper(self, x: Tensor) -> bool:
-        """For a forecast of few tokens: rank (I + O) products for each of them, against rank I O for W + B A."""
-        inputs, outputs = self.a.shape[1], self.b.shape[0]
-        return not torch.is_grad_enabled() and x.shape[:-1].numel() * (inputs + outputs) < inputs * outputs
+
+def lora_of_each_scale(
+    loras: Sequence[LoRA], linear: nn.Linear, x: Float[Tensor, "SB *shape I"]
+) -> Float[Tensor, "SB *shape O"]:
+    """As many windows of each scale, scale after scale, through the scale's own LoRA, in batched products."""
+    a, b = torch.stack([lora.a for lora in loras]), torch.stack([lora.b * lora.scaling for lora in loras])
+    by_scale = x.reshape(len(loras), -1, x.shape[-1])
+    return _with_update(linear, by_scale, a, b).reshape(*x.shape[:-1], -1)
+
+
+def _with_update(
+    linear: nn.Linear, x: Float[Tensor, "*shape I"], a: Float[Tensor, "*S r I"], b: Float[Tensor, "*S O r"]
+) -> Float[Tensor, "*shape O"]:
+    """W x + B A x; with a leading axis of scales, which x has as well, (S, rows, I), each scale's own A and B."""
+    rows, products = x.shape[a.ndim - 2 : -1].numel(), a.shape[-1] * b.shape[-2]
+    # for a forecast of few tokens: rank (I + O) products for each of them, against rank I O for W + B A
+    cheaper = not torch.is_grad_enabled() and rows * (a.shape[-1] + b.shape[-2]) < products
+    if cheaper or linear.weight.requires_grad or _sum_rounds(linear.weight.device, linear.weight.dtype):
+        return linear(x) + x @ a.mT @ b.mT
+    updated: Tensor = _LowRankUpdate.apply(x, linear.weight, linear.bias, a, b)
+    return updated
 
 
 def _sum_rounds(device: torch.device, dtype: torch.dtype) -> bool:
@@ -60,22 +73,28 @@ def _sum_rounds(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class _LowRankUpdate(torch.autograd.Function):
-    """x (W + B A)^T + bias, W frozen: one product each way for x, thin ones for A and B, and no sum of two outputs."""
+    """x (W + B A)^T + bias, W frozen: one product each way for x, thin ones for A and B, and no sum of two outputs.
+
+    `a` and `b` may have an axis of scales in front, and x, (S, rows, I), then has it as well.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-        merged = torch.addmm(weight, b, a)
+        batched = a.ndim == 3
+        merged = torch.baddbmm(weight, b, a) if batched else torch.addmm(weight, b, a)
         ctx.save_for_backward(x, merged, a, b)
-        return F.linear(x, merged, bias)
+        if not batched:
+            return F.linear(x, merged, bias)
+        return torch.bmm(x, merged.mT) if bias is None else torch.baddbmm(bias, x, merged.mT)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, merged, a, b = ctx.saved_tensors
-        x_rows, rows = x.flatten(0, -2), gradient.flatten(0, -2)
+        x_rows, rows = (part.flatten(a.ndim - 2, -2) for part in (x, gradient))
         grad_x = gradient @ merged if ctx.needs_input_grad[0] else None
-        grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return grad_x, None, grad_bias, (rows @ b).T @ x_rows, rows.T @ (x_rows @ a.T)
+        grad_bias = rows.flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[2] else None
+        return grad_x, None, grad_bias, (rows @ b).mT @ x_rows, rows.mT @ (x_rows @ a.mT)
 
 
 class StepHead(nn.Linear):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -31,7 +32,9 @@ class CrossScaleAggregator(nn.Module):
         self.c2f = _zero_linears(plan.num_scales, width) if branches in ("both", "c2f") else None
         self.f2c = _zero_linears(plan.num_scales, width) if branches in ("both", "f2c") else None
         for scale in range(plan.num_scales):
-            self.register_buffer(f"covers_{scale}", plan.cover(scale), persistent=False)
+            covers = plan.cover(scale)
+            # the oldest coarse tokens may cover none: they take no part
+            self.register_buffer(f"covers_{scale}", covers[covers.any(dim=1)], persistent=False)
 
     def forward(
         self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
@@ -52,9 +55,13 @@ class CrossScaleAggregator(nn.Module):
         """What the branch adds to each scale's tokens."""
         updates: dict[int, Tensor] = {}
         for scale in range(self.plan.num_scales, 0, -1):
-            source = tokens[scale] + updates[scale] if scale in updates else tokens[scale]
-            message = _masked(linears[scale - 1](source), masks[scale])
-            updates[scale - 1] = repeat_tokens(message, self.get_buffer(f"covers_{scale - 1}"))
+            covers = self.get_buffer(f"covers_{scale - 1}")
+            source = _last(tokens[scale], covers)
+            if scale in updates:
+                source = source + _last(updates[scale], covers)
+            mask = masks[scale]
+            message = _masked(linears[scale - 1](source), None if mask is None else mask[..., -len(covers) :])
+            updates[scale - 1] = repeat_tokens(message, covers)
         return updates
 
     def _fine_to_coarse(
@@ -64,13 +71,20 @@ class CrossScaleAggregator(nn.Module):
         for scale in range(self.plan.num_scales):
             source = tokens[scale] + updates[scale] if scale in updates else tokens[scale]
             pooled, present = pool_tokens(source, masks[scale], self.get_buffer(f"covers_{scale}"))
-            updates[scale + 1] = _masked(linears[scale](pooled), present)
+            message = _masked(linears[scale](pooled), present)
+            older = tokens[scale + 1].shape[-2] - message.shape[-2]
+            updates[scale + 1] = F.pad(message, (0, 0, older, 0)) if older else message
         return updates
+
+
+def _last(coarse: Float[Tensor, "B V Nc D"], covers: Float[Tensor, "Nl Nf"]) -> Float[Tensor, "B V Nl D"]:
+    """The coarse tokens that cover finer ones."""
+    return coarse[..., -len(covers) :, :]
 
 
 def repeat_tokens(coarse: Float[Tensor, "B V Nc D"], covers: Float[Tensor, "Nc Nf"]) -> Float[Tensor, "B V Nf D"]:
     """Each coarse token, repeated over the fine tokens that it covers (`ScalePlan.cover`)."""
-    return covers.T.to(coarse.dtype) @ coarse
+    return covers.T.to(coarse.dtype).expand(*coarse.shape[:-2], -1, -1) @ coarse
 
 
 def pool_tokens(
@@ -78,14 +92,14 @@ def pool_tokens(
 ) -> tuple[Float[Tensor, "B V Nc D"], Bool[Tensor, "B V Nc"]]:
     """Averages of the fine tokens that each coarse one covers, and where there is one.
 
-    Only tokens that `mask` marks True count (None: all). A coarse token may be older than all fine ones.
+    Only tokens that `mask` marks True count (None: all).
     """
-    covers = covers.to(fine.dtype)
-    if mask is None:
-        mask = torch.ones_like(fine[..., 0], dtype=torch.bool)
-    count = covers @ mask.unsqueeze(-1).to(fine.dtype)
-    pooled = covers @ _masked(fine, mask) / count.clamp(min=1)
-    return pooled, count.squeeze(-1) > 0
+    shape = (*fine.shape[:-2], *covers.shape)
+    counted = covers.to(fine.dtype).expand(shape)
+    if mask is not None:
+        counted = counted * mask.unsqueeze(-2)
+    count = counted.sum(dim=-1, keepdim=True)
+    return counted / count.clamp(min=1) @ fine, count.squeeze(-1) > 0
 
 
 def _zero_linears(count: int, width: int) -> nn.ModuleList:
