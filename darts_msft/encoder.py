@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones.base import Adapters, Backbone, adapted
-from darts_msft.scales.adapters import LoRA, lora_of_each_scale
+from darts_msft.scales.adapters import LoRA, through_loras
 
 MOST_PADDING = 0.15  # of a batch of scales, as a share of their own tokens: beyond, separate calls are cheaper
 
@@ -140,6 +140,6 @@ class ScaleSections(nn.Module):
     def forward(self, linear: nn.Module, x: Float[Tensor, "*shape N I"]) -> Float[Tensor, "*shape N O"]:
         loras = [adapter for of_scale in self.adapters if isinstance(adapter := of_scale.get(self.name), LoRA)]
         if self.dim == 0 and len(loras) == len(self.sizes) and isinstance(linear, nn.Linear):
-            return lora_of_each_scale(loras, linear, x)
+            return through_loras(loras, linear, x)
         sections = zip(x.split(self.sizes, dim=self.dim), self.adapters, strict=True)
         return torch.cat([adapted(self.name, linear, part, own) for part, own in sections], dim=self.dim)

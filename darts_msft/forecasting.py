@@ -168,19 +168,19 @@ class ForecastingModule(PLForecastingModule):
             masks.append(plan.token_mask(observed, scale))
             stats.append(scale_stats)
         encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
-        params = [self._head(step_head, part, scale, plan.horizons[scale]) for scale, part in enumerate(encoded)]
+        params = self._heads(step_head, encoded, plan.horizons)
         family = self.backbone.family if step_head is None or self.new_family is None else self.new_family
         weights = self.scale_weights()[: len(params)].expand(len(past_target), -1)
         params = [one.to(past_target.dtype) for one in params]
         return ScaleOutputs(plan, params, _of_those_that_saw(seen, stats), family, weights)
 
-    def _head(
-        self, step_head: StepHead | None, encoded: Float[Tensor, "B V N D"], scale: int, steps: int
-    ) -> Float[Tensor, "B V H R"]:
+    def _heads(
+        self, step_head: StepHead | None, encoded: Sequence[Float[Tensor, "B V _ D"]], horizons: Sequence[int]
+    ) -> list[Float[Tensor, "B V _ R"]]:
         if step_head is None:
-            return self.backbone.head(encoded, scale, steps)
-        new: Tensor = step_head(self.backbone.readout(encoded, steps))
-        return new[..., :steps, :]
+            return self.backbone.heads(encoded, horizons)
+        parts = zip(encoded, horizons, strict=True)
+        return [step_head(self.backbone.readout(part, steps))[..., :steps, :] for part, steps in parts]
 
     def forecast(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
         """As `forecast_scales`, but windows without variation are forecast as constant, and backcasts weigh the scales.

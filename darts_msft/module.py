@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -105,6 +106,8 @@ class MSFTModule(ForecastingModule):
                 groups.append({"params": matrices, "lr": rate, "name": name})
             if vectors:
                 groups.append({"params": vectors, "lr": rate, "name": f"{name}_plain", "weight_decay": 0.0})
+        if self.device.type == "cpu" and "fused" in signature(self.optimizer_cls).parameters:
+            settings = {"fused": None if "foreach" in settings else True, **settings}  # else a loop over the parameters
         optimizer = self.optimizer_cls(groups, **settings)
         if self.lr_scheduler_cls is None:
             return optimizer

@@ -9,7 +9,7 @@ Axis legend of the whole package, used in every shape comment:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -188,6 +188,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def head(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
         """Distribution parameters of `horizon` steps at the given scale, in standardised units."""
+
+    def heads(
+        self, tokens: Sequence[Float[Tensor, "B V _ D"]], horizons: Sequence[int]
+    ) -> list[Float[Tensor, "B V _ R"]]:
+        """`head` at scales 0, 1, ...; a backbone whose head is the same at all may take them together."""
+        scales = zip(tokens, range(len(tokens)), horizons, strict=True)
+        return [self.head(part, scale, horizon) for part, scale, horizon in scales]
 
 
 def with_stats(params: Float[Tensor, "B V H R"], stats: Stats) -> Float[Tensor, "B V H R2"]:

@@ -14,7 +14,7 @@ same-variate attention bias is a constant that cancels in the softmax.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,6 +146,15 @@ class MoiraiBackbone(Backbone):
         return encoded
 
     def head(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
-        encoded = self.readout(tokens, horizon)
-        params = self.family.project(self.module.param_proj, encoded, self.patch_index, self.patch_size)
-        return rearrange(params, "b v n p r -> b v (n p) r")[..., :horizon, :]
+        return self.heads([tokens], [horizon])[0]
+
+    def heads(
+        self, tokens: Sequence[Float[Tensor, "B V _ D"]], horizons: Sequence[int]
+    ) -> list[Float[Tensor, "B V _ R"]]:
+        # one product for all scales, and the projection's parameters are gathered once
+        encoded = [self.readout(part, horizon) for part, horizon in zip(tokens, horizons, strict=True)]
+        params = self.family.project(
+            self.module.param_proj, torch.cat(encoded, dim=-2), self.patch_index, self.patch_size
+        )
+        parts = zip(params.split([part.shape[-2] for part in encoded], dim=-3), horizons, strict=True)
+        return [rearrange(part, "b v n p r -> b v (n p) r")[..., :horizon, :] for part, horizon in parts]

@@ -40,29 +40,34 @@ class LoRA(nn.Module):
         self.b = nn.Parameter(torch.zeros(out_features, rank))
 
     def forward(self, linear: nn.Linear, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
-        return _with_update(linear, x, self.a, self.b * self.scaling)
+        return through_loras([self], linear, x)
 
 
-def lora_of_each_scale(
+def through_loras(
     loras: Sequence[LoRA], linear: nn.Linear, x: Float[Tensor, "SB *shape I"]
 ) -> Float[Tensor, "SB *shape O"]:
-    """As many windows of each scale, scale after scale, through the scale's own LoRA, in batched products."""
-    a, b = torch.stack([lora.a for lora in loras]), torch.stack([lora.b * lora.scaling for lora in loras])
-    by_scale = x.reshape(len(loras), -1, x.shape[-1])
-    return _with_update(linear, by_scale, a, b).reshape(*x.shape[:-1], -1)
+    """`linear` with each scale's own LoRA beside it, in batched products.
 
-
-def _with_update(
-    linear: nn.Linear, x: Float[Tensor, "*shape I"], a: Float[Tensor, "*S r I"], b: Float[Tensor, "*S O r"]
-) -> Float[Tensor, "*shape O"]:
-    """W x + B A x; with a leading axis of scales, which x has as well, (S, rows, I), each scale's own A and B."""
-    rows, products = x.shape[a.ndim - 2 : -1].numel(), a.shape[-1] * b.shape[-2]
+    `x` has as many windows of each scale, scale after scale. All LoRAs have the same rank and scaling.
+    """
+    a, b, scaling = [lora.a for lora in loras], [lora.b for lora in loras], loras[0].scaling
+    (rank, inputs), outputs = a[0].shape, len(b[0])
     # for a forecast of few tokens: rank (I + O) products for each of them, against rank I O for W + B A
-    cheaper = not torch.is_grad_enabled() and rows * (a.shape[-1] + b.shape[-2]) < products
-    if cheaper or linear.weight.requires_grad or _sum_rounds(linear.weight.device, linear.weight.dtype):
-        return linear(x) + x @ a.mT @ b.mT
-    updated: Tensor = _LowRankUpdate.apply(x, linear.weight, linear.bias, a, b)
+    few = not torch.is_grad_enabled() and x.shape[:-1].numel() * (inputs + outputs) < len(loras) * inputs * outputs
+    if few or linear.weight.requires_grad or _sum_rounds(linear.weight.device, linear.weight.dtype):
+        inner = _by_scale(x, len(loras)) @ _stack(a).mT @ (_stack(b) * scaling).mT
+        return linear(x) + inner.reshape(*x.shape[:-1], outputs)
+    updated: Tensor = _LowRankUpdate.apply(x, linear.weight, linear.bias, scaling, *a, *b)
     return updated
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    """With an axis of scales in front, where there are several."""
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts))
+
+
+def _by_scale(x: Float[Tensor, "SB *shape I"], scales: int) -> Float[Tensor, "*S rows I"]:
+    return x.reshape(-1, x.shape[-1]) if scales == 1 else x.reshape(scales, -1, x.shape[-1])
 
 
 def _sum_rounds(device: torch.device, dtype: torch.dtype) -> bool:
@@ -73,28 +78,36 @@ def _sum_rounds(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class _LowRankUpdate(torch.autograd.Function):
-    """x (W + B A)^T + bias, W frozen: one product each way for x, thin ones for A and B, and no sum of two outputs.
+    """x (W + scaling B A)^T + bias, W frozen: one product each way for x, thin ones for A and B, and no sum of outputs.
 
-    `a` and `b` may have an axis of scales in front, and x, (S, rows, I), then has it as well.
+    `factors` are the scales' A, then their B, and x has as many rows of each scale, scale after scale.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-        batched = a.ndim == 3
-        merged = torch.baddbmm(weight, b, a) if batched else torch.addmm(weight, b, a)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scaling: float, *factors: Tensor) -> Tensor:
+        scales = len(factors) // 2
+        a, b = _stack(factors[:scales]), _stack(factors[scales:]) * scaling
+        if scales == 1:
+            merged = torch.addmm(weight, b, a)
+            product = F.linear(x, merged, bias)
+        else:
+            merged, rows = torch.baddbmm(weight, b, a), _by_scale(x, scales)
+            product = torch.bmm(rows, merged.mT) if bias is None else torch.baddbmm(bias, rows, merged.mT)
+            product = product.reshape(*x.shape[:-1], len(weight))
+        ctx.scales, ctx.scaling = scales, scaling
         ctx.save_for_backward(x, merged, a, b)
-        if not batched:
-            return F.linear(x, merged, bias)
-        return torch.bmm(x, merged.mT) if bias is None else torch.baddbmm(bias, x, merged.mT)
+        return product
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, merged, a, b = ctx.saved_tensors
-        x_rows, rows = (part.flatten(a.ndim - 2, -2) for part in (x, gradient))
-        grad_x = gradient @ merged if ctx.needs_input_grad[0] else None
+        x_rows, rows = _by_scale(x, ctx.scales), _by_scale(gradient, ctx.scales)
+        grad_x = (rows @ merged).reshape(x.shape) if ctx.needs_input_grad[0] else None
         grad_bias = rows.flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[2] else None
-        return grad_x, None, grad_bias, (rows @ b).mT @ x_rows, rows.mT @ (x_rows @ a.mT)
+        grad_a, grad_b = (rows @ b).mT @ x_rows, rows.mT @ (x_rows @ a.mT) * ctx.scaling
+        by_scale = (grad_a, grad_b) if ctx.scales == 1 else (*grad_a.unbind(), *grad_b.unbind())
+        return grad_x, None, grad_bias, None, *by_scale
 
 
 class StepHead(nn.Linear):
