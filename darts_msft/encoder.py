@@ -6,7 +6,7 @@ Scales of nearly equal numbers of tokens attend as one batch: a few large produc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -103,10 +103,10 @@ class _AsBatch(_OneByOne):
         self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
     ) -> None:
         super().__init__(tokens, masks)
-        self.padding = [max(self.counts) - count for count in self.counts]
-        needless = not any(self.padding) and all(part is None for part in masks)
+        padding = [max(self.counts) - count for count in self.counts]
+        needless = not any(padding) and all(part is None for part in masks)
         filled = [_filled(*scale) for scale in zip(tokens, masks, strict=True)]
-        padded = [F.pad(part, (0, missing)) for part, missing in zip(filled, self.padding, strict=True)]
+        padded = [F.pad(part, (0, missing)) for part, missing in zip(filled, padding, strict=True)]
         self.mask = None if needless else torch.cat(padded)
 
     def __call__(
@@ -114,9 +114,31 @@ class _AsBatch(_OneByOne):
     ) -> list[Float[Tensor, "B V _ D"]]:
         sizes = [len(part) for part in tokens]
         composite = {name: ScaleSections(name, adapters, sizes, dim=0) for name in _names(adapters)}
-        padded = [F.pad(part, (0, 0, 0, missing)) for part, missing in zip(tokens, self.padding, strict=True)]
-        attended = backbone.attention(layer, torch.cat(padded), self.mask, composite).split(sizes)
+        joined: Tensor = _JoinPadded.apply(*tokens)
+        attended = backbone.attention(layer, joined, self.mask, composite).split(sizes)
         return [part[..., :count, :] for part, count in zip(attended, self.counts, strict=True)]
+
+
+class _JoinPadded(torch.autograd.Function):
+    """(B, V, N_i, D) of each scale -> (S B, V, N, D), scale after scale, with zeros at the end of the shorter ones.
+
+    As `F.pad` and `torch.cat`, but each number is copied once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *tokens: Tensor) -> Tensor:
+        ctx.shapes = [part.shape for part in tokens]
+        longest, whole = max(shape[-2] for shape in ctx.shapes), sum(map(len, tokens))
+        joined = tokens[0].new_empty(whole, tokens[0].shape[1], longest, tokens[0].shape[-1])
+        for part, place in zip(tokens, joined.split([len(part) for part in tokens]), strict=True):
+            place[..., : part.shape[-2], :] = part
+            place[..., part.shape[-2] :, :] = 0
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        places = gradient.split([shape[0] for shape in ctx.shapes])
+        return tuple(place[..., : shape[-2], :] for place, shape in zip(places, ctx.shapes, strict=True))
 
 
 def _filled(tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None) -> Bool[Tensor, "B V N"]:

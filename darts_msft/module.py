@@ -106,8 +106,8 @@ class MSFTModule(ForecastingModule):
                 groups.append({"params": matrices, "lr": rate, "name": name})
             if vectors:
                 groups.append({"params": vectors, "lr": rate, "name": f"{name}_plain", "weight_decay": 0.0})
-        if self.device.type == "cpu" and "fused" in signature(self.optimizer_cls).parameters:
-            settings = {"fused": None if "foreach" in settings else True, **settings}  # else a loop over the parameters
+        if self._may_fuse(settings):
+            settings["fused"] = True
         optimizer = self.optimizer_cls(groups, **settings)
         if self.lr_scheduler_cls is None:
             return optimizer
@@ -118,6 +118,20 @@ class MSFTModule(ForecastingModule):
             if isinstance(options.get(key), int | float):
                 options[key] = [options[key] * group["lr"] / rates.new for group in optimizer.param_groups]
         return [optimizer], {"scheduler": self.lr_scheduler_cls(optimizer, **options), **schedule}
+
+    def _may_fuse(self, settings: Mapping[str, Any]) -> bool:
+        """Whether one pass of the optimiser may serve all parameters, which on CPUs saves a loop over them.
+
+        With mixed precision Lightning would then refuse to clip gradients.
+        """
+        mixed = self._trainer is not None and "mixed" in str(self._trainer.precision)
+        chosen = {"fused", "foreach", "capturable", "differentiable"} & set(settings)
+        return (
+            self.device.type == "cpu"
+            and not mixed
+            and not chosen
+            and "fused" in signature(self.optimizer_cls).parameters
+        )
 
     # ---------------------------------------------------------------- validation
 

@@ -51,7 +51,7 @@ def through_loras(
     `x` has as many windows of each scale, scale after scale. All LoRAs have the same rank and scaling.
     """
     a, b, scaling = [lora.a for lora in loras], [lora.b for lora in loras], loras[0].scaling
-    (rank, inputs), outputs = a[0].shape, len(b[0])
+    inputs, outputs = a[0].shape[1], len(b[0])
     # for a forecast of few tokens: rank (I + O) products for each of them, against rank I O for W + B A
     few = not torch.is_grad_enabled() and x.shape[:-1].numel() * (inputs + outputs) < len(loras) * inputs * outputs
     if few or linear.weight.requires_grad or _sum_rounds(linear.weight.device, linear.weight.dtype):

@@ -176,9 +176,13 @@ class ScalePlan:
             return values
         if how == "repeat":
             return values.repeat_interleave(FACTOR**scale, dim=-2)[..., : self.horizon, :]
-        left, right, share = self._linear_grid(scale)
+        left, right, share = self._linear_grids[scale]
         way = torch.tensor(share, device=values.device, dtype=values.dtype).unsqueeze(-1)
         return torch.lerp(values[..., left, :], values[..., right, :], way)
+
+    @cached_property
+    def _linear_grids(self) -> list[tuple[list[int], list[int], list[float]]]:
+        return [self._linear_grid(scale) for scale in self.scales]
 
     def _linear_grid(self, scale: int) -> tuple[list[int], list[int], list[float]]:
         """For each original step: the coarse steps before and after it, and how far it is on the way."""
