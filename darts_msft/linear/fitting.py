@@ -9,6 +9,7 @@ best one and than weights by least squares, and costs nothing later: an average 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ SHARES = (0.0, 1.0)  # own matrices, one for all; their average shrinks the one 
 POWER = 8.0  # weights ~ MSE ** -POWER
 LEAST_WEIGHT = 0.02  # of a candidate in the average
 MOST_OWN = 32  # components with matrices of their own; more of them share one
-TRAINING_WINDOWS = 256  # whose residuals tell the distribution where no others do
+TRAINING_WINDOWS = 256  # whose residuals tell the distribution, together with those on validation windows
 
 Series = Sequence[Float[np.ndarray, "_ V"]]
 
@@ -54,8 +55,7 @@ def fit_linear(
 ) -> LinearFit | None:
     """From all windows of the training series without a gap (NaN); None where no look-back fits into any.
 
-    Choices and the distribution are made on the validation windows. Without any that are complete, by generalised
-    cross-validation, and from training residuals that are enlarged by the windows' leverage.
+    Choices are made on the validation windows; without any that are complete, by generalised cross-validation.
     """
     _check(series, horizon, lookbacks, shift, validation)
     series = [np.where(np.isfinite(one), one, np.nan).astype(np.float64) for one in series]
@@ -63,17 +63,20 @@ def fit_linear(
     if validation is not None:
         validation, judged = comparable(validation, usable)
         validation, usable = (validation, judged) if judged else (None, usable)
+    frames = [Frame(lookback, horizon, shift) for lookback in usable]
+    pooled = {frame: found for frame in frames if (found := merge(_own_equations(series, frame)))}
     candidates = [
         candidate
-        for lookback in usable
-        for candidate in _best_penalties(series, Frame(lookback, horizon, shift), validation)
+        for frame, equations in pooled.items()
+        for candidate in _best_penalties(series, frame, equations, validation)
     ]
     if not candidates:
         return None
     candidates = _weighted(candidates, alike=series[0].shape[1] > MOST_OWN)
-    weight, moved = _average(series, candidates, trained_on=validation is None)
-    windows = validation or cut_windows(series, Frame(weight.shape[1], horizon, shift), TRAINING_WINDOWS)
-    return LinearFit(_with_distribution(weight, windows, moved), candidates, validation is not None)
+    weight, moved = _average(series, candidates, pooled)
+    trained = cut_windows(series, Frame(weight.shape[1], horizon, shift), TRAINING_WINDOWS)
+    member = _with_distribution(weight, [(trained, moved)] + ([(validation, 0 * moved)] if validation else []))
+    return LinearFit(member, candidates, validation is not None)
 
 
 def _check(series: Series, horizon: int, lookbacks: Sequence[int], shift: int, validation: Windows | None) -> None:
@@ -94,18 +97,21 @@ def _own_equations(series: Series, frame: Frame, pooled: Equations | None = None
         yield equations_of([one[:, component] for one in series], frame) or pooled
 
 
-def _best_penalties(series: Series, frame: Frame, validation: Windows | None) -> Iterator[Candidate]:
-    """For each share the candidate with the lowest mean error over components; none where no window fits."""
-    pooled = merge(_own_equations(series, frame))
-    if pooled is None:
-        return
+def _shares(components: int) -> tuple[float, ...]:
+    return SHARES if 1 < components <= MOST_OWN else (1.0,)
+
+
+def _best_penalties(series: Series, frame: Frame, pooled: Equations, validation: Windows | None) -> Iterator[Candidate]:
+    """For each share the candidate with the lowest mean error over components."""
     components = series[0].shape[1]
-    shares = SHARES if 1 < components <= MOST_OWN else SHARES[-1:]
+    shares = _shares(components)
     grid = [(share, penalty) for share in shares for penalty in PENALTIES]
     cross = validation is None
     for_all = {penalty: solve(pooled, pooled, 1.0, penalty, cross) for penalty in PENALTIES}
+    # where all share one matrix, cross-validation too is for all of them at once
+    owns = repeat(pooled, components) if shares == (1.0,) else _own_equations(series, frame, pooled)
     errors = np.empty((len(grid), components))
-    for component, own in enumerate(_own_equations(series, frame, pooled)):
+    for component, own in enumerate(owns):
         assert own is not None
         for row, (share, penalty) in enumerate(grid):
             ridge = for_all[penalty] if share == 1 else solve(own, pooled, share, penalty, cross)
@@ -139,27 +145,25 @@ def _weighted(candidates: list[Candidate], alike: bool) -> list[Candidate]:
 
 
 def _average(
-    series: Series, candidates: list[Candidate], trained_on: bool
+    series: Series, candidates: list[Candidate], pooled: dict[Frame, Equations]
 ) -> tuple[Float[np.ndarray, "W L H"], Float[np.ndarray, "V"]]:
-    """The average as one map from the longest look-back, without its mean; and how much it follows its residuals.
-
-    This is its leverage in each component for windows that it was trained on, else 0.
-    """
+    """The average as one map from the longest look-back, without its mean; and its leverage in each component."""
     components = series[0].shape[1]
     longest = max(candidate.frame.lookback for candidate in candidates)
-    matrices = 1 if all(candidate.share == 1 for candidate in candidates) and components > MOST_OWN else components
+    matrices = 1 if components > MOST_OWN else components
     total = np.zeros((matrices, longest, candidates[0].frame.horizon))
     moved = np.zeros(components)
     for frame, share, penalty, _, weights in candidates:
         assert weights is not None
-        pooled = merge(_own_equations(series, frame))
-        assert pooled is not None
-        for_all = solve(pooled, pooled, 1.0, penalty, trained_on) if share == 1 else None
-        for component, own in enumerate(_own_equations(series, frame, pooled)):
+        everyone = pooled[frame]
+        alone = _shares(components) == (1.0,)
+        for_all = solve(everyone, everyone, 1.0, penalty, with_inverse=True) if share == 1 else None
+        for component, own in enumerate(
+            repeat(everyone, components) if alone else _own_equations(series, frame, everyone)
+        ):
             assert own is not None
-            ridge = for_all or solve(own, pooled, share, penalty, trained_on)
-            if trained_on:
-                moved[component] += weights[component] * leverage(ridge, own, pooled, share)
+            ridge = for_all or solve(own, everyone, share, penalty, with_inverse=True)
+            moved[component] += weights[component] * leverage(ridge, own, everyone, share)
             if component < matrices:
                 # the mean of the shorter look-back is part of the map
                 total[component, longest - frame.lookback :] += weights[component] * (ridge.weight + 1 / frame.lookback)
@@ -167,15 +171,19 @@ def _average(
 
 
 def _with_distribution(
-    weight: Float[np.ndarray, "W L H"], windows: Windows, moved: Float[np.ndarray, "V"]
+    weight: Float[np.ndarray, "W L H"], parts: Sequence[tuple[Windows, Float[np.ndarray, "V"]]]
 ) -> LinearMember:
-    """The member with a distribution from the windows' residuals."""
-    components = windows.unit.shape[1]
-    inputs = windows.past[:, windows.past.shape[1] - weight.shape[1] :]
-    errors = [
-        residuals(weight[component % len(weight)], inputs[:, :, component], windows.future[:, :, component])
-        / (1 - moved[component])
-        for component in range(components)
-    ]
-    student = choose_student(np.stack(errors, axis=1), inputs.std(axis=1), windows.unit)
+    """The member with a distribution from the residuals of windows, each part with its leverage.
+
+    Training residuals, enlarged for the leverage, gave a lower CRPS and a better coverage than those on validation
+    windows alone: these are fewer, and of one season of the year.
+    """
+    errors, spreads = [], []
+    for windows, moved in parts:
+        inputs = windows.past[:, windows.past.shape[1] - weight.shape[1] :]
+        columns = zip(cycle(weight), np.moveaxis(inputs, 2, 0), np.moveaxis(windows.future, 2, 0), strict=False)
+        errors.append(np.stack([residuals(*column) for column in columns], axis=1) / (1 - moved[:, None]))
+        spreads.append(inputs.std(axis=1))
+    units = np.concatenate([windows.unit for windows, _ in parts])
+    student = choose_student(np.concatenate(errors), np.concatenate(spreads), units)
     return LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student)))
