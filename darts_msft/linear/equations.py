@@ -1,0 +1,123 @@
+"""Normal equations of a regression from L past steps to H future ones, over all windows of a series, exactly.
+
+A window is L past steps, `shift` steps that nobody looks at, and H future steps: N = L + shift + H. The mean of its
+past is taken from all of it, so the regression does not feel the series' level. With x the series and W = T - N + 1
+windows, the products of a window's steps, G[i, j] = sum_n x[n + i] x[n + j], follow from the first row:
+G[i + 1, j + 1] = G[i, j] - x[i] x[j] + x[W + i] x[W + j]; this row is a correlation, one FFT. Removing the mean is a
+projection of G. All sums are in double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.signal import correlate
+
+
+class Frame(NamedTuple):
+    """What a window is made of, in steps."""
+
+    lookback: int
+    horizon: int
+    shift: int = 0
+
+    @property
+    def length(self) -> int:
+        """N, all steps of a window."""
+        return self.lookback + self.shift + self.horizon
+
+
+class Equations(NamedTuple):
+    """Means over windows of the products of inputs x and targets y, both without the mean of the window's past."""
+
+    gram: Float[np.ndarray, "L L"]  # x x'
+    cross: Float[np.ndarray, "L H"]  # x y'
+    power: Float[np.ndarray, "H"]  # y y
+    windows: int  # how many
+
+    def errors(self, weight: Float[np.ndarray, "L H"]) -> Float[np.ndarray, "H"]:
+        """Mean squared error of the forecast weight' x at every step."""
+        fitted = np.einsum("lh,lh->h", weight, self.gram @ weight - 2 * self.cross)
+        return np.maximum(self.power + fitted, 0.0)
+
+
+def blend(own: Equations, pooled: Equations, share: float) -> Equations:
+    """Equations in which a component's own windows count 1 - `share` and those of all components `share`."""
+    gram, cross, power = ((1 - share) * a + share * b for a, b in zip(own[:3], pooled[:3], strict=True))
+    return Equations(gram, cross, power, own.windows)
+
+
+def merge(parts: Iterable[Equations | None]) -> Equations | None:
+    """All their windows together; None where there are none."""
+    merged = None
+    for part in parts:
+        if merged is None or part is None:
+            merged = merged or part
+            continue
+        windows = merged.windows + part.windows
+        gram, cross, power = (a + (b - a) * (part.windows / windows) for a, b in zip(merged[:3], part[:3], strict=True))
+        merged = Equations(gram, cross, power, windows)
+    return merged
+
+
+def equations_of(series: Sequence[Float[np.ndarray, "_"]], frame: Frame) -> Equations | None:
+    """Of all windows without a gap (NaN); each series counts in units of its standard deviation.
+
+    None where no window fits. A series that doesn't vary says nothing.
+    """
+    return merge(_of_segment(part, frame) for one in series for part in segments(standardised(one), frame.length))
+
+
+def spread_of(values: Float[np.ndarray, "_"]) -> float:
+    """Standard deviation of the observed values; 0 where they don't vary beyond rounding."""
+    seen = values[np.isfinite(values)]
+    deviation = float(np.std(seen, dtype=np.float64)) if seen.size else 0.0
+    return deviation if deviation > 1e-6 * float(np.abs(seen).max(initial=0.0)) else 0.0
+
+
+def standardised(values: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
+    """Without its mean and in units of its spread; all missing where it doesn't vary."""
+    spread = spread_of(values)
+    if not spread:
+        return np.full(len(values), np.nan)
+    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    return (values - np.nanmean(values)) / spread
+
+
+def segments(values: Float[np.ndarray, "T"], least: int) -> Iterator[Float[np.ndarray, "_"]]:
+    """Stretches without a gap, of at least `least` steps."""
+    gaps: Bool[np.ndarray, "_"] = np.concatenate([[True], np.isnan(values), [True]])
+    ends = np.flatnonzero(gaps)
+    for start, end in zip(ends[:-1], ends[1:] - 1, strict=True):
+        if end - start >= least:
+            yield values[start:end]
+
+
+def _of_segment(x: Float[np.ndarray, "T"], frame: Frame) -> Equations:
+    count = len(x) - frame.length + 1
+    products = window_products(x, frame.length) / count
+    past, future = slice(frame.lookback), slice(frame.lookback + frame.shift, None)
+    gram, cross, power = products[past, past], products[past, future], products.diagonal()[future]
+    # the mean of the past is m = 1' x / L: taken from inputs (on both sides) and targets
+    with_mean = gram.mean(axis=1)  # E[x m]
+    mean_square = with_mean.mean()  # E[m m]
+    mean_target = cross.mean(axis=0)  # E[m y]
+    gram = gram - with_mean[:, None] - with_mean + mean_square
+    cross = cross - with_mean[:, None] - mean_target + mean_square
+    return Equations(gram, cross, power - 2 * mean_target + mean_square, count)
+
+
+def window_products(x: Float[np.ndarray, "T"], length: int) -> Float[np.ndarray, "N N"]:
+    """Sums over all windows of `length` steps of the products of their steps."""
+    count = len(x) - length + 1
+    products = np.empty((length, length))
+    products[0] = correlate(x, x[:count], mode="valid")
+    head, tail = x[: length - 1], x[count:]
+    for i in range(length - 1):
+        products[i + 1, i + 1 :] = products[i, i:-1] - head[i] * head[i:] + tail[i] * tail[i:]
+    upper = np.triu_indices(length, 1)
+    products.T[upper] = products[upper]
+    return products

@@ -1,0 +1,94 @@
+"""Ridge regressions against least squares over explicit windows."""
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from darts_msft.linear.equations import Frame, equations_of, standardised
+from darts_msft.linear.ridge import cross_validated, leverage, residuals, solve
+
+FRAME = Frame(8, 3, 1)
+
+
+def make_series(steps: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return 50 + np.sin(np.arange(steps) / 3) + 0.1 * rng.normal(size=steps).cumsum() + 0.3 * rng.normal(size=steps)
+
+
+def windows_of(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets without the mean of the past."""
+    windows = sliding_window_view(standardised(series), FRAME.length)
+    past, future = windows[:, : FRAME.lookback], windows[:, FRAME.lookback + FRAME.shift :]
+    mean = past.mean(axis=1, keepdims=True)
+    return past - mean, future - mean
+
+
+@pytest.mark.parametrize("penalty", [1e-4, 1e-1])
+def test_the_solution_is_that_of_least_squares_with_penalty_rows(penalty: float) -> None:
+    series = make_series(200)
+    x, y = windows_of(series)
+    scaled = penalty * np.mean((x**2).sum(axis=0))
+    rows = np.vstack([x, np.sqrt(scaled) * np.eye(FRAME.lookback)])
+    expected = np.linalg.lstsq(rows, np.vstack([y, np.zeros((FRAME.lookback, FRAME.horizon))]), rcond=None)[0]
+    own = equations_of([series], FRAME)
+    np.testing.assert_allclose(solve(own, own, 0.0, penalty).weight, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_counts_the_windows_of_all(share: float) -> None:
+    first, second = make_series(150), make_series(90, seed=1)
+    own, pooled = equations_of([first], FRAME), equations_of([first, second], FRAME)
+    (x, y), (x2, y2) = windows_of(first), windows_of(second)
+    all_x, all_y = np.vstack([x, x2]), np.vstack([y, y2])
+    gram = (1 - share) * x.T @ x / len(x) + share * all_x.T @ all_x / len(all_x)
+    cross = (1 - share) * x.T @ y / len(x) + share * all_x.T @ all_y / len(all_x)
+    expected = np.linalg.solve(gram + 0.01 * np.mean(np.diag(gram)) * np.eye(FRAME.lookback), cross)
+    np.testing.assert_allclose(solve(own, pooled, share, 0.01).weight, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_leverage_is_what_a_target_moves_its_own_forecast(share: float) -> None:
+    first, second = make_series(60), make_series(45, seed=1)
+    own, pooled = equations_of([first], FRAME), equations_of([first, second], FRAME)
+    ridge = solve(own, pooled, share, 0.02, with_inverse=True)
+    x, y = windows_of(first)
+    moved = []
+    for window in range(len(x)):
+        changed = y.copy()
+        changed[window] += 1
+        cross = own._replace(cross=x.T @ changed / len(x))
+        both = pooled._replace(cross=pooled.cross + x.T @ (changed - y) / pooled.windows)
+        moved.append(x[window] @ (solve(cross, both, share, 0.02).weight - ridge.weight))
+    assert leverage(ridge, own, pooled, share) == pytest.approx(np.mean(moved), abs=1e-8)
+
+
+def test_cross_validation_is_near_leaving_one_out() -> None:
+    series = make_series(200)
+    own, (x, y) = equations_of([series], FRAME), windows_of(series)
+    penalty = 0.02 * np.trace(own.gram) / FRAME.lookback
+    left_out = []
+    for window in range(len(x)):
+        rest = np.arange(len(x)) != window
+        gram, cross = x[rest].T @ x[rest] / len(x), x[rest].T @ y[rest] / len(x)
+        weight = np.linalg.solve(gram + penalty * np.eye(FRAME.lookback), cross)
+        left_out.append((y[window] - x[window] @ weight) ** 2)
+    ridge = solve(own, own, 0.0, 0.02, with_inverse=True)
+    found = cross_validated(ridge, own, own, 0.0)
+    np.testing.assert_allclose(found, np.mean(left_out, axis=0), rtol=0.05)
+    assert (found > own.errors(ridge.weight)).all()
+
+
+def test_a_past_that_does_not_vary_gives_no_weight() -> None:
+    own = equations_of([make_series(60)], FRAME)
+    still = own._replace(gram=np.zeros_like(own.gram))
+    assert not solve(still, still, 0.0, 0.1, with_inverse=True).weight.any()
+
+
+def test_residuals_are_missing_where_the_past_has_a_gap() -> None:
+    rng = np.random.default_rng(0)
+    weight, past, future = rng.normal(size=(4, 2)), rng.normal(size=(3, 6)), rng.normal(size=(3, 2))
+    past[0, 0] = past[1, 3] = future[2, 1] = np.nan
+    found = residuals(weight, past, future)
+    inputs = past[0, 2:]
+    np.testing.assert_allclose(found[0], future[0] - inputs.mean() - (inputs - inputs.mean()) @ weight)
+    assert np.isnan(found).tolist() == [[False, False], [True, True], [False, True]]
