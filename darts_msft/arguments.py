@@ -57,7 +57,9 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     check_search(num_scales, given["weight_init"], bool(given.get("save_checkpoints")))
     source, architecture, config = describe(given["backbone"], given["revision"])
     method_config = MethodConfig(**{field.name: given[field.name] for field in fields(MethodConfig)})
-    mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
+    mixing_config = MixingConfig(
+        **{field.name: given[field.name] for field in fields(MixingConfig) if field.name in given}
+    )
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
@@ -68,7 +70,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     asked = Asked(given["patch_size"], num_scales, finest)
     plan = choose_plan(checkpoint, method, method_config, context, horizon, asked)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
-    resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config.mixing)
+    resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config)
     check_training(method, trains, resolved)
     settings = {
         "architecture": architecture,
@@ -364,13 +366,13 @@ def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan, attention: str)
 
 
 def resolve_likelihood(
-    likelihood: str | TorchLikelihood | None, architecture: str, config: dict[str, Any], scales: int, mixing: str
+    likelihood: str | TorchLikelihood | None, architecture: str, config: dict[str, Any], scales: int, how: MixingConfig
 ) -> TorchLikelihood | None:
     """The Darts likelihood that `likelihood` asks for; `scales` is S. Raises ValueError where there is none."""
     if likelihood == "native":
-        return ScaleMixture(architecture, config, scales, mixing)
+        return ScaleMixture(architecture, config, scales, how.mixing, with_linear=how.with_linear)
     if likelihood is None or isinstance(likelihood, QuantileRegression):
-        if mixing == "samples":
+        if how.mixing == "samples":
             raise ValueError(
                 f"mixing='samples' averages sample paths, which likelihood={likelihood!r} has none of; take "
                 "mixing='mixture', 'quantile' or 'first', or likelihood='native'"
@@ -382,4 +384,4 @@ def resolve_likelihood(
             "QuantileRegression(), or None for point forecasts"
         )
     DartsFamily(likelihood)  # refuses a likelihood that can't describe standardised values
-    return ScaleMixture(architecture, config, scales, mixing, base=likelihood)
+    return ScaleMixture(architecture, config, scales, how.mixing, likelihood, how.with_linear)

@@ -19,13 +19,14 @@ from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Family, Stats, with_stats
 from darts_msft.encoder import encode
 from darts_msft.likelihoods import MIXTURES, DartsFamily, ScaleMixture
+from darts_msft.linear.member import LinearForecast, LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
 from darts_msft.options import MethodConfig, MixingConfig
 from darts_msft.scales.adapters import StepHead
 from darts_msft.scales.backcasts import cut_backcasts
-from darts_msft.scales.mixing import ScaleWeights, mix_points, pack, upsample_all
+from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
 
 
@@ -39,6 +40,8 @@ class Form(IntEnum):
     STACKED = 2
     """All scales, with the weights that were solved for on validation data."""
     TRAINED = 3
+    WITH_LINEAR = 4
+    """All scales and the linear member, with the weights that were solved for on validation data."""
 
 
 class Parts(NamedTuple):
@@ -50,13 +53,17 @@ class Parts(NamedTuple):
 
 
 class ScaleOutputs(NamedTuple):
-    """Parameters (B, V, H_i, R) of the plan's scales, standardised, their statistics, whose they are, and weights."""
+    """Parameters (B, V, H_i, R) of the plan's scales, standardised, their statistics, whose they are, and weights.
+
+    `linear` is the linear member's forecast, where it takes part.
+    """
 
     plan: ScalePlan
     params: list[Float[Tensor, "B V _ R"]]
     stats: list[Stats]
     family: Family
     weights: Float[Tensor, "B S"]
+    linear: LinearForecast | None = None
 
 
 class ForecastingModule(PLForecastingModule):
@@ -64,7 +71,7 @@ class ForecastingModule(PLForecastingModule):
 
     Everything that the constructor needs is plain data, so that a checkpoint rebuilds the module without the hub:
     the architecture's name and configuration, the patch size (steps), K, the method, and its settings. Before training
-    the pretrained model forecasts, in one of the first three forms of `Form`.
+    the pretrained model forecasts, in one of the forms of `Form`.
     """
 
     form: Tensor
@@ -92,7 +99,8 @@ class ForecastingModule(PLForecastingModule):
         config = MethodConfig.from_dict(method_config)
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
-        self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales))
+        self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales), self.mixing.with_linear)
+        self.linear = LinearMember() if self.mixing.with_linear else None  # until a fit
         base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
         self.new_family = None if base is None else DartsFamily(base)
         self.step_head = (
@@ -106,10 +114,20 @@ class ForecastingModule(PLForecastingModule):
         self.settle()
 
     @property
+    def can_forecast_untrained(self) -> bool:
+        """Whether there is a pretrained model whose head serves the likelihood."""
+        return self.method.pretrained and self._forecasts_zero_shot()
+
+    @property
     def can_weigh_scales(self) -> bool:
         """Whether the pretrained model can forecast at several scales, with weights."""
-        several = self.plan.num_scales > 0 and not self.mixing.only_first
-        return several and self.method.pretrained and self._forecasts_zero_shot()
+        return self.plan.num_scales > 0 and not self.mixing.only_first and self.can_forecast_untrained
+
+    @property
+    def mixes_linear(self) -> bool:
+        """Whether the linear member takes part in the forecast."""
+        takes_part = self.kind in (Form.TRAINED, Form.WITH_LINEAR)
+        return takes_part and self.linear is not None and not self.linear.absent
 
     def take(self, form: Form) -> None:
         """Forecasts by `form` from now on."""
@@ -189,7 +207,9 @@ class ForecastingModule(PLForecastingModule):
         """
         if self.kind is not Form.BACKCASTS:
             outputs = self.forecast_scales(past_target)
-            return outputs._replace(stats=_constant_where_flat(outputs.plan, past_target, outputs.stats))
+            stats = _constant_where_flat(outputs.plan, past_target, outputs.stats)
+            linear = self.linear(past_target) if self.linear is not None and self.mixes_linear else None
+            return outputs._replace(stats=stats, linear=linear)
         finest = self.plan.contexts[0]
         backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift, finest)
         windows = torch.cat([past_target, *backcasts.windows])
@@ -199,19 +219,29 @@ class ForecastingModule(PLForecastingModule):
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
 
+    def linear_part(self, outputs: ScaleOutputs) -> LinearPart | None:
+        """The linear member's forecast with its weight, which is 0 where it can't tell."""
+        if outputs.linear is None:
+            return None
+        assert self.linear is not None
+        loc, scale, tells = outputs.linear
+        loc, scale = loc.nan_to_num(0.0), scale.nan_to_num(1.0)
+        return LinearPart(loc, scale, self.linear.df.to(loc).expand_as(loc), self.scale_weights.linear.to(loc) * tells)
+
     def shared_weights(self) -> np.ndarray | None:
-        """The scales' weights (S), where all windows share them."""
+        """The weights of the scales, then the linear member's if there is one, where all windows share them."""
         if self.kind is Form.BACKCASTS:
             return None
-        weights: np.ndarray = self.scale_weights().detach().cpu().double().numpy()
+        weights: np.ndarray = self.scale_weights.members().detach().cpu().double().numpy()
         return weights
 
     @torch.no_grad()
     def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:
-        """Each scale's median of one window at the original rate: arrays of (H, V), in the series' units."""
+        """Each member's median of one window at the original rate: arrays of (H, V), in the series' units."""
         self.eval()
         outputs = self.forecast(past_target.to(self.scale_weights.omega))
-        return list(self._medians(outputs)[0].permute(2, 0, 1).cpu().numpy())
+        linear = [] if outputs.linear is None else [outputs.linear.loc[0].cpu().numpy()]
+        return [*self._medians(outputs)[0].permute(2, 0, 1).cpu().numpy(), *linear]
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
@@ -221,10 +251,21 @@ class ForecastingModule(PLForecastingModule):
             missing = self.likelihood.num_scales - steps.shape[-2]
             # scales that were not run have no weight, and the finest one's numbers
             steps = torch.cat([steps, steps[..., :1, :].expand(*steps.shape[:-2], missing, -1)], dim=-2)
-            return pack(steps, nn.functional.pad(outputs.weights, (0, missing)))
+            linear = self.linear_part(outputs)
+            if linear is None and self.likelihood.with_linear:
+                linear = LinearPart.unused(steps[..., 0, 0])
+            return pack(steps, nn.functional.pad(outputs.weights, (0, missing)), linear)
         levels = [0.5] if self.new_family is None else self.new_family.levels or [0.5]
+        return self._mix_quantiles(outputs, levels)
+
+    def _mix_quantiles(self, outputs: ScaleOutputs, levels: Sequence[float]) -> Float[Tensor, "B H V Q"]:
+        """The members' quantiles, averaged with their weights."""
         values = self._at_original_rate(outputs, self._quantiles(outputs, levels))
-        return mix_points(values.transpose(-1, -2), outputs.weights)
+        mixed = mix_points(values.transpose(-1, -2), outputs.weights)
+        if (linear := self.linear_part(outputs)) is None:
+            return mixed
+        columns = [linear.beside(mixed[..., index], linear.quantile(level)) for index, level in enumerate(levels)]
+        return torch.stack(columns, dim=-1)
 
     def _quantiles(self, outputs: ScaleOutputs, levels: Sequence[float]) -> list[Float[Tensor, "B V _ Q"]]:
         """Each scale's, in the series' units."""
@@ -274,9 +315,8 @@ class ForecastingModule(PLForecastingModule):
         return PLModuleOutput(prediction=self.point(x.past_target))
 
     def point(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V"]:
-        """The weighted mean of the scales' medians."""
-        outputs = self.forecast(past_target)
-        return mix_points(self._medians(outputs).unsqueeze(-2), outputs.weights).squeeze(-1)
+        """The weighted mean of the members' medians."""
+        return self._mix_quantiles(self.forecast(past_target), [0.5]).squeeze(-1)
 
     def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
         if isinstance(self.likelihood, ScaleMixture):

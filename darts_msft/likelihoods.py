@@ -19,6 +19,7 @@ from torch.distributions import constraints
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Family
 from darts_msft.scales.mixing import (
+    MixedForecast,
     average_of_quantiles,
     draw_scale,
     quantile_of_mixture,
@@ -114,7 +115,7 @@ class DartsFamily(Family):
 
 
 class ScaleMixture(TorchLikelihood):
-    """The scales' forecast distributions, mixed with their learned weights.
+    """The scales' forecast distributions, and a linear member's if there is one, mixed with their weights.
 
     Parameters
     ----------
@@ -127,10 +128,15 @@ class ScaleMixture(TorchLikelihood):
         functions are averaged with the weights; "samples": independent paths are; "first": scale 0's alone.
     base
         A Darts likelihood that each scale has in place of the native distribution.
+    with_linear
+        Whether there is a linear member, a Student-t at each step.
 
     The parameters of a step, by scale i: `s{i}_` and the distribution's parameters in standardised units,
-    `s{i}_loc` and `s{i}_scale` (value = loc + scale * standardised value), `s{i}_weight`.
+    `s{i}_loc` and `s{i}_scale` (value = loc + scale * standardised value), `s{i}_weight`; then the linear member's
+    `linear_loc`, `linear_scale`, `linear_df` and `linear_weight`: the scales share what that leaves of 1.
     """
+
+    with_linear = False  # of those that version 0.1 saved
 
     def __init__(
         self,
@@ -139,33 +145,37 @@ class ScaleMixture(TorchLikelihood):
         num_scales: int,
         mixing: str = "mixture",
         base: TorchLikelihood | None = None,
+        with_linear: bool = False,
     ) -> None:
         self.architecture, self.config_json = architecture, json.dumps(config, sort_keys=True)
-        self.num_scales, self.mixing, self.base = num_scales, mixing, base
-        names = [*self.family.names, "loc", "scale", "weight"]
-        super().__init__(
-            likelihood_type=ScaleMixtureType.SCALE_MIXTURE,
-            parameter_names=[f"s{scale}_{name}" for scale in range(num_scales) for name in names],
-        )
+        self.num_scales, self.mixing, self.base, self.with_linear = num_scales, mixing, base, with_linear
+        own = [*self.family.names, "loc", "scale", "weight"]
+        names = [f"s{scale}_{name}" for scale in range(num_scales) for name in own]
+        if with_linear:
+            names += [f"linear_{name}" for name in ("loc", "scale", "df", "weight")]
+        super().__init__(likelihood_type=ScaleMixtureType.SCALE_MIXTURE, parameter_names=names)
 
     @property
     def family(self) -> Family:
         return DartsFamily(self.base) if self.base is not None else native_family(self.architecture, self.config_json)
+
+    def unpack(self, model_output: Float[Tensor, "B H V Z"]) -> MixedForecast:
+        return unpack(model_output, self.num_scales, self.with_linear)
 
     def sample(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H V"]:
         return self.sample_many(model_output, 1)[0]
 
     def sample_many(self, model_output: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
         """`count` draws from one output of the network."""
-        return SAMPLERS[self.mixing](self.family.sample, unpack(model_output, self.num_scales), count)
+        return SAMPLERS[self.mixing](self.family.sample, self.unpack(model_output), count)
 
     def sample_scale(self, model_output: Float[Tensor, "B H V Z"], scale: int, count: int) -> Float[Tensor, "M B H V"]:
         """`count` draws from one scale's distribution."""
-        return draw_scale(self.family.sample, unpack(model_output, self.num_scales), scale, count)
+        return draw_scale(self.family.sample, self.unpack(model_output), scale, count)
 
     def quantiles(self, model_output: Float[Tensor, "B H V Z"], levels: Sequence[float]) -> Float[Tensor, "B H V Q"]:
         """The values with these shares of the forecast distribution below."""
-        forecast, family = unpack(model_output, self.num_scales), self.family
+        forecast, family = self.unpack(model_output), self.family
         if self.mixing in MIXTURES:
             found = [quantile_of_mixture(family.cdf, family.quantile, forecast, level) for level in levels]
         elif self.mixing == "quantile":
@@ -184,11 +194,16 @@ class ScaleMixture(TorchLikelihood):
         raise NotImplementedError("a mixture over scales has no torch distribution; use `sample` or `_nllloss`")
 
     def _nllloss(self, params_out: tuple[Tensor, ...], target: Tensor, sample_weight: Tensor | None) -> Tensor:
-        forecast = unpack(torch.stack(params_out, dim=-1), self.num_scales)
+        forecast = self.unpack(torch.stack(params_out, dim=-1))
         weights = torch.ones_like(target) if sample_weight is None else sample_weight
         standardised = (target.unsqueeze(-1) - forecast.loc) / forecast.spread
         density = self.family.log_prob(forecast.params, standardised) - forecast.spread.log()
-        return -((density + forecast.weights.log()[:, None, None]).logsumexp(dim=-1) * weights).mean()
+        density = (density + forecast.weights.log()[:, None, None]).logsumexp(dim=-1)
+        if (linear := forecast.linear) is not None:
+            own = torch.distributions.StudentT(linear.df, linear.loc, linear.scale).log_prob(target)
+            share = linear.weight[:, None]
+            density = torch.logaddexp(density + (1 - share).log(), own + share.log())
+        return -(density * weights).mean()
 
 
 @lru_cache(maxsize=16)

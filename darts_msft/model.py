@@ -25,6 +25,7 @@ from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.quantiles import predict_quantiles
 from darts_msft.training.keep_best import KeepBest
+from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import Candidate, FitReport
 from darts_msft.training.untrained import labelled, weigh_scales
@@ -112,6 +113,9 @@ class MSFTFoundationModel(FoundationModel):
         every epoch; without a validation series as "mixed_loss"), "uniform" (not learned).
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
+    linear_member
+        Whether a linear member joins the mixture (with mixing="mixture" and weight_learning="stacking"): a ridge
+        regression for each component, or one for all, which `fit` with a `val_series` solves for in closed form.
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
@@ -161,6 +165,7 @@ class MSFTFoundationModel(FoundationModel):
         upsampling: str = "linear",
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
+        linear_member: bool = True,
         lr_pretrained: float | None = None,
         lr_new: float | None = None,
         lr_head: float | None = None,
@@ -218,6 +223,8 @@ class MSFTFoundationModel(FoundationModel):
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
+        if validates:
+            fit_linear_member(model, datamodule)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
             self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None

@@ -31,8 +31,14 @@ FORM_LABELS = {
     Form.ONE_SCALE: "zero-shot",
     Form.BACKCASTS: "zero-shot, scales weighted by backcasts",
     Form.STACKED: "zero-shot, scales stacked",
+    Form.WITH_LINEAR: "zero-shot, scales and linear member stacked",
 }
-FORM_LEARNING = {Form.ONE_SCALE: "one scale", Form.BACKCASTS: "backcasts", Form.STACKED: "stacking"}
+FORM_LEARNING = {
+    Form.ONE_SCALE: "one scale",
+    Form.BACKCASTS: "backcasts",
+    Form.STACKED: "stacking",
+    Form.WITH_LINEAR: "stacking",
+}
 
 
 class MSFTModule(ForecastingModule):
@@ -44,9 +50,9 @@ class MSFTModule(ForecastingModule):
         self.save_hyperparameters(ignore=["loss_fn", "torch_metrics"])
         self.learning = self.mixing.learning  # what the scales' weights learn from; a fit may lack what that takes
         self.rates = LearningRates.from_dict(learning_rates)
-        num_scales = len(self.plan.scales)
-        self.score = ValidationScore(self.n_targets, num_scales if self.is_mixture else 1)
-        self.error_products = ErrorProducts(self.n_targets, num_scales)
+        members = len(self.plan.scales) + (self.linear is not None)
+        self.score = ValidationScore(self.n_targets, members if self.is_mixture else 1)
+        self.error_products = ErrorProducts(self.n_targets, members)
         self.diverged = False
         self.apply_trainable()
 
@@ -146,8 +152,11 @@ class MSFTModule(ForecastingModule):
 
     @property
     def scale_forms(self) -> tuple[Form, ...]:
-        """How the pretrained model forecasts at several scales: what a fit compares with besides one scale."""
-        return (Form.BACKCASTS, Form.STACKED) if self.can_weigh_scales and self.kind is not Form.TRAINED else ()
+        """How the pretrained model forecasts otherwise: what a fit compares with besides one scale."""
+        if self.kind is Form.TRAINED or not self.can_forecast_untrained:
+            return ()
+        scales = (Form.BACKCASTS, Form.STACKED) if self.can_weigh_scales else ()
+        return scales if self.linear is None or self.linear.absent else (*scales, Form.WITH_LINEAR)
 
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
@@ -156,18 +165,19 @@ class MSFTModule(ForecastingModule):
 
     @property
     def stacks(self) -> bool:
-        """Whether the scales' weights are solved for on the validation data."""
-        wanted = self.learning == "stacking" if self.kind is Form.TRAINED else self.kind is Form.STACKED
-        return wanted and self.plan.num_scales > 0
+        """Whether the members' weights are solved for on the validation data."""
+        solved = self.kind in (Form.STACKED, Form.WITH_LINEAR)
+        wanted = self.learning == "stacking" if self.kind is Form.TRAINED else solved
+        return wanted and (self.plan.num_scales > 0 or self.mixes_linear)
 
     @property
     def solves_on_errors(self) -> bool:
-        """Whether they are solved for on the errors of the scales' medians, before the mixed forecast is scored."""
+        """Whether they are solved for on the errors of the members' medians, before the mixed forecast is scored."""
         return self.stacks and not self.is_mixture
 
     def learned_by(self, solved: bool) -> tuple[str | None, str | None]:
         """What the scales' weights learned from, and were asked to; None where there is one scale."""
-        if self.plan.num_scales == 0:
+        if self.plan.num_scales == 0 and self.linear is None:
             return None, None
         if self.kind is not Form.TRAINED:
             return FORM_LEARNING[self.kind], self.mixing.learning
@@ -178,11 +188,14 @@ class MSFTModule(ForecastingModule):
         target = val_batch.future_target
         outputs = self.forecast(val_batch.past_target)
         forecast = self.mix(outputs) if _finite(outputs) else None
-        products = self._score_products(len(outputs.params), forecast, target, VALIDATION_SEED + batch_idx)
+        products = self._score_products(outputs, forecast, target, VALIDATION_SEED + batch_idx)
         weights = products.new_ones(len(target), 1)
         if self.is_mixture:
             missing = products.shape[-1] - outputs.weights.shape[-1]
             weights = nn.functional.pad(outputs.weights.detach(), (0, missing)).to(products)
+            if outputs.linear is not None:  # of all windows: what stands in for it has its weight
+                share = self.scale_weights.linear.to(products)
+                weights = torch.cat([weights[:, :-1] * (1 - share), share.expand(len(target), 1)], dim=-1)
         self.score.update(products, weights, target, val_batch.sample_weight)
         if len(self.val_metrics) and forecast is not None:
             self._update_metrics(PLModuleOutput(prediction=forecast), target, self.val_metrics)
@@ -190,11 +203,15 @@ class MSFTModule(ForecastingModule):
 
     @torch.no_grad()
     def _score_products(
-        self, scales: int, forecast: Float[Tensor, "B H V Z"] | None, target: Float[Tensor, "B H V"], seed: int
-    ) -> Float[Tensor, "B H V S S"]:
-        """The CRPS as a quadratic form in the weights of the first `scales`; S = 1 where the forecast is no mixture.
+        self,
+        outputs: ScaleOutputs,
+        forecast: Float[Tensor, "B H V Z"] | None,
+        target: Float[Tensor, "B H V"],
+        seed: int,
+    ) -> Float[Tensor, "B H V M M"]:
+        """The CRPS as a quadratic form in the members' weights; M = 1 where the forecast is no mixture.
 
-        NaN where the forecast broke down (None); 0 for scales that are not run, which have no weight.
+        NaN where the forecast broke down (None); 0 for members that are not run, which have no weight.
         """
         size = self.score.products.shape[-1]
         products = target.new_zeros(*target.shape, size, size)
@@ -205,32 +222,51 @@ class MSFTModule(ForecastingModule):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             if isinstance(self.likelihood, ScaleMixture) and self.is_mixture:
-                run = range(1 if self.mixing.only_first else scales)
+                run = list(range(1 if self.mixing.only_first else len(outputs.params)))
                 draws = [self.likelihood.sample_scale(forecast, scale, count) for scale in run]
+                if outputs.linear is not None and (linear := self.linear_part(outputs)) is not None:
+                    # scale 0 stands in for it in windows that it can't tell
+                    stands_in = self.likelihood.sample_scale(forecast, 0, count)
+                    draws.append(linear.sample(count).where(outputs.linear.tells[:, None], stands_in))
+                    run.append(size - 1)
             else:
-                draws = [self._sample(forecast, count)]
-        products[..., : len(draws), : len(draws)] = crps_products(torch.stack(draws), target)
+                run, draws = [0], [self._sample(forecast, count)]
+        index = torch.tensor(run, device=target.device)
+        products[..., index[:, None], index] = crps_products(torch.stack(draws), target)
         return products
 
     def settle_score(self) -> float:
         """The score of the validation steps since the last reset; where the weights are stacked, at the best ones."""
         form, score = self.score.compute()
         if self.stacks and self.is_mixture and not self.trainer.sanity_checking and bool(form.isfinite().all()):
+            form = form[: self.members, : self.members]
             self.scale_weights.set(stack_weights(form))
-            weights = self.scale_weights().detach().to(form)
+            weights = self.scale_weights.members().detach().to(form)[: self.members]
             return float(weights @ form @ weights)
         return float(score)
+
+    @property
+    def members(self) -> int:
+        """How many distributions the forecast mixes."""
+        return len(self.plan.scales) + self.mixes_linear
 
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
         outputs, target = self.forecast(batch.past_target), batch.future_target.unsqueeze(-1)
-        broken = target.new_full((*target.shape[:-1], len(outputs.params)), torch.nan)
-        self.error_products.update(self._medians(outputs) - target if _finite(outputs) else broken)
+        size = self.error_products.products.shape[-1]
+        errors = target.new_full((*target.shape[:-1], size), torch.nan)
+        if _finite(outputs):
+            medians = self._medians(outputs)
+            own = medians[..., 0]
+            if outputs.linear is not None:
+                own = outputs.linear.loc.where(outputs.linear.tells[:, None], own)
+            errors = torch.cat([medians, own.unsqueeze(-1)], dim=-1)[..., :size] - target
+        self.error_products.update(errors)
 
     def solve_on_errors(self) -> None:
-        """Sets the scales' weights by `error_products`."""
-        gram = self.error_products.compute()
+        """Sets the members' weights by `error_products`."""
+        gram = self.error_products.compute()[: self.members, : self.members]
         if bool(gram.any()) and bool(gram.isfinite().all()):
             self.scale_weights.set(stack_weights(gram).to(self.scale_weights.omega))
 

@@ -121,14 +121,17 @@ class MixingConfig(Config):
 
     With `mixing="first"` that one is scale 0's: the weights are fixed, and `weight_learning` and `weight_init` unused.
     `weight_init` is "uniform", "first" (nearly all weight on scale 0) or the initial logits, one a scale.
+    `linear_member` asks for a linear member in the mixture, which needs weights that are stacked.
     """
 
     mixing: str = "mixture"
     upsampling: str = "linear"
     weight_learning: str = "stacking"
     weight_init: str | tuple[float, ...] = "uniform"
+    linear_member: bool = False
 
     def __post_init__(self) -> None:
+        check_flag("linear_member", self.linear_member)
         check_choice("mixing", self.mixing, MIXINGS)
         check_choice("upsampling", self.upsampling, UPSAMPLINGS)
         check_choice("weight_learning", self.weight_learning, WEIGHT_LEARNINGS)
@@ -147,6 +150,11 @@ class MixingConfig(Config):
     def only_first(self) -> bool:
         """Whether scale 0 alone makes the forecast."""
         return self.mixing == "first"
+
+    @property
+    def with_linear(self) -> bool:
+        """Whether there is a linear member in the end."""
+        return self.linear_member and self.mixing == "mixture" and self.weight_learning == "stacking"
 
     @property
     def learning(self) -> str:

@@ -23,7 +23,8 @@ class ByLevel(ScaleMixture):
 
     def __init__(self, mixture: ScaleMixture, levels: Sequence[float]) -> None:
         config = json.loads(mixture.config_json)
-        super().__init__(mixture.architecture, config, mixture.num_scales, mixture.mixing, mixture.base)
+        settings = (mixture.num_scales, mixture.mixing, mixture.base, mixture.with_linear)
+        super().__init__(mixture.architecture, config, *settings)
         self._parameter_names, self.levels = quantile_names(levels), levels
 
     def predict_likelihood_parameters(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H VQ"]:

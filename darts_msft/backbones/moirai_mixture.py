@@ -19,9 +19,9 @@ from torch.distributions import Distribution, LogNormal
 from uni2ts.distribution import DistributionOutput, MixtureOutput, StudentTOutput
 from uni2ts.distribution.negative_binomial import NegativeBinomial
 
-from darts_msft.backbones import student_t
 from darts_msft.backbones.base import STAND_IN, Family
-from darts_msft.root_finding import NEGLIGIBLE, quantile_between
+from darts_msft.distributions import student_t
+from darts_msft.distributions.root_finding import NEGLIGIBLE, quantile_between
 
 _CHUNK = 2**18  # quantiles searched for at once, for the memory's sake
 _FARTHEST = 1e12  # from the location, in the window's own units, that a quantile can be

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ class LinearMember(nn.Module):
     """loc = m + W'(x - m) with the last L steps x of a window and their mean m: the same at any level, and in any unit.
 
     The scale is s * d ** exponent, with d the standard deviation of x. Its buffers are all there is to save; L = W's.
+    Made without them it is `absent`, until it takes a fitted one's by `load_state_dict`.
 
     Parameters
     ----------
@@ -44,19 +45,28 @@ class LinearMember(nn.Module):
 
     def __init__(
         self,
-        weight: Float[Tensor, "W L H"],
-        scale: Float[Tensor, "V H"],
-        df: Float[Tensor, "V"],
-        exponent: Float[Tensor, ""],
+        weight: Float[Tensor, "W L H"] | None = None,
+        scale: Float[Tensor, "V H"] | None = None,
+        df: Float[Tensor, "V"] | None = None,
+        exponent: Float[Tensor, ""] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in zip(_NAMES, (weight, scale, df, exponent), strict=True):
-            self.register_buffer(name, value)
+        given = (weight, scale, df, exponent)
+        nothing = (torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(()))
+        for name, value, empty in zip(_NAMES, given, nothing, strict=True):
+            self.register_buffer(name, empty if value is None else value)
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> LinearMember:
-        """From what `state_dict` gave."""
-        return cls(*(state[name] for name in _NAMES))
+    @property
+    def absent(self) -> bool:
+        """Whether there is nothing to forecast with."""
+        return self.weight.numel() == 0
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Takes the shapes that it finds: they are those of a fit."""
+        for name in _NAMES:
+            if (found := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_empty(found.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def lookback(self) -> int:

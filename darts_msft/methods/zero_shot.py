@@ -10,7 +10,7 @@ class ZeroShot(Method):
     """The reference that every other method is compared with."""
 
     trains = False
-    options = ("mixing", "upsampling")  # its weights of the scales are always solved for
+    options = ("mixing", "upsampling", "linear_member")  # its weights of the scales are always solved for
     no_merge = "adds nothing to the pretrained weights"
     rates = LearningRates(pretrained=0.0, new=0.0, head=0.0, omega=0.0)
 

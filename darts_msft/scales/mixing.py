@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from darts_msft.root_finding import NEGLIGIBLE, quantile_between
+from darts_msft.distributions import student_t
+from darts_msft.distributions.root_finding import NEGLIGIBLE, quantile_between
 from darts_msft.scales.pyramid import ScalePlan
 
 QUANTILE_DRAWS = 64  # draws a scale behind each averaged quantile function
@@ -26,6 +27,39 @@ QuantileFunction = Callable[[Tensor, float], Tensor]
 """The value with a share below, for each step: parameters (..., R), the share -> values (...)."""
 
 
+class LinearPart(NamedTuple):
+    """The linear member's forecast, a Student-t at each step, and its weight: the scales share what is left of 1.
+
+    Where it has no forecast of its own the weight is 0, and the numbers are any.
+    """
+
+    loc: Float[Tensor, "B H V"]
+    scale: Float[Tensor, "B H V"]
+    df: Float[Tensor, "B H V"]
+    weight: Float[Tensor, "B V"]
+
+    @classmethod
+    def unused(cls, like: Float[Tensor, "B H V"]) -> LinearPart:
+        ones = torch.ones_like(like)
+        return cls(torch.zeros_like(like), ones, 3 * ones, like.new_zeros(len(like), like.shape[-1]))
+
+    def beside(self, scales: Float[Tensor, "*M B H V"], own: Float[Tensor, "*M B H V"]) -> Float[Tensor, "*M B H V"]:
+        """The weighted sum of a number of the scales' mixture and one of its own."""
+        return torch.lerp(scales, own.to(scales), self.weight[:, None].to(scales))
+
+    @torch.no_grad()
+    def sample(self, count: int) -> Float[Tensor, "M B H V"]:
+        normal = torch.randn((count, *self.loc.shape), device=self.loc.device, dtype=self.loc.dtype)
+        half = (self.df / 2).expand(normal.shape)
+        return self.loc + self.scale * normal * (half / torch._standard_gamma(half).clamp(min=1e-30)).sqrt()
+
+    def cdf(self, value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
+        return student_t.cdf((value - self.loc) / self.scale, self.df)
+
+    def quantile(self, level: float) -> Float[Tensor, "B H V"]:
+        return self.loc + self.scale * student_t.quantile(self.df, level)
+
+
 class MixedForecast(NamedTuple):
     """All scales' forecasts at the original rate: standardised parameters, their affine maps and the weights."""
 
@@ -33,15 +67,22 @@ class MixedForecast(NamedTuple):
     loc: Float[Tensor, "B H V S"]
     spread: Float[Tensor, "B H V S"]
     weights: Float[Tensor, "B S"]
+    linear: LinearPart | None = None
 
 
 class ScaleWeights(nn.Module):
-    """softmax(omega), one weight a scale; `omega` holds the logits, `initial` those before the first step."""
+    """softmax(omega), one weight a scale; `omega` holds the logits, `initial` those before the first step.
 
-    def __init__(self, initial: Sequence[float]) -> None:
+    With a linear member the scales share what its weight, `linear`, leaves of 1.
+    """
+
+    linear: Tensor
+
+    def __init__(self, initial: Sequence[float], with_linear: bool = False) -> None:
         super().__init__()
-        self.initial = tuple(initial)
+        self.initial, self.with_linear = tuple(initial), with_linear
         self.omega = nn.Parameter(torch.tensor(self.initial))
+        self.register_buffer("linear", torch.zeros(()), persistent=with_linear)
 
     def forward(self) -> Float[Tensor, "S"]:
         return self.omega.softmax(dim=0)
@@ -50,17 +91,29 @@ class ScaleWeights(nn.Module):
     def start(self) -> None:
         """Sets the initial weights."""
         self.omega.copy_(self.omega.new_tensor(self.initial))
+        self.linear.zero_()
 
     @torch.no_grad()
     def only_finest(self) -> None:
         """Puts all weight on scale 0."""
         self.omega.fill_(-torch.inf)
         self.omega[0] = 0.0
+        self.linear.zero_()
 
     @torch.no_grad()
-    def set(self, weights: Float[Tensor, "S"]) -> None:
-        """Sets the weights themselves, as stacking does; a weight of 0 becomes one of about 1e-9."""
-        self.omega.copy_(weights.clamp(min=1e-9).log())
+    def set(self, weights: Float[Tensor, "M"]) -> None:
+        """Sets the weights themselves, as stacking does, those of the scales, then the linear member's if it has one.
+
+        A scale's weight of 0 becomes one of about 1e-9.
+        """
+        scales = weights[: len(self.omega)]
+        self.linear.fill_(weights[len(self.omega) :].sum())
+        self.omega.copy_((scales / scales.sum().clamp(min=1e-9)).clamp(min=1e-9).log())
+
+    def members(self) -> Float[Tensor, "M"]:
+        """All weights, that of a linear member last."""
+        weights: Tensor = self()
+        return torch.cat([weights * (1 - self.linear), self.linear.reshape(1)]) if self.with_linear else weights
 
 
 def upsample_all(plan: ScalePlan, blocks: Sequence[Float[Tensor, "B V _ Q"]], how: str) -> Float[Tensor, "B H V S Q"]:
@@ -69,16 +122,26 @@ def upsample_all(plan: ScalePlan, blocks: Sequence[Float[Tensor, "B V _ Q"]], ho
     return torch.stack(steps, dim=-2).transpose(1, 2)
 
 
-def pack(steps: Float[Tensor, "B H V S Q"], weights: Float[Tensor, "B S"]) -> Float[Tensor, "B H V Z"]:
-    """One flat vector a step, as Darts wants it: for each scale its Q numbers, then its weight."""
+def pack(
+    steps: Float[Tensor, "B H V S Q"], weights: Float[Tensor, "B S"], linear: LinearPart | None = None
+) -> Float[Tensor, "B H V Z"]:
+    """One flat vector a step, as Darts wants it: for each scale its Q numbers and its weight, then the linear part."""
     column = weights.to(steps.dtype)[:, None, None, :, None].expand(*steps.shape[:-1], 1)
-    return torch.cat([steps, column], dim=-1).flatten(-2)
+    packed = torch.cat([steps, column], dim=-1).flatten(-2)
+    if linear is None:
+        return packed
+    own = [linear.loc, linear.scale, linear.df, linear.weight[:, None].expand_as(linear.loc)]
+    return torch.cat([packed, torch.stack(own, dim=-1).to(packed)], dim=-1)
 
 
-def unpack(packed: Float[Tensor, "B H V Z"], num_scales: int) -> MixedForecast:
+def unpack(packed: Float[Tensor, "B H V Z"], num_scales: int, with_linear: bool = False) -> MixedForecast:
     """Undoes `pack`, with Q = (R parameters, location, spread); `num_scales` is S."""
+    linear = None
+    if with_linear:
+        loc, scale, df, weight = packed[..., -4:].unbind(dim=-1)
+        packed, linear = packed[..., :-4], LinearPart(loc, scale, df, weight[:, 0])
     steps = packed.unflatten(-1, (num_scales, -1))
-    return MixedForecast(steps[..., :-3], steps[..., -3], steps[..., -2], steps[:, 0, 0, :, -1])
+    return MixedForecast(steps[..., :-3], steps[..., -3], steps[..., -2], steps[:, 0, 0, :, -1], linear)
 
 
 def mix_points(points: Float[Tensor, "B H V Q S"], weights: Float[Tensor, "B S"]) -> Float[Tensor, "B H V Q"]:
@@ -89,7 +152,7 @@ def mix_points(points: Float[Tensor, "B H V Q S"], weights: Float[Tensor, "B S"]
 
 @torch.no_grad()
 def sample_mixture(draw: Sampler, forecast: MixedForecast, count: int) -> Float[Tensor, "M B H V"]:
-    """Sample paths, each wholly from one scale, drawn with the scales' weights for every series and variate."""
+    """Sample paths, each wholly from one member, drawn with the members' weights for every series and variate."""
     batch, horizon, variates, num_scales, size = forecast.params.shape
     paths = torch.multinomial(forecast.weights.float(), count * variates, replacement=True)
     paths = paths.reshape(batch, count, 1, variates, 1).transpose(0, 1).expand(-1, -1, horizon, -1, -1)
@@ -101,7 +164,12 @@ def sample_mixture(draw: Sampler, forecast: MixedForecast, count: int) -> Float[
         loc = forecast.loc.expand(*shape, num_scales).gather(-1, chosen).squeeze(-1)
         spread = forecast.spread.expand(*shape, num_scales).gather(-1, chosen).squeeze(-1)
         samples.append(draw(params) * spread + loc)
-    return torch.cat(samples)
+    paths = torch.cat(samples)
+    if forecast.linear is None:
+        return paths
+    weight = forecast.linear.weight[:, None]
+    chosen = torch.rand((count, *weight.shape), device=weight.device) < weight
+    return torch.where(chosen, forecast.linear.sample(count), paths)
 
 
 @torch.no_grad()
@@ -154,9 +222,9 @@ def draw_scale(draw: Sampler, forecast: MixedForecast, scale: int, count: int) -
 def quantile_of_mixture(
     cdf: DistributionFunction, quantile: QuantileFunction, forecast: MixedForecast, level: float
 ) -> Float[Tensor, "B H V"]:
-    """The value with a share `level` below of the scales' distributions, summed with their weights.
+    """The value with a share `level` below of the members' distributions, summed with their weights.
 
-    It lies between the scales' own quantiles. A scale without spread is a point.
+    It lies between their own quantiles. A scale without spread is a point.
     """
     centre, unit = forecast.loc[..., 0], forecast.spread.amax(dim=-1)
     unit = unit.where(unit > 0, 1)  # of the search, which is then the same in all units
@@ -168,16 +236,34 @@ def quantile_of_mixture(
     loc, spread = (part.flatten(0, 2).index_select(1, felt).T / unit.flatten() for part in flat[1:])
     weights = weights.index_select(1, felt).T.contiguous()
     own = quantile(params.movedim(0, -1), level) * spread + loc
+    linear = None if forecast.linear is None else _in_units(forecast.linear, centre, unit)
+    every = weights
+    if linear is not None:
+        # where it has no weight, any place between the others does
+        place = linear.quantile(level).where(linear.weight > NEGLIGIBLE, own[0])
+        own, every = torch.cat([own, place[None]]), torch.cat([weights * (1 - linear.weight), linear.weight[None]])
 
     def share(rows: Tensor, value: Tensor) -> Tensor:
         place, width, weight = (part.index_select(1, rows) for part in (loc, spread, weights))
         standardised = (value - place) / width.where(width > 0, 1)
         below = cdf(params.index_select(2, rows).movedim(0, -1), standardised)
-        return (weight * below.where(width > 0, (value >= place).to(below))).sum(dim=0)
+        total = (weight * below.where(width > 0, (value >= place).to(below))).sum(dim=0)
+        if linear is None:
+            return total
+        some = LinearPart(*(part.index_select(0, rows) for part in linear))
+        return torch.lerp(total, some.cdf(value), some.weight)
 
     low, high = own.amin(dim=0), own.amax(dim=0)
-    found = quantile_between(share, level, low, high, (weights * own).sum(dim=0).clamp(low, high))
+    found = quantile_between(share, level, low, high, (every * own).sum(dim=0).clamp(low, high))
     return found.reshape(centre.shape) * unit + centre
+
+
+def _in_units(linear: LinearPart, centre: Float[Tensor, "B H V"], unit: Float[Tensor, "B H V"]) -> LinearPart:
+    """Its steps in one row, (N), as multiples of `unit` from `centre`."""
+    weight = linear.weight[:, None].expand_as(centre)
+    return LinearPart(
+        *(part.flatten() for part in ((linear.loc - centre) / unit, linear.scale / unit, linear.df, weight))
+    )
 
 
 @torch.no_grad()

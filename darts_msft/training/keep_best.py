@@ -72,7 +72,8 @@ class KeepBest(pl.Callback):
     def compare_untrained(self, trainer: Any, module: Any, batches: Any) -> None:
         """A fit that trains nothing: scores what the pretrained model can do, and keeps the best, if any."""
         self._started = time.perf_counter()
-        before = {name: module.state_dict()[name].clone() for name in ("form", "scale_weights.omega")}
+        state = module.state_dict().items()
+        before = {name: value.clone() for name, value in state if name == "form" or name.startswith("scale_weights.")}
         try:
             module.start_from_one_scale()
             for form in (module.kind, *module.scale_forms):

@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 import torch
 
-from darts_msft.backbones import student_t
+from darts_msft.distributions import student_t
 
 FREEDOM = np.concatenate([[2, 2 + 1e-6, 1e4, 1e8, 1e30], 2 / np.linspace(1e-3, 1, 97)])
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_msft.root_finding import quantile_between
+from darts_msft.distributions.root_finding import quantile_between
 
 COUNT = 200
 WIDE = (torch.full((COUNT,), -1e4), torch.full((COUNT,), 1e4), torch.linspace(-1e4, 1e4, COUNT))

@@ -1,0 +1,1 @@
+"""Numbers of distributions: quantiles from distribution functions, Student's t."""
