@@ -100,7 +100,13 @@ def attend(
 
 
 @pytest.mark.parametrize("joined", [False, True])
-@pytest.mark.parametrize(("counts", "masked"), [([6, 3, 2], (0, 1, 2)), ([6, 3], (1,)), ([6, 3, 2], ())])
+@pytest.mark.parametrize(
+    ("counts", "masked"),
+    [
+        *[([6, 3, 2], (0, 1, 2)), ([6, 3], (1,)), ([6, 3, 2], ())],
+        *[([6, 6, 5], (0, 1, 2)), ([5, 6], (1,)), ([6, 5, 6], ()), ([5, 5], ()), ([5, 5], (0,))],  # as one batch
+    ],
+)
 @torch.no_grad()
 def test_the_loop_is_one_sequence(counts: list[int], masked: tuple[int, ...], joined: bool) -> None:
     """With a block mask; or, where the scales are joined, with full attention and each scale's own adapter."""
@@ -121,6 +127,15 @@ def test_the_loop_is_one_sequence(counts: list[int], masked: tuple[int, ...], jo
                 torch.testing.assert_close(part[batch, variate], expected)
 
 
+@pytest.mark.parametrize(("counts", "calls"), [([20, 20, 14], 3), ([20, 20, 12], 9), ([20, 17], 3), ([20, 14], 6)])
+@torch.no_grad()
+def test_scales_attend_as_one_batch_where_that_takes_few_more_tokens(counts: list[int], calls: int) -> None:
+    """60 for 54, and 40 for 37, are at most 15 % more."""
+    backbone = FakeBackbone()
+    encode(backbone, Exchange([]), make_tokens(counts), [None] * len(counts))
+    assert sum(call.startswith("attention") for call in backbone.calls) == calls
+
+
 @pytest.mark.parametrize("joined", [False, True])
 @torch.no_grad()
 def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_masks(joined: bool) -> None:
@@ -137,19 +152,20 @@ def test_the_exchange_stands_between_attention_and_feed_forward_and_sees_the_mas
     assert all(found is given for found, given in zip(hooks.masks, masks, strict=True))
 
 
+@pytest.mark.parametrize(("counts", "joined"), [([6, 3, 2], True), ([6, 6, 5], False)])
 @torch.no_grad()
-def test_a_scale_without_an_adapter_keeps_the_plain_linear_in_the_joined_sequence() -> None:
+def test_a_scale_without_an_adapter_keeps_the_plain_linear_beside_others(counts: list[int], joined: bool) -> None:
     class OnlySecond(Exchange):
         def adapters(self, layer: int, scale: int) -> Adapters:
             return super().adapters(layer, scale) if scale == 1 else {}
 
-    backbone, hooks = FakeBackbone(), OnlySecond([], joined=True)
-    found = encode(backbone, hooks, make_tokens([6, 3, 2]), [None] * 3)
-    silent = Exchange([], joined=True)
+    backbone, hooks = FakeBackbone(), OnlySecond([], joined)
+    found = encode(backbone, hooks, make_tokens(counts), [None] * 3)
+    silent = Exchange([], joined)
     silent.linears = hooks.linears
     for (_, scale), linear in silent.linears.items():
         if scale != 1:
             for parameter in linear.parameters():
                 parameter.zero_()
-    for part, expected in zip(found, encode(backbone, silent, make_tokens([6, 3, 2]), [None] * 3), strict=True):
+    for part, expected in zip(found, encode(backbone, silent, make_tokens(counts), [None] * 3), strict=True):
         torch.testing.assert_close(part, expected)

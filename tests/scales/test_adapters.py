@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_msft.scales import adapters
-from darts_msft.scales.adapters import InputAdapter, LoRA, StepHead
+from darts_msft.scales.adapters import InputAdapter, LoRA, StepHead, through_loras
 
 
 def randomise(module: nn.Module) -> None:
@@ -97,6 +97,31 @@ def test_lora_gradients_are_those_of_the_plain_formula(trained: str) -> None:
     plain = linear(x) + 1.5 * torch.einsum("or,ri,bni->bno", lora.b, lora.a, x)
     for ours, expected in zip(found, torch.autograd.grad((plain * weight).sum(), inputs), strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("trained", ["nothing", "bias", "weight"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_loras_of_all_scales_at_once_are_the_loop(bias: bool, trained: str, tokens: int) -> None:
+    """Outputs with and without gradients, and the gradients of x, of every A and B, and of what trains beside."""
+    if trained == "bias" and not bias:
+        pytest.skip("there is none")
+    linear, loras = frozen_linear(5, 3, bias).double(), [LoRA(5, 3, rank=2, alpha=3.0).double() for _ in range(3)]
+    for index, lora in enumerate(loras):
+        randomise(lora)
+        lora.b.data *= index + 1
+    x, weight = (torch.randn(6, 2, tokens, size).double() for size in (5, 3))
+    inputs = [x.requires_grad_(), *(parameter for lora in loras for parameter in lora.parameters())]
+    if trained != "nothing":
+        inputs.append(linear.get_parameter(trained).requires_grad_())
+    found = through_loras(loras, linear, x)
+    expected = torch.cat([lora(linear, part) for lora, part in zip(loras, x.chunk(3), strict=True)])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    gradients = (torch.autograd.grad((result * weight).sum(), inputs) for result in (found, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(through_loras(loras, linear, x), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("training", [True, False])
