@@ -155,8 +155,12 @@ class MSFTModule(ForecastingModule):
         """How the pretrained model forecasts otherwise: what a fit compares with besides one scale."""
         if self.kind is Form.TRAINED or not self.can_forecast_untrained:
             return ()
-        scales = (Form.BACKCASTS, Form.STACKED) if self.can_weigh_scales else ()
-        return scales if self.linear is None or self.linear.absent else (*scales, Form.WITH_LINEAR)
+        forms = [Form.BACKCASTS, Form.STACKED] if self.can_weigh_scales else []
+        if self.linear is not None and not self.linear.absent:
+            forms.append(Form.WITH_LINEAR)
+            if self.is_mixture and self.can_weigh_scales:
+                forms.remove(Form.STACKED)  # scored in the same pass
+        return tuple(forms)
 
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
@@ -235,15 +239,27 @@ class MSFTModule(ForecastingModule):
         products[..., index[:, None], index] = crps_products(torch.stack(draws), target)
         return products
 
-    def settle_score(self) -> float:
-        """The score of the validation steps since the last reset; where the weights are stacked, at the best ones."""
+    def settle_scores(self) -> Iterator[tuple[Form, float]]:
+        """The score of the validation steps since the last reset; where the weights are stacked, at the best ones.
+
+        While a score is yielded the module is as scored, by the form that comes with it. One pass scores both the
+        scales and the scales with the linear member.
+        """
         form, score = self.score.compute()
-        if self.stacks and self.is_mixture and not self.trainer.sanity_checking and bool(form.isfinite().all()):
-            form = form[: self.members, : self.members]
-            self.scale_weights.set(stack_weights(form))
-            weights = self.scale_weights.members().detach().to(form)[: self.members]
-            return float(weights @ form @ weights)
-        return float(score)
+        if not (self.stacks and self.is_mixture) or self.trainer.sanity_checking or not bool(form.isfinite().all()):
+            yield self.kind, float(score)
+            return
+        if self.kind is Form.WITH_LINEAR and self.plan.num_scales:
+            self.take(Form.STACKED)
+            yield self.kind, self._stack(form)
+            self.take(Form.WITH_LINEAR)
+        yield self.kind, self._stack(form)
+
+    def _stack(self, form: Float[Tensor, "M M"]) -> float:
+        form = form[: self.members, : self.members]
+        self.scale_weights.set(stack_weights(form))
+        weights = self.scale_weights.members().detach().to(form)[: self.members]
+        return float(weights @ form @ weights)
 
     @property
     def members(self) -> int:

@@ -51,7 +51,8 @@ class KeepBest(pl.Callback):
         self._start: dict[str, Tensor] = {}  # what trains, before the first step
         self._moved: dict[str, float] = {}
         self._scored_step, self._seconds_before = -1, 0.0
-        self._fitting, self._resumed, self._start_label = False, False, ""
+        self._fitting, self._resumed = False, False
+        self._start_label: str | None = None  # a new head's training begins before Lightning's sanity check
 
     @contextmanager
     def attached_to(self, trainer: Any) -> Iterator[None]:
@@ -78,7 +79,6 @@ class KeepBest(pl.Callback):
             module.start_from_one_scale()
             for form in (module.kind, *module.scale_forms):
                 module.take(form)
-                self._start_label = module.start_label
                 trainer.validate(module, batches, verbose=False)
         finally:  # the best comes back below
             module.load_state_dict(before, strict=False)
@@ -132,7 +132,7 @@ class KeepBest(pl.Callback):
         if self.validates and not self._resumed:
             for form in pl_module.scale_forms:
                 pl_module.take(form)
-                self._score(trainer, pl_module, pl_module.start_label)
+                self._score(trainer, pl_module)
         pl_module.train()  # Lightning leaves the mode of the last forecast
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -205,7 +205,7 @@ class KeepBest(pl.Callback):
             logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
         self.report = self._report(module, trains)
 
-    def _score(self, trainer: pl.Trainer, module: Any, label: str) -> None:
+    def _score(self, trainer: pl.Trainer, module: Any, label: str | None = None) -> None:
         """Scores the present state in a pass over the validation data of its own."""
         if module.solves_on_errors:
             _solve_on_errors(trainer, module)
@@ -214,16 +214,21 @@ class KeepBest(pl.Callback):
             self._consider(trainer, module, label)
         module.val_metrics.reset()  # the user's are of Lightning's own passes
 
-    def _consider(self, trainer: pl.Trainer, module: Any, label: str) -> float:
-        """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie)."""
-        score: float = module.settle_score()
+    def _consider(self, trainer: pl.Trainer, module: Any, label: str | None = None) -> float:
+        """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie).
+
+        Without a label it is the module's own for its form; a pass may score several.
+        """
+        score = inf
+        for _, score in module.settle_scores():
+            best = self.best
+            if isfinite(score):
+                self.candidates.append(Candidate(label or module.start_label, score, trainer.global_step))
+                if best is None or score < best.score:
+                    state = module.state_dict()
+                    self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
         module.score.reset()
-        self._scored_step, best = trainer.global_step, self.best
-        if isfinite(score):
-            self.candidates.append(Candidate(label, score, trainer.global_step))
-            if best is None or score < best.score:
-                state = module.state_dict()
-                self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
+        self._scored_step = trainer.global_step
         return score
 
     def _report(self, module: Any, trains: bool) -> FitReport:
