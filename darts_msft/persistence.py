@@ -58,7 +58,7 @@ def load_adapter(model: Any, path: str | Path) -> None:
         module = build_for(model, settings, parameters, saved["n_components"], saved["dtype"])
     check_identity(path, saved, {**_identity(model, settings), **_kind_of(module)})
     tensors = in_forms(read_tensors(path, saved))
-    check_tensors(path, tensors, _adapter_of(module))
+    check_tensors(path, tensors, _adapter_of(module), of_any_size="linear.")
     module.load_state_dict(tensors, strict=False)
     model._model_params.update(taken)
     model._module_settings, model.pl_module_params["likelihood"] = settings, likelihood

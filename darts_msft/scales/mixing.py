@@ -33,10 +33,10 @@ class LinearPart(NamedTuple):
     Where it has no forecast of its own the weight is 0, and the numbers are any.
     """
 
-    loc: Float[Tensor, "B H V"]
-    scale: Float[Tensor, "B H V"]
-    df: Float[Tensor, "B H V"]
-    weight: Float[Tensor, "B V"]
+    loc: Float[Tensor, "*steps"]  # B H V
+    scale: Float[Tensor, "*steps"]
+    df: Float[Tensor, "*steps"]
+    weight: Float[Tensor, "*series"]  # B V
 
     @classmethod
     def unused(cls, like: Float[Tensor, "B H V"]) -> LinearPart:
@@ -53,10 +53,10 @@ class LinearPart(NamedTuple):
         half = (self.df / 2).expand(normal.shape)
         return self.loc + self.scale * normal * (half / torch._standard_gamma(half).clamp(min=1e-30)).sqrt()
 
-    def cdf(self, value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
+    def cdf(self, value: Float[Tensor, "*steps"]) -> Float[Tensor, "*steps"]:
         return student_t.cdf((value - self.loc) / self.scale, self.df)
 
-    def quantile(self, level: float) -> Float[Tensor, "B H V"]:
+    def quantile(self, level: float) -> Float[Tensor, "*steps"]:
         return self.loc + self.scale * student_t.quantile(self.df, level)
 
 

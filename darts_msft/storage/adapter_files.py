@@ -113,10 +113,20 @@ def check_identity(path: str | Path, saved: Mapping[str, Any], here: Mapping[str
         )
 
 
-def check_tensors(path: str | Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuses missing and unexpected tensors, and those of another shape or type."""
-    kinds = {name: f"{tuple(one.shape)} {one.dtype}" for name, one in tensors.items()}
-    wanted = {name: f"{tuple(one.shape)} {one.dtype}" for name, one in expected.items()}
+def check_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], of_any_size: str
+) -> None:
+    """Refuses missing and unexpected tensors, and those of another shape or type.
+
+    Those whose names start with `of_any_size` take the shapes of a fit.
+    """
+    wanted, kinds = (
+        {
+            name: f"{'' if name.startswith(of_any_size) else tuple(one.shape)} {one.dtype}"
+            for name, one in tensors_.items()
+        }
+        for tensors_ in (expected, tensors)
+    )
     faults = {
         "missing": sorted(wanted.keys() - kinds.keys()),
         "unexpected": sorted(kinds.keys() - wanted.keys()),

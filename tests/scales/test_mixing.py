@@ -52,7 +52,7 @@ def normal_forecast() -> MixedForecast:
 
 def moments(forecast: MixedForecast) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each scale's forecast, in the series' units; (B, H, V, S)."""
-    params, loc, spread, _ = forecast
+    params, loc, spread, *_ = forecast
     return params[..., 0] * spread + loc, params[..., 1] * spread
 
 
@@ -177,7 +177,7 @@ def test_averaged_samples_are_weighted_sums_of_independent_draws_of_every_scale(
 
     forecast = normal_forecast()
     paths = sample_path_average(record, forecast, 2000)
-    _, loc, spread, _ = forecast
+    _, loc, spread, *_ = forecast
     expected = sum(
         weight * (draws * spread[..., scale] + loc[..., scale])
         for scale, (weight, draws) in enumerate(zip(EACH_STEP.unbind(dim=-1), drawn, strict=True))

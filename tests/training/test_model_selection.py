@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from model_fixtures import (
 )
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.forecasting import Form
 from darts_msft.module import MSFTModule
 
 SENSIBLE: dict[str, Any] = {"lr_head": 1e-2, "lr_new": 1e-3, "n_epochs": 4}
@@ -257,8 +259,13 @@ def test_without_validation_there_is_no_score(tiny_moirai: str) -> None:
 
 def test_an_epoch_is_never_the_state_before(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The score before the first step is not finite here, that of the epoch is."""
-    score = MSFTModule.settle_score
-    monkeypatch.setattr(MSFTModule, "settle_score", lambda self: score(self) if self.global_step else math.nan)
+    settle = MSFTModule.settle_scores
+
+    def late(module: MSFTModule) -> Iterator[tuple[Form, float]]:
+        for form, score in settle(module):
+            yield form, score if module.global_step else math.nan
+
+    monkeypatch.setattr(MSFTModule, "settle_scores", late)
     report = make_model(tiny_moirai).fit(wave(60), val_series=wave(50, seed=1)).fit_report
     assert [state.label for state in report.candidates] == ["epoch 0"]
     assert (report.before, report.best) == (None, report.candidates[0].score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,14 @@ def simplex(steps: int = 50) -> np.ndarray:
 
 def kept_as(model: MSFTFoundationModel, form: Form, monkeypatch: pytest.MonkeyPatch) -> MSFTFoundationModel:
     """Fits with scores that make `form` the best one."""
-    settle_score = MSFTModule.settle_score
+    settle = MSFTModule.settle_scores
+
+    def favoured(module: MSFTModule) -> Iterator[tuple[Form, float]]:
+        for scored, score in settle(module):
+            yield scored, score + 10 * (scored is not form)
+
     with monkeypatch.context() as patch:
-        patch.setattr(MSFTModule, "settle_score", lambda self: settle_score(self) + 10 * (self.kind is not form))
+        patch.setattr(MSFTModule, "settle_scores", favoured)
         model.fit(wave(), val_series=val_series())
     return model
 
@@ -88,13 +94,13 @@ def test_points_are_scored_and_weighed_as_by_hand(tiny_moirai: str, how: dict[st
 def test_mixtures_are_weighed_for_the_least_crps(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The score is a quadratic form in the weights: no point of a grid on the simplex has a lower one."""
     forms: list[np.ndarray] = []
-    settle_score = MSFTModule.settle_score
+    settle = MSFTModule.settle_scores
 
-    def record(module: MSFTModule) -> float:
+    def record(module: MSFTModule) -> Iterator[tuple[Form, float]]:
         forms.append(module.score.compute().form.numpy())
-        return settle_score(module)
+        return settle(module)
 
-    monkeypatch.setattr(MSFTModule, "settle_score", record)
+    monkeypatch.setattr(MSFTModule, "settle_scores", record)
     model = zero_shot(tiny_moirai).fit(wave(), val_series=val_series())
     stacked = model.candidates[2].score
     grid = simplex()

@@ -1,0 +1,139 @@
+"""The linear member of a model: fitted with it, mixed, scored, reported, saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from darts import TimeSeries
+from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
+from model_fixtures import CONTEXT, HORIZON, LONG, ZERO_SHOT, make_model, values_of, wave
+
+from darts_msft import MSFTFoundationModel
+from darts_msft.forecasting import Form
+
+LABEL = "zero-shot, scales and linear member stacked"
+Likelihoods = pytest.mark.parametrize("likelihood", ["native", None, QuantileRegression([0.1, 0.5, 0.9])])
+
+
+def fit(checkpoint: str, **changes: Any) -> MSFTFoundationModel:
+    """Zero-shot, unless a method is given, on series that a linear map can forecast."""
+    model = make_model(checkpoint, **{"linear_member": True, "method": "zero_shot", **LONG, **changes})
+    return model.fit(wave(400), val_series=wave(120, seed=1))
+
+
+@Likelihoods
+def test_it_is_a_candidate_and_takes_the_weight_that_it_earns(tiny_moirai: str, likelihood: Any) -> None:
+    model = fit(tiny_moirai, likelihood=likelihood)
+    report, alone = model.fit_report, fit(tiny_moirai, likelihood=likelihood, linear_member=False).fit_report
+    assert [one.label for one in report.candidates] == [*ZERO_SHOT, LABEL]
+    assert [one.score for one in report.candidates[:3]] == pytest.approx([one.score for one in alone.candidates])
+    assert report.kept == LABEL
+    assert report.best < 0.7 * alone.best  # noise of 0.1 on a sine is all that is left
+    assert model.scale_weights.shape == (4,)
+    assert model.scale_weights.sum() == pytest.approx(1)
+    assert model.scale_weights[-1] > 0.5
+
+
+@Likelihoods
+def test_the_point_is_the_weighted_sum_of_the_members(tiny_moirai: str, likelihood: Any) -> None:
+    model, series = fit(tiny_moirai, likelihood=likelihood), wave(90, seed=2)
+    parts = model.scale_forecasts(series)
+    assert len(parts) == 4
+    expected = sum(weight * part.values() for weight, part in zip(model.scale_weights, parts, strict=True))
+    np.testing.assert_allclose(model.predict(HORIZON, series).values(), expected, rtol=1e-5)
+    truth = wave(98, seed=2).values()[-HORIZON:]
+    assert np.abs(parts[-1].values() - truth).mean() < 0.2
+
+
+def test_intervals_are_calibrated(tiny_moirai: str) -> None:
+    model, series = fit(tiny_moirai), wave(300, seed=3)
+    inside = []
+    for end in range(CONTEXT, 300 - HORIZON, 11):
+        found = model.predict_quantiles(HORIZON, series[:end], quantiles=(0.1, 0.9)).values()
+        truth = series.values()[end : end + HORIZON, 0]
+        inside.append((truth >= found[:, 0]) & (truth <= found[:, 1]))
+    assert 0.7 < np.mean(inside) < 0.9
+    draws = values_of(model.predict(HORIZON, series, num_samples=2000, random_state=0))
+    exact = model.predict_quantiles(HORIZON, series, quantiles=(0.1, 0.9)).values()
+    np.testing.assert_allclose(np.quantile(draws[:, 0], (0.1, 0.9), axis=-1).T, exact, atol=0.05)
+
+
+def test_the_score_is_the_crps_of_the_mixture(tiny_moirai: str) -> None:
+    model, val = fit(tiny_moirai), wave(120, seed=1)
+    errors = []
+    for end in range(CONTEXT, 120 - HORIZON + 1):
+        draws = values_of(model.predict(HORIZON, val[:end], num_samples=300, random_state=0))[:, 0]
+        truth = val.values()[end : end + HORIZON]
+        within = np.abs(draws[:, :, None] - draws[:, None]).mean(axis=(-1, -2)) * 300 / 299
+        errors.append(np.abs(draws - truth).mean(axis=-1) - within / 2)
+    assert model.fit_report.best == pytest.approx(np.mean(errors) / val.values()[CONTEXT:].std(), rel=0.05)
+
+
+def test_windows_that_it_cannot_tell_are_the_scales_alone(tiny_moirai: str) -> None:
+    model, values = fit(tiny_moirai), wave(90, seed=2).values().copy()
+    values[-3] = np.nan
+    series = wave(90).with_values(values)
+    alone = make_model(tiny_moirai, method="zero_shot", weight_init="uniform", linear_member=False, **LONG)
+    alone.predict(HORIZON, series)
+    alone.model.take(Form.STACKED)
+    alone.model.scale_weights.load_state_dict({"omega": model.model.scale_weights.omega})
+    np.testing.assert_allclose(model.predict(HORIZON, series).values(), alone.predict(HORIZON, series).values())
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "msft", "full"])
+def test_saved_models_and_adapters_forecast_the_same(tiny_moirai: str, tmp_path: Path, method: str) -> None:
+    model, series = fit(tiny_moirai, method=method), wave(90, seed=2)
+    expected = model.predict(HORIZON, series).values()
+    model.save(str(tmp_path / "model.pt"))
+    again = MSFTFoundationModel.load(str(tmp_path / "model.pt"))
+    np.testing.assert_array_equal(again.predict(HORIZON, series).values(), expected)
+    model.save_adapter(tmp_path / "adapter")
+    other = make_model(tiny_moirai, **{"linear_member": True, "method": method, **LONG})
+    other.load_adapter(tmp_path / "adapter")
+    np.testing.assert_array_equal(other.predict(HORIZON, series).values(), expected)
+
+
+def test_training_mixes_it_too(tiny_moirai: str) -> None:
+    for settings in ({"method": "msft"}, {"method": "full", "num_scales": 0, "finest_context": None}):
+        model = fit(tiny_moirai, lr_head=1e-3, n_epochs=2, **settings)
+        assert model.fit_report.best <= min(one.score for one in model.candidates)
+        assert model.fit_report.best < 0.7 * model.candidates[0].score
+        assert LABEL in [one.label for one in model.candidates]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mixing": "quantile"}, {"method": "msft", "weight_learning": "scale_loss"}],
+)
+def test_it_needs_weights_that_are_stacked(tiny_moirai: str, settings: dict[str, Any]) -> None:
+    model = fit(tiny_moirai, **settings)
+    assert LABEL not in [one.label for one in model.candidates]
+    assert model.scale_weights is None or model.scale_weights.shape == (3,)
+
+
+def test_a_new_head_s_mixture_has_it(tiny_moirai: str) -> None:
+    model = fit(tiny_moirai, method="msft", likelihood=GaussianLikelihood(), lr_head=1e-2)
+    assert model.scale_weights[-1] > 0.5
+    assert np.isfinite(values_of(model.predict(HORIZON, wave(90), num_samples=20))).all()
+
+
+def test_without_a_validation_series_there_is_none(tiny_moirai: str) -> None:
+    model = make_model(tiny_moirai, linear_member=True, **LONG)
+    assert model.predict(HORIZON, wave()).n_timesteps == HORIZON
+    assert model.scale_weights is None  # each window has its own, by backcasts
+    model.fit(wave(200))
+    assert model.model.linear.absent
+    assert model.scale_weights[-1] == 0
+
+
+def test_several_series_and_components(tiny_moirai: str) -> None:
+    model = make_model(tiny_moirai, method="zero_shot", linear_member=True, **LONG)
+    train: list[TimeSeries] = [wave(300, 2), wave(200, 2, seed=4, level=50.0)]
+    model.fit(train, val_series=[wave(120, 2, seed=1), wave(90, 2, seed=5)])
+    assert model.fit_report.kept == LABEL
+    both = model.predict(HORIZON, [wave(90, 2, seed=2), wave(90, 2, seed=3)])
+    one = model.predict(HORIZON, wave(90, 2, seed=3))
+    np.testing.assert_allclose(both[1].values(), one.values(), rtol=1e-5)
