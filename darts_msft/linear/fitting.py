@@ -18,9 +18,9 @@ from jaxtyping import Float
 
 from darts_msft.linear.equations import Equations, Frame, equations_of, merge
 from darts_msft.linear.member import LinearMember
-from darts_msft.linear.ridge import cross_validated, leverage, residuals, solve
-from darts_msft.linear.student import choose_student
-from darts_msft.linear.windows import Windows, comparable, cut_windows
+from darts_msft.linear.ridge import leverage, residuals, solve
+from darts_msft.linear.student import Student, choose_student
+from darts_msft.linear.windows import Windows, comparable, cut_windows, hold_out
 
 PENALTIES = (1e-4, 1e-2, 1.0)  # relative to the mean diagonal of the Gram matrix
 SHARES = (0.0, 1.0)  # own matrices, one for all; their average shrinks the one towards the other
@@ -38,12 +38,12 @@ class Candidate(NamedTuple):
     frame: Frame
     share: float  # of all components' windows in a component's equations
     penalty: float
-    error: Float[np.ndarray, "V"]  # mean squared, in units; NaN: can't be told
+    error: Float[np.ndarray, "V"]  # mean squared on the windows that judge, in units; NaN: can't be told
     weight: Float[np.ndarray, "V"] | None = None  # in the average
 
 
 class LinearFit(NamedTuple):
-    """The member, what it is the average of, and whether that was chosen on validation windows."""
+    """The member, what it is the average of, and whether that was chosen on the validation windows that were given."""
 
     member: LinearMember
     candidates: list[Candidate]
@@ -55,28 +55,36 @@ def fit_linear(
 ) -> LinearFit | None:
     """From all windows of the training series without a gap (NaN); None where no look-back fits into any.
 
-    Choices are made on the validation windows; without any that are complete, by generalised cross-validation.
+    Choices are made on the validation windows. Without any that are complete, the last fifth of every series judges
+    fits to the rest, and what was chosen is fitted anew to all. (Generalised cross-validation is fooled where series
+    are short: windows overlap, so that one that is left out is not unseen.)
     """
     _check(series, horizon, lookbacks, shift, validation)
     series = [np.where(np.isfinite(one), one, np.nan).astype(np.float64) for one in series]
-    usable = sorted(set(lookbacks))
-    if validation is not None:
-        validation, judged = comparable(validation, usable)
-        validation, usable = (validation, judged) if judged else (None, usable)
+    judged, (windows, usable) = series, comparable(validation, lookbacks) if validation else (None, [])
+    validated = bool(usable)
+    if not validated:
+        judged, held_out = hold_out(series, Frame(max(lookbacks, default=1), horizon, shift))
+        windows, usable = comparable(held_out, lookbacks) if held_out else (None, [])
+    if windows is None:
+        return None
     frames = [Frame(lookback, horizon, shift) for lookback in usable]
-    pooled = {frame: found for frame in frames if (found := merge(_own_equations(series, frame)))}
+    pooled = _pooled(judged, frames)
     candidates = [
         candidate
         for frame, equations in pooled.items()
-        for candidate in _best_penalties(series, frame, equations, validation)
+        for candidate in _best_penalties(judged, frame, equations, windows)
     ]
     if not candidates:
         return None
     candidates = _weighted(candidates, alike=series[0].shape[1] > MOST_OWN)
-    weight, moved = _average(series, candidates, pooled)
-    trained = cut_windows(series, Frame(weight.shape[1], horizon, shift), TRAINING_WINDOWS)
-    member = _with_distribution(weight, [(trained, moved)] + ([(validation, 0 * moved)] if validation else []))
-    return LinearFit(member, candidates, validation is not None)
+    weight, moved = _average(judged, candidates, pooled)
+    trained = cut_windows(judged, Frame(weight.shape[1], horizon, shift), TRAINING_WINDOWS)
+    student = _distribution(weight, [(trained, moved), (windows, 0 * moved)])
+    if not validated:
+        weight, _ = _average(series, candidates, _pooled(series, list({one.frame for one in candidates})))
+    member = LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student)))
+    return LinearFit(member, candidates, validated)
 
 
 def _check(series: Series, horizon: int, lookbacks: Sequence[int], shift: int, validation: Windows | None) -> None:
@@ -97,29 +105,26 @@ def _own_equations(series: Series, frame: Frame, pooled: Equations | None = None
         yield equations_of([one[:, component] for one in series], frame) or pooled
 
 
-def _shares(components: int) -> tuple[float, ...]:
-    return SHARES if 1 < components <= MOST_OWN else (1.0,)
+def _pooled(series: Series, frames: Sequence[Frame]) -> dict[Frame, Equations]:
+    """Of all components, for each frame that fits."""
+    return {frame: found for frame in frames if (found := merge(_own_equations(series, frame)))}
 
 
-def _best_penalties(series: Series, frame: Frame, pooled: Equations, validation: Windows | None) -> Iterator[Candidate]:
+def _best_penalties(series: Series, frame: Frame, pooled: Equations, windows: Windows) -> Iterator[Candidate]:
     """For each share the candidate with the lowest mean error over components."""
     components = series[0].shape[1]
-    shares = _shares(components)
+    shares = SHARES if 1 < components <= MOST_OWN else (1.0,)
     grid = [(share, penalty) for share in shares for penalty in PENALTIES]
-    cross = validation is None
-    for_all = {penalty: solve(pooled, pooled, 1.0, penalty, cross) for penalty in PENALTIES}
-    # where all share one matrix, cross-validation too is for all of them at once
+    for_all = {penalty: solve(pooled, pooled, 1.0, penalty) for penalty in PENALTIES}
     owns = repeat(pooled, components) if shares == (1.0,) else _own_equations(series, frame, pooled)
     errors = np.empty((len(grid), components))
     for component, own in enumerate(owns):
         assert own is not None
         for row, (share, penalty) in enumerate(grid):
-            ridge = for_all[penalty] if share == 1 else solve(own, pooled, share, penalty, cross)
-            if validation is None:
-                errors[row, component] = cross_validated(ridge, own, pooled, share).mean()
-            else:
-                errors[row, component] = _error(ridge.weight, validation, component)
-    means = np.nanmean(errors, axis=1).reshape(len(shares), len(PENALTIES))
+            ridge = for_all[penalty] if share == 1 else solve(own, pooled, share, penalty)
+            errors[row, component] = _error(ridge.weight, windows, component)
+    told = ~np.isnan(errors).all(axis=0)
+    means = errors[:, told].mean(axis=1).reshape(len(shares), len(PENALTIES))
     for share, best, rows in zip(shares, means.argmin(axis=1), errors.reshape(*means.shape, -1), strict=True):
         yield Candidate(frame, share, PENALTIES[best], rows[best])
 
@@ -156,7 +161,7 @@ def _average(
     for frame, share, penalty, _, weights in candidates:
         assert weights is not None
         everyone = pooled[frame]
-        alone = _shares(components) == (1.0,)
+        alone = components == 1 or components > MOST_OWN
         for_all = solve(everyone, everyone, 1.0, penalty, with_inverse=True) if share == 1 else None
         for component, own in enumerate(
             repeat(everyone, components) if alone else _own_equations(series, frame, everyone)
@@ -170,13 +175,12 @@ def _average(
     return total - total.mean(axis=1, keepdims=True), moved
 
 
-def _with_distribution(
+def _distribution(
     weight: Float[np.ndarray, "W L H"], parts: Sequence[tuple[Windows, Float[np.ndarray, "V"]]]
-) -> LinearMember:
-    """The member with a distribution from the residuals of windows, each part with its leverage.
+) -> Student:
+    """From the residuals of windows, each part with its leverage, for which they are enlarged.
 
-    Training residuals, enlarged for the leverage, gave a lower CRPS and a better coverage than those on validation
-    windows alone: these are fewer, and of one season of the year.
+    Training residuals beside those on validation windows lower the CRPS: these are fewer, and of one time of the year.
     """
     errors, spreads = [], []
     for windows, moved in parts:
@@ -185,5 +189,4 @@ def _with_distribution(
         errors.append(np.stack([residuals(*column) for column in columns], axis=1) / (1 - moved[:, None]))
         spreads.append(inputs.std(axis=1))
     units = np.concatenate([windows.unit for windows, _ in parts])
-    student = choose_student(np.concatenate(errors), np.concatenate(spreads), units)
-    return LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student)))
+    return choose_student(np.concatenate(errors), np.concatenate(spreads), units)

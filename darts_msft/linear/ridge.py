@@ -1,4 +1,4 @@
-"""Ridge regressions from normal equations, and how well they forecast: on windows, or by cross-validation."""
+"""Ridge regressions from normal equations, their leverage, and their errors on windows."""
 
 from __future__ import annotations
 
@@ -34,11 +34,6 @@ def solve(own: Equations, pooled: Equations, share: float, penalty: float, with_
     weight = linalg.cho_solve(factor, cross, check_finite=False)
     inverse = np.tril(linalg.lapack.dpotri(factor[0], lower=1)[0]) if with_inverse else np.empty((0, 0))
     return Ridge(weight, inverse)
-
-
-def cross_validated(ridge: Ridge, own: Equations, pooled: Equations, share: float) -> Float[np.ndarray, "H"]:
-    """Squared error of every step by generalised cross-validation (Golub, Heath & Wahba 1979)."""
-    return own.errors(ridge.weight) / (1 - leverage(ridge, own, pooled, share)) ** 2
 
 
 def leverage(ridge: Ridge, own: Equations, pooled: Equations, share: float) -> float:

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 
 from darts_msft.linear.equations import Frame, spread_of
 
+HELD_OUT = 256  # windows that judge, without others
+
 
 class Windows(NamedTuple):
     """Windows with what followed them, `shift` steps later; missing values are NaN."""
@@ -41,6 +43,21 @@ def comparable(windows: Windows, lookbacks: Sequence[int]) -> tuple[Windows, lis
         return windows, []
     future = np.where(known[usable[-1]][:, None] & np.isfinite(windows.future), windows.future, np.nan)
     return windows._replace(future=future), usable
+
+
+def hold_out(
+    series: Sequence[Float[np.ndarray, "_ V"]], frame: Frame
+) -> tuple[list[Float[np.ndarray, "_ V"]], Windows | None]:
+    """The series without their last fifth, and windows that forecast that; None where nothing can be held out.
+
+    Their past is before the fifth or in it; before a series begins it is missing.
+    """
+    cuts = [len(one) - max(frame.horizon, len(one) // 5) for one in series]
+    heads = [one[: max(cut, 0)] for one, cut in zip(series, cuts, strict=True)]
+    fits = [(one, cut) for one, cut in zip(series, cuts, strict=True) if cut > frame.shift]
+    start = ((frame.lookback, 0), (0, 0))
+    tails = [np.pad(one, start, constant_values=np.nan)[cut - frame.shift :] for one, cut in fits]
+    return heads, cut_windows(tails, frame, HELD_OUT) if tails else None
 
 
 def cut_windows(series: Sequence[Float[np.ndarray, "_ V"]], frame: Frame, count: int) -> Windows:

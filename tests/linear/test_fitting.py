@@ -136,3 +136,11 @@ def test_wrong_arguments_are_told() -> None:
         fit_linear([series, series[:, :1]], HORIZON, [8])
     with pytest.raises(ValueError, match="6 steps to forecast, not 5"):
         fit_linear([series], 5, [8], validation=windows_of(series))
+
+
+def test_overlapping_windows_do_not_hide_overfitting() -> None:
+    def mean_error(lookbacks: list[int]) -> float:
+        fit = fit_linear([make_series(150, noise=1.0)], HORIZON, lookbacks)
+        return float(np.mean(errors_of(fit, windows_of(make_series(600, seed=2, noise=1.0), lookback=100)) ** 2))
+
+    assert mean_error([16, 100]) < 1.1 * mean_error([16])

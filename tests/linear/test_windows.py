@@ -3,7 +3,7 @@
 import numpy as np
 
 from darts_msft.linear.equations import Frame
-from darts_msft.linear.windows import Windows, comparable, complete, cut_windows
+from darts_msft.linear.windows import Windows, comparable, complete, cut_windows, hold_out
 
 
 def make_windows(count: int, context: int = 6, components: int = 2) -> Windows:
@@ -50,3 +50,14 @@ def test_cut_windows_lie_evenly_over_all_series() -> None:
     np.testing.assert_allclose(everything.unit[[0, -1], 0], [series[0].std(), series[2].std()])
     some = cut_windows(series, frame, 5)
     assert some.past[:, 0, 0].tolist() == [0, 5, 10, 1010, 1060]
+
+
+def test_the_last_fifth_is_held_out() -> None:
+    series = [np.arange(40.0)[:, None], np.arange(100.0, 108)[:, None], np.arange(3.0)[:, None]]
+    heads, windows = hold_out(series, Frame(6, 2, 1))
+    assert [len(head) for head in heads] == [32, 6, 1]
+    assert windows is not None
+    assert windows.future[:, :, 0].tolist() == [[step, step + 1] for step in [*range(32, 39), 106]]
+    assert windows.past[0, :, 0].tolist() == [25, 26, 27, 28, 29, 30]
+    np.testing.assert_array_equal(windows.past[-1, :, 0], [np.nan, 100, 101, 102, 103, 104])
+    assert hold_out(series[2:], Frame(6, 3))[1] is None
