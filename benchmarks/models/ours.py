@@ -21,6 +21,7 @@ SAMPLES = 1000  # behind the quantiles; of MOIRAI's 100 the 2.5 % quantile, whic
 FIXED = ("backbone", "revision", "weight_init")  # options that are no choice (a list of `weight_init` is one value)
 OPTIMISER = [{"betas": (0.9, 0.98), "weight_decay": 0.01}, 1.0]  # AdamW's arguments and the clipped norm
 ALWAYS = ("backbone", "revision", "patch_size", "num_scales", "finest_context")  # arguments that all methods use
+LATER = {"linear_member": False}  # options of a later version, and what the rows before it had
 LED = ("look_back", "patch_size", "num_scales", "finest_context")  # settings of the zero-shot model's choice
 ARGUMENTS = {name: entry.default for name, entry in inspect.signature(MSFTFoundationModel.__init__).parameters.items()}
 
@@ -34,7 +35,7 @@ class Ours(Forecaster):
     of "look_back" is the look-back: the paper's form, in which every scale sees the same steps.
 
     What a method has a use for, and its rates where none are given, come from the method itself; `resolved` writes
-    down what they were.
+    down what they were. `linear_member` is off unless a row asks for it.
     """
 
     version = 4  # 1 chose the look-back otherwise, 2 had one scale but for MSFT, 3 never undid an epoch
@@ -46,14 +47,15 @@ class Ours(Forecaster):
         groups, given = (*own.groups, *(["head"] if own.trains else [])), own.rates.to_dict()
         rates = {group: given["new"] if given[group] is None else given[group] for group in dict.fromkeys(groups)}
         self.rates: dict[str, float] = rates
-        names = (*ALWAYS, *own.options, *(f"lr_{group}" for group in self.rates))
+        taken = [name for name in own.options if name not in LATER]
+        names = (*ALWAYS, *taken, *(f"lr_{group}" for group in self.rates))
         self.defaults = {"look_back": None, **{name: ARGUMENTS[name] for name in names}, **self.more()}
         self.chosen = ("look_back", *(name for name in names if name not in FIXED))
         super().__init__(options, budget)
 
     def more(self) -> dict[str, Any]:
-        """Options that are none of the model's."""
-        return {"likelihood": "native", "num_samples": SAMPLES}
+        """Options that are none of the model's, or have another default here."""
+        return {"likelihood": "native", "num_samples": SAMPLES, **LATER}
 
     @property
     def one_scale(self) -> bool:
@@ -62,7 +64,7 @@ class Ours(Forecaster):
     def leader(self) -> tuple[str, dict[str, Any]] | None:
         if not (self.trains and self.budget.zero_shot_choice):
             return None
-        known = ZeroShot({}, self.budget).defaults
+        known = ZeroShot({}, self.budget).defaults.keys() - LATER.keys()
         return "zero_shot", {name: value for name, value in self.given.items() if name in known}
 
     @property
@@ -115,6 +117,7 @@ class Ours(Forecaster):
         chosen = {name: value for name, value in settings.items() if name != "look_back"}
         if chosen["finest_context"] == "look_back":
             chosen["finest_context"] = settings["look_back"]
+        fixed |= {name: self.options[name] for name in LATER}
         return MSFTFoundationModel(settings["look_back"], horizon, method=self.method, **fixed, **chosen, **more)
 
     def describe(self, model: Any) -> dict[str, Any]:
@@ -136,6 +139,11 @@ class Ours(Forecaster):
 
     def recipe(self) -> Any:
         return [dict(self.rates), *OPTIMISER] if self.trains else None
+
+    def defaults_hash(self) -> str:
+        """Without the later options, which the rows before them lack."""
+        defaults = {name: value for name, value in self.defaults.items() if name not in LATER}
+        return sha256_of({"version": self.version, "defaults": defaults, "recipe": self.recipe()})
 
     def weights(self) -> str:
         source, _, config = self._backbone  # of "scratch" the configuration: it has nothing else of the backbone
