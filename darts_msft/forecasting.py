@@ -145,7 +145,12 @@ class ForecastingModule(PLForecastingModule):
             self.parts = Parts(self.one_scale if self.kind is Form.ONE_SCALE else self.plan, self.untouched, None)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        result = super().load_state_dict(in_forms(state_dict), *args, **kwargs)
+        state_dict = in_forms(state_dict)
+        if self.linear is not None and "linear.weight" not in state_dict:  # saved by a model that knew of none
+            absent = {"scale_weights.linear": torch.zeros(())}
+            absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
+            state_dict = absent | state_dict
+        result = super().load_state_dict(state_dict, *args, **kwargs)
         self.settle()
         return result
 

@@ -44,14 +44,14 @@ class MSFTFoundationModel(FoundationModel):
     that window's own context; else at one scale.
 
     `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
-    deviation): at one scale with the whole input, or as much as the checkpoint takes; at all scales, weighted as
-    without `fit`; and at all scales, with the weights that are best there. It returns the best of these and of all
-    epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no better than the best state
-    is undone, and the rates fall to a third (not with an `lr_scheduler_cls`). Where there is no zero-shot forecast
-    (`method="scratch"`, or a `likelihood` that needs a new head) the untrained state is compared.
+    deviation): at one scale, with as much of the input as the checkpoint takes; at all scales, weighted as
+    without `fit`; with the weights that are best there; and with a linear member. It returns the best of these and of
+    all epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no better than the best
+    state is undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora"). Where there is no
+    zero-shot forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
 
-    The score is in the series' units, pooled over all series: bring series of different size to one scale first.
-    A resumed fit keeps its comparisons; a second fit is compared with the state that it starts from.
+    The score is in the series' units, pooled over all series: bring series of different size to one scale first. A
+    second fit is compared with the state that it starts from.
 
     All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
     (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...), with these defaults: `n_epochs=10`, AdamW with betas
@@ -67,7 +67,7 @@ class MSFTFoundationModel(FoundationModel):
     output_chunk_length
         Horizon H in steps, forecast at once.
     output_chunk_shift
-        Steps between the context's end and the horizon's start.
+        Steps between context and horizon.
     backbone
         "moirai-tiny" (bundled, offline), a registry name such as "moirai-1.1-R-small" (weights CC BY-NC 4.0), a
         Hugging Face repo id, or a directory with config.json and model.safetensors.
@@ -76,8 +76,7 @@ class MSFTFoundationModel(FoundationModel):
     num_scales
         K, the number of new scales, for every method; 0: the series' own rate alone. None: 2 (3 for a long input), or
         as many as leave 4 context tokens and a whole step. "auto": `fit` trains with every K from 0 to that many and
-        keeps, for good, the one that is best on the `val_series` (not with `save_checkpoints`). Weights that were
-        loaded keep their K.
+        keeps, for good, the one that is best on the `val_series` (not with `save_checkpoints`).
     finest_context
         Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 1,024, or as many more
         as let the coarsest scale see the whole input. As long as the input: the paper's form.
@@ -87,7 +86,7 @@ class MSFTFoundationModel(FoundationModel):
         "msft"; "msft_full" (with every pretrained weight); or, without modules for each scale, "zero_shot" (`fit`
         weighs the scales), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before a frozen
         model's context), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned
-        steps: early stopping leaves them higher), "scratch" (random weights, as a control; no forecast before `fit`).
+        steps: early stopping leaves them higher), "scratch" (random weights; no forecast before `fit`).
     lora_rank, lora_alpha
         Rank of the LoRA on q, k and v (0, with MSFT alone: none), and the numerator of its scaling alpha / rank.
     prompt_length
@@ -97,9 +96,8 @@ class MSFTFoundationModel(FoundationModel):
     shared_adapters, shared_lora
         Ablations: one input adapter, or one LoRA set, for all scales.
     attention
-        "in_scale"; "full": all scales' tokens in one sequence, each attending to all, with positions that run on; or
-        "one_sequence": that without an aggregator, our reading of the paper's ablation without decoupling. With these
-        training doesn't start at the pretrained model.
+        "in_scale"; "full": all scales' tokens in one sequence; or "one_sequence": that without an aggregator, our
+        reading of the paper's ablation. With these training doesn't start at the pretrained model.
     mixing
         How distributions are mixed: "mixture" (each path from one scale), "quantile" (averaged quantiles), "samples"
         (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
@@ -114,8 +112,8 @@ class MSFTFoundationModel(FoundationModel):
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     linear_member
-        Whether a linear member joins the mixture (with mixing="mixture" and weight_learning="stacking"): a ridge
-        regression for each component, or one for all, which `fit` with a `val_series` solves for in closed form.
+        Whether a ridge regression, which `fit` with a `val_series` solves for in closed form, joins the mixture (with
+        mixing="mixture" and weight_learning="stacking").
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
@@ -275,14 +273,11 @@ class MSFTFoundationModel(FoundationModel):
 
     def _check_ckpt_parameters(self, tfm_save: Any) -> None:
         super()._check_ckpt_parameters(tfm_save)
-        for name in ("patch_size", "num_scales", "finest_context"):  # in version 0.1 scale 0 saw the whole input
-            own, saved = (one._module_settings.get(name, one.input_chunk_length) for one in (self, tfm_save))
-            if own != saved:
-                raise ValueError(f"{name} is {own} here but {saved} in the saved model; create the model with {saved}")
+        persistence.check_saved(self, tfm_save)
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
-        own = ["backbone", "revision", "finest_context", "weight_init"]
+        own = ["backbone", "revision", "finest_context", "weight_init", "linear_member"]
         rates = [name for name in self.model_params if name.startswith("lr_")]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 
@@ -337,7 +332,7 @@ class MSFTFoundationModel(FoundationModel):
 
     @property
     def scale_weights(self) -> np.ndarray | None:
-        """The scales' mixing weights, shape (K+1,), summing to 1; None where each window has its own, by backcasts."""
+        """Weights of the scales, then the linear member's if there can be one; (K+2,), sum 1. None: by window."""
         return self._require_module().shared_weights()
 
     def predict_quantiles(
@@ -354,7 +349,7 @@ class MSFTFoundationModel(FoundationModel):
     def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
-        At the original rate, in the series' units; one series a scale, or one in all where the model uses one scale.
+        At the original rate, in the series' units; a series for each scale that is used, then the linear member's.
         """
         self._prepare_zero_shot(series)
         return inspection.scale_forecasts(self, series)
@@ -371,20 +366,20 @@ class MSFTFoundationModel(FoundationModel):
     def load_adapter(self, path: str | Path) -> None:
         """Loads what `save_adapter` wrote; the model, fitted or not, then forecasts exactly as the one that saved.
 
-        A fit that was to be resumed (`load_from_checkpoint`) is given up; the next `fit` starts from the adapter. A
-        model that was not fitted takes the adapter's K and finest context, unless it was made with numbers for them.
-        Raises FileNotFoundError if `path` is no adapter's directory, and ValueError if the adapter is for other weights
-        or settings, which are named, or not whole; the model stays as it was.
+        The next `fit` starts from the adapter. An unfitted model takes the adapter's K and finest context, unless it
+        was made with numbers for them. Raises FileNotFoundError if `path` is
+        no adapter's directory, and ValueError if the adapter is for other weights or settings, which are named, or not
+        whole; the model stays as it was.
         """
         persistence.load_adapter(self, path)
 
     def merge(self) -> MSFTFoundationModel:
-        """Folds adapters into the backbone's weights where that is exact, and returns the model.
+        """Folds adapters into the backbone's weights where that is exact, and returns the model; forecasts stay.
 
-        The forecasts stay (to rounding). With "lora" and "adalora" the model is then as one of `method="full"`; MSFT
-        with one LoRA for all scales (`shared_lora=True`, or K = 0) is then as one of `lora_rank=0`, and keeps its input
-        adapters and aggregator. A dictionary given as `enable_finetuning` becomes True: its names may be gone. Raises
-        ValueError if the model was not fitted, or the method has nothing to fold, or another LoRA for every scale.
+        With "lora" and "adalora" the model is then as one of `method="full"`; MSFT with one LoRA for all scales
+        (`shared_lora=True`, or K = 0) as one of `lora_rank=0`, with its input adapters and aggregator. A dictionary
+        given as `enable_finetuning` becomes True: its names may be gone. Raises ValueError if the model was not fitted,
+        or the method has nothing to fold, or another LoRA for every scale.
         """
         persistence.merge(self)
         return self

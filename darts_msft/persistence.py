@@ -87,6 +87,16 @@ def merge(model: Any) -> None:
     install(model, merged.to(module.device))
 
 
+def check_saved(model: Any, saved: Any) -> None:
+    """Refuses weights of a saved model whose scales are others, or that alone has a linear member."""
+    for name in reversed(_CHOSEN):  # in version 0.1 scale 0 saw the whole input
+        own, theirs = (one._module_settings.get(name, one.input_chunk_length) for one in (model, saved))
+        if own != theirs:
+            raise ValueError(f"{name} is {own} here but {theirs} in the saved model; create the model with {theirs}")
+    if not model.model_params["linear_member"] and saved.model_params.get("linear_member"):
+        raise ValueError("the saved model has a linear member; create the model with linear_member=True")
+
+
 def _fitted_module(model: Any, what: str) -> MSFTModule:
     """The module of a model that was finetuned; `what` needs it."""
     if model._fresh or not isinstance(model.model, MSFTModule):

@@ -43,6 +43,7 @@ class AdaLoRA(LowRank):
     """
 
     rates = LearningRates(pretrained=1e-2, new=1e-2, head=1e-3, omega=1e-2, lora=1e-2)
+    undoes = False  # ranks that fell by plan would come back
     _IMPORTANCE: ClassVar = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:

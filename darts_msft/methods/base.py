@@ -41,6 +41,9 @@ class Method(nn.Module, ABC):
     no_merge: ClassVar[str] = ""
     """Why there is nothing to merge: the end of a sentence about the method."""
 
+    undoes: ClassVar[bool] = True
+    """Whether an epoch is undone by giving what trains its earlier values."""
+
     joined: bool = False
     """Whether the attention sees the tokens of all scales as one sequence, scale after scale."""
 

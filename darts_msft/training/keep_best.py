@@ -31,8 +31,9 @@ class KeepBest(pl.Callback):
 
     The module, an `MSFTModule`, says how a state is scored. Lightning's sanity check, over all validation batches,
     scores the state before the first step. An epoch that ends no better than the best state is undone: the next one
-    starts from there, at a third of the rates, unless a schedule of the user's sets them. Lightning's checkpoints hold
-    `state_dict`: a fit that goes on from the checkpoint of an epoch's end ends as if it had not been interrupted.
+    starts from there, at a third of the rates, unless a schedule of the user's, or the method's own, sets its course.
+    Lightning's checkpoints hold `state_dict`: a fit that goes on from an epoch's checkpoint ends as if it had not been
+    interrupted.
 
     Parameters
     ----------
@@ -139,7 +140,8 @@ class KeepBest(pl.Callback):
         self._epoch_started = time.perf_counter()
         if not (self._start or self._resumed):  # later than the module's own start of training, before any step
             self._start = snapshot(pl_module.trained_groups())
-        if self._scored_step == trainer.global_step > 0 and pl_module.lr_scheduler_cls is None:
+        undoes = pl_module.method.undoes and pl_module.lr_scheduler_cls is None
+        if undoes and self._scored_step == trainer.global_step > 0:
             self._undo_if_worse(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -35,7 +35,7 @@ def normal_forecast(weights: list[list[float]] = SHARED) -> MixedForecast:
 
 def moments(forecast: MixedForecast) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each scale's forecast, in the series' units."""
-    params, loc, spread, _ = (part.double().numpy() for part in forecast)
+    params, loc, spread = (part.double().numpy() for part in forecast[:3])
     return params[..., 0] * spread + loc, params[..., 1] * spread
 
 
