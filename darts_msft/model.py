@@ -90,11 +90,11 @@ class MSFTFoundationModel(FoundationModel):
     lora_rank, lora_alpha
         Rank of the LoRA on q, k and v (0, with MSFT alone: none), and the numerator of its scaling alpha / rank.
     prompt_length
-        Tokens of the method "prompt".
+        Tokens of "prompt".
     aggregator
         Branches of the cross-scale aggregator: "both", "c2f" (coarse to fine), "f2c", or None for none.
     shared_adapters, shared_lora
-        Ablations: one input adapter, or one LoRA set, for all scales.
+        One input adapter, or one LoRA set, for all scales.
     attention
         "in_scale"; "full": all scales' tokens in one sequence; or "one_sequence": that without an aggregator, our
         reading of the paper's ablation. With these training doesn't start at the pretrained model.
@@ -281,9 +281,7 @@ class MSFTFoundationModel(FoundationModel):
         rates = [name for name in self.model_params if name.startswith("lr_")]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 
-    supports_past_covariates = property(lambda self: False)
-    supports_future_covariates = property(lambda self: False)
-    supports_static_covariates = property(lambda self: False)
+    supports_past_covariates = supports_future_covariates = supports_static_covariates = property(lambda self: False)
 
     # ---------------------------------------------------------------- zero-shot without fit
 
