@@ -144,15 +144,24 @@ class ForecastingModule(PLForecastingModule):
         else:
             self.parts = Parts(self.one_scale if self.kind is Form.ONE_SCALE else self.plan, self.untouched, None)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        state_dict = in_forms(state_dict)
-        if self.linear is not None and "linear.weight" not in state_dict:  # saved by a model that knew of none
-            absent = {"scale_weights.linear": torch.zeros(())}
-            absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
-            state_dict = absent | state_dict
-        result = super().load_state_dict(state_dict, *args, **kwargs)
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        state = self.completed(state_dict) if strict else in_forms(state_dict)
+        result = super().load_state_dict(state, strict=strict, assign=assign)
         self.settle()
         return result
+
+    def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A whole state, with what one of version 0.1 lacks: its form, and that it has no linear member."""
+        state = in_forms(state)
+        if self.linear is None or "linear.weight" in state:
+            return state
+        absent = {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
+        kind = self.scale_weights.omega.detach()
+        return (
+            {name: value.to(kind) for name, value in absent.items()}
+            | {"scale_weights.linear": kind.new_zeros(())}
+            | state
+        )
 
     @contextmanager
     def bare_backbone(self) -> Iterator[Backbone]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from darts_msft.arguments import AUTO, longest_context, resolve
 from darts_msft.building import build_for, install
-from darts_msft.forecasting import in_forms
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -57,7 +56,7 @@ def load_adapter(model: Any, path: str | Path) -> None:
         parameters = {**model.pl_module_params, "likelihood": likelihood}
         module = build_for(model, settings, parameters, saved["n_components"], saved["dtype"])
     check_identity(path, saved, {**_identity(model, settings), **_kind_of(module)})
-    tensors = in_forms(read_tensors(path, saved))
+    tensors = module.completed(read_tensors(path, saved))
     check_tensors(path, tensors, _adapter_of(module), of_any_size="linear.")
     module.load_state_dict(tensors, strict=False)
     model._model_params.update(taken)

@@ -96,6 +96,17 @@ def test_saved_models_and_adapters_forecast_the_same(tiny_moirai: str, tmp_path:
     np.testing.assert_array_equal(other.predict(HORIZON, series).values(), expected)
 
 
+def test_what_0_1_saved_has_none() -> None:
+    before = Path(__file__).parents[1] / "fixtures" / "v0_1"
+    options: dict[str, Any] = {"num_scales": 1, "lora_rank": 2, "aggregator": "f2c", "upsampling": "repeat"}
+    expected = make_model(str(before / "checkpoint"), **options)
+    model = make_model(str(before / "checkpoint"), linear_member=True, **options)
+    for one in (expected, model):
+        one.load_adapter(before / "msft_adapter")
+    assert model.scale_weights[-1] == 0
+    np.testing.assert_array_equal(model.predict(HORIZON, wave()).values(), expected.predict(HORIZON, wave()).values())
+
+
 def test_training_mixes_it_too(tiny_moirai: str) -> None:
     for settings in ({"method": "msft"}, {"method": "full", "num_scales": 0, "finest_context": None}):
         model = fit(tiny_moirai, lr_head=1e-3, n_epochs=2, **settings)

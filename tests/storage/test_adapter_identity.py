@@ -172,6 +172,7 @@ OTHER_OPTIONS: dict[str, Any] = {
     "prompt_length": 3,
     "mixing": "quantile",
     "upsampling": "repeat",
+    "linear_member": True,
 }
 HOW_OMEGA_WAS_LEARNED = {"weight_learning": "scale_loss", "weight_init": "first"}
 
