@@ -370,7 +370,7 @@ def resolve_likelihood(
 ) -> TorchLikelihood | None:
     """The Darts likelihood that `likelihood` asks for; `scales` is S. Raises ValueError where there is none."""
     if likelihood == "native":
-        return ScaleMixture(architecture, config, scales, how.mixing, with_linear=how.with_linear)
+        return ScaleMixture(architecture, config, scales, how.mixing, with_linear=how.linear_member)
     if likelihood is None or isinstance(likelihood, QuantileRegression):
         if how.mixing == "samples":
             raise ValueError(
@@ -384,4 +384,4 @@ def resolve_likelihood(
             "QuantileRegression(), or None for point forecasts"
         )
     DartsFamily(likelihood)  # refuses a likelihood that can't describe standardised values
-    return ScaleMixture(architecture, config, scales, how.mixing, likelihood, how.with_linear)
+    return ScaleMixture(architecture, config, scales, how.mixing, likelihood, how.linear_member)

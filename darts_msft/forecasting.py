@@ -99,8 +99,8 @@ class ForecastingModule(PLForecastingModule):
         config = MethodConfig.from_dict(method_config)
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
-        self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales), self.mixing.with_linear)
-        self.linear = LinearMember() if self.mixing.with_linear else None  # until a fit
+        self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales), self.mixing.linear_member)
+        self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
         self.new_family = None if base is None else DartsFamily(base)
         self.step_head = (

@@ -45,7 +45,7 @@ class MSFTFoundationModel(FoundationModel):
 
     `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
     deviation): at one scale, with as much of the input as the checkpoint takes; at all scales, weighted as
-    without `fit`; with the weights that are best there; and with a linear member. It returns the best of these and of
+    without `fit`; and with the weights that are best there. It returns the best of these and of
     all epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no better than the best
     state is undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora"). Where there is no
     zero-shot forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
@@ -112,8 +112,7 @@ class MSFTFoundationModel(FoundationModel):
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     linear_member
-        Whether a ridge regression, which `fit` with a `val_series` solves for in closed form, joins the mixture (with
-        mixing="mixture" and weight_learning="stacking").
+        Whether a ridge regression, which `fit` with a `val_series` solves for, joins the mixture. New; off by default.
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
@@ -163,7 +162,7 @@ class MSFTFoundationModel(FoundationModel):
         upsampling: str = "linear",
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
-        linear_member: bool = True,
+        linear_member: bool = False,
         lr_pretrained: float | None = None,
         lr_new: float | None = None,
         lr_head: float | None = None,
@@ -245,7 +244,8 @@ class MSFTFoundationModel(FoundationModel):
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
         windows = parameters["val_dataset"]
-        if windows is not None and not self._requires_training and self._module_settings["num_scales"]:
+        weighs = self._module_settings["num_scales"] or self.model_params["linear_member"]
+        if windows is not None and not self._requires_training and weighs:
             parameters["val_dataset"] = labelled(self, windows, kwargs["val_sample_weight"])  # to weigh the scales by
         return series, parameters
 

@@ -13,6 +13,7 @@ from darts.utils.data.torch_datasets.utils import PLModuleOutput, TorchTrainingB
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
 from darts_msft.likelihoods import ScaleMixture
@@ -26,6 +27,8 @@ logger = logging.getLogger("darts_msft")
 
 VALIDATION_DRAWS = 32  # of each scale, and half of them where a batch has many values
 MANY_VALUES = 8192
+LEFT = 1e-3  # of the scales' own weights, in the weights of scales beside a linear member
+LEAST_TOLD = 0.5  # share of the validation windows that a linear member must tell to be weighed
 VALIDATION_SEED = 0  # of the first batch: the same noise at every validation
 FORM_LABELS = {
     Form.ONE_SCALE: "zero-shot",
@@ -53,6 +56,7 @@ class MSFTModule(ForecastingModule):
         members = len(self.plan.scales) + (self.linear is not None)
         self.score = ValidationScore(self.n_targets, members if self.is_mixture else 1)
         self.error_products = ErrorProducts(self.n_targets, members)
+        self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
         self.diverged = False
         self.apply_trainable()
 
@@ -181,7 +185,7 @@ class MSFTModule(ForecastingModule):
 
     def learned_by(self, solved: bool) -> tuple[str | None, str | None]:
         """What the scales' weights learned from, and were asked to; None where there is one scale."""
-        if self.plan.num_scales == 0 and self.linear is None:
+        if self.plan.num_scales == 0 and (self.linear is None or self.linear.absent):
             return None, None
         if self.kind is not Form.TRAINED:
             return FORM_LEARNING[self.kind], self.mixing.learning
@@ -229,6 +233,7 @@ class MSFTModule(ForecastingModule):
                 run = list(range(1 if self.mixing.only_first else len(outputs.params)))
                 draws = [self.likelihood.sample_scale(forecast, scale, count) for scale in run]
                 if outputs.linear is not None and (linear := self.linear_part(outputs)) is not None:
+                    self.told.update(outputs.linear.tells)
                     # scale 0 stands in for it in windows that it can't tell
                     stands_in = self.likelihood.sample_scale(forecast, 0, count)
                     draws.append(linear.sample(count).where(outputs.linear.tells[:, None], stands_in))
@@ -256,15 +261,23 @@ class MSFTModule(ForecastingModule):
         yield self.kind, self._stack(form)
 
     def _stack(self, form: Float[Tensor, "M M"]) -> float:
-        form = form[: self.members, : self.members]
-        self.scale_weights.set(stack_weights(form))
-        weights = self.scale_weights.members().detach().to(form)[: self.members]
-        return float(weights @ form @ weights)
+        """Sets the best weights, and returns their score."""
+        self._weigh(form)
+        weights = self.scale_weights.members().detach().to(form)
+        return float(weights @ form[: len(weights), : len(weights)] @ weights)
+
+    def _weigh(self, form: Float[Tensor, "M M"]) -> None:
+        """Sets the weights of the members that run to those with the lowest quadratic form."""
+        scales, size = len(self.plan.scales), self.members
+        weights = stack_weights(form[:size, :size])
+        if self.mixes_linear:  # where it has all the weight, windows that it can't tell are left with these
+            weights[:scales] += LEFT * stack_weights(form[:scales, :scales])
+        self.scale_weights.set(weights)
 
     @property
     def members(self) -> int:
-        """How many distributions the forecast mixes."""
-        return len(self.plan.scales) + self.mixes_linear
+        """How many distributions are weighed."""
+        return len(self.plan.scales) + (self.mixes_linear and float(self.told.compute()) >= LEAST_TOLD)
 
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
@@ -276,15 +289,16 @@ class MSFTModule(ForecastingModule):
             medians = self._medians(outputs)
             own = medians[..., 0]
             if outputs.linear is not None:
+                self.told.update(outputs.linear.tells)
                 own = outputs.linear.loc.where(outputs.linear.tells[:, None], own)
             errors = torch.cat([medians, own.unsqueeze(-1)], dim=-1)[..., :size] - target
         self.error_products.update(errors)
 
     def solve_on_errors(self) -> None:
         """Sets the members' weights by `error_products`."""
-        gram = self.error_products.compute()[: self.members, : self.members]
+        gram = self.error_products.compute()
         if bool(gram.any()) and bool(gram.isfinite().all()):
-            self.scale_weights.set(stack_weights(gram).to(self.scale_weights.omega))
+            self._weigh(gram)
 
     # ---------------------------------------------------------------- training
 
@@ -294,6 +308,7 @@ class MSFTModule(ForecastingModule):
         self.diverged = False
         if self.learning == "stacking" and not validates:
             self.learning = "mixed_loss"
+            self.scale_weights.linear.zero_()  # a linear member's can't be learned that way
         try:
             yield
         finally:

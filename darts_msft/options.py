@@ -135,6 +135,11 @@ class MixingConfig(Config):
         check_choice("mixing", self.mixing, MIXINGS)
         check_choice("upsampling", self.upsampling, UPSAMPLINGS)
         check_choice("weight_learning", self.weight_learning, WEIGHT_LEARNINGS)
+        if self.linear_member and (self.mixing, self.weight_learning) != ("mixture", "stacking"):
+            raise ValueError(
+                f"linear_member=True is not allowed with mixing={self.mixing!r} and weight_learning="
+                f"{self.weight_learning!r}: its weight is stacked; take mixing='mixture' and weight_learning='stacking'"
+            )
         if isinstance(self.weight_init, str):
             check_choice("weight_init", self.weight_init, ("uniform", "first"))
         elif not isinstance(self.weight_init, list | tuple):
@@ -150,11 +155,6 @@ class MixingConfig(Config):
     def only_first(self) -> bool:
         """Whether scale 0 alone makes the forecast."""
         return self.mixing == "first"
-
-    @property
-    def with_linear(self) -> bool:
-        """Whether there is a linear member in the end."""
-        return self.linear_member and self.mixing == "mixture" and self.weight_learning == "stacking"
 
     @property
     def learning(self) -> str:

@@ -92,7 +92,8 @@ def check_saved(model: Any, saved: Any) -> None:
         own, theirs = (one._module_settings.get(name, one.input_chunk_length) for one in (model, saved))
         if own != theirs:
             raise ValueError(f"{name} is {own} here but {theirs} in the saved model; create the model with {theirs}")
-    if not model.model_params["linear_member"] and saved.model_params.get("linear_member"):
+    own, theirs = (one._module_settings["mixing_config"].get("linear_member", False) for one in (model, saved))
+    if theirs and not own:
         raise ValueError("the saved model has a linear member; create the model with linear_member=True")
 
 

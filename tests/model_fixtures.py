@@ -37,7 +37,6 @@ def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes
         "backbone": checkpoint,
         "num_scales": 2,
         "patch_size": 4,
-        "linear_member": False,
         "n_epochs": 1,
         "batch_size": 16,
         "random_state": 0,

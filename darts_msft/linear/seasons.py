@@ -44,10 +44,14 @@ def candidate_seasons(freq: str | pd.offsets.BaseOffset | int) -> list[int]:
     if isinstance(freq, int):
         return []
     offset = pd.tseries.frequencies.to_offset(freq)
-    if isinstance(offset, pd.offsets.Tick):
+    if isinstance(offset, pd.offsets.Tick | pd.offsets.Day):
         steps = [pd.Timedelta(period) / pd.Timedelta(offset) for period in _PERIODS]
         return [round(step) for step in steps if step >= 2 and (step == round(step) or step > 300)]
-    name = offset.rule_code.split("-")[0].removesuffix("S").removesuffix("E").removeprefix("B") or "B"
+    try:
+        code = offset.rule_code
+    except NotImplementedError:  # a DateOffset of any parts
+        return []
+    name = code.split("-")[0].removesuffix("S").removesuffix("E").removeprefix("B") or "B"
     steps = _CALENDAR.get(name, 0) / offset.n
     return [int(steps)] if steps >= 2 and steps == int(steps) else []
 

@@ -51,7 +51,9 @@ class LinearPart(NamedTuple):
     def sample(self, count: int) -> Float[Tensor, "M B H V"]:
         normal = torch.randn((count, *self.loc.shape), device=self.loc.device, dtype=self.loc.dtype)
         half = (self.df / 2).expand(normal.shape)
-        return self.loc + self.scale * normal * (half / torch._standard_gamma(half).clamp(min=1e-30)).sqrt()
+        half = half.float() if half.dtype in (torch.float16, torch.bfloat16) else half  # which the draw doesn't know
+        ratio = (half / torch._standard_gamma(half).clamp(min=1e-30)).sqrt()
+        return self.loc + self.scale * normal * ratio.to(normal)
 
     def cdf(self, value: Float[Tensor, "*steps"]) -> Float[Tensor, "*steps"]:
         return student_t.cdf((value - self.loc) / self.scale, self.df)

@@ -182,14 +182,14 @@ class KeepBest(pl.Callback):
 
         The rates were too high then, and a lower one is found at the cost of an epoch.
         """
-        last = _label(trainer.current_epoch - 1)
-        if self.best is None or self.best.label == last:
+        if self.best is None or self.best.step == trainer.global_step:
             return
         module.train_on_from(self._tensors, was_trained=self.best.step > 0 or self.best.label == BEFORE)
         for optimizer in trainer.optimizers:
             optimizer.state.clear()  # moments of gradients elsewhere
             for group in optimizer.param_groups:
                 group["lr"] /= RATE_CUT
+        last = _label(trainer.current_epoch - 1)
         logger.info("%s was no better than %s: undone, and the rates are divided by 3", last, self.best.label)
 
     def _finish(self, module: Any) -> None:

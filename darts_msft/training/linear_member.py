@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from darts import TimeSeries
 from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 
+from darts_msft.forecasting import Form
 from darts_msft.linear.equations import Frame
 from darts_msft.linear.fitting import fit_linear
 from darts_msft.linear.seasons import candidate_lookbacks, find_season
@@ -18,26 +20,31 @@ from darts_msft.linear.windows import Windows, cut_windows
 logger = logging.getLogger("darts_msft")
 
 VALIDATION_WINDOWS = 256  # that its look-backs and penalties are chosen on
+MOST_SERIES = 256  # that it learns from: each takes a tenth of a second
 
 
 def fit_linear_member(module: Any, data: Any) -> None:
-    """From all windows of the training series, with choices on the validation series; once in a module's life.
+    """From all windows of the training series, with choices on the validation series.
 
-    Without windows of series, or where these are too short, there is none.
+    A module that was trained keeps what it has: that is the state that the fit compares with. Without windows of
+    series, or where these are too short or don't vary, there is none.
     """
-    if module.linear is None or not module.linear.absent:
+    if module.linear is None or (module.kind is Form.TRAINED and not module.linear.absent):
         return
     datasets = (data.train_dataset, data.val_dataset)
     if not all(isinstance(one, SequentialTorchTrainingDataset) for one in datasets):
-        logger.info("no linear member: the training and validation windows are not those of fit(series, val_series)")
+        logger.warning("no linear member: the training and validation windows are not those of fit(series, val_series)")
         return
     train, val = (_values(one.series) for one in datasets)
+    train = train[:: math.ceil(len(train) / MOST_SERIES)]
     freq = next(iter(_as_list(data.train_dataset.series))).freq
     horizon, shift = module.output_chunk_length, module.output_chunk_shift
     lookbacks = candidate_lookbacks(module.input_chunk_length, find_season(freq, train))
     fit = fit_linear(train, horizon, lookbacks, shift, _windows(val, lookbacks, horizon, shift))
     if fit is None:
-        logger.info("no linear member: no training series has %d steps without a gap", lookbacks[0] + shift + horizon)
+        logger.warning(
+            "no linear member: no training series varies and has %d steps without a gap", lookbacks[0] + shift + horizon
+        )
         return
     module.linear.load_state_dict(fit.member.state_dict())
 

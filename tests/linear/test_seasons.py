@@ -87,3 +87,8 @@ def test_the_naive_error_is_the_loop_over_steps() -> None:
 
 def test_no_pair_has_no_error() -> None:
     assert np.isnan(naive_error([np.ones((3, 1))], 7)).all()
+
+
+def test_an_offset_of_any_parts_suggests_nothing() -> None:
+    assert candidate_seasons(pd.DateOffset(hours=1)) == []
+    assert candidate_seasons(pd.offsets.Day()) == [7, 365]

@@ -12,7 +12,6 @@ from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegr
 from model_fixtures import CONTEXT, HORIZON, LONG, ZERO_SHOT, make_model, values_of, wave
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forecasting import Form
 
 LABEL = "zero-shot, scales and linear member stacked"
 Likelihoods = pytest.mark.parametrize("likelihood", ["native", None, QuantileRegression([0.1, 0.5, 0.9])])
@@ -72,15 +71,18 @@ def test_the_score_is_the_crps_of_the_mixture(tiny_moirai: str) -> None:
     assert model.fit_report.best == pytest.approx(np.mean(errors) / val.values()[CONTEXT:].std(), rel=0.05)
 
 
-def test_windows_that_it_cannot_tell_are_the_scales_alone(tiny_moirai: str) -> None:
-    model, values = fit(tiny_moirai), wave(90, seed=2).values().copy()
+@Likelihoods
+def test_windows_that_it_cannot_tell_are_the_scales_alone(tiny_moirai: str, likelihood: Any) -> None:
+    """With weights that were solved for, also where it has all the weight elsewhere."""
+    model, values = fit(tiny_moirai, likelihood=likelihood), wave(90, seed=2).values().copy()
     values[-3] = np.nan
     series = wave(90).with_values(values)
-    alone = make_model(tiny_moirai, method="zero_shot", weight_init="uniform", linear_member=False, **LONG)
-    alone.predict(HORIZON, series)
-    alone.model.take(Form.STACKED)
-    alone.model.scale_weights.load_state_dict({"omega": model.model.scale_weights.omega})
-    np.testing.assert_allclose(model.predict(HORIZON, series).values(), alone.predict(HORIZON, series).values())
+    found = model.predict(HORIZON, series).values()
+    scales = model.scale_forecasts(series)[:3]
+    weights = model.model.scale_weights().detach().numpy()
+    expected = sum(weight * one.values() for weight, one in zip(weights, scales, strict=True))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.abs(weights - 1 / 3).max() > 0.05
 
 
 @pytest.mark.parametrize("method", ["zero_shot", "msft", "full"])
@@ -115,14 +117,41 @@ def test_training_mixes_it_too(tiny_moirai: str) -> None:
         assert LABEL in [one.label for one in model.candidates]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"mixing": "quantile"}, {"method": "msft", "weight_learning": "scale_loss"}],
-)
+@pytest.mark.parametrize("settings", [{"mixing": "quantile"}, {"method": "msft", "weight_learning": "scale_loss"}])
 def test_it_needs_weights_that_are_stacked(tiny_moirai: str, settings: dict[str, Any]) -> None:
-    model = fit(tiny_moirai, **settings)
-    assert LABEL not in [one.label for one in model.candidates]
-    assert model.scale_weights is None or model.scale_weights.shape == (3,)
+    with pytest.raises(ValueError, match="take mixing='mixture' and weight_learning='stacking'"):
+        make_model(tiny_moirai, linear_member=True, **settings)
+
+
+def test_at_one_scale_it_is_weighed_too(tiny_moirai: str) -> None:
+    model = fit(tiny_moirai, num_scales=0, finest_context=None)
+    assert [one.label for one in model.candidates] == [ZERO_SHOT[0], LABEL]
+    assert model.scale_weights[-1] > 0.5
+
+
+def test_a_second_fit_learns_from_its_own_series(tiny_moirai: str) -> None:
+    model, again = fit(tiny_moirai), wave(400).map(lambda values: values[::-1] * 2)
+    model.fit(again, val_series=wave(120, seed=1))
+    fresh = make_model(tiny_moirai, linear_member=True, method="zero_shot", **LONG)
+    fresh.fit(again, val_series=wave(120, seed=1))
+    np.testing.assert_array_equal(model.model.linear.weight, fresh.model.linear.weight)
+    assert model.candidates == fresh.candidates
+
+
+def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: str) -> None:
+    values = wave(120, seed=1).values().copy()
+    values[::5] = np.nan
+    for likelihood in ("native", None):
+        model = make_model(tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, **LONG)
+        model.fit(wave(400), val_series=wave(120).with_values(values))
+        assert model.scale_weights is None or model.scale_weights[-1] == 0
+
+
+def test_a_fit_without_validation_leaves_it_out(tiny_moirai: str) -> None:
+    model = fit(tiny_moirai, method="msft")
+    assert model.scale_weights[-1] > 0.5
+    model.fit(wave(100))
+    assert model.scale_weights[-1] == 0
 
 
 def test_a_new_head_s_mixture_has_it(tiny_moirai: str) -> None:

@@ -69,7 +69,6 @@ def test_gridsearch(tiny_moirai: str) -> None:
         "likelihood": [None],
         "num_scales": [2, "auto"],
         "lr_new": [1e-2],
-        "linear_member": [False],
         "random_state": [0],
         "pl_trainer_kwargs": [TRAINER],
     }

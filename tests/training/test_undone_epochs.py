@@ -89,3 +89,18 @@ def test_a_good_epoch_and_a_schedule_of_the_users_are_left_alone(tiny_moirai: st
     run(tiny_moirai, own, 2, **schedule)
     assert same(own.starts[1], own.ends[0])
     assert own.rates == [1e-2, 1e-2]
+
+
+def test_an_epoch_with_its_best_state_in_the_middle_is_undone_too(tiny_moirai: str) -> None:
+    class SpoilTheEnd(Spoil):
+        def on_validation_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+            half = trainer.global_step == trainer.num_training_batches // 2
+            self.which = () if half else self.which
+            super().on_validation_epoch_start(trainer, module)
+            self.which = (0,)
+
+    spoil = SpoilTheEnd(0)
+    trainer = {"callbacks": [spoil], "val_check_interval": 0.5}
+    make_model(tiny_moirai, trainer=trainer, n_epochs=2, **RATES).fit(wave(), val_series=wave(60, seed=1))
+    assert same(spoil.starts[1], spoil.ends[0])
+    assert spoil.rates == [1e-2, 1e-2 / RATE_CUT]
