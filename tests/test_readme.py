@@ -22,12 +22,14 @@ SHORT: dict[str, Any] = {**LONG, "look_back": [1024]}
 ONE: dict[str, Any] = {"num_scales": 0, "look_back": [512, 1024, 2048], "patch_size": [32]}
 ONE_SHORT: dict[str, Any] = {**ONE, "look_back": [512, 1024]}
 BACKCASTS = {"stacked": False}
+LINEAR = {"linear_member": True}
 Rows = dict[str, tuple[str, list[dict[str, Any]], int]]
 TABLES: dict[str, Rows] = {  # by section, of its table's rows: model, options (by place) and epochs of their results
     "Longer memory": {
         "zero-shot, one scale": ("zero_shot", [ONE, ONE_SHORT], 5),
         "zero-shot, scales weighted by backcasts": ("zero_shot", [LONG | BACKCASTS, SHORT | BACKCASTS], 5),
         "zero-shot, scales weighted by `fit`": ("zero_shot", [LONG, SHORT], 5),
+        "zero-shot, scales and linear member, by `fit`": ("zero_shot", [LONG | LINEAR, SHORT | LINEAR], 5),
         "MSFT": ("msft", [LONG, SHORT], 5),
         "MSFT with all weights": ("msft_full", [LONG, SHORT], 5),
         "full finetuning, one scale": ("full", [ONE, ONE_SHORT], 5),
