@@ -57,6 +57,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     check_search(num_scales, given["weight_init"], bool(given.get("save_checkpoints")))
     source, architecture, config = describe(given["backbone"], given["revision"])
     method_config = MethodConfig(**{field.name: given[field.name] for field in fields(MethodConfig)})
+    # those of a model that an older version saved lack the newer ones
     mixing_config = MixingConfig(
         **{field.name: given[field.name] for field in fields(MixingConfig) if field.name in given}
     )

@@ -244,7 +244,7 @@ class MSFTFoundationModel(FoundationModel):
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
         windows = parameters["val_dataset"]
-        weighs = self._module_settings["num_scales"] or self.model_params["linear_member"]
+        weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
         if windows is not None and not self._requires_training and weighs:
             parameters["val_dataset"] = labelled(self, windows, kwargs["val_sample_weight"])  # to weigh the scales by
         return series, parameters

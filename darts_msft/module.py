@@ -168,6 +168,7 @@ class MSFTModule(ForecastingModule):
 
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
+        self.told.reset()
         if self.kind is not Form.TRAINED:
             self.take(Form.ONE_SCALE)
 

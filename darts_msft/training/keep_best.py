@@ -190,7 +190,7 @@ class KeepBest(pl.Callback):
             for group in optimizer.param_groups:
                 group["lr"] /= RATE_CUT
         last = _label(trainer.current_epoch - 1)
-        logger.info("%s was no better than %s: undone, and the rates are divided by 3", last, self.best.label)
+        logger.info("%s was no better than %s: undone, rates are divided by %g", last, self.best.label, RATE_CUT)
 
     def _finish(self, module: Any) -> None:
         trains, self._fitting, best = self._fitting, False, self.best

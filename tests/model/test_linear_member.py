@@ -143,7 +143,12 @@ def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: 
     values[::5] = np.nan
     for likelihood in ("native", None):
         model = make_model(tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, **LONG)
-        model.fit(wave(400), val_series=wave(120).with_values(values))
+        gapped = wave(120).with_values(values)
+        model.fit(wave(400), val_series=gapped)
+        assert model.scale_weights is None or model.scale_weights[-1] == 0
+        model.fit(wave(400), val_series=wave(120, seed=1))  # windows of an earlier fit don't count
+        assert model.scale_weights[-1] > 0.5
+        model.fit(wave(400), val_series=gapped)
         assert model.scale_weights is None or model.scale_weights[-1] == 0
 
 
