@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,30 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from darts import TimeSeries
-from darts.logging import get_logger
-from darts.models.forecasting.foundation_model import FoundationModel
-from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
-from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
-from darts.utils.torch import random_method
 
 from darts_msft import arguments, inspection, persistence
-from darts_msft.building import build_for, build_module, install, weights_kept
+from darts_msft.hooks import DartsHooks
 from darts_msft.methods import find_method
-from darts_msft.module import MSFTModule
 from darts_msft.quantiles import predict_quantiles
-from darts_msft.training.keep_best import KeepBest
-from darts_msft.training.linear_member import fit_linear_member
-from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import Candidate, FitReport
-from darts_msft.training.untrained import labelled, weigh_scales
-from darts_msft.training.windows import OrderedData
-
-logger = get_logger("darts_msft")
 
 
-class MSFTFoundationModel(FoundationModel):
+class MSFTFoundationModel(DartsHooks):
     """Multi-scale finetuning (MSFT) of a pretrained encoder (Qiao et al., NeurIPS 2025, arXiv 2506.14087).
 
     The series is seen at its own sampling rate (scale 0) and at K coarser ones (scale i averages 2**i steps), which
@@ -133,13 +119,6 @@ class MSFTFoundationModel(FoundationModel):
         If weights can't be read or downloaded.
     """
 
-    enable_finetuning: bool | dict[str, list[str]] | None
-    trainer_params: dict[str, Any]
-    _report_level: int = logging.INFO
-    _fit_report: FitReport | None
-    _zero_shot_kind: tuple[int, Any] | None
-    _weights_at_hand: dict[str, torch.Tensor] | None
-
     def __init__(
         self,
         input_chunk_length: int | tuple[int, int],
@@ -176,8 +155,7 @@ class MSFTFoundationModel(FoundationModel):
         self._module_settings, likelihood, self._revision = arguments.resolve({**self.model_params, **own})
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = likelihood
-        self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
-        self._fit_report, self._search_scales = None, num_scales == arguments.AUTO
+        self._search_scales = num_scales == arguments.AUTO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -200,121 +178,6 @@ class MSFTFoundationModel(FoundationModel):
         return arguments.largest_num_scales(
             input_chunk_length, output_chunk_length, output_chunk_shift, patch_size, backbone, revision
         )
-
-    # ---------------------------------------------------------------- Darts' hooks
-
-    def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
-        return build_module(self, self._module_settings, self.pl_module_params)
-
-    def _setup_finetuning(self, model: PLForecastingModule) -> None:
-        # the method says what trains; a dictionary is the user's own choice of names, as in Darts
-        if isinstance(self.enable_finetuning, dict):
-            arguments.check_patterns(self.enable_finetuning, [name for name, _ in model.named_parameters()])
-            super()._setup_finetuning(model)
-
-    def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
-        model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
-        self._setup_finetuning(model)
-        return model
-
-    def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
-        # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
-        validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
-        if validates:
-            fit_linear_member(model, datamodule)
-        if not self._requires_training:
-            super()._train(trainer, model, datamodule, load_best=load_best)
-            self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None
-        else:
-            seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
-            keep = KeepBest(seed, validates)
-            ordered = OrderedData(datamodule, lambda: keep.seed)
-            with keep.attached_to(trainer), model.learning_weights(validates):
-                super()._train(trainer, model, ordered, load_best=load_best and not validates)
-            self._fit_report = keep.report  # None where Lightning trains in spawned processes only
-        if self._fit_report is not None:
-            logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
-
-    def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K."""
-        if self._search_scales and self._requires_training:
-            return fit_every_scale(self, *args, **kwargs)
-        return super().fit_from_dataset(*args, **kwargs)
-
-    def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
-        windows = parameters["val_dataset"]
-        weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
-        if windows is not None and not self._requires_training and weighs:
-            parameters["val_dataset"] = labelled(self, windows, kwargs["val_sample_weight"])  # to weigh the scales by
-        return series, parameters
-
-    def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        self.trainer_params = dict(self.trainer_params)  # Darts adds to it, and it is the caller's own after load()
-        if not self._zero_shot_only:
-            return super()._setup_for_train(*args, **kwargs)
-        # made for one series' width and precision: made anew for the training series
-        with weights_kept(self):
-            self.model, self._zero_shot_only = None, False
-            if "precision" not in (self.model_params.get("pl_trainer_kwargs") or {}):
-                self.trainer_params.pop("precision", None)
-            return super()._setup_for_train(*args, **kwargs)
-
-    @staticmethod
-    def _init_trainer(trainer_params: dict[str, Any], max_epochs: int | None = None) -> Any:
-        defaults: dict[str, Any] = {"gradient_clip_val": arguments.GRADIENT_CLIP}
-        if torch.backends.mps.is_available():  # lacks the double precision that statistics and scores need
-            defaults["accelerator"] = "cpu"
-        return FoundationModel._init_trainer({**defaults, **trainer_params}, max_epochs)
-
-    def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super().load_weights_from_checkpoint(*args, **kwargs)
-        self._zero_shot_only, self._fit_report, self._search_scales = False, None, False
-
-    def _check_ckpt_parameters(self, tfm_save: Any) -> None:
-        super()._check_ckpt_parameters(tfm_save)
-        persistence.check_saved(self, tfm_save)
-
-    @property
-    def _ckpt_skipped_params(self) -> list[str]:
-        own = ["backbone", "revision", "finest_context", "weight_init", "linear_member"]
-        rates = [name for name in self.model_params if name.startswith("lr_")]
-        return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
-
-    supports_past_covariates = supports_future_covariates = supports_static_covariates = property(lambda self: False)
-
-    # ---------------------------------------------------------------- zero-shot without fit
-
-    def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Darts' `predict`; a model that was never fitted forecasts zero-shot and needs `series`."""
-        self._prepare_zero_shot(series)
-        return super().predict(n, series, *args, **kwargs)
-
-    def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
-        """Darts' `historical_forecasts`; with `retrain=False` a model that was never fitted forecasts zero-shot."""
-        if kwargs.get("retrain", True) is False:
-            self._prepare_zero_shot(series)
-        return super().historical_forecasts(series, *args, **kwargs)
-
-    def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
-        if series is None or not self._fresh:
-            return
-        method = self.model_params["method"]
-        if not find_method(method).pretrained:
-            raise ValueError(f"method={method!r} starts from random weights: it can't forecast before fit(), call that")
-        first = series if isinstance(series, TimeSeries) else next(iter(series))
-        kind = (first.n_components, first.dtype)
-        if self.model is not None and self._zero_shot_kind == kind:
-            return
-        self._install_pretrained(first.n_components, first.dtype.name)
-        self._zero_shot_only, self._zero_shot_kind = True, kind
-
-    @random_method
-    def _install_pretrained(self, n_components: int, dtype: str) -> None:
-        with weights_kept(self):
-            dtype = "bfloat16" if dtype == "float16" else dtype  # as Darts does
-            module = build_for(self, self._module_settings, self.pl_module_params, n_components, dtype)
-        install(self, module)
 
     # ---------------------------------------------------------------- what Darts has not
 
@@ -381,16 +244,6 @@ class MSFTFoundationModel(FoundationModel):
         """
         persistence.merge(self)
         return self
-
-    @property
-    def _fresh(self) -> bool:
-        """Whether there are no weights but the pretrained ones."""
-        return not self._fit_called or self.model is None or self._zero_shot_only
-
-    def _require_module(self) -> MSFTModule:
-        if not isinstance(self.model, MSFTModule):
-            raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
-        return self.model
 
 
 add_safe_globals([MSFTFoundationModel, FitReport, Candidate, torch.optim.AdamW])
