@@ -57,10 +57,9 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     check_search(num_scales, given["weight_init"], bool(given.get("save_checkpoints")))
     source, architecture, config = describe(given["backbone"], given["revision"])
     method_config = MethodConfig(**{field.name: given[field.name] for field in fields(MethodConfig)})
-    # those of a model that an older version saved lack the newer ones
-    mixing_config = MixingConfig(
-        **{field.name: given[field.name] for field in fields(MixingConfig) if field.name in given}
-    )
+    if given.get("linear_member") is None:
+        given["linear_member"] = may_have_linear_member(given)
+    mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
@@ -86,6 +85,12 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     }
     # the commit, so that the weights are of the configuration's
     return Resolved(settings, resolved, source.revision)
+
+
+def may_have_linear_member(given: Mapping[str, Any]) -> bool:
+    """Whether a linear member can join the mixture: its weight is stacked."""
+    defaults = MixingConfig()
+    return (given["mixing"], given["weight_learning"]) == (defaults.mixing, defaults.weight_learning)
 
 
 def settle_darts_arguments(model: type, given: dict[str, Any], trains: bool) -> None:

@@ -18,6 +18,7 @@ from darts_msft import arguments, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.training.choices import choose_settings
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
@@ -39,6 +40,7 @@ class DartsHooks(FoundationModel):
     _weights_at_hand: dict[str, torch.Tensor] | None
 
     _search_scales: bool
+    _linear_solved: dict[str, Any] | None = None
     _module_settings: dict[str, Any]
     _revision: str | None
 
@@ -65,7 +67,7 @@ class DartsHooks(FoundationModel):
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         if validates:
-            fit_linear_member(model, datamodule)
+            fit_linear_member(model, datamodule, self._linear_solved)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
             self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None
@@ -80,10 +82,26 @@ class DartsHooks(FoundationModel):
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
 
     def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K."""
+        """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K.
+
+        Of a model without weights of its own, settings that were left open are chosen first, on the validation dataset.
+        """
+        if self._fresh and find_method(self.model_params["method"]).pretrained:
+            validation = kwargs.get("val_dataset", args[1] if len(args) > 1 else None)
+            with weights_kept(self):
+                self._settle(choose_settings(self, validation))
         if self._search_scales and self._requires_training:
             return fit_every_scale(self, *args, **kwargs)
         return super().fit_from_dataset(*args, **kwargs)
+
+    def _settle(self, chosen: dict[str, Any]) -> None:
+        """Takes these for the arguments that were left open, for good."""
+        if not chosen:
+            return
+        self._module_settings, likelihood, _ = arguments.resolve({**self.model_params, **chosen})
+        self.pl_module_params["likelihood"] = likelihood
+        self._model_params.update(chosen)
+        logger.info("chosen on validation data: %s", ", ".join(f"{name}={value}" for name, value in chosen.items()))
 
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)

@@ -98,7 +98,8 @@ class MSFTFoundationModel(DartsHooks):
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     linear_member
-        Whether a ridge regression, which `fit` with a `val_series` solves for, joins the mixture. New; off by default.
+        Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
+        anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
@@ -141,7 +142,7 @@ class MSFTFoundationModel(DartsHooks):
         upsampling: str = "linear",
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
-        linear_member: bool = False,
+        linear_member: bool | None = None,
         lr_pretrained: float | None = None,
         lr_new: float | None = None,
         lr_head: float | None = None,

@@ -23,13 +23,17 @@ VALIDATION_WINDOWS = 256  # that its look-backs and penalties are chosen on
 MOST_SERIES = 256  # that it learns from: each takes a tenth of a second
 
 
-def fit_linear_member(module: Any, data: Any) -> None:
+def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = None) -> None:
     """From all windows of the training series, with choices on the validation series.
 
     A module that was trained keeps what it has: that is the state that the fit compares with. Without windows of
-    series, or where these are too short or don't vary, there is none.
+    series, or where these are too short or don't vary, there is none. `solved`, which is filled, keeps the solution for
+    other models that are fitted to the same data.
     """
     if module.linear is None or (module.kind is Form.TRAINED and not module.linear.absent):
+        return
+    if solved:
+        module.linear.load_state_dict(solved)
         return
     datasets = (data.train_dataset, data.val_dataset)
     if not all(isinstance(one, SequentialTorchTrainingDataset) for one in datasets):
@@ -48,6 +52,8 @@ def fit_linear_member(module: Any, data: Any) -> None:
         )
         return
     module.linear.load_state_dict(fit.member.state_dict())
+    if solved is not None:
+        solved.update(fit.member.state_dict())
 
 
 def _as_list(series: TimeSeries | Sequence[TimeSeries]) -> Sequence[TimeSeries]:

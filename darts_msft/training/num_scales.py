@@ -57,10 +57,12 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
 
 def _trials(model: Any) -> dict[int, Any]:
     """A model for each K, but for those at which a scale would have more tokens than the checkpoint takes."""
-    trials = {}
+    trials: dict[int, Any] = {}
+    solved: dict[str, Any] = {}  # the linear member is the same for all
     for scales in range(model._module_settings["num_scales"] + 1):
         try:
             trials[scales] = _trial(model, scales)
+            trials[scales]._linear_solved = solved
         except TooManyTokens as error:
             logger.info("num_scales='auto' leaves %d out: %s", scales, error)
     return trials

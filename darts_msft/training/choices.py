@@ -1,0 +1,153 @@
+"""Settings that a user left open, chosen before training by the pretrained model's score on validation windows."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
+from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrainingSample, _batch_collate_fn_train
+
+from darts_msft import arguments
+from darts_msft.backbones import load_class
+from darts_msft.building import build_module
+from darts_msft.forecasting import Form
+from darts_msft.module import MSFTModule
+from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.training.score import stack_weights
+from darts_msft.training.untrained import labelled
+
+logger = logging.getLogger("darts_msft")
+
+WINDOWS, VALUES = 128, 65_536  # at most so many windows, with so many values to forecast; but LEAST_WINDOWS
+LEAST_WINDOWS = 32
+LEAST_GAIN = 0.002  # of the score, for which a default is left, or a scale is added
+FINEST_CONTEXTS = (512, 1024)
+
+
+class Trial(NamedTuple):
+    """Settings, and the pretrained model's score with them: at one scale, and at K = 0, 1, ... stacked."""
+
+    patch_size: int
+    finest_context: int
+    one_scale: float
+    stacked: list[float]
+
+    @property
+    def score(self) -> float:
+        """At the largest K."""
+        return self.stacked[-1]
+
+
+def choose_settings(model: Any, dataset: Any) -> dict[str, Any]:
+    """The model's arguments that are best for what was left open, by the validation dataset; none where all was given.
+
+    First the patch size, at the default finest context, then the finest context, each only if it gains `LEAST_GAIN`;
+    then the smallest K whose score is within that of the largest's. Where one scale is as good, it is K = 0.
+    """
+    free = _open_settings(model)
+    batches = _batches(model, dataset) if free else []
+    if not batches:
+        return {}
+    found = _trial(model, batches, {})
+    if found is None:
+        return {}
+    options: dict[str, tuple[int, ...]] = {}
+    if "patch_size" in free:
+        settings = model._module_settings
+        options["patch_size"] = load_class(settings["architecture"]).patch_sizes(settings["backbone_config"])
+    if "finest_context" in free:
+        options["finest_context"] = tuple(steps for steps in FINEST_CONTEXTS if steps < model.input_chunk_length)
+    for name, values in options.items():
+        for value in values:
+            settled = {"patch_size": found.patch_size, "finest_context": found.finest_context, name: value}
+            other = None if settled[name] == getattr(found, name) else _trial(model, batches, settled)
+            if other is not None and other.score < (1 - LEAST_GAIN) * found.score:
+                found = other
+    chosen = {name: getattr(found, name) for name in options}
+    if "num_scales" in free:
+        chosen |= _choose_num_scales(found)
+    return chosen
+
+
+def _open_settings(model: Any) -> set[str]:
+    """Those of patch size, finest context and K that the user left to us."""
+    given = model.model_params
+    found = {"patch_size"} if given["patch_size"] == arguments.AUTO else set()
+    if given["mixing"] == "first" or model._module_settings["num_scales"] == 0:
+        return found
+    found |= {"finest_context"} if given["finest_context"] is None else set()
+    return found | ({"num_scales"} if given["num_scales"] is None and isinstance(given["weight_init"], str) else set())
+
+
+def _choose_num_scales(trial: Trial) -> dict[str, int]:
+    """The smallest K that is nearly as good as the largest; K = 0 sees as much as the checkpoint takes."""
+    enough = trial.score * (1 + LEAST_GAIN)
+    if trial.one_scale <= enough:
+        return {"num_scales": 0}
+    scales = next(scales for scales, score in enumerate(trial.stacked) if score <= enough)
+    return {"num_scales": max(scales, 1)}
+
+
+def _batches(model: Any, dataset: Any) -> list[TorchTrainingBatch]:
+    """Windows of the dataset, evenly; none where they lack what is to be forecast."""
+    if isinstance(dataset, SequentialTorchTrainingDataset):
+        dataset = labelled(model, dataset, None)
+    if dataset is None or len(dataset) == 0 or not isinstance(dataset[0], TorchTrainingSample):
+        return []
+    first = dataset[0].future_target
+    if first is None or len(first) != model.output_chunk_length:
+        return []
+    count = max(LEAST_WINDOWS, min(WINDOWS, VALUES // first.size))
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int))
+    parts = np.array_split(chosen, max(1, len(chosen) // model.batch_size))
+    return [_batch_collate_fn_train([dataset[int(index)] for index in part]) for part in parts]
+
+
+def _trial(model: Any, batches: list[TorchTrainingBatch], changes: dict[str, int]) -> Trial | None:
+    """With these arguments; None where the model can't have them, or has no finite score."""
+    try:
+        arguments.resolve({**model.model_params, **changes})
+    except ValueError as error:
+        logger.debug("settings %s are left out: %s", changes, error)
+        return None
+    given = {name: model.model_params[name] for name in ("backbone", "revision", "num_scales", *_LENGTHS)}
+    given |= {"patch_size": model.model_params["patch_size"], "finest_context": model.model_params["finest_context"]}
+    fixed = {"method": "zero_shot", "likelihood": "native", "enable_finetuning": False, "linear_member": False}
+    resolved = arguments.resolve({**MethodConfig().to_dict(), **MixingConfig().to_dict(), **given, **fixed, **changes})
+    module = _module(model, resolved, batches[0])
+    one_scale = float(_form(module, Form.ONE_SCALE, batches)[0, 0])
+    form = _form(module, Form.STACKED, batches)
+    if not bool(form.isfinite().all()):
+        return None
+    stacked = []
+    for size in range(1, len(form) + 1):
+        weights = stack_weights(form[:size, :size])
+        stacked.append(float(weights @ form[:size, :size] @ weights))
+    settings = resolved.settings
+    return Trial(settings["patch_size"], settings["finest_context"], one_scale, stacked)
+
+
+_LENGTHS = ("input_chunk_length", "output_chunk_length", "output_chunk_shift")
+
+
+def _module(model: Any, resolved: arguments.Resolved, batch: TorchTrainingBatch) -> MSFTModule:
+    """The pretrained model with these settings, on the device of the fit."""
+    sample = {"past_target": tuple(batch.past_target.shape[1:]), "future_target": tuple(batch.future_target.shape[1:])}
+    parameters = {**model.pl_module_params, "likelihood": resolved.likelihood, "train_sample_shape": sample}
+    with torch.random.fork_rng(devices=[]):
+        module = build_module(model, resolved.settings, parameters)
+    module.to_dtype(batch.past_target.dtype)
+    return module.eval()
+
+
+@torch.no_grad()
+def _form(module: MSFTModule, form: Form, batches: list[TorchTrainingBatch]) -> torch.Tensor:
+    """The score of these windows as a quadratic form in the scales' weights."""
+    module.take(form)
+    module.score.reset()
+    for index, batch in enumerate(batches):
+        module.validation_step(batch, index)
+    return module.score.compute().form
