@@ -59,7 +59,7 @@ def without_asides() -> Iterator[None]:
 
 @contextmanager
 def one_bar() -> Iterator[None]:
-    """While it runs, the trainers of single forecasts and fits, of which there may be many, have no bar of their own."""
+    """While it runs, the trainers of single forecasts and fits have no bar of their own."""
     token = _ONE_BAR.set(True)
     try:
         yield

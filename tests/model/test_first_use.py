@@ -52,13 +52,6 @@ def test_darts_default_refits_are_refused_after_a_zero_shot_forecast_too(tiny_mo
     assert len(model.historical_forecasts(wave(60), *positional)) == 10
 
 
-def test_a_fitted_model_is_refitted_as_in_darts(tiny_moirai: str) -> None:
-    model, series = make_model(tiny_moirai, **LEARNS).fit(wave(60)), wave(60, seed=1)
-    found = model.historical_forecasts(series, start=58, start_format="position", retrain=True, forecast_horizon=1)
-    by_hand = [make_model(tiny_moirai, **LEARNS).fit(series[:end]).predict(1, series[:end]) for end in (58, 59)]
-    assert np.allclose(values_of(found).ravel(), values_of(by_hand).ravel(), rtol=1e-4)
-
-
 # ---------------------------------------------------------------- ensembles
 
 
@@ -79,7 +72,8 @@ def test_joins_an_ensemble_of_fitted_models(tiny_moirai: str, settings: dict[str
     assert np.allclose(values_of(ensemble.predict(HORIZON, series)), expected, rtol=1e-5)
     history = ensemble.historical_forecasts(series, start=-HORIZON, start_format="position", retrain=False)
     assert len(history) == HORIZON
-    assert own.fit_report is None and not own.model._trainer.global_step  # nobody trained it
+    assert own.fit_report is None
+    assert not own.model._trainer.global_step
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -198,7 +192,8 @@ def test_scale_weights_are_known_before_the_first_forecast(tiny_moirai: str, set
     after = model.scale_weights
     assert (before is None) == (after is None) == (settings.get("finest_context") == 16 and "mixing" not in settings)
     if before is not None and after is not None:
-        assert np.array_equal(before, after) and before[0] == before.sum() == 1
+        assert np.array_equal(before, after)
+        assert before[0] == before.sum() == 1
 
 
 @pytest.mark.parametrize("settings", [{"method": "scratch"}, {"likelihood": GaussianLikelihood()}])
@@ -253,6 +248,8 @@ def test_a_pair_of_lengths_is_named_for_short_series_and_takes_them(tiny_moirai:
     length, act = SHORT[call]
     act(make_model(tiny_moirai), wave(length))  # just long enough
     pair = (CONTEXT - 1, CONTEXT)
-    with pytest.raises(ValueError, match=rf"input_chunk_length=\(shortest, longest\), such as \({pair[0]}, {pair[1]}\)"):
+    with pytest.raises(
+        ValueError, match=rf"input_chunk_length=\(shortest, longest\), such as \({pair[0]}, {pair[1]}\)"
+    ):
         act(make_model(tiny_moirai), wave(length - 1))
     act(make_model(tiny_moirai, input_chunk_length=pair), wave(length - 1))
