@@ -167,6 +167,7 @@ class DartsHooks(FoundationModel):
         Raises ValueError for such a model with another `retrain`, whose fits could take days.
         """
         call = signature(FoundationModel.historical_forecasts).bind(self, series, *args, **kwargs)
+        call.arguments.setdefault("verbose", self._shows_bars)
         call.apply_defaults()
         asked = call.arguments
         if not asked["retrain"]:
@@ -179,11 +180,13 @@ class DartsHooks(FoundationModel):
                 "series: pass retrain=False for forecasts of one model, zero-shot or after fit()"
             )
         with one_bar():
-            return super().historical_forecasts(series, *args, **{"verbose": self._shows_bars, **kwargs})
+            return super().historical_forecasts(*call.args[1:], **call.kwargs)
 
     def backtest(self, series: Any, *args: Any, **kwargs: Any) -> Any:
         """Darts' `backtest`, of which `historical_forecasts` is a part, with a bar unless the trainer has none."""
-        return super().backtest(series, *args, **{"verbose": self._shows_bars, **kwargs})
+        call = signature(FoundationModel.backtest).bind(self, series, *args, **kwargs)
+        call.arguments.setdefault("verbose", self._shows_bars)
+        return super().backtest(*call.args[1:], **call.kwargs)
 
     @property
     def _shows_bars(self) -> bool:
