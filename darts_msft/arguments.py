@@ -383,6 +383,11 @@ def resolve_likelihood(
                 f"mixing='samples' averages sample paths, which likelihood={likelihood!r} has none of; take "
                 "mixing='mixture', 'quantile' or 'first', or likelihood='native'"
             )
+        if likelihood is None and how.mixing == "quantile":
+            raise ValueError(
+                "mixing='quantile' has no effect with likelihood=None, whose points are averaged in any case; leave it "
+                "out, or take likelihood='native'"
+            )
         return likelihood
     if not isinstance(likelihood, TorchLikelihood):
         raise ValueError(

@@ -44,6 +44,14 @@ class Form(IntEnum):
     """All scales and the linear member, with the weights that were solved for on validation data."""
 
 
+def first_form(plan: ScalePlan, can_weigh_scales: bool) -> Form:
+    """How a pretrained model forecasts before any fit.
+
+    Coarser scales that see no more than scale 0 may do harm: without data to weigh them by, they are left out.
+    """
+    return Form.BACKCASTS if can_weigh_scales and plan.looks_further_back else Form.ONE_SCALE
+
+
 class Parts(NamedTuple):
     """What a forecast runs."""
 
@@ -89,6 +97,7 @@ class ForecastingModule(PLForecastingModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.criterion = self.train_criterion = self.val_criterion = None  # Darts' loss, which is not ours
         self.backbone = load_class(architecture).from_config(backbone_config, patch_size)
         spec = self.backbone.spec
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
@@ -108,9 +117,7 @@ class ForecastingModule(PLForecastingModule):
         )
         self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
-        # coarser scales that see no more than scale 0 may do harm: without data to weigh them by, they are left out
-        several = self.can_weigh_scales and self.plan.looks_further_back
-        self.register_buffer("form", torch.tensor(Form.BACKCASTS if several else Form.ONE_SCALE))
+        self.register_buffer("form", torch.tensor(first_form(self.plan, self.can_weigh_scales)))
         self.settle()
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -16,9 +18,13 @@ from darts.utils.torch import random_method
 
 from darts_msft import arguments, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
+from darts_msft.display import one_bar, shows_bars, with_display, without_asides
+from darts_msft.ensembles import trained_by_new_ensemble
+from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.training.choices import choose_settings
+from darts_msft.training.failed_fits import as_before_if_it_fails, weights_as_before_if_it_fails
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
@@ -64,6 +70,10 @@ class DartsHooks(FoundationModel):
         return model
 
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
+        with without_asides():
+            self._train_and_compare(trainer, model, datamodule, load_best)
+
+    def _train_and_compare(self, trainer: Any, model: Any, datamodule: Any, load_best: bool) -> None:
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         if validates:
@@ -81,32 +91,42 @@ class DartsHooks(FoundationModel):
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
 
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Darts' `fit`; if it fails, the model stays as it was."""
+        with as_before_if_it_fails(self):
+            return super().fit(*args, **kwargs)
+
     def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K.
+        """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K. If it fails, all stays as it was.
 
         Of a model without weights of its own, settings that were left open are chosen first, on the validation dataset.
         """
-        if self._fresh and find_method(self.model_params["method"]).pretrained:
-            validation = kwargs.get("val_dataset", args[1] if len(args) > 1 else None)
-            with weights_kept(self):
-                self._settle(choose_settings(self, validation))
-        if self._search_scales and self._requires_training:
-            return fit_every_scale(self, *args, **kwargs)
-        return super().fit_from_dataset(*args, **kwargs)
+        weights = nullcontext() if self._fresh else weights_as_before_if_it_fails(self.model)
+        with as_before_if_it_fails(self), weights:
+            if self._fresh and find_method(self.model_params["method"]).pretrained:
+                with weights_kept(self):
+                    self._settle(choose_settings(self, kwargs.get("val_dataset", args[1] if len(args) > 1 else None)))
+            if self._search_scales and self._requires_training:
+                return fit_every_scale(self, *args, **kwargs)
+            return super().fit_from_dataset(*args, **kwargs)
 
     def _settle(self, chosen: dict[str, Any]) -> None:
         """Takes these for the arguments that were left open, for good."""
         if not chosen:
             return
         self._module_settings, likelihood, _ = arguments.resolve({**self.model_params, **chosen})
-        self.pl_module_params["likelihood"] = likelihood
-        self._model_params.update(chosen)
+        self.pl_module_params = {**self.pl_module_params, "likelihood": likelihood}
+        self._model_params = {**self._model_params, **chosen}
         logger.info("chosen on validation data: %s", ", ".join(f"{name}={value}" for name, value in chosen.items()))
 
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
+        whole = self.output_chunk_shift + self.output_chunk_length
+        check_lengths(self, kwargs["series"], "training", whole if self._requires_training else 0)
+        after = whole if self._requires_training or weighs else 0
+        check_lengths(self, kwargs["val_series"], "validation", after, "val_series")
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
         windows = parameters["val_dataset"]
-        weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
         if windows is not None and not self._requires_training and weighs:
             parameters["val_dataset"] = labelled(self, windows, kwargs["val_sample_weight"])  # to weigh the scales by
         return series, parameters
@@ -127,7 +147,12 @@ class DartsHooks(FoundationModel):
         defaults: dict[str, Any] = {"gradient_clip_val": arguments.GRADIENT_CLIP}
         if torch.backends.mps.is_available():  # lacks the double precision that statistics and scores need
             defaults["accelerator"] = "cpu"
-        return FoundationModel._init_trainer({**defaults, **trainer_params}, max_epochs)
+        with without_asides():
+            return FoundationModel._init_trainer(with_display({**defaults, **trainer_params}), max_epochs)
+
+    def _predict(self, *args: Any, **kwargs: Any) -> Any:
+        with without_asides():  # and the trainer has a bar: none for what Darts makes of its output
+            return super()._predict(*args, **{**kwargs, "verbose": False})
 
     def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super().load_weights_from_checkpoint(*args, **kwargs)
@@ -150,13 +175,39 @@ class DartsHooks(FoundationModel):
     def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Darts' `predict`; a model that was never fitted forecasts zero-shot and needs `series`."""
         self._prepare_zero_shot(series)
+        check_lengths(self, series, "a forecast")
         return super().predict(n, series, *args, **kwargs)
 
     def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
-        """Darts' `historical_forecasts`; with `retrain=False` a model that was never fitted forecasts zero-shot."""
-        if kwargs.get("retrain", True) is False:
+        """Darts' `historical_forecasts`; with `retrain=False` a model that was never fitted forecasts zero-shot.
+
+        Raises ValueError for such a model with another `retrain`, whose fits could take days.
+        """
+        call = signature(FoundationModel.historical_forecasts).bind(self, series, *args, **kwargs)
+        call.arguments.setdefault("verbose", self._shows_bars)
+        call.apply_defaults()
+        asked = call.arguments
+        if not asked["retrain"]:
             self._prepare_zero_shot(series)
-        return super().historical_forecasts(series, *args, **kwargs)
+            ahead = 0 if asked["overlap_end"] else self.output_chunk_shift + asked["forecast_horizon"]
+            check_lengths(self, series, "a historical forecast", ahead)
+        elif self._fresh:
+            raise ValueError(
+                f"retrain={asked['retrain']!r} would fit this model, which was never fitted, again and again along the "
+                "series: pass retrain=False for forecasts of one model, zero-shot or after fit()"
+            )
+        with one_bar():
+            return super().historical_forecasts(*call.args[1:], **call.kwargs)
+
+    def backtest(self, series: Any, *args: Any, **kwargs: Any) -> Any:
+        """Darts' `backtest`, of which `historical_forecasts` is a part, with a bar unless the trainer has none."""
+        call = signature(FoundationModel.backtest).bind(self, series, *args, **kwargs)
+        call.arguments.setdefault("verbose", self._shows_bars)
+        return super().backtest(*call.args[1:], **call.kwargs)
+
+    @property
+    def _shows_bars(self) -> bool:
+        return shows_bars(self.model_params.get("pl_trainer_kwargs") or {})
 
     def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
         if series is None or not self._fresh:
@@ -181,7 +232,24 @@ class DartsHooks(FoundationModel):
     @property
     def _fresh(self) -> bool:
         """Whether there are no weights but the pretrained ones."""
-        return not self._fit_called or self.model is None or self._zero_shot_only
+        return not self.__dict__["_fit_called"] or self.model is None or self._zero_shot_only
+
+    @property
+    def _fit_called(self) -> bool:
+        """Darts' own; but an ensemble takes a model with its pretrained weights alone as it takes its other members."""
+        called: bool = self.__dict__["_fit_called"]
+        trained = trained_by_new_ensemble(self)
+        if trained is None or not self._fresh or not find_method(self.model_params["method"]).pretrained:
+            return called
+        return not trained
+
+    @_fit_called.setter
+    def _fit_called(self, value: bool) -> None:
+        self.__dict__["_fit_called"] = value
+
+    @property
+    def supports_probabilistic_prediction(self) -> bool:
+        return self.likelihood is not None
 
     def _require_module(self) -> MSFTModule:
         if not isinstance(self.model, MSFTModule):

@@ -9,16 +9,34 @@ import torch
 from darts import TimeSeries
 from darts.utils.utils import generate_index
 
+from darts_msft.forecasting import Form, first_form
+from darts_msft.lengths import check_lengths
+from darts_msft.methods import find_method
+from darts_msft.options import MixingConfig
+from darts_msft.scales.pyramid import ScalePlan
+
+
+def weights_before_fit(model: Any) -> np.ndarray | None:
+    """The scales' weights that a model will have which was never fitted; None: by window."""
+    settings, likelihood = model._module_settings, model.pl_module_params["likelihood"]
+    if not find_method(settings["method"]).pretrained or getattr(likelihood, "base", None) is not None:
+        raise ValueError("this model has no forecast before fit(), and so no weights of its scales: call fit() first")
+    mixing, scales = MixingConfig.from_dict(settings["mixing_config"]), settings["num_scales"]
+    horizon = model.output_chunk_length + model.output_chunk_shift
+    finest = settings.get("finest_context")
+    plan = ScalePlan(model.input_chunk_length, horizon, settings["patch_size"], scales, finest_context=finest)
+    if first_form(plan, scales > 0 and not mixing.only_first) is Form.BACKCASTS:
+        return None
+    return np.eye(1, scales + 1 + mixing.linear_member)[0]
+
 
 def scale_forecasts(model: Any, series: TimeSeries) -> list[TimeSeries]:
     """Each scale's medians, as `MSFTFoundationModel.scale_forecasts` gives them."""
     module, length = model._require_module(), model.input_chunk_length
+    check_lengths(model, series, "a forecast")
     context = series.values(copy=False)[-length:]
-    if len(context) < model.min_input_chunk_length or context.shape[1] != module.n_targets:
-        raise ValueError(
-            f"series has {len(context)} steps and {context.shape[1]} components; give at least "
-            f"{model.min_input_chunk_length} steps and {module.n_targets} components"
-        )
+    if context.shape[1] != module.n_targets:
+        raise ValueError(f"series has {context.shape[1]} components; give {module.n_targets}, as in fit()")
     context = np.pad(context, ((length - len(context), 0), (0, 0)), constant_values=np.nan)
     start = series.end_time() + (1 + model.output_chunk_shift) * series.freq
     times = generate_index(start=start, length=model.output_chunk_length, freq=series.freq)

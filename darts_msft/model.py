@@ -194,7 +194,13 @@ class MSFTFoundationModel(DartsHooks):
 
     @property
     def scale_weights(self) -> np.ndarray | None:
-        """Weights of the scales, then the linear member's if there can be one; (K+2,), sum 1. None: by window."""
+        """Weights of the scales, then the linear member's if there can be one; (K+2,), sum 1. None: by window.
+
+        Before `fit`, those of the zero-shot forecast: by window, or all on scale 0. Raises ValueError where there is
+        no such forecast.
+        """
+        if self.model is None:
+            return inspection.weights_before_fit(self)
         return self._require_module().shared_weights()
 
     def predict_quantiles(
@@ -208,13 +214,16 @@ class MSFTFoundationModel(DartsHooks):
         self._prepare_zero_shot(series)
         return predict_quantiles(self, self._require_module(), n, series, quantiles, kwargs)
 
-    def scale_forecasts(self, series: TimeSeries) -> list[TimeSeries]:
+    def scale_forecasts(self, series: TimeSeries | Sequence[TimeSeries]) -> list[TimeSeries] | list[list[TimeSeries]]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
-        At the original rate, in the series' units; a series for each scale that is used, then the linear member's.
+        At the original rate, in the series' units; a series for each scale that is used, then the linear member's. Of
+        several series: such a list for each. Raises ValueError for series that are too short or of other components.
         """
         self._prepare_zero_shot(series)
-        return inspection.scale_forecasts(self, series)
+        if isinstance(series, TimeSeries):
+            return inspection.scale_forecasts(self, series)
+        return [inspection.scale_forecasts(self, one) for one in series]
 
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.

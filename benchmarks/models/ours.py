@@ -123,7 +123,7 @@ class Ours(Forecaster):
     def describe(self, model: Any) -> dict[str, Any]:
         report, trained = model.fit_report, 0
         if report is not None:
-            trained, improving = report.trained_parameters, report.kept == f"epoch {report.epochs - 1}"
+            trained, improving = report.trained_parameters, report.kept == f"epoch {report.epochs}"
             own = {"before": report.before, "best": report.best, "still_improving": improving}
             report = {**asdict(report), **own}
         weights = None if model.scale_weights is None else model.scale_weights.tolist()  # None: each window its own

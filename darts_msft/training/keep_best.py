@@ -253,7 +253,7 @@ class KeepBest(pl.Callback):
 
 
 def _label(epoch: int) -> str:
-    return f"epoch {epoch}"
+    return f"epoch {epoch + 1}"  # Lightning counts from 0
 
 
 def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:

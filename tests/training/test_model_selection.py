@@ -114,7 +114,7 @@ def test_the_best_epoch_is_returned_not_the_last(tiny_moirai: str) -> None:
     once = make_model(tiny_moirai, lr_head=1e-2)
     for one in (model, once):
         one.fit(wave(60), val_series=wave(60, seed=1))
-    assert model.fit_report.kept == "epoch 0"
+    assert model.fit_report.kept == "epoch 1"
     assert differing(model, once) == set()
 
 
@@ -124,7 +124,7 @@ def test_second_fit_starts_from_the_first_one_s_best(tiny_moirai: str) -> None:
     second = model.fit(wave(60), val_series=val, epochs=1).fit_report
     assert second.before == pytest.approx(first.best, rel=1e-9)
     assert second.best <= first.best
-    assert [candidate.label for candidate in second.candidates] == ["before this fit", "epoch 0"]
+    assert [candidate.label for candidate in second.candidates] == ["before this fit", "epoch 1"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_report_says_what_fit_did(tiny_moirai: str, caplog: pytest.LogCaptureFix
     model, start = make_model(tiny_moirai, n_epochs=2, **LEARNS), time.perf_counter()
     report = model.fit(wave(), val_series=wave(60, seed=1)).fit_report
     took = time.perf_counter() - start
-    assert [state.label for state in report.candidates] == [*ZERO_SHOT, "epoch 0", "epoch 1"]
+    assert [state.label for state in report.candidates] == [*ZERO_SHOT, "epoch 1", "epoch 2"]
     assert list(report.candidates) == model.candidates
     winner = min(report.candidates, key=lambda state: state.score)
     assert (report.before, report.best, report.kept) == (report.candidates[0].score, winner.score, winner.label)
@@ -267,7 +267,7 @@ def test_an_epoch_is_never_the_state_before(tiny_moirai: str, monkeypatch: pytes
 
     monkeypatch.setattr(MSFTModule, "settle_scores", late)
     report = make_model(tiny_moirai).fit(wave(60), val_series=wave(50, seed=1)).fit_report
-    assert [state.label for state in report.candidates] == ["epoch 0"]
+    assert [state.label for state in report.candidates] == ["epoch 1"]
     assert (report.before, report.best) == (None, report.candidates[0].score)
     assert "(no finite score before)" in str(report)
 

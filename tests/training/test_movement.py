@@ -92,11 +92,11 @@ def test_the_default_rates_move_every_group(tiny_moirai: str, method: str) -> No
 
 
 def test_a_report_of_version_0_1_says_nothing_moved() -> None:
-    report = FitReport("epoch 0", (), 1, 2, (0.5,), 0.5)
+    report = FitReport("epoch 1", (), 1, 2, (0.5,), 0.5)
     del report.__dict__["moved"]
     old = pickle.loads(pickle.dumps(report))
-    assert old == FitReport("epoch 0", (), 1, 2, (0.5,), 0.5)
+    assert old == FitReport("epoch 1", (), 1, 2, (0.5,), 0.5)
     assert old.moved == {}
     assert "moved" not in str(old)
-    new = FitReport("epoch 0", (), 1, 2, (0.5,), 0.5, moved={"head": 0.125})
+    new = FitReport("epoch 1", (), 1, 2, (0.5,), 0.5, moved={"head": 0.125})
     assert pickle.loads(pickle.dumps(new)) == new

@@ -1,0 +1,148 @@
+"""What a fit, a forecast and a backtest show: in a process of its own, as a user sees it, and by their callbacks."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from darts.utils.likelihood_models.torch import QuantileRegression
+from lightning_utilities.core import rank_zero
+from pytorch_lightning.callbacks import ModelSummary, ProgressBar, TQDMProgressBar
+
+from darts_msft import display
+from tests.model_fixtures import HORIZON, LEARNS, fitted, make_model, wave
+
+USER = """
+from darts_msft import MSFTFoundationModel
+from tests.model_fixtures import wave
+def mark(part):
+    print("==", part, flush=True)
+model = MSFTFoundationModel(48, 8, n_epochs=2, num_scales=1, patch_size=16, random_state=0)
+series = wave(90)
+mark("fit"), model.fit(series[:72], val_series=series)
+mark("fit again"), model.fit(series[:72], epochs=1)
+mark("predict"), model.predict(8, series)
+mark("backtest"), model.backtest(series, start=0.9, retrain=False, forecast_horizon=2)
+mark("loop"), model.backtest(series, start=0.9, retrain=False, forecast_horizon=2, enable_optimization=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, str]:
+    """By part of a user's session: all that was printed."""
+    command = [sys.executable, "-c", USER]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    text = run.stdout.decode()  # with the carriage returns by which bars overwrite themselves
+    assert run.returncode == 0, text
+    parts = re.split(r"^== (.*)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def bars(text: str) -> list[str]:
+    """The last state of each progress bar."""
+    lines = [line.rstrip("\r").split("\r")[-1] for line in text.split("\n")]
+    return [line for line in lines if re.search(r"\d+/\d+", line)]
+
+
+def test_a_session_shows_bars_and_nothing_else(shown: dict[str, str]) -> None:
+    counts = {part: len(bars(text)) for part, text in shown.items()}
+    assert counts == {"fit": 1, "fit again": 1, "predict": 1, "backtest": 1, "loop": 1}
+    for text in shown.values():
+        assert not re.search(r"available|Tip|pin_memory|LeafSpec|criterion|Trainer\.|Warning|ranks|eval mode", text)
+
+
+def test_epochs_count_from_one_and_losses_have_names(shown: dict[str, str]) -> None:
+    assert "epoch 2 of 2" in shown["fit"]
+    assert "epoch 1 of 1" in shown["fit again"]
+    assert "train NLL" in shown["fit"]
+    assert "validation" in shown["fit"]
+    assert "CRPS" in shown["fit"]
+
+
+class Watch(pl.Callback):
+    """The trainers' progress bars and tables, by what they ran."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, list[str], bool]] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        names = [type(one).__name__ for one in trainer.callbacks if isinstance(one, ProgressBar)]
+        table = any(isinstance(one, ModelSummary) for one in trainer.callbacks)
+        self.seen.append((stage, names, table))
+
+
+def watched(checkpoint: str, **trainer: Any) -> list[tuple[str, list[str], bool]]:
+    """Of a fit, a forecast and a loop of forecasts."""
+    watch = Watch()
+    given = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, **trainer}
+    given["callbacks"] = [watch, *trainer.get("callbacks", [])]
+    model = make_model(checkpoint, pl_trainer_kwargs=given).fit(wave(60))
+    model.predict(1, wave(60))
+    model.historical_forecasts(wave(60), start=-2, start_format="position", retrain=False, enable_optimization=False)
+    return watch.seen
+
+
+@pytest.mark.parametrize(
+    ("trainer", "bar", "table"),
+    [
+        ({}, "RichBar", False),
+        ({"enable_progress_bar": False}, None, False),
+        ({"enable_model_summary": True}, "RichBar", True),
+        ({"callbacks": [TQDMProgressBar()]}, "TQDMProgressBar", False),
+    ],
+)
+def test_the_users_trainer_arguments_win(
+    tiny_moirai: str, trainer: dict[str, Any], bar: str | None, table: bool
+) -> None:
+    own = [] if bar is None else [bar]
+    looped = own if "callbacks" in trainer else []  # a bar of the user's shows every forecast
+    expected = [("fit", own, table), ("predict", own, table), *[("predict", looped, table)] * 2]
+    assert watched(tiny_moirai, **trainer) == expected
+
+
+def test_bars_asked_for_are_shown_for_every_forecast(tiny_moirai: str) -> None:
+    assert [own for _, own, _ in watched(tiny_moirai, enable_progress_bar=True)] == [["RichBar"]] * 4
+
+
+def test_the_bar_without_rich(tiny_moirai: str, monkeypatch: Any, capfd: Any) -> None:
+    monkeypatch.setattr(display, "find_spec", lambda name: None)
+    given = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    likelihood = QuantileRegression([0.1, 0.5, 0.9])
+    model = make_model(tiny_moirai, pl_trainer_kwargs=given, n_epochs=2, likelihood=likelihood, **LEARNS)
+    model.fit(wave(60), val_series=wave(60, seed=1))
+    text = "".join(capfd.readouterr())
+    assert "epoch 1 of 2:" in text
+    assert "epoch 2 of 2:" in text
+    assert "epoch 3" not in text
+    assert "train quantile loss=" in text
+    assert "validation CRPS=" in text
+
+
+def test_other_lines_and_other_peoples_loggers_stay(tiny_moirai: str, caplog: Any, recwarn: Any) -> None:
+    class Speaks(pl.Callback):
+        def on_predict_start(self, *args: Any) -> None:
+            rank_zero.log.info("from Lightning")
+            rank_zero.log.info("GPU available: a line inside")
+            logging.getLogger("another").info("GPU available: someone else's")
+            warnings.warn("a warning inside", UserWarning, stacklevel=1)
+
+    caplog.set_level(logging.INFO)
+    rank_zero.log.addHandler(caplog.handler)
+    try:
+        make_model(tiny_moirai, {"callbacks": [Speaks()]}).predict(HORIZON, wave())
+        fitted(tiny_moirai).predict(HORIZON, wave())
+        rank_zero.log.info("GPU available: a line outside")
+    finally:
+        rank_zero.log.removeHandler(caplog.handler)
+    lines = [record.getMessage() for record in caplog.records]
+    assert {"from Lightning", "GPU available: someone else's", "GPU available: a line outside"} <= set(lines)
+    assert "GPU available: a line inside" not in lines
+    assert "a warning inside" in [str(one.message) for one in recwarn]
+    left = {one[1].pattern for one in warnings.filters if isinstance(one[1], re.Pattern)}
+    assert not left & set(display.WARNINGS)
