@@ -18,6 +18,7 @@ from darts_msft import arguments, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
@@ -64,6 +65,7 @@ class DartsHooks(FoundationModel):
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
+        learn_bounds(model, datamodule)
         if validates:
             fit_linear_member(model, datamodule)
         if not self._requires_training:
@@ -121,7 +123,7 @@ class DartsHooks(FoundationModel):
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
-        own = ["backbone", "revision", "finest_context", "weight_init", "linear_member"]
+        own = ["backbone", "revision", "finest_context", "weight_init", "linear_member", "lower", "upper"]
         rates = [name for name in self.model_params if name.startswith("lr_")]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 
