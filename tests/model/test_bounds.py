@@ -11,11 +11,13 @@ import pytest
 import torch
 from darts import TimeSeries, concatenate
 from darts.models import NaiveEnsembleModel
+from darts.utils.data.torch_datasets.training_dataset import TorchTrainingDataset
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, LONG, differing, make_model, values_of, wave
 from torchmetrics import MeanAbsoluteError, MetricCollection
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.bounds import BoundsConfig
 from darts_msft.training.score import stack_weights
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "v0_1"
@@ -152,7 +154,7 @@ def test_a_component_that_no_fit_has_seen_goes_by_each_window(tiny_moirai: str) 
 def test_with_auto_other_windows_than_of_series_are_told(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
     source = make_model(tiny_moirai).fit(counts(60))
 
-    class Windows(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    class Own(TorchTrainingDataset):
         def __init__(self) -> None:
             self.own = source._build_train_dataset([counts(60)], None, None, None, None)
 
@@ -161,11 +163,6 @@ def test_with_auto_other_windows_than_of_series_are_told(tiny_moirai: str, caplo
 
         def __getitem__(self, index: int) -> Any:
             return self.own[index]
-
-    from darts.utils.data.torch_datasets.training_dataset import TorchTrainingDataset
-
-    class Own(Windows, TorchTrainingDataset):
-        pass
 
     model = make_model(tiny_moirai, lower="auto").fit_from_dataset(Own())
     assert "lower='auto'" in caplog.text
@@ -192,23 +189,25 @@ def test_the_score_is_of_the_clipped_points(tiny_moirai: str) -> None:
 
 def test_weights_are_stacked_on_clipped_points(tiny_moirai: str) -> None:
     val = counts(80, seed=1)
-    settings: dict[str, Any] = {"method": "zero_shot", "likelihood": None, **LONG}
-    model = make_model(tiny_moirai, lower=0.5, **settings).fit(counts(), val_series=val)
-    errors = np.stack(
-        [
-            np.stack([one.values() - truth for one in model.scale_forecasts(past)], axis=-1)
-            for past, truth in windows_of(val)
-        ]
-    ).reshape(-1, 3)
-    expected = stack_weights(torch.as_tensor(errors.T @ errors))
-    assert expected.max() < 0.99
-    np.testing.assert_allclose(model.scale_weights, expected, atol=0.02)
+    plain, bounded = (
+        make_model(tiny_moirai, method="zero_shot", likelihood=None, **bounds).fit(counts(), val_series=val)
+        for bounds in ({}, {"lower": 0.5})
+    )
+
+    def weights(model: MSFTFoundationModel) -> np.ndarray:
+        """Those with the lowest squared error on the validation windows."""
+        errors = np.stack(
+            [[one.values() - truth for one in model.scale_forecasts(past)] for past, truth in windows_of(val)], axis=-1
+        ).reshape(3, -1)
+        return np.asarray(stack_weights(torch.as_tensor(errors @ errors.T)))
+
+    np.testing.assert_allclose(bounded.scale_weights, weights(bounded), atol=1e-3)
+    assert np.abs(weights(bounded) - weights(plain)).max() > 0.1
 
 
 def test_the_score_is_of_the_clipped_draws(tiny_moirai: str) -> None:
     val = counts(60, seed=1)
-    model = make_model(tiny_moirai, lower="auto", num_scales=0, method="zero_shot")
-    model = make_model(tiny_moirai, lower="auto", n_epochs=1).fit(counts(), val_series=val)
+    model = make_model(tiny_moirai, lower="auto").fit(counts(), val_series=val)
     errors, truths = [], []
     for past, truth in windows_of(val):
         draws = values_of(model.predict(HORIZON, past, num_samples=300, random_state=0))[:, 0]
@@ -218,6 +217,7 @@ def test_the_score_is_of_the_clipped_draws(tiny_moirai: str) -> None:
     assert model.fit_report.best == pytest.approx(np.mean(errors) / np.std(truths), rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:You called .self.log:UserWarning")  # Darts logs metrics though there is no logger
 @pytest.mark.parametrize("likelihood", ["native", None, QUANTILES, GaussianLikelihood()])
 def test_the_score_and_metrics_are_of_the_clipped_forecast(tiny_moirai: str, likelihood: Any) -> None:
     """Where bounds leave one value, both are known. The linear member's draws are clipped too."""
@@ -323,14 +323,18 @@ def test_files_of_0_1_have_none(tmp_path: Path) -> None:
         {"lower": "auto", "upper": -1.0},
     ],
 )
-def test_bounds_that_are_none_are_refused(tiny_moirai: str, bounds: dict[str, Any]) -> None:
+def test_bounds_that_are_none_are_refused(bounds: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bounds))) as error:
-        make_model(tiny_moirai, **bounds)
+        BoundsConfig(**bounds)
     assert "\n" not in str(error.value)
 
 
-def test_numbers_of_numpy_are_numbers(tiny_moirai: str, tmp_path: Path) -> None:
-    model = make_model(tiny_moirai, lower=np.float32(5), upper=np.int64(7))
-    assert (model.predict(HORIZON, counts()).values() == 5).all()
-    model.save(str(tmp_path / "model.pt"))
-    assert (MSFTFoundationModel.load(str(tmp_path / "model.pt")).predict(HORIZON, counts()).values() == 5).all()
+def test_a_model_refuses_them_before_anything_is_trained(tiny_moirai: str) -> None:
+    with pytest.raises(ValueError, match=r"lower=2\.0 is not allowed with upper=1\.0"):
+        make_model(tiny_moirai, lower=2.0, upper=1.0)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    found = BoundsConfig(np.float32(0.5), np.int64(7))  # type: ignore[arg-type]
+    assert found == BoundsConfig(0.5, 7.0)
+    assert type(found.lower) is type(found.upper) is float
