@@ -279,6 +279,7 @@ def test_adapters_and_weights_bring_them_where_no_number_is_given(
     found.save_adapter(tmp_path / "adapter")
     model.load_adapter(tmp_path / "adapter")
     lower = given["lower"] if isinstance(given.get("lower"), float) else 0.0
+    assert model.model.bounds.lower.item() == np.float32(lower)
     expected = np.clip(samples_of(found), np.float32(lower), np.float32(given.get("upper", 0.5)))
     np.testing.assert_array_equal(samples_of(model), expected)
     if first == "nothing":
