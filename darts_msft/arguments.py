@@ -17,9 +17,10 @@ from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelih
 
 from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Backbone
+from darts_msft.bounds import BoundsConfig
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
-from darts_msft.options import MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number, is_integer
+from darts_msft.options import AUTO, MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number, is_integer
 from darts_msft.scales import pyramid
 from darts_msft.scales.pyramid import ScalePlan
 
@@ -27,7 +28,6 @@ logger = get_logger("darts_msft")
 
 GRADIENT_CLIP = 1.0
 ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
-AUTO = "auto"
 DEFAULT_SCALES, DEFAULT_MAX_SCALES = 2, 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
@@ -60,6 +60,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
     if given.get("linear_member") is None:
         given["linear_member"] = may_have_linear_member(given)
     mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
+    bounds = BoundsConfig(given.get("lower"), given.get("upper"))
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
@@ -81,6 +82,7 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
         "method": method,
         "method_config": method_config.to_dict(),
         "mixing_config": mixing_config.to_dict(),
+        "bounds_config": bounds.to_dict(),
         "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchInferenceBatch
+from darts.utils.likelihood_models.torch import QuantileRegression
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Family, Stats, with_stats
+from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.encoder import encode
-from darts_msft.likelihoods import MIXTURES, DartsFamily, ScaleMixture
+from darts_msft.likelihoods import MIXTURES, ByLevel, DartsFamily, ScaleMixture
 from darts_msft.linear.member import LinearForecast, LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
@@ -94,6 +96,7 @@ class ForecastingModule(PLForecastingModule):
         method_config: dict[str, Any],
         mixing_config: dict[str, Any],
         finest_context: int | None = None,
+        bounds_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,6 +113,7 @@ class ForecastingModule(PLForecastingModule):
         self.mixing = MixingConfig.from_dict(mixing_config)
         self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales), self.mixing.linear_member)
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
+        self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
         base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
         self.new_family = None if base is None else DartsFamily(base)
         self.step_head = (
@@ -158,17 +162,13 @@ class ForecastingModule(PLForecastingModule):
         return result
 
     def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole state, with what one of version 0.1 lacks: its form, and that it has no linear member."""
-        state = in_forms(state)
-        if self.linear is None or "linear.weight" in state:
-            return state
-        absent = {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
+        """A whole state, with what an older version's lacks: its form, bounds, and that it has no linear member."""
         kind = self.scale_weights.omega.detach()
-        return (
-            {name: value.to(kind) for name, value in absent.items()}
-            | {"scale_weights.linear": kind.new_zeros(())}
-            | state
-        )
+        absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
+        if not (self.linear is None or "linear.weight" in state):
+            absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
+            absent["scale_weights.linear"] = torch.zeros(())
+        return {name: value.to(kind) for name, value in absent.items()} | in_forms(state)
 
     @contextmanager
     def bare_backbone(self) -> Iterator[Backbone]:
@@ -260,9 +260,12 @@ class ForecastingModule(PLForecastingModule):
     def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:
         """Each member's median of one window at the original rate: arrays of (H, V), in the series' units."""
         self.eval()
-        outputs = self.forecast(past_target.to(self.scale_weights.omega))
-        linear = [] if outputs.linear is None else [outputs.linear.loc[0].cpu().numpy()]
-        return [*self._medians(outputs)[0].permute(2, 0, 1).cpu().numpy(), *linear]
+        past_target = past_target.to(self.scale_weights.omega)
+        outputs = self.forecast(past_target)
+        points = rearrange(self._medians(outputs), "b h v s -> s b h v")
+        if outputs.linear is not None:
+            points = torch.cat([points, outputs.linear.loc[None]])
+        return [*self.bounds(points, past_target)[:, 0].cpu().numpy()]
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
@@ -325,26 +328,37 @@ class ForecastingModule(PLForecastingModule):
         once = self.pred_n <= self.output_chunk_length and self.likelihood is not None
         if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
             return super().predict_step(batch, batch_idx, dataloader_idx)
-        samples = self._sample(self(PLModuleInput(past_target=batch.past_target)).prediction, self.pred_num_samples)
+        forecast = self(PLModuleInput(past_target=batch.past_target)).prediction
+        samples = self._sample(forecast, self.pred_num_samples, batch.past_target)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
-        """Darts' step, which also makes what is fed back; but a single sample is the point forecast."""
-        if self.likelihood is None or self.pred_num_samples > 1 or self.predict_likelihood_parameters:
-            return super()._produce_predict_output(x)
+        """Darts' step, which also makes what is fed back, within bounds; but a single sample is the point forecast."""
+        if self.predict_likelihood_parameters:
+            output = super()._produce_predict_output(x)
+            if isinstance(self.likelihood, QuantileRegression | ByLevel):
+                output = output.replace(prediction=self.bounds.clip_quantiles(output.prediction, x.past_target))
+            return output
+        if self.likelihood is None or self.pred_num_samples > 1:
+            return PLModuleOutput(prediction=self._sample(self(x).prediction, 1, x.past_target)[0])
         self._check_zero_shot()
         return PLModuleOutput(prediction=self.point(x.past_target))
 
     def point(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V"]:
-        """The weighted mean of the members' medians."""
-        return self._mix_quantiles(self.forecast(past_target), [0.5]).squeeze(-1)
+        """The weighted mean of the members' medians, within bounds."""
+        return self.bounds(self._mix_quantiles(self.forecast(past_target), [0.5]).squeeze(-1), past_target)
 
-    def _sample(self, forecast: Float[Tensor, "B H V Z"], count: int) -> Float[Tensor, "M B H V"]:
+    def _sample(
+        self, forecast: Float[Tensor, "B H V Z"], count: int, past_target: Float[Tensor, "B C V"]
+    ) -> Float[Tensor, "M B H V"]:
+        """Draws within the bounds; of a point forecast, the point."""
         if isinstance(self.likelihood, ScaleMixture):
-            return self.likelihood.sample_many(forecast, count)
-        if self.likelihood is None:
-            return forecast.squeeze(-1).unsqueeze(0)
-        return torch.stack([self.likelihood.sample(forecast) for _ in range(count)])
+            samples = self.likelihood.sample_many(forecast, count)
+        elif self.likelihood is None:
+            samples = forecast.squeeze(-1).unsqueeze(0)
+        else:
+            samples = torch.stack([self.likelihood.sample(forecast) for _ in range(count)])
+        return self.bounds(samples, past_target)
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
         return self._at_original_rate(outputs, self._quantiles(outputs, [0.5])).squeeze(-1)

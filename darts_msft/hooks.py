@@ -23,6 +23,7 @@ from darts_msft.ensembles import trained_by_new_ensemble
 from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import choose_settings
 from darts_msft.training.failed_fits import as_before_if_it_fails, weights_as_before_if_it_fails
 from darts_msft.training.keep_best import KeepBest
@@ -76,6 +77,7 @@ class DartsHooks(FoundationModel):
     def _train_and_compare(self, trainer: Any, model: Any, datamodule: Any, load_best: bool) -> None:
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
+        learn_bounds(model, datamodule)
         if validates:
             fit_linear_member(model, datamodule, self._linear_solved)
         if not self._requires_training:
@@ -164,7 +166,7 @@ class DartsHooks(FoundationModel):
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
-        own = ["backbone", "revision", "finest_context", "weight_init", "linear_member"]
+        own = ["backbone", "revision", "finest_context", "weight_init", "linear_member", "lower", "upper"]
         rates = [name for name in self.model_params if name.startswith("lr_")]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from darts.utils.likelihood_models.base import quantile_names
 from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
 from darts.utils.serialization import add_safe_globals
 from einops import rearrange
@@ -204,6 +205,19 @@ class ScaleMixture(TorchLikelihood):
             share = linear.weight[:, None]
             density = torch.logaddexp(density + (1 - share).log(), own + share.log())
         return -(density * weights).mean()
+
+
+class ByLevel(ScaleMixture):
+    """In the place of a module's likelihood, its quantiles take the place of its parameters."""
+
+    def __init__(self, mixture: ScaleMixture, levels: Sequence[float]) -> None:
+        config = json.loads(mixture.config_json)
+        settings = (mixture.num_scales, mixture.mixing, mixture.base, mixture.with_linear)
+        super().__init__(mixture.architecture, config, *settings)
+        self._parameter_names, self.levels = quantile_names(levels), levels
+
+    def predict_likelihood_parameters(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H VQ"]:
+        return rearrange(self.quantiles(model_output, self.levels), "b h v q -> b h (v q)")
 
 
 @lru_cache(maxsize=16)

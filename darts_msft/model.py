@@ -16,6 +16,7 @@ from darts.utils.serialization import add_safe_globals
 from darts_msft import arguments, inspection, persistence
 from darts_msft.hooks import DartsHooks
 from darts_msft.methods import find_method
+from darts_msft.options import AUTO
 from darts_msft.quantiles import predict_quantiles
 from darts_msft.training.report import Candidate, FitReport
 
@@ -97,6 +98,11 @@ class MSFTFoundationModel(DartsHooks):
         every epoch; without a validation series as "mixed_loss"), "uniform" (not learned).
     weight_init
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
+    lower, upper
+        Least and greatest value of a forecast, in the units of the series that the model is given: samples, quantiles
+        and points are clipped. None: no bound. `lower="auto"`: 0 for each component that is never below 0 in all
+        training series of the last `fit`; before a fit, in the window's own context. A file's bounds are loaded with
+        its weights where no number is given here.
     linear_member
         Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
         anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
@@ -142,6 +148,8 @@ class MSFTFoundationModel(DartsHooks):
         upsampling: str = "linear",
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
+        lower: float | str | None = None,
+        upper: float | None = None,
         linear_member: bool | None = None,
         lr_pretrained: float | None = None,
         lr_new: float | None = None,
@@ -156,7 +164,7 @@ class MSFTFoundationModel(DartsHooks):
         self._module_settings, likelihood, self._revision = arguments.resolve({**self.model_params, **own})
         super().__init__(**kwargs)
         self.pl_module_params["likelihood"] = likelihood
-        self._search_scales = num_scales == arguments.AUTO
+        self._search_scales = num_scales == AUTO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -9,11 +9,11 @@ from inspect import signature
 from typing import Any
 
 import torch
-from darts.utils.data.torch_datasets.utils import PLModuleOutput, TorchTrainingBatch
+from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
 
 from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
 from darts_msft.likelihoods import ScaleMixture
@@ -197,7 +197,7 @@ class MSFTModule(ForecastingModule):
         target = val_batch.future_target
         outputs = self.forecast(val_batch.past_target)
         forecast = self.mix(outputs) if _finite(outputs) else None
-        products = self._score_products(outputs, forecast, target, VALIDATION_SEED + batch_idx)
+        products = self._score_products(outputs, forecast, val_batch, VALIDATION_SEED + batch_idx)
         weights = products.new_ones(len(target), 1)
         if self.is_mixture:
             missing = products.shape[-1] - outputs.weights.shape[-1]
@@ -207,22 +207,29 @@ class MSFTModule(ForecastingModule):
                 weights = torch.cat([weights[:, :-1] * (1 - share), share.expand(len(target), 1)], dim=-1)
         self.score.update(products, weights, target, val_batch.sample_weight)
         if len(self.val_metrics) and forecast is not None:
-            self._update_metrics(PLModuleOutput(prediction=forecast), target, self.val_metrics)
+            self._measure(self.val_metrics, forecast, val_batch)
         return torch.nanmean(torch.einsum("bhvst,bs,bt->bhv", products, weights, weights))
+
+    def _measure(
+        self, metrics: MetricCollection, forecast: Float[Tensor, "B H V Z"], batch: TorchTrainingBatch
+    ) -> None:
+        """Adds a batch to the user's metrics, as Darts does: one draw of the forecast, in two dimensions."""
+        values = self._sample(forecast, 1, batch.past_target)[0]
+        metrics.update(*(rearrange(part, "b h v -> (b h) v").contiguous() for part in (values, batch.future_target)))
 
     @torch.no_grad()
     def _score_products(
         self,
         outputs: ScaleOutputs,
         forecast: Float[Tensor, "B H V Z"] | None,
-        target: Float[Tensor, "B H V"],
+        batch: TorchTrainingBatch,
         seed: int,
     ) -> Float[Tensor, "B H V M M"]:
         """The CRPS as a quadratic form in the members' weights; M = 1 where the forecast is no mixture.
 
         NaN where the forecast broke down (None); 0 for members that are not run, which have no weight.
         """
-        size = self.score.products.shape[-1]
+        target, size = batch.future_target, self.score.products.shape[-1]
         products = target.new_zeros(*target.shape, size, size)
         if forecast is None:
             return products.fill_(torch.nan)
@@ -240,9 +247,9 @@ class MSFTModule(ForecastingModule):
                     draws.append(linear.sample(count).where(outputs.linear.tells[:, None], stands_in))
                     run.append(size - 1)
             else:
-                run, draws = [0], [self._sample(forecast, count)]
+                run, draws = [0], [self._sample(forecast, count, batch.past_target)]
         index = torch.tensor(run, device=target.device)
-        products[..., index[:, None], index] = crps_products(torch.stack(draws), target)
+        products[..., index[:, None], index] = crps_products(self.bounds(torch.stack(draws), batch.past_target), target)
         return products
 
     def settle_scores(self) -> Iterator[tuple[Form, float]]:
@@ -292,7 +299,8 @@ class MSFTModule(ForecastingModule):
             if outputs.linear is not None:
                 self.told.update(outputs.linear.tells)
                 own = outputs.linear.loc.where(outputs.linear.tells[:, None], own)
-            errors = torch.cat([medians, own.unsqueeze(-1)], dim=-1)[..., :size] - target
+            points = torch.cat([medians, own.unsqueeze(-1)], dim=-1)[..., :size].movedim(-1, 0)
+            errors = self.bounds(points, batch.past_target).movedim(0, -1) - target
         self.error_products.update(errors)
 
     def solve_on_errors(self) -> None:
@@ -354,8 +362,7 @@ class MSFTModule(ForecastingModule):
         loss = self.training_loss(train_batch, outputs)
         self.log("train_loss", loss, batch_size=len(train_batch.past_target), prog_bar=True, sync_dist=True)
         if len(self.train_metrics):
-            output = PLModuleOutput(prediction=self.mix(outputs))
-            self._update_metrics(output, train_batch.future_target, self.train_metrics)
+            self._measure(self.train_metrics, self.mix(outputs), train_batch)
         return loss
 
     def training_loss(self, batch: TorchTrainingBatch, outputs: ScaleOutputs) -> Float[Tensor, ""]:

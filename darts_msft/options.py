@@ -13,6 +13,7 @@ ATTENTIONS = ("in_scale", "full", "one_sequence")
 MIXINGS = ("mixture", "quantile", "samples", "first")
 UPSAMPLINGS = ("repeat", "linear")
 WEIGHT_LEARNINGS = ("scale_loss", "mixed_loss", "stacking", "uniform")
+AUTO = "auto"
 FIRST_SCALE_LOGIT = 10.0  # the authors' scripts start the finest scale's logit here (hourly ETT sets)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from torch import Tensor
 
-from darts_msft.arguments import AUTO, longest_context, resolve
+from darts_msft.arguments import longest_context, resolve
 from darts_msft.building import build_for, install
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
-from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.storage.adapter_files import (
     check_identity,
     check_tensors,
@@ -30,6 +30,7 @@ from darts_msft.storage.weights import state_hash
 
 _CONFIGS = {"method_config": MethodConfig().to_dict(), "mixing_config": MixingConfig().to_dict()}
 _CHOSEN = ("num_scales", "finest_context", "patch_size")  # what is chosen for a user who gives none
+_FREE = ("learning_rates", "bounds_config")  # what may differ between models that share an adapter
 _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
 
 
@@ -110,7 +111,7 @@ def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
     own = {part: {name: value for name, value in settings[part].items() if name in options} for part in _CONFIGS}
     length = model.model_params["input_chunk_length"]
     return {
-        **{name: value for name, value in settings.items() if name != "learning_rates"},
+        **{name: value for name, value in settings.items() if name not in _FREE},
         **own,
         "finest_context": settings.get("finest_context", longest_context(length)),  # version 0.1 had none
         "input_chunk_length": length if isinstance(length, int) else list(length),

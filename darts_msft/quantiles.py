@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,25 +9,9 @@ from typing import Any
 from darts import TimeSeries
 from darts.utils.likelihood_models.base import quantile_names
 from darts.utils.likelihood_models.torch import QuantileRegression
-from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor
 
-from darts_msft.likelihoods import ScaleMixture
+from darts_msft.likelihoods import ByLevel, ScaleMixture
 from darts_msft.module import MSFTModule
-
-
-class ByLevel(ScaleMixture):
-    """In the place of a module's likelihood, its quantiles take the place of its parameters."""
-
-    def __init__(self, mixture: ScaleMixture, levels: Sequence[float]) -> None:
-        config = json.loads(mixture.config_json)
-        settings = (mixture.num_scales, mixture.mixing, mixture.base, mixture.with_linear)
-        super().__init__(mixture.architecture, config, *settings)
-        self._parameter_names, self.levels = quantile_names(levels), levels
-
-    def predict_likelihood_parameters(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H VQ"]:
-        return rearrange(self.quantiles(model_output, self.levels), "b h v q -> b h (v q)")
 
 
 def predict_quantiles(
