@@ -18,6 +18,7 @@ from darts_msft.hooks import DartsHooks
 from darts_msft.methods import find_method
 from darts_msft.quantiles import predict_quantiles
 from darts_msft.training.report import Candidate, FitReport
+from darts_msft.training.windows import WINDOWS_PER_EPOCH
 
 
 class MSFTFoundationModel(DartsHooks):
@@ -99,6 +100,11 @@ class MSFTFoundationModel(DartsHooks):
         Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
     linear_member
         Whether a ridge regression, which `fit` with a `val_series` solves for, joins the mixture. New; off by default.
+    windows_per_epoch
+        Training windows an epoch of `fit`, drawn evenly from all positions of all series, others every epoch; 512 by
+        default, None: all. Where there are fewer: all. With a `stride` they are drawn among every `stride`-th. The
+        validation score is of at most 256 windows, evenly from all positions, whatever the `stride`. The datasets of
+        `fit_from_dataset` are used whole, as Darts does.
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
@@ -142,6 +148,7 @@ class MSFTFoundationModel(DartsHooks):
         weight_learning: str = "stacking",
         weight_init: str | Sequence[float] = "uniform",
         linear_member: bool = False,
+        windows_per_epoch: int | None = WINDOWS_PER_EPOCH,
         lr_pretrained: float | None = None,
         lr_new: float | None = None,
         lr_head: float | None = None,
@@ -153,7 +160,9 @@ class MSFTFoundationModel(DartsHooks):
         own = dict(locals())  # of a subclass, Darts knows the arguments in its own signature alone
         arguments.settle_darts_arguments(type(self), self.model_params, find_method(method).trains)
         self._module_settings, likelihood, self._revision = arguments.resolve({**self.model_params, **own})
+        windows = arguments.check_windows_per_epoch(windows_per_epoch)
         super().__init__(**kwargs)
+        self._windows_per_epoch = windows
         self.pl_module_params["likelihood"] = likelihood
         self._search_scales = num_scales == arguments.AUTO
 

@@ -22,6 +22,7 @@ from darts_msft.training.report import Candidate, FitReport
 logger = logging.getLogger("darts_msft")
 
 BEFORE = "before this fit"  # the label of a state that an earlier fit left
+LEAST_STEPS = 0  # to go without a better state before a fit goes back: epochs of a few steps get several tries
 RATE_CUT = 3.0  # by which the rates are divided after an epoch that was undone
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
@@ -52,6 +53,7 @@ class KeepBest(pl.Callback):
         self._start: dict[str, Tensor] = {}  # what trains, before the first step
         self._moved: dict[str, float] = {}
         self._scored_step, self._seconds_before = -1, 0.0
+        self._undone_step = 0  # where the fit last went back
         self._fitting, self._resumed = False, False
         self._start_label: str | None = None  # a new head's training begins before Lightning's sanity check
 
@@ -98,6 +100,7 @@ class KeepBest(pl.Callback):
             "tensors": dict(self._tensors),
             "start": dict(self._start),
             "scored_step": self._scored_step,
+            "undone_step": self._undone_step,
             "seed": self.seed,
             "epoch_seconds": list(self.epoch_seconds),
             "seconds": self._seconds(),
@@ -108,6 +111,7 @@ class KeepBest(pl.Callback):
         self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
         self._start = dict(state_dict.get("start", {}))  # a checkpoint of an older version has none
         self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
+        self._undone_step = state_dict.get("undone_step", 0)
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
         self._resumed = True
 
@@ -182,8 +186,12 @@ class KeepBest(pl.Callback):
 
         The rates were too high then, and a lower one is found at the cost of an epoch.
         """
-        if self.best is None or self.best.step == trainer.global_step:
+        step = trainer.global_step
+        if self.best is None or self.best.step == step:
             return
+        if step - max(self.best.step, self._undone_step) < LEAST_STEPS:
+            return
+        self._undone_step = step
         module.train_on_from(self._tensors, was_trained=self.best.step > 0 or self.best.label == BEFORE)
         for optimizer in trainer.optimizers:
             optimizer.state.clear()  # moments of gradients elsewhere
