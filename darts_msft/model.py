@@ -33,8 +33,9 @@ class MSFTFoundationModel(DartsHooks):
     `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
     deviation): at one scale, with as much of the input as the checkpoint takes; at all scales, weighted as
     without `fit`; and with the weights that are best there. It returns the best of these and of
-    all epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no better than the best
-    state is undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora"). Where there is no
+    all epochs, so it never ends worse on the validation data than zero-shot. An epoch (or several, of fewer than 16
+    steps) that is no better than the best state is undone, and the rates fall to a third (not with an
+    `lr_scheduler_cls` or "adalora"). Where there is no
     zero-shot forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
 
     The score is in the series' units, pooled over all series: bring series of different size to one scale first. A

@@ -22,7 +22,7 @@ from darts_msft.training.report import Candidate, FitReport
 logger = logging.getLogger("darts_msft")
 
 BEFORE = "before this fit"  # the label of a state that an earlier fit left
-LEAST_STEPS = 0  # to go without a better state before a fit goes back: epochs of a few steps get several tries
+LEAST_STEPS = 16  # without a better state before a fit goes back: an epoch by default, several where they are shorter
 RATE_CUT = 3.0  # by which the rates are divided after an epoch that was undone
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
@@ -31,8 +31,9 @@ class KeepBest(pl.Callback):
     """Scores every state on the validation data and ends the fit in the best one; makes the fit's report.
 
     The module, an `MSFTModule`, says how a state is scored. Lightning's sanity check, over all validation batches,
-    scores the state before the first step. An epoch that ends no better than the best state is undone: the next one
-    starts from there, at a third of the rates, unless a schedule of the user's, or the method's own, sets its course.
+    scores the state before the first step. An epoch that ends no better than the best state is undone, with what was
+    trained since, once there were `LEAST_STEPS` steps: the next one starts from there, at a third of the rates, unless
+    a schedule of the user's, or the method's own, sets its course.
     Lightning's checkpoints hold `state_dict`: a fit that goes on from an epoch's checkpoint ends as if it had not been
     interrupted.
 
