@@ -113,7 +113,7 @@ def test_draws_among_strided_windows_of_all_series(tiny_moirai: str) -> None:
     assert [len(set(seen) & one) for one in allowed] == [5, 5]
 
 
-@pytest.mark.parametrize("count", [0, 1.5, "all", True])
+@pytest.mark.parametrize("count", [0, -1, True])
 def test_a_wrong_number_is_refused(tiny_moirai: str, count: Any) -> None:
     with pytest.raises(ValueError, match=f"windows_per_epoch={count!r} is not allowed"):
         make_model(tiny_moirai, windows_per_epoch=count)
