@@ -175,6 +175,11 @@ def choose_num_scales(asked: int | str | None, context: int, horizon: int, patch
     return int(check_number("num_scales", asked, 0, integer=True))
 
 
+def check_windows_per_epoch(asked: int | None) -> int | None:
+    """Training windows an epoch; None: all."""
+    return None if asked is None else int(check_number("windows_per_epoch", asked, 1, integer=True))
+
+
 def check_search(num_scales: int | str | None, weight_init: object, save_checkpoints: bool) -> None:
     """Refuses what the fits of num_scales="auto", one for every K, can't share."""
     if num_scales != AUTO:

@@ -30,8 +30,15 @@ from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import FitReport
-from darts_msft.training.untrained import labelled, weigh_scales
-from darts_msft.training.windows import OrderedData
+from darts_msft.training.untrained import weigh_scales
+from darts_msft.training.windows import (
+    WINDOWS_PER_EPOCH,
+    FitData,
+    FitWindows,
+    scored_windows,
+    warn_of_stride,
+    windows_of,
+)
 
 logger = get_logger("darts_msft")
 
@@ -42,11 +49,14 @@ class DartsHooks(FoundationModel):
     enable_finetuning: bool | dict[str, list[str]] | None
     trainer_params: dict[str, Any]
     _report_level: int = logging.INFO
+    _windows_per_epoch: int | None = WINDOWS_PER_EPOCH  # of a model that an older version saved
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
 
     _search_scales: bool
+    pl_module_params: dict[str, Any]
+    _model_params: dict[str, Any]
     _linear_solved: dict[str, Any] | None = None
     _module_settings: dict[str, Any]
     _revision: str | None
@@ -82,13 +92,14 @@ class DartsHooks(FoundationModel):
             fit_linear_member(model, datamodule, self._linear_solved)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None
+            data = FitData(datamodule, lambda: 0, None)
+            self._fit_report = weigh_scales(trainer, model, data) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
             keep = KeepBest(seed, validates)
-            ordered = OrderedData(datamodule, lambda: keep.seed)
+            data = FitData(datamodule, lambda: keep.seed, self._windows_per_epoch)
             with keep.attached_to(trainer), model.learning_weights(validates):
-                super()._train(trainer, model, ordered, load_best=load_best and not validates)
+                super()._train(trainer, model, data, load_best=load_best and not validates)
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
@@ -121,6 +132,17 @@ class DartsHooks(FoundationModel):
         self._model_params = {**self._model_params, **chosen}
         logger.info("chosen on validation data: %s", ", ".join(f"{name}={value}" for name, value in chosen.items()))
 
+    def _build_train_dataset(
+        self,
+        series: Sequence[TimeSeries],
+        past_covariates: Any,
+        future_covariates: Any,
+        sample_weight: Any,
+        max_samples_per_ts: int | None,
+        stride: int = 1,
+    ) -> FitWindows:
+        return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels=self._requires_training)
+
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
         whole = self.output_chunk_shift + self.output_chunk_length
@@ -128,9 +150,11 @@ class DartsHooks(FoundationModel):
         after = whole if self._requires_training or weighs else 0
         check_lengths(self, kwargs["val_series"], "validation", after, "val_series")
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
+        if self._requires_training:
+            warn_of_stride(parameters["train_dataset"].stride, series[0])
         windows = parameters["val_dataset"]
-        if windows is not None and not self._requires_training and weighs:
-            parameters["val_dataset"] = labelled(self, windows, kwargs["val_sample_weight"])  # to weigh the scales by
+        if windows is not None and (self._requires_training or weighs):
+            parameters["val_dataset"] = scored_windows(self, windows, kwargs.get("val_sample_weight"))
         return series, parameters
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -167,7 +191,7 @@ class DartsHooks(FoundationModel):
     @property
     def _ckpt_skipped_params(self) -> list[str]:
         own = ["backbone", "revision", "finest_context", "weight_init", "linear_member", "lower", "upper"]
-        rates = [name for name in self.model_params if name.startswith("lr_")]
+        rates = [name for name in self.model_params if name.startswith("lr_")] + ["windows_per_epoch"]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 
     supports_past_covariates = supports_future_covariates = supports_static_covariates = property(lambda self: False)

@@ -19,6 +19,7 @@ from darts_msft.methods import find_method
 from darts_msft.options import AUTO
 from darts_msft.quantiles import predict_quantiles
 from darts_msft.training.report import Candidate, FitReport
+from darts_msft.training.windows import WINDOWS_PER_EPOCH
 
 
 class MSFTFoundationModel(DartsHooks):
@@ -33,8 +34,9 @@ class MSFTFoundationModel(DartsHooks):
     `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
     deviation): at one scale, with as much of the input as the checkpoint takes; at all scales, weighted as
     without `fit`; and with the weights that are best there. It returns the best of these and of
-    all epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no better than the best
-    state is undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora"). Where there is no
+    all epochs, so it never ends worse on the validation data than zero-shot. An epoch (or several, of fewer than 16
+    steps) that is no better than the best state is undone, and the rates fall to a third (not with an
+    `lr_scheduler_cls` or "adalora"). Where there is no
     zero-shot forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
 
     The score is in the series' units, pooled over all series: bring series of different size to one scale first. A
@@ -106,6 +108,11 @@ class MSFTFoundationModel(DartsHooks):
     linear_member
         Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
         anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
+    windows_per_epoch
+        Training windows an epoch of `fit`, drawn evenly from all positions of all series, others every epoch; 512 by
+        default, None: all. Where there are fewer: all. With a `stride` they are drawn among every `stride`-th. The
+        validation score is of at most 256 windows, evenly from all positions, whatever the `stride`. The datasets of
+        `fit_from_dataset` are used whole, as Darts does.
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
@@ -151,6 +158,7 @@ class MSFTFoundationModel(DartsHooks):
         lower: float | str | None = None,
         upper: float | None = None,
         linear_member: bool | None = None,
+        windows_per_epoch: int | None = WINDOWS_PER_EPOCH,
         lr_pretrained: float | None = None,
         lr_new: float | None = None,
         lr_head: float | None = None,
@@ -162,7 +170,9 @@ class MSFTFoundationModel(DartsHooks):
         own = dict(locals())  # of a subclass, Darts knows the arguments in its own signature alone
         arguments.settle_darts_arguments(type(self), self.model_params, find_method(method).trains)
         self._module_settings, likelihood, self._revision = arguments.resolve({**self.model_params, **own})
+        windows = arguments.check_windows_per_epoch(windows_per_epoch)
         super().__init__(**kwargs)
+        self._windows_per_epoch = windows
         self.pl_module_params["likelihood"] = likelihood
         self._search_scales = num_scales == AUTO
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrainingSample, _batch_collate_fn_train
 
 from darts_msft import arguments
@@ -15,9 +14,8 @@ from darts_msft.backbones import load_class
 from darts_msft.building import build_module
 from darts_msft.forecasting import Form
 from darts_msft.module import MSFTModule
-from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.training.score import stack_weights
-from darts_msft.training.untrained import labelled
 
 logger = logging.getLogger("darts_msft")
 
@@ -75,7 +73,7 @@ def choose_settings(model: Any, dataset: Any) -> dict[str, Any]:
 def _open_settings(model: Any) -> set[str]:
     """Those of patch size, finest context and K that the user left to us."""
     given = model.model_params
-    found = {"patch_size"} if given["patch_size"] == arguments.AUTO else set()
+    found = {"patch_size"} if given["patch_size"] == AUTO else set()
     if given["mixing"] == "first" or model._module_settings["num_scales"] == 0:
         return found
     found |= {"finest_context"} if given["finest_context"] is None else set()
@@ -93,8 +91,6 @@ def _choose_num_scales(trial: Trial) -> dict[str, int]:
 
 def _batches(model: Any, dataset: Any) -> list[TorchTrainingBatch]:
     """Windows of the dataset, evenly; none where they lack what is to be forecast."""
-    if isinstance(dataset, SequentialTorchTrainingDataset):
-        dataset = labelled(model, dataset, None)
     if dataset is None or len(dataset) == 0 or not isinstance(dataset[0], TorchTrainingSample):
         return []
     first = dataset[0].future_target

@@ -22,6 +22,7 @@ from darts_msft.training.report import Candidate, FitReport
 logger = logging.getLogger("darts_msft")
 
 BEFORE = "before this fit"  # the label of a state that an earlier fit left
+LEAST_STEPS = 16  # without a better state before a fit goes back: an epoch by default, several where they are shorter
 RATE_CUT = 3.0  # by which the rates are divided after an epoch that was undone
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
@@ -30,8 +31,9 @@ class KeepBest(pl.Callback):
     """Scores every state on the validation data and ends the fit in the best one; makes the fit's report.
 
     The module, an `MSFTModule`, says how a state is scored. Lightning's sanity check, over all validation batches,
-    scores the state before the first step. An epoch that ends no better than the best state is undone: the next one
-    starts from there, at a third of the rates, unless a schedule of the user's, or the method's own, sets its course.
+    scores the state before the first step. An epoch that ends no better than the best state is undone, with what was
+    trained since, once there were `LEAST_STEPS` steps: the next one starts from there, at a third of the rates, unless
+    a schedule of the user's, or the method's own, sets its course.
     Lightning's checkpoints hold `state_dict`: a fit that goes on from an epoch's checkpoint ends as if it had not been
     interrupted.
 
@@ -52,6 +54,7 @@ class KeepBest(pl.Callback):
         self._start: dict[str, Tensor] = {}  # what trains, before the first step
         self._moved: dict[str, float] = {}
         self._scored_step, self._seconds_before = -1, 0.0
+        self._undone_step = 0  # where the fit last went back
         self._fitting, self._resumed = False, False
         self._start_label: str | None = None  # a new head's training begins before Lightning's sanity check
 
@@ -98,6 +101,7 @@ class KeepBest(pl.Callback):
             "tensors": dict(self._tensors),
             "start": dict(self._start),
             "scored_step": self._scored_step,
+            "undone_step": self._undone_step,
             "seed": self.seed,
             "epoch_seconds": list(self.epoch_seconds),
             "seconds": self._seconds(),
@@ -108,6 +112,7 @@ class KeepBest(pl.Callback):
         self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
         self._start = dict(state_dict.get("start", {}))  # a checkpoint of an older version has none
         self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
+        self._undone_step = state_dict.get("undone_step", 0)
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
         self._resumed = True
 
@@ -182,8 +187,12 @@ class KeepBest(pl.Callback):
 
         The rates were too high then, and a lower one is found at the cost of an epoch.
         """
-        if self.best is None or self.best.step == trainer.global_step:
+        step = trainer.global_step
+        if self.best is None or self.best.step == step:
             return
+        if step - max(self.best.step, self._undone_step) < LEAST_STEPS:
+            return
+        self._undone_step = step
         module.train_on_from(self._tensors, was_trained=self.best.step > 0 or self.best.label == BEFORE)
         for optimizer in trainer.optimizers:
             optimizer.state.clear()  # moments of gradients elsewhere

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 
 from darts_msft.training.keep_best import KeepBest
@@ -33,17 +32,3 @@ def weigh_scales(trainer: Any, module: Any, data: Any) -> FitReport | None:
     with keep.attached_to(trainer):
         keep.compare_untrained(trainer, module, data.val_dataloader())
     return keep.report
-
-
-def labelled(model: Any, windows: SequentialTorchTrainingDataset, sample_weight: Any) -> SequentialTorchTrainingDataset:
-    """The same windows with what follows them and its weight, which Darts leaves out where nothing is trained."""
-    return SequentialTorchTrainingDataset(
-        series=windows.series,
-        sample_weight=sample_weight,
-        input_chunk_length=(windows.min_input_chunk_length, windows.input_chunk_length),
-        output_chunk_length=model.output_chunk_length,
-        output_chunk_shift=model.output_chunk_shift,
-        stride=windows.stride,
-        max_samples_per_ts=windows.max_samples_per_ts,
-        use_static_covariates=model.uses_static_covariates,
-    )

@@ -1,32 +1,150 @@
-"""The order of the training windows: by seed and epoch alone, so that a resumed fit sees what it would have seen."""
+"""The windows that a fit trains and scores on: of all times, by seed and epoch alone, so that a resumed fit agrees."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from darts import TimeSeries
 from darts.models.forecasting.torch_forecasting_model import TorchDataModule
+from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 from torch.utils.data import DataLoader, DistributedSampler
 
+from darts_msft.linear.seasons import find_season
 
-class OrderedData(TorchDataModule):
-    """Darts' data module with a seeded `DistributedSampler` for its shuffling; samplers that a user brings stay.
+logger = logging.getLogger("darts_msft")
 
-    Windows are dealt round-robin to processes; the first are repeated to even out the last round.
+WINDOWS_PER_EPOCH = 512  # by default
+VALIDATION_WINDOWS = 256  # that every state is scored on: fewer choose among epochs by chance
+SEASON_SERIES = 16  # in which a season is looked for
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill the unit interval evenly
+
+
+class FitWindows(SequentialTorchTrainingDataset):
+    """Windows of the series that `fit` was given; a dataset that a user brings is not thinned out."""
+
+
+def windows_of(
+    model: Any, series: Sequence[TimeSeries], weight: Any, most: int | None, stride: int, labels: bool
+) -> FitWindows:
+    """Windows of every `stride`-th position of each series, with what follows them if they have `labels`.
+
+    At most the latest `most` of each series, if given. A shorter series' windows come again and again, so that all
+    series have as many.
+    """
+    return FitWindows(
+        series=series,
+        sample_weight=weight,
+        input_chunk_length=(model.min_input_chunk_length, model.input_chunk_length),
+        output_chunk_length=model.output_chunk_length if labels else 0,
+        output_chunk_shift=model.output_chunk_shift if labels else 0,
+        stride=stride,
+        max_samples_per_ts=most,
+        use_static_covariates=model.uses_static_covariates,
+    )
+
+
+def scored_windows(model: Any, windows: SequentialTorchTrainingDataset, weight: Any) -> FitWindows:
+    """The validation windows that Darts made, with labels, and over the same time at every position.
+
+    Darts gives them the training windows' stride, and no labels where nothing is trained.
+    """
+    most = windows.max_samples_per_ts * windows.stride
+    return windows_of(model, windows.series, weight, most, stride=1, labels=True)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Ascending: `count` of `total` positions, or all where there are no more; evenly, also modulo any season.
+
+    One from each of equal slices, at a place in it that differs from slice to slice.
+    """
+    count = min(count, total)
+    return _one_a_slice(total, np.arange(1, count + 1) * GOLDEN % 1).tolist()
+
+
+def draw(total: int, count: int, seed: int) -> list[int]:
+    """`count` of `total` positions, or all where there are no more: a random one from each of equal slices."""
+    if count >= total:
+        return list(range(total))
+    random = np.random.default_rng(seed)
+    turn = random.integers(total)  # so that every position is as likely, also where slices differ by one
+    return ((_one_a_slice(total, random.random(count)) + turn) % total).tolist()
+
+
+def _one_a_slice(total: int, places: np.ndarray) -> np.ndarray:
+    """The position at each of `places` in [0, 1) in its slice of `total` positions."""
+    bounds = np.arange(len(places) + 1) * total // max(len(places), 1)
+    return bounds[:-1] + (places * np.diff(bounds)).astype(int)
+
+
+class EpochSampler(DistributedSampler[int]):
+    """Other windows every epoch, in an order of their own; dealt round-robin to processes.
+
+    The first are repeated to even out the last round.
     """
 
-    def __init__(self, data: TorchDataModule, seed: Callable[[], int]) -> None:
+    def __init__(self, total: int, count: int, world: int, rank: int, seed: int) -> None:
+        super().__init__(range(min(count, total)), world, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self.total, self.count = total, count
+
+    def __iter__(self) -> Iterator[int]:
+        windows = draw(self.total, self.count, self.seed + self.epoch)
+        return (windows[index] for index in super().__iter__())
+
+
+class FitData(TorchDataModule):
+    """Darts' data module with seeded samplers for its own; samplers that a user brings stay.
+
+    An epoch has `windows_per_epoch` training windows (None: all), and validation is on at most `VALIDATION_WINDOWS`,
+    the same in every epoch, in the order of the dataset. Of a user's own datasets all windows are used.
+    """
+
+    def __init__(self, data: TorchDataModule, seed: Callable[[], int], windows_per_epoch: int | None) -> None:
         options = {**data.dataloader_kwargs, "shuffle": data.shuffle, "batch_size": data.batch_size}
         super().__init__(data.train_dataset, data.val_dataset, dataloader_kwargs=options)
         self.seed = seed  # a resumed fit's is known only when the loader is made
+        self.windows_per_epoch = windows_per_epoch
 
     def train_dataloader(self) -> list[Any] | DataLoader:
-        if not self.shuffle or {"sampler", "batch_sampler"} & set(self.dataloader_kwargs):
+        if not self.shuffle or self._has_sampler:
             return super().train_dataloader()
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        order: DistributedSampler[int] = DistributedSampler(
-            self.train_dataset, world, rank, shuffle=True, seed=self.seed()
-        )
+        total = len(self.train_dataset)
+        count = self.windows_per_epoch if self._thins and self.windows_per_epoch is not None else total
+        order = EpochSampler(total, count, self.trainer.world_size, self.trainer.global_rank, self.seed())
         # Lightning sets the epoch too, but after workers have begun to load a resumed one
         order.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._create_dataloader(self.train_dataset, sampler=order)
+
+    def val_dataloader(self) -> list[Any] | DataLoader:
+        if self.val_dataset is None or not self._thins or self._has_sampler:
+            return super().val_dataloader()
+        # processes share what a sampler gives, which Lightning sees to
+        chosen = spread(len(self.val_dataset), VALIDATION_WINDOWS)
+        return self._create_dataloader(self.val_dataset, sampler=chosen)
+
+    @property
+    def _has_sampler(self) -> bool:
+        return bool({"sampler", "batch_sampler"} & set(self.dataloader_kwargs))
+
+    @property
+    def _thins(self) -> bool:
+        return isinstance(self.train_dataset, FitWindows)
+
+
+def warn_of_stride(stride: int, series: Sequence[TimeSeries]) -> None:
+    """A warning where windows at every `stride`-th step start at some of the season's steps only."""
+    if stride == 1:
+        return
+    season = find_season(series[0].freq, [one.values(copy=False) for one in series[:SEASON_SERIES]])
+    if season is None or math.gcd(stride, season) == 1:
+        return
+    better = next(step for step in range(stride, stride + season) if math.gcd(step, season) == 1)
+    logger.warning(
+        "stride=%d and a season of %d steps: training windows start at %d of the season's steps only, and forecasts "
+        "from the others suffer; leave stride out and set the model's windows_per_epoch for shorter epochs, or take "
+        "stride=%d",
+        *(stride, season, season // math.gcd(stride, season), better),
+    )

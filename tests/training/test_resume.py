@@ -19,6 +19,7 @@ from torch.optim import lr_scheduler
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.module import MSFTModule
+from darts_msft.training import keep_best
 from darts_msft.training.keep_best import KeepBest
 
 EPOCHS = 3
@@ -26,6 +27,12 @@ PLATEAU = {
     "lr_scheduler_cls": lr_scheduler.ReduceLROnPlateau,
     "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5, "strict": False},
 }
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of four steps can be undone; two of the first are needed, which a resumed fit must know."""
+    monkeypatch.setattr(keep_best, "LEAST_STEPS", 8)
 
 
 def in_last_epoch(act: Callable[[], None]) -> Callable[..., torch.Tensor]:
@@ -120,7 +127,7 @@ WORKER = {"num_workers": 1, "persistent_workers": True}
         ({"nr_epochs_val_period": 2, "lr_scheduler_cls": None}, {}),  # the checkpoint is written before its epoch ends
         ({"weight_learning": "mixed_loss"}, {"dataloader_kwargs": WORKER}),
         ({"lr_scheduler_cls": None}, {"val_series": None}),
-        ({"lr_scheduler_cls": None, "rate": 0.2}, {}),  # every epoch is worse, and undone
+        ({"lr_scheduler_cls": None, "rate": 0.2, "windows_per_epoch": 48}, {}),  # all are worse; other windows in each
     ],
 )
 def test_what_a_resumed_fit_keeps(

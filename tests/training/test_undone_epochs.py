@@ -10,9 +10,16 @@ import torch
 from model_fixtures import ZERO_SHOT, make_model, wave
 from torch.optim import lr_scheduler
 
+from darts_msft.training import keep_best
 from darts_msft.training.keep_best import RATE_CUT
 
 RATES = {"lr_head": 1e-2, "lr_new": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def after_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epochs here are of four steps."""
+    monkeypatch.setattr(keep_best, "LEAST_STEPS", 1)
 
 
 class Spoil(pl.Callback):
@@ -104,3 +111,15 @@ def test_an_epoch_with_its_best_state_in_the_middle_is_undone_too(tiny_moirai: s
     make_model(tiny_moirai, trainer=trainer, n_epochs=2, **RATES).fit(wave(), val_series=wave(60, seed=1))
     assert same(spoil.starts[1], spoil.ends[0])
     assert spoil.rates == [1e-2, 1e-2 / RATE_CUT]
+
+
+def test_epochs_of_few_steps_get_several_tries(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs of four steps are undone together, and the count begins anew."""
+    monkeypatch.setattr(keep_best, "LEAST_STEPS", 8)
+    spoil = Spoil(0, 1, 2, 3)
+    run(tiny_moirai, spoil, 5)
+    assert same(spoil.starts[1], spoil.ends[0])
+    assert same(spoil.starts[2], spoil.starts[0])
+    assert same(spoil.starts[3], spoil.ends[2])
+    assert same(spoil.starts[4], spoil.starts[0])
+    assert spoil.rates == pytest.approx([1e-2, 1e-2, 1e-2 / RATE_CUT, 1e-2 / RATE_CUT, 1e-2 / RATE_CUT**2])
