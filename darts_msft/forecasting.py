@@ -13,7 +13,7 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchInferenceBatch
 from darts.utils.likelihood_models.torch import QuantileRegression
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
@@ -30,6 +30,7 @@ from darts_msft.scales.adapters import StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.window_statistics import constant_where_flat, of_those_that_saw
 
 
 class Form(IntEnum):
@@ -211,7 +212,7 @@ class ForecastingModule(PLForecastingModule):
         family = self.backbone.family if step_head is None or self.new_family is None else self.new_family
         weights = self.scale_weights()[: len(params)].expand(len(past_target), -1)
         params = [one.to(past_target.dtype) for one in params]
-        return ScaleOutputs(plan, params, _of_those_that_saw(seen, stats), family, weights)
+        return ScaleOutputs(plan, params, of_those_that_saw(seen, stats), family, weights)
 
     def _heads(
         self, step_head: StepHead | None, encoded: Sequence[Float[Tensor, "B V _ D"]], horizons: Sequence[int]
@@ -228,14 +229,14 @@ class ForecastingModule(PLForecastingModule):
         """
         if self.kind is not Form.BACKCASTS:
             outputs = self.forecast_scales(past_target)
-            stats = _constant_where_flat(outputs.plan, past_target, outputs.stats)
+            stats = constant_where_flat(outputs.plan, past_target, outputs.stats)
             linear = self.linear(past_target) if self.linear is not None and self.mixes_linear else None
             return outputs._replace(stats=stats, linear=linear)
         finest = self.plan.contexts[0]
         backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift, finest)
         windows = torch.cat([past_target, *backcasts.windows])
         outputs = self.forecast_scales(windows)
-        outputs = outputs._replace(stats=_constant_where_flat(outputs.plan, windows, outputs.stats))
+        outputs = outputs._replace(stats=constant_where_flat(outputs.plan, windows, outputs.stats))
         own, earlier = (_rows(outputs, rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
@@ -362,33 +363,6 @@ class ForecastingModule(PLForecastingModule):
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
         return self._at_original_rate(outputs, self._quantiles(outputs, [0.5])).squeeze(-1)
-
-
-def _constant_where_flat(plan: ScalePlan, past_target: Float[Tensor, "B C V"], stats: list[Stats]) -> list[Stats]:
-    """Where nothing that a scale sees varies, its forecast is its location, without spread; also if all is missing.
-
-    A scale that saw nothing has the statistics of a coarser one.
-    """
-    values = rearrange(past_target, "b c v -> b v c")
-    observed = ~torch.isnan(values)
-    above, below = torch.where(observed, values, -torch.inf), torch.where(observed, values, torch.inf)
-    constant, coarser = list(stats), torch.zeros_like(stats[0].spread)
-    for scale in reversed(range(len(stats))):
-        highest = plan.memory(above, scale).amax(dim=-1, keepdim=True)
-        lowest = plan.memory(below, scale).amin(dim=-1, keepdim=True)
-        own = torch.where(highest == lowest, 0, stats[scale].spread)
-        coarser = torch.where(highest < lowest, coarser, own)  # with nothing observed: -inf and inf
-        constant[scale] = Stats(stats[scale].loc, coarser)
-    return constant
-
-
-def _of_those_that_saw(seen: list[Bool[Tensor, "B V 1"]], stats: list[Stats]) -> list[Stats]:
-    """Each scale's statistics; one that saw nothing takes those of the next coarser one, which looks further back."""
-    found = list(stats)
-    for scale in reversed(range(len(stats) - 1)):
-        pairs = zip(stats[scale], found[scale + 1], strict=True)
-        found[scale] = Stats(*(torch.where(seen[scale], own, coarser) for own, coarser in pairs))
-    return found
 
 
 def _rows(outputs: ScaleOutputs, rows: slice) -> ScaleOutputs:

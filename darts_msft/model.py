@@ -13,7 +13,7 @@ from darts import TimeSeries
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
 
-from darts_msft import arguments, inspection, persistence
+from darts_msft import arguments, inspection, persistence, plans
 from darts_msft.hooks import DartsHooks
 from darts_msft.methods import find_method
 from darts_msft.options import AUTO
@@ -194,7 +194,7 @@ class MSFTFoundationModel(DartsHooks):
         `backbone` and `revision` are looked up for `patch_size="auto"` alone: a number is not held against them.
         Raises ValueError where there is no such model.
         """
-        return arguments.largest_num_scales(
+        return plans.largest_num_scales(
             input_chunk_length, output_chunk_length, output_chunk_shift, patch_size, backbone, revision
         )
 

@@ -12,12 +12,13 @@ from typing import Any
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from torch import Tensor
 
-from darts_msft.arguments import longest_context, resolve
+from darts_msft.arguments import resolve
 from darts_msft.building import build_for, install
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
+from darts_msft.plans import longest_context
 from darts_msft.storage.adapter_files import (
     check_identity,
     check_tensors,

@@ -19,18 +19,17 @@ from darts_msft.training.score import stack_weights
 
 logger = logging.getLogger("darts_msft")
 
-WINDOWS, VALUES = 128, 65_536  # at most so many windows, with so many values to forecast; but LEAST_WINDOWS
-LEAST_WINDOWS = 32
+WINDOWS, VALUES = 64, 32_768  # at most so many windows, with so many values to forecast; but LEAST_WINDOWS
+LEAST_WINDOWS = 24
 LEAST_GAIN = 0.002  # of the score, for which a default is left, or a scale is added
 FINEST_CONTEXTS = (512, 1024)
 
 
 class Trial(NamedTuple):
-    """Settings, and the pretrained model's score with them: at one scale, and at K = 0, 1, ... stacked."""
+    """Settings, and the pretrained model's score with them at K = 0, 1, ..., the scales stacked."""
 
     patch_size: int
     finest_context: int
-    one_scale: float
     stacked: list[float]
 
     @property
@@ -38,12 +37,18 @@ class Trial(NamedTuple):
         """At the largest K."""
         return self.stacked[-1]
 
+    @property
+    def num_scales(self) -> int:
+        """The smallest K that is nearly as good as the largest."""
+        enough = self.score * (1 + LEAST_GAIN)
+        return next(scales for scales, score in enumerate(self.stacked) if score <= enough)
+
 
 def choose_settings(model: Any, dataset: Any) -> dict[str, Any]:
     """The model's arguments that are best for what was left open, by the validation dataset; none where all was given.
 
     First the patch size, at the default finest context, then the finest context, each only if it gains `LEAST_GAIN`;
-    then the smallest K whose score is within that of the largest's. Where one scale is as good, it is K = 0.
+    then the smallest K whose score is within that of the largest's.
     """
     free = _open_settings(model)
     batches = _batches(model, dataset) if free else []
@@ -64,10 +69,11 @@ def choose_settings(model: Any, dataset: Any) -> dict[str, Any]:
             other = None if settled[name] == getattr(found, name) else _trial(model, batches, settled)
             if other is not None and other.score < (1 - LEAST_GAIN) * found.score:
                 found = other
-    chosen = {name: getattr(found, name) for name in options}
     if "num_scales" in free:
-        chosen |= _choose_num_scales(found)
-    return chosen
+        options["num_scales"] = ()
+        if found.num_scales == 0:  # scale 0 sees what it saw here
+            options["finest_context"] = ()
+    return {name: getattr(found, name) for name in options}
 
 
 def _open_settings(model: Any) -> set[str]:
@@ -78,15 +84,6 @@ def _open_settings(model: Any) -> set[str]:
         return found
     found |= {"finest_context"} if given["finest_context"] is None else set()
     return found | ({"num_scales"} if given["num_scales"] is None and isinstance(given["weight_init"], str) else set())
-
-
-def _choose_num_scales(trial: Trial) -> dict[str, int]:
-    """The smallest K that is nearly as good as the largest; K = 0 sees as much as the checkpoint takes."""
-    enough = trial.score * (1 + LEAST_GAIN)
-    if trial.one_scale <= enough:
-        return {"num_scales": 0}
-    scales = next(scales for scales, score in enumerate(trial.stacked) if score <= enough)
-    return {"num_scales": max(scales, 1)}
 
 
 def _batches(model: Any, dataset: Any) -> list[TorchTrainingBatch]:
@@ -114,8 +111,7 @@ def _trial(model: Any, batches: list[TorchTrainingBatch], changes: dict[str, int
     fixed = {"method": "zero_shot", "likelihood": "native", "enable_finetuning": False, "linear_member": False}
     resolved = arguments.resolve({**MethodConfig().to_dict(), **MixingConfig().to_dict(), **given, **fixed, **changes})
     module = _module(model, resolved, batches[0])
-    one_scale = float(_form(module, Form.ONE_SCALE, batches)[0, 0])
-    form = _form(module, Form.STACKED, batches)
+    form = _form(module, batches)
     if not bool(form.isfinite().all()):
         return None
     stacked = []
@@ -123,7 +119,7 @@ def _trial(model: Any, batches: list[TorchTrainingBatch], changes: dict[str, int
         weights = stack_weights(form[:size, :size])
         stacked.append(float(weights @ form[:size, :size] @ weights))
     settings = resolved.settings
-    return Trial(settings["patch_size"], settings["finest_context"], one_scale, stacked)
+    return Trial(settings["patch_size"], settings["finest_context"], stacked)
 
 
 _LENGTHS = ("input_chunk_length", "output_chunk_length", "output_chunk_shift")
@@ -140,9 +136,9 @@ def _module(model: Any, resolved: arguments.Resolved, batch: TorchTrainingBatch)
 
 
 @torch.no_grad()
-def _form(module: MSFTModule, form: Form, batches: list[TorchTrainingBatch]) -> torch.Tensor:
+def _form(module: MSFTModule, batches: list[TorchTrainingBatch]) -> torch.Tensor:
     """The score of these windows as a quadratic form in the scales' weights."""
-    module.take(form)
+    module.take(Form.STACKED)
     module.score.reset()
     for index, batch in enumerate(batches):
         module.validation_step(batch, index)

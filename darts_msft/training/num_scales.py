@@ -8,8 +8,8 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from darts_msft.arguments import TooManyTokens
 from darts_msft.building import install
+from darts_msft.plans import TooManyTokens
 
 logger = logging.getLogger("darts_msft")
 
