@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from darts import TimeSeries
 from darts.logging import get_logger
@@ -22,6 +24,8 @@ from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import FitReport
+from darts_msft.training.timing import expected_time_told
+from darts_msft.training.units import find_units
 from darts_msft.training.untrained import labelled, weigh_scales
 from darts_msft.training.windows import OrderedData
 
@@ -34,6 +38,7 @@ class DartsHooks(FoundationModel):
     enable_finetuning: bool | dict[str, list[str]] | None
     trainer_params: dict[str, Any]
     _report_level: int = logging.INFO
+    _told_of_double: bool = False
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
@@ -63,21 +68,40 @@ class DartsHooks(FoundationModel):
 
     def _train(self, trainer: Any, model: Any, datamodule: Any, load_best: bool = False) -> None:
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
+        began = time.perf_counter()
+        self._tell_of_double(datamodule.train_dataset[0].past_target.dtype)
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         if validates:
+            model.score_in(find_units(datamodule.train_dataset, datamodule.val_dataset))
             fit_linear_member(model, datamodule)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            self._fit_report = weigh_scales(trainer, model, datamodule) if validates else None
+            self._fit_report = weigh_scales(trainer, model, datamodule, began) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
-            keep = KeepBest(seed, validates)
+            keep = KeepBest(seed, validates, began)
             ordered = OrderedData(datamodule, lambda: keep.seed)
-            with keep.attached_to(trainer), model.learning_weights(validates):
+            with (
+                keep.attached_to(trainer),
+                expected_time_told(trainer, self._report_level),
+                model.learning_weights(validates),
+            ):
                 super()._train(trainer, model, ordered, load_best=load_best and not validates)
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
+            if self._fit_report.warning is not None and self._report_level >= logging.INFO:
+                logger.warning(self._fit_report.warning)
+
+    def _tell_of_double(self, dtype: np.dtype) -> None:
+        """Warns, once a model, of what double precision costs where nobody asked for it."""
+        asked = "precision" in (self.model_params.get("pl_trainer_kwargs") or {})
+        if dtype == np.float64 and not asked and not self._told_of_double:
+            self._told_of_double = True
+            logger.warning(
+                "series of float64 are computed in double precision, which takes 2 to 3 times as long: give "
+                "series.astype(np.float32), or ask for it by pl_trainer_kwargs={'precision': '64-true'}"
+            )
 
     def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K."""
@@ -151,6 +175,7 @@ class DartsHooks(FoundationModel):
         if self.model is not None and self._zero_shot_kind == kind:
             return
         self._install_pretrained(first.n_components, first.dtype.name)
+        self._tell_of_double(first.dtype)
         self._zero_shot_only, self._zero_shot_kind = True, kind
 
     @random_method

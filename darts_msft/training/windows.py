@@ -8,6 +8,8 @@ from typing import Any
 from darts.models.forecasting.torch_forecasting_model import TorchDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
+from darts_msft.training.validation_windows import located_loader
+
 
 class OrderedData(TorchDataModule):
     """Darts' data module with a seeded `DistributedSampler` for its shuffling; samplers that a user brings stay.
@@ -30,3 +32,6 @@ class OrderedData(TorchDataModule):
         # Lightning sets the epoch too, but after workers have begun to load a resumed one
         order.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._create_dataloader(self.train_dataset, sampler=order)
+
+    def val_dataloader(self) -> list[Any] | DataLoader:
+        return located_loader(self)

@@ -93,7 +93,7 @@ def test_custom_trainer(tiny_moirai: str) -> None:
     trainer = pl.Trainer(max_epochs=2, limit_train_batches=1, **TRAINER)
     model = make_model(tiny_moirai, n_epochs=7).fit(wave(), val_series=wave(seed=1), trainer=trainer)
     assert trainer.global_step == 2
-    assert [candidate.label for candidate in model.candidates] == [*ZERO_SHOT, "epoch 0", "epoch 1"]
+    assert [candidate.label for candidate in model.candidates] == [*ZERO_SHOT, "epoch 1", "epoch 2"]
 
 
 def test_several_series_and_shorter_horizons(point: MSFTFoundationModel) -> None:

@@ -87,7 +87,7 @@ def test_early_stopping_on_the_validation_loss(tiny_moirai: str) -> None:
     model = make_model(tiny_moirai, n_epochs=9, trainer={"callbacks": [stopper]}, **STILL)
     model.fit(wave(60), val_series=wave(50, seed=1))
     assert model.epochs_trained == 2
-    first = next(state.score for state in model.candidates if state.label == "epoch 0")
+    first = next(state.score for state in model.candidates if state.label == "epoch 1")
     assert float(stopper.best_score) == pytest.approx(first)
 
 
@@ -111,7 +111,7 @@ def test_trainer_arguments_and_a_metric_of_samples(tiny_moirai: str) -> None:
     own = {"precision": "bf16-mixed", "num_sanity_val_steps": 2, "gradient_clip_val": 0.25, "limit_train_batches": 2}
     model = make_model(tiny_moirai, trainer=own, torch_metrics=torchmetrics.MeanAbsoluteError(), n_epochs=2)
     report = model.fit(wave(), val_series=wave(60, seed=1)).fit_report
-    assert [candidate.label for candidate in model.candidates] == [*ZERO_SHOT, "epoch 0", "epoch 1"]
+    assert [candidate.label for candidate in model.candidates] == [*ZERO_SHOT, "epoch 1", "epoch 2"]
     assert report.best < report.before
     assert model.trainer.gradient_clip_val == 0.25
     assert model.trainer.global_step == 4

@@ -149,7 +149,7 @@ def test_persistent_workers_validate_every_epoch(tiny_moirai: str) -> None:
         for options in ({"dataloader_kwargs": dict(WORKER)}, {})
     )
     assert with_workers.candidates == without.candidates
-    assert [state.label for state in without.candidates] == [*ZERO_SHOT, "epoch 0", "epoch 1"]
+    assert [state.label for state in without.candidates] == [*ZERO_SHOT, "epoch 1", "epoch 2"]
 
 
 def order_of(checkpoint: str, seed: int = 0, **options: Any) -> list[list[float]]:

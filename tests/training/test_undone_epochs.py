@@ -66,8 +66,8 @@ def test_a_first_epoch_that_is_worse_starts_again(tiny_moirai: str, learning: st
     assert same(first, second)
     assert spoil.rates == [1e-2, 1e-2 / RATE_CUT]
     assert spoil.moments == [0, 0]
-    assert report.kept == "epoch 1"
-    assert [one.label for one in report.candidates] == [*ZERO_SHOT, "epoch 0", "epoch 1"]
+    assert report.kept == "epoch 2"
+    assert [one.label for one in report.candidates] == [*ZERO_SHOT, "epoch 1", "epoch 2"]
 
 
 def test_a_later_one_goes_back_to_the_best_epoch(tiny_moirai: str) -> None:
