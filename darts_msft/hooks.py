@@ -76,17 +76,15 @@ class DartsHooks(FoundationModel):
             fit_linear_member(model, datamodule)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            self._fit_report = weigh_scales(trainer, model, datamodule, began) if validates else None
+            data = OrderedData(datamodule, lambda: 0)
+            self._fit_report = weigh_scales(trainer, model, data, began) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
             keep = KeepBest(seed, validates, began)
-            ordered = OrderedData(datamodule, lambda: keep.seed)
-            with (
-                keep.attached_to(trainer),
-                expected_time_told(trainer, self._report_level),
-                model.learning_weights(validates),
-            ):
-                super()._train(trainer, model, ordered, load_best=load_best and not validates)
+            data = OrderedData(datamodule, lambda: keep.seed)
+            told = expected_time_told(trainer, self._report_level)
+            with keep.attached_to(trainer), told, model.learning_weights(validates):
+                super()._train(trainer, model, data, load_best=load_best and not validates)
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))

@@ -113,10 +113,10 @@ class FitReport:
 
     @property
     def per_series(self) -> pd.DataFrame | None:
-        """A row for each validation series (by position) and component; None without validation data.
+        """A row for each validation series (by position) and component with a score; None without validation data.
 
         `naive`, `before` and `kept` are scores (`before` as in the property of that name), `ratio` is kept / before,
-        and `worse` says where that is more than 1. NaN where nothing was observed.
+        and `worse` says where that is more than 1. NaN where unknown.
         """
         if not self.by_series:
             return None
@@ -221,7 +221,7 @@ def mean_of(scores: Float[Tensor, "N V"] | None) -> float | None:
 
 
 def rows_of(scores: Mapping[str, Float[Tensor, "N V"]], components: tuple[str, ...]) -> tuple[Row, ...]:
-    """By series and component, from scores by name: "naive", "before" and "kept"; None where unknown."""
+    """By series and component that was observed, from scores by name: "naive", "before", "kept"; None where unknown."""
     if "kept" not in scores:
         return ()
     missing = scores["kept"].new_full(scores["kept"].shape, float("nan"))
@@ -230,6 +230,7 @@ def rows_of(scores: Mapping[str, Float[Tensor, "N V"]], components: tuple[str, .
         (series, component, _known(naive[series][v]), _known(before[series][v]), _known(row[v]))
         for series, row in enumerate(kept)
         for v, component in enumerate(components)
+        if isfinite(row[v])
     )
 
 

@@ -143,7 +143,8 @@ class ValidationScore(Metric):
 class ErrorProducts(Metric):
     """Products of the scales' errors, for the weights of forecasts that are no mixture: points and quantiles.
 
-    Errors come in units of their series. Summed over observed steps, and over components, each divided by its scales' mean square error.
+    Errors come in units of their series. Summed over observed steps, and over components, each divided by its scales'
+    mean square error.
     """
 
     full_state_update = False

@@ -41,14 +41,14 @@ class ExpectedTime(pl.Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, index: int) -> None:
-        batches = trainer.num_training_batches
+        batches = int(trainer.num_training_batches)
         last = min(STEPS, batches - 1)
         if self._told or index not in (0, last):
             return
         now = time.perf_counter()
         if index == last:
             self._told = True
-            self._tell(trainer, (now - self._since) / max(last, 1), int(batches), last + 1)
+            self._tell(trainer, (now - self._since) / max(last, 1), batches, last + 1)
         self._since = now
 
     def _tell(self, trainer: pl.Trainer, step: float, batches: int, done: int) -> None:

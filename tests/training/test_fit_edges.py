@@ -11,7 +11,7 @@ import torch
 from darts.models import NLinearModel
 from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, ZERO_SHOT, make_model, wave
+from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, ZERO_SHOT, make_model, naive_unit, wave
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.forecasting import Form

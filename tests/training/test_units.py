@@ -45,7 +45,7 @@ def test_without_a_season_it_is_the_step_before() -> None:
 def test_what_is_constant_or_unseen_has_a_unit_all_the_same() -> None:
     """In order: the step before, the validation series' own, its level, 1."""
     gaps = np.full((100, 1), np.nan, dtype=np.float32)
-    gaps[[3, 4]] = 1.0, 3.0  # no two values are a season apart
+    gaps[[3, 4], 0] = 1.0, 3.0  # no two values are a season apart
     train = [from_values(gaps), constant(5.0), constant(5.0), constant(0.0), constant(np.nan), *[wave(120)] * 5]
     val = [wave(60), wave(60), constant(-7.0), constant(0.0), constant(np.nan), *[wave(60)] * 5]
     found = find_units(windows(*train), windows(*val))

@@ -13,7 +13,18 @@ import torch
 from darts import TimeSeries
 from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import CONTEXT, HORIZON, LONG, TRAINER, ZERO_SHOT, differing, make_model, naive_unit, values_of, wave
+from model_fixtures import (
+    CONTEXT,
+    HORIZON,
+    LONG,
+    TRAINER,
+    ZERO_SHOT,
+    differing,
+    make_model,
+    naive_unit,
+    values_of,
+    wave,
+)
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.forecasting import Form
@@ -87,7 +98,9 @@ def test_points_are_scored_and_weighed_as_by_hand(tiny_moirai: str, how: dict[st
     assert model.fit_report.kept == ZERO_SHOT[2]
     assert np.square(scales @ model.scale_weights - truth).mean() <= min(losses) + 1e-6
     assert model.scale_weights == pytest.approx(best, abs=0.03)
-    expected = [np.abs(one - truth).mean() / naive_unit(wave())[0] for one in (alone, weighed, scales @ model.scale_weights)]
+    expected = [
+        np.abs(one - truth).mean() / naive_unit(wave())[0] for one in (alone, weighed, scales @ model.scale_weights)
+    ]
     assert [state.score for state in model.candidates] == pytest.approx(expected, rel=1e-4)
 
 
