@@ -34,12 +34,12 @@ def find_units(train: Any, val: Any) -> Units:
     """
     if not isinstance(val, ShiftedTorchTrainingDataset):
         indices = np.unique(np.linspace(0, len(val) - 1, min(len(val), MOST_WINDOWS)).astype(int))
-        windows = [_double(val[int(index)].past_target) for index in indices]
+        windows = [val[int(index)].past_target for index in indices]
         components = tuple(str(number) for number in range(windows[0].shape[1]))
         return Units(_first_positive([windows], None)[None], None, components, "validation windows")
-    own = [_double(one.values(copy=False)) for one in val.series]
+    own = [one.values(copy=False) for one in val.series]
     known = isinstance(train, ShiftedTorchTrainingDataset)
-    before = [_double(one.values(copy=False)) for one in train.series] if known else own
+    before = [one.values(copy=False) for one in train.series] if known else own
     season = find_season(val.series[0].freq, _columns(before))
     paired = known and len(before) == len(own)
     pairs: Iterable[tuple[np.ndarray, ...]] = zip(before, own, strict=True) if paired else zip(own, strict=True)
@@ -51,23 +51,23 @@ def find_units(train: Any, val: Any) -> Units:
 def _first_positive(parts: Sequence[Sequence[np.ndarray]], season: int | None) -> Float[np.ndarray, "V"]:
     """The first error above 0, of each component: a part's with the season, without it, those of the next part."""
     unit = np.full(parts[0][0].shape[1], np.nan)
-    for series in parts:
+    for part in parts:
+        series = [_double(one) for one in part]
         for lag in dict.fromkeys((season, None)):
-            if not (unit > 0).all():
-                unit = np.where(unit > 0, unit, naive_error(series, lag))
-    if not (unit > 0).all():
-        values = np.abs(np.concatenate(parts[-1]))
-        seen = np.isfinite(values)
-        level = np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-        unit = np.where(unit > 0, unit, np.where(level > 0, level, 1.0))
-    return unit
+            unit = np.where(unit > 0, unit, naive_error(series, lag))
+            if (unit > 0).all():
+                return unit
+    values = np.abs(np.concatenate(series))
+    seen = np.isfinite(values)
+    level = np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    return np.where(unit > 0, unit, np.where(level > 0, level, 1.0))
 
 
 def _columns(series: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Evenly from all components of all series."""
     width = series[0].shape[1]
     chosen = np.unique(np.linspace(0, len(series) * width - 1, min(MOST_COLUMNS, len(series) * width)).astype(int))
-    return [series[one // width][:, one % width, None] for one in chosen]
+    return [_double(series[one // width][:, one % width, None]) for one in chosen]
 
 
 def _double(values: np.ndarray) -> np.ndarray:
