@@ -31,9 +31,10 @@ class MSFTFoundationModel(DartsHooks):
 
     `fit` with a `val_series` first scores the pretrained model: at one scale, with as much of the input as the
     checkpoint takes; at all scales, weighted as without `fit`; and with the weights that are best there. It returns the
-    best of these and of all epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no better than the best
-    state is undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora"). Where there is no
-    zero-shot forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
+    best of these and of all epochs, so it never ends worse on the validation data than zero-shot. An epoch that is no
+    better than the best state is undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora").
+    Where there is no zero-shot forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is
+    compared.
 
     The score is the CRPS of a series and component over the mean absolute error of its seasonal naive on the training
     part (as the MASE has it), averaged over all, so that series of any size count alike; the season is sought in the
