@@ -197,7 +197,8 @@ class FitReport:
     def _members(self) -> str:
         """Which members carry weight, and what the weights learned from."""
         missed = self.weight_learning_asked == "stacking" and self.weight_learning in ("uniform", "mixed_loss")
-        learned = f"{self.weight_learning}{' (stacking had no validation score)' if missed else ''}"
+        without = " (stacking had no validation score)" if missed else ""
+        learned = f"{self.weight_learning}{without}"
         if self.weights is None:
             return f"weights: of each window, by {learned}"
         names = [f"scale {scale}" for scale in range(len(self.weights) - self.has_linear)]
@@ -205,7 +206,7 @@ class FitReport:
             names.append("linear member" + (f" (look-back {self.lookback} steps)" if self.lookback else ""))
         shown = [(name, part) for name, part in zip(names, self.weights, strict=True) if part >= LEAST_SHOWN]
         if len(shown) == 1:
-            return f"weights: only {shown[0][0]} is used here"
+            return f"weights: only {shown[0][0]} is used here{without}"
         return f"weights, by {learned}: " + ", ".join(f"{name} {100 * part:.0f} %" for name, part in shown)
 
 
