@@ -19,7 +19,7 @@ from darts_msft.backbones import describe, load_class
 from darts_msft.bounds import BoundsConfig
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
-from darts_msft.options import AUTO, MIXINGS, LearningRates, MethodConfig, MixingConfig
+from darts_msft.options import AUTO, MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number
 from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_plan
 
 logger = get_logger("darts_msft")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from darts import TimeSeries
 from darts.logging import get_logger
@@ -30,6 +32,8 @@ from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import FitReport
+from darts_msft.training.timing import expected_time_told
+from darts_msft.training.units import find_units
 from darts_msft.training.untrained import weigh_scales
 from darts_msft.training.windows import (
     WINDOWS_PER_EPOCH,
@@ -50,6 +54,7 @@ class DartsHooks(FoundationModel):
     trainer_params: dict[str, Any]
     _report_level: int = logging.INFO
     _windows_per_epoch: int | None = WINDOWS_PER_EPOCH  # of a model that an older version saved
+    _told_of_double: bool = False
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
@@ -86,23 +91,39 @@ class DartsHooks(FoundationModel):
 
     def _train_and_compare(self, trainer: Any, model: Any, datamodule: Any, load_best: bool) -> None:
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
+        began = time.perf_counter()
+        self._tell_of_double(datamodule.train_dataset[0].past_target.dtype)
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         learn_bounds(model, datamodule)
         if validates:
+            model.score_in(find_units(datamodule.train_dataset, datamodule.val_dataset))
             fit_linear_member(model, datamodule, self._linear_solved)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
             data = FitData(datamodule, lambda: 0, None)
-            self._fit_report = weigh_scales(trainer, model, data) if validates else None
+            self._fit_report = weigh_scales(trainer, model, data, began) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
-            keep = KeepBest(seed, validates)
+            keep = KeepBest(seed, validates, began)
             data = FitData(datamodule, lambda: keep.seed, self._windows_per_epoch)
-            with keep.attached_to(trainer), model.learning_weights(validates):
+            told = expected_time_told(trainer, self._report_level)
+            with keep.attached_to(trainer), told, model.learning_weights(validates):
                 super()._train(trainer, model, data, load_best=load_best and not validates)
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
+            if self._fit_report.warning is not None and self._report_level >= logging.INFO:
+                logger.warning(self._fit_report.warning)
+
+    def _tell_of_double(self, dtype: np.dtype) -> None:
+        """Warns, once a model, of what double precision costs where nobody asked for it."""
+        asked = "precision" in (self.model_params.get("pl_trainer_kwargs") or {})
+        if dtype == np.float64 and not asked and not self._told_of_double:
+            self._told_of_double = True
+            logger.warning(
+                "series of float64 are computed in double precision, which takes 2 to 3 times as long: give "
+                "series.astype(np.float32), or ask for it by pl_trainer_kwargs={'precision': '64-true'}"
+            )
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Darts' `fit`; if it fails, the model stays as it was."""
@@ -117,8 +138,9 @@ class DartsHooks(FoundationModel):
         weights = nullcontext() if self._fresh else weights_as_before_if_it_fails(self.model)
         with as_before_if_it_fails(self), weights:
             if self._fresh and find_method(self.model_params["method"]).pretrained:
+                given = signature(super().fit_from_dataset).bind(*args, **kwargs).arguments
                 with weights_kept(self):
-                    self._settle(choose_settings(self, kwargs.get("val_dataset", args[1] if len(args) > 1 else None)))
+                    self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset")))
             if self._search_scales and self._requires_training:
                 return fit_every_scale(self, *args, **kwargs)
             return super().fit_from_dataset(*args, **kwargs)
@@ -246,6 +268,7 @@ class DartsHooks(FoundationModel):
         if self.model is not None and self._zero_shot_kind == kind:
             return
         self._install_pretrained(first.n_components, first.dtype.name)
+        self._tell_of_double(first.dtype)
         self._zero_shot_only, self._zero_shot_kind = True, kind
 
     @random_method

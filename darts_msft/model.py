@@ -31,16 +31,22 @@ class MSFTFoundationModel(DartsHooks):
     if the coarser ones look further back, weighing them, for each window, by how well they forecast the last part of
     that window's own context; else at one scale.
 
-    `fit` with a `val_series` first scores the pretrained model (mean CRPS, each component in units of its standard
-    deviation): at one scale, with as much of the input as the checkpoint takes; at all scales, weighted as
-    without `fit`; and with the weights that are best there. It returns the best of these and of
-    all epochs, so it never ends worse on the validation data than zero-shot. An epoch (or several, of fewer than 16
-    steps) that is no better than the best state is undone, and the rates fall to a third (not with an
-    `lr_scheduler_cls` or "adalora"). Where there is no
-    zero-shot forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
+    `fit` with a `val_series` first scores the pretrained model: at one scale, with as much of the input as the
+    checkpoint takes; at all scales, weighted as without `fit`; with the weights that are best there; and with a linear
+    member beside the scales. It returns the best of these and of all epochs, so it never ends worse on the validation
+    data than zero-shot. An epoch (or several, of fewer than 16 steps in all) that is no better than the best state is
+    undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora"). Where there is no zero-shot
+    forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
 
-    The score is in the series' units, pooled over all series: bring series of different size to one scale first. A
-    second fit is compared with the state that it starts from.
+    Patch size, finest context and K, where they are left open, are chosen first, by the pretrained model's score on
+    some validation windows; for good.
+
+    The score is the CRPS of a series and component over the mean absolute error of its seasonal naive on the training
+    part (as the MASE has it), averaged over all, so that series of any size count alike; the season is sought in the
+    data. Training and validation series are paired by position if there are as many of both; else a validation series
+    is measured on itself. So is a constant one, or, if that is constant too, by its level. Windows that
+    `fit_from_dataset` gets in a dataset of another kind are measured by the last value's error within them. A second
+    fit is compared with the state that it starts from.
 
     All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
     (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...), with these defaults: `n_epochs=10`, AdamW with betas

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from einops import rearrange
@@ -20,8 +20,13 @@ from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
 from darts_msft.training.keep_best import BEFORE
+from darts_msft.training.labels import FORM_LABELS, FORM_LEARNING
 from darts_msft.training.loss import combine, scale_losses
-from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_weights
+from darts_msft.training.naive import naive_forecast
+from darts_msft.training.optimisers import make_optimisers
+from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_weights
+from darts_msft.training.units import Units
+from darts_msft.training.validation_windows import series_of
 
 logger = logging.getLogger("darts_msft")
 
@@ -30,18 +35,6 @@ MANY_VALUES = 8192
 LEFT = 1e-3  # of the scales' own weights, in the weights of scales beside a linear member
 LEAST_TOLD = 0.5  # share of the validation windows that a linear member must tell to be weighed
 VALIDATION_SEED = 0  # of the first batch: the same noise at every validation
-FORM_LABELS = {
-    Form.ONE_SCALE: "zero-shot",
-    Form.BACKCASTS: "zero-shot, scales weighted by backcasts",
-    Form.STACKED: "zero-shot, scales stacked",
-    Form.WITH_LINEAR: "zero-shot, scales and linear member stacked",
-}
-FORM_LEARNING = {
-    Form.ONE_SCALE: "one scale",
-    Form.BACKCASTS: "backcasts",
-    Form.STACKED: "stacking",
-    Form.WITH_LINEAR: "stacking",
-}
 
 
 class MSFTModule(ForecastingModule):
@@ -54,7 +47,7 @@ class MSFTModule(ForecastingModule):
         self.learning = self.mixing.learning  # what the scales' weights learn from; a fit may lack what that takes
         self.rates = LearningRates.from_dict(learning_rates)
         members = len(self.plan.scales) + (self.linear is not None)
-        self.score = ValidationScore(self.n_targets, members if self.is_mixture else 1)
+        self.score_in(Units(np.ones((1, self.n_targets))))  # until a fit
         self.error_products = ErrorProducts(self.n_targets, members)
         self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
         self.diverged = False
@@ -100,48 +93,7 @@ class MSFTModule(ForecastingModule):
         return {name: members for name, members in groups.items() if not (name == "omega" and self.stacks)}
 
     def configure_optimizers(self) -> Any:
-        """Darts' optimiser and scheduler over our parameter groups.
-
-        An `lr` in Darts' `optimizer_kwargs` becomes the rate of the new modules; the other groups keep their ratio.
-        Biases, norms and omega have no weight decay.
-        """
-        settings = dict(self.optimizer_kwargs)
-        rates = self.rates.scaled_to(settings.pop("lr")) if "lr" in settings else self.rates
-        groups = []
-        for name, members in self.parameter_groups().items():
-            matrices = [p for key, p in members if p.ndim > 1 and not key.endswith("omega")]
-            vectors = [p for key, p in members if p.ndim <= 1 or key.endswith("omega")]
-            rate = rates.of(name)
-            if matrices:
-                groups.append({"params": matrices, "lr": rate, "name": name})
-            if vectors:
-                groups.append({"params": vectors, "lr": rate, "name": f"{name}_plain", "weight_decay": 0.0})
-        if self._may_fuse(settings):
-            settings["fused"] = True
-        optimizer = self.optimizer_cls(groups, **settings)
-        if self.lr_scheduler_cls is None:
-            return optimizer
-        defaults = {"monitor": "val_loss", "interval": "epoch", "frequency": 1, "strict": True, "name": None}
-        schedule = {key: self.lr_scheduler_kwargs.get(key, value) for key, value in defaults.items()}
-        options = {key: value for key, value in self.lr_scheduler_kwargs.items() if key not in defaults}
-        for key in ("max_lr", "base_lr"):  # of one-cycle and cyclic schedules: the groups keep their ratio there too
-            if isinstance(options.get(key), int | float):
-                options[key] = [options[key] * group["lr"] / rates.new for group in optimizer.param_groups]
-        return [optimizer], {"scheduler": self.lr_scheduler_cls(optimizer, **options), **schedule}
-
-    def _may_fuse(self, settings: Mapping[str, Any]) -> bool:
-        """Whether one pass of the optimiser may serve all parameters, which on CPUs saves a loop over them.
-
-        With mixed precision Lightning would then refuse to clip gradients.
-        """
-        mixed = self._trainer is not None and "mixed" in str(self._trainer.precision)
-        chosen = {"fused", "foreach", "capturable", "differentiable"} & set(settings)
-        return (
-            self.device.type == "cpu"
-            and not mixed
-            and not chosen
-            and "fused" in signature(self.optimizer_cls).parameters
-        )
+        return make_optimisers(self)
 
     # ---------------------------------------------------------------- validation
 
@@ -192,6 +144,12 @@ class MSFTModule(ForecastingModule):
             return FORM_LEARNING[self.kind], self.mixing.learning
         return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
 
+    def score_in(self, units: Units) -> None:
+        """Validation scores are in these units from now on."""
+        self.units = units
+        members = len(self.plan.scales) + (self.linear is not None) if self.is_mixture else 1
+        self.score = ValidationScore(torch.as_tensor(units.values), members, units.season).to(self.device)
+
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
         target = val_batch.future_target
@@ -205,7 +163,10 @@ class MSFTModule(ForecastingModule):
             if outputs.linear is not None:  # of all windows: what stands in for it has its weight
                 share = self.scale_weights.linear.to(products)
                 weights = torch.cat([weights[:, :-1] * (1 - share), share.expand(len(target), 1)], dim=-1)
-        self.score.update(products, weights, target, val_batch.sample_weight)
+        naive = naive_forecast(
+            val_batch.past_target, self.score.season, self.output_chunk_length, self.output_chunk_shift
+        )
+        self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), naive)
         if len(self.val_metrics) and forecast is not None:
             self._measure(self.val_metrics, forecast, val_batch)
         return torch.nanmean(torch.einsum("bhvst,bs,bt->bhv", products, weights, weights))
@@ -255,24 +216,30 @@ class MSFTModule(ForecastingModule):
     def settle_scores(self) -> Iterator[tuple[Form, float]]:
         """The score of the validation steps since the last reset; where the weights are stacked, at the best ones.
 
-        While a score is yielded the module is as scored, by the form that comes with it. One pass scores both the
-        scales and the scales with the linear member.
+        While a score is yielded the module is as scored, by the form that comes with it, and `by_series` has the score
+        of each series and component, `naives` the naive forecast's. One pass scores both the scales and the scales with
+        the linear member.
         """
-        form, score = self.score.compute()
+        scored = self.score.compute()
+        self.naives, self.by_series = scored.naives.cpu(), scored.values.cpu()
+        form = scored.form
         if not (self.stacks and self.is_mixture) or self.trainer.sanity_checking or not bool(form.isfinite().all()):
-            yield self.kind, float(score)
+            yield self.kind, float(scored.value)
             return
         if self.kind is Form.WITH_LINEAR and self.plan.num_scales:
             self.take(Form.STACKED)
-            yield self.kind, self._stack(form)
+            yield self.kind, self._stack(scored)
             self.take(Form.WITH_LINEAR)
-        yield self.kind, self._stack(form)
+        yield self.kind, self._stack(scored)
 
-    def _stack(self, form: Float[Tensor, "M M"]) -> float:
+    def _stack(self, scored: Scored) -> float:
         """Sets the best weights, and returns their score."""
+        form = scored.form
         self._weigh(form)
         weights = self.scale_weights.members().detach().to(form)
-        return float(weights @ form[: len(weights), : len(weights)] @ weights)
+        weights = nn.functional.pad(weights, (0, len(form) - len(weights)))
+        self.by_series = scored.at(weights).cpu()
+        return float(weights @ form @ weights)
 
     def _weigh(self, form: Float[Tensor, "M M"]) -> None:
         """Sets the weights of the members that run to those with the lowest quadratic form."""
@@ -301,6 +268,7 @@ class MSFTModule(ForecastingModule):
                 own = outputs.linear.loc.where(outputs.linear.tells[:, None], own)
             points = torch.cat([medians, own.unsqueeze(-1)], dim=-1)[..., :size].movedim(-1, 0)
             errors = self.bounds(points, batch.past_target).movedim(0, -1) - target
+            errors = errors / self.score.unit_of(series_of(batch))[:, None, :, None].to(errors)
         self.error_products.update(errors)
 
     def solve_on_errors(self) -> None:

@@ -74,6 +74,12 @@ def wave(
     return TimeSeries.from_times_and_values(index, values.astype(dtype))
 
 
+def naive_unit(series: TimeSeries, season: int = 24) -> np.ndarray:
+    """Mean error of the value `season` steps before, by component. `wave` has that season where it has 96 steps."""
+    values = series.values().astype(float)
+    return np.abs(values[season:] - values[:-season]).mean(axis=0)
+
+
 def from_values(values: np.ndarray) -> TimeSeries:
     """An hourly series that starts like `wave`."""
     index = pd.date_range("2024-01-01", periods=len(values), freq="h", name="time")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -123,9 +123,9 @@ class Ours(Forecaster):
     def describe(self, model: Any) -> dict[str, Any]:
         report, trained = model.fit_report, 0
         if report is not None:
-            trained, improving = report.trained_parameters, report.kept == f"epoch {report.epochs}"
-            own = {"before": report.before, "best": report.best, "still_improving": improving}
-            report = {**asdict(report), **own}
+            trained = report.trained_parameters
+            own = {name: getattr(report, name) for name in ("before", "best", "still_improving")}
+            report = {**asdict(replace(report, by_series=())), **own}
         weights = None if model.scale_weights is None else model.scale_weights.tolist()  # None: each window its own
         found = {"trained_parameters": trained, "fit_report": report, "scale_weights": weights}
         return {**super().describe(model), **found}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrainingSample, _batch_collate_fn_train
+from darts.models.forecasting.torch_forecasting_model import TorchDataModule
+from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrainingSample
 
 from darts_msft import arguments
 from darts_msft.backbones import load_class
@@ -16,6 +16,9 @@ from darts_msft.forecasting import Form
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.training.score import stack_weights
+from darts_msft.training.units import Units, find_units
+from darts_msft.training.validation_windows import located_loader
+from darts_msft.training.windows import spread
 
 logger = logging.getLogger("darts_msft")
 
@@ -44,16 +47,23 @@ class Trial(NamedTuple):
         return next(scales for scales, score in enumerate(self.stacked) if score <= enough)
 
 
-def choose_settings(model: Any, dataset: Any) -> dict[str, Any]:
-    """The model's arguments that are best for what was left open, by the validation dataset; none where all was given.
+class Batches(NamedTuple):
+    """What judges the settings."""
+
+    windows: list[TorchTrainingBatch]
+    units: Units
+
+
+def choose_settings(model: Any, train: Any, val: Any) -> dict[str, Any]:
+    """Arguments that are best for what the model left open, by the validation dataset `val`; none where all was given.
 
     First the patch size, at the default finest context, then the finest context, each only if it gains `LEAST_GAIN`;
     then the smallest K whose score is within that of the largest's.
     """
     free = _open_settings(model)
-    batches = _batches(model, dataset) if free else []
-    if not batches:
+    if not free or not _has_labels(model, val):
         return {}
+    batches = _batches(model, train, val)
     found = _trial(model, batches, {})
     if found is None:
         return {}
@@ -86,20 +96,22 @@ def _open_settings(model: Any) -> set[str]:
     return found | ({"num_scales"} if given["num_scales"] is None and isinstance(given["weight_init"], str) else set())
 
 
-def _batches(model: Any, dataset: Any) -> list[TorchTrainingBatch]:
-    """Windows of the dataset, evenly; none where they lack what is to be forecast."""
-    if dataset is None or len(dataset) == 0 or not isinstance(dataset[0], TorchTrainingSample):
-        return []
-    first = dataset[0].future_target
-    if first is None or len(first) != model.output_chunk_length:
-        return []
-    count = max(LEAST_WINDOWS, min(WINDOWS, VALUES // first.size))
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int))
-    parts = np.array_split(chosen, max(1, len(chosen) // model.batch_size))
-    return [_batch_collate_fn_train([dataset[int(index)] for index in part]) for part in parts]
+def _has_labels(model: Any, windows: Any) -> bool:
+    """Whether there are windows, with what is to be forecast."""
+    if windows is None or len(windows) == 0 or not isinstance(windows[0], TorchTrainingSample):
+        return False
+    labels = windows[0].future_target
+    return labels is not None and len(labels) == model.output_chunk_length
 
 
-def _trial(model: Any, batches: list[TorchTrainingBatch], changes: dict[str, int]) -> Trial | None:
+def _batches(model: Any, train: Any, val: Any) -> Batches:
+    """Validation windows, evenly, with the units of the score."""
+    count = max(LEAST_WINDOWS, min(WINDOWS, VALUES // val[0].future_target.size))
+    data = TorchDataModule(train, val, dataloader_kwargs={"batch_size": model.batch_size})
+    return Batches(list(located_loader(data, sampler=spread(len(val), count))), find_units(train, val))
+
+
+def _trial(model: Any, batches: Batches, changes: dict[str, int]) -> Trial | None:
     """With these arguments; None where the model can't have them, or has no finite score."""
     try:
         arguments.resolve({**model.model_params, **changes})
@@ -110,7 +122,7 @@ def _trial(model: Any, batches: list[TorchTrainingBatch], changes: dict[str, int
     given |= {"patch_size": model.model_params["patch_size"], "finest_context": model.model_params["finest_context"]}
     fixed = {"method": "zero_shot", "likelihood": "native", "enable_finetuning": False, "linear_member": False}
     resolved = arguments.resolve({**MethodConfig().to_dict(), **MixingConfig().to_dict(), **given, **fixed, **changes})
-    module = _module(model, resolved, batches[0])
+    module = _module(model, resolved, batches.windows[0])
     form = _form(module, batches)
     if not bool(form.isfinite().all()):
         return None
@@ -136,10 +148,10 @@ def _module(model: Any, resolved: arguments.Resolved, batch: TorchTrainingBatch)
 
 
 @torch.no_grad()
-def _form(module: MSFTModule, batches: list[TorchTrainingBatch]) -> torch.Tensor:
+def _form(module: MSFTModule, batches: Batches) -> torch.Tensor:
     """The score of these windows as a quadratic form in the scales' weights."""
     module.take(Form.STACKED)
-    module.score.reset()
-    for index, batch in enumerate(batches):
+    module.score_in(batches.units)
+    for index, batch in enumerate(batches.windows):
         module.validation_step(batch, index)
     return module.score.compute().form

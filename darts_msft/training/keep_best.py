@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from darts_msft.training.movement import moved, snapshot
-from darts_msft.training.report import Candidate, FitReport
+from darts_msft.training.report import Candidate, FitReport, mean_of, rows_of
 
 logger = logging.getLogger("darts_msft")
 
@@ -43,9 +43,11 @@ class KeepBest(pl.Callback):
         Of the order of the training windows.
     validates
         Whether there are validation data.
+    began
+        `time.perf_counter()` where the fit began, before what it did until now.
     """
 
-    def __init__(self, seed: int, validates: bool) -> None:
+    def __init__(self, seed: int, validates: bool, began: float) -> None:
         self.seed, self.validates = seed, validates
         self.candidates: list[Candidate] = []
         self.report: FitReport | None = None
@@ -53,7 +55,8 @@ class KeepBest(pl.Callback):
         self._tensors: dict[str, Tensor] = {}
         self._start: dict[str, Tensor] = {}  # what trains, before the first step
         self._moved: dict[str, float] = {}
-        self._scored_step, self._seconds_before = -1, 0.0
+        self._by_series: dict[str, Tensor] = {}  # scores (N, V): "naive", "before", "kept"
+        self._scored_step, self._seconds_before, self._started = -1, 0.0, began
         self._undone_step = 0  # where the fit last went back
         self._fitting, self._resumed = False, False
         self._start_label: str | None = None  # a new head's training begins before Lightning's sanity check
@@ -76,7 +79,6 @@ class KeepBest(pl.Callback):
 
     def compare_untrained(self, trainer: Any, module: Any, batches: Any) -> None:
         """A fit that trains nothing: scores what the pretrained model can do, and keeps the best, if any."""
-        self._started = time.perf_counter()
         state = module.state_dict().items()
         before = {name: value.clone() for name, value in state if name == "form" or name.startswith("scale_weights.")}
         try:
@@ -100,6 +102,7 @@ class KeepBest(pl.Callback):
             "candidates": [asdict(one) for one in self.candidates],
             "tensors": dict(self._tensors),
             "start": dict(self._start),
+            "by_series": dict(self._by_series),
             "scored_step": self._scored_step,
             "undone_step": self._undone_step,
             "seed": self.seed,
@@ -111,6 +114,7 @@ class KeepBest(pl.Callback):
         self.candidates = [Candidate(**one) for one in state_dict["candidates"]]
         self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
         self._start = dict(state_dict.get("start", {}))  # a checkpoint of an older version has none
+        self._by_series = dict(state_dict.get("by_series", {}))
         self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
         self._undone_step = state_dict.get("undone_step", 0)
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
@@ -127,8 +131,8 @@ class KeepBest(pl.Callback):
     # ---------------------------------------------------------------- Lightning's hooks
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._fitting, self._started = True, time.perf_counter()
-        self._epoch_started = self._started  # a resumed epoch may have begun in another process
+        self._fitting = True
+        self._epoch_started = time.perf_counter()  # a resumed epoch may have begun in another process
         self.seed = trainer.strategy.broadcast(self.seed)  # each process drew its own
         trainer.num_sanity_val_steps = 0 if self._resumed else inf
         pl_module.start_from_one_scale()
@@ -234,8 +238,12 @@ class KeepBest(pl.Callback):
         for _, score in module.settle_scores():
             best = self.best
             if isfinite(score):
+                if best is None and trainer.global_step == 0:
+                    self._by_series["before"] = module.by_series
                 self.candidates.append(Candidate(label or module.start_label, score, trainer.global_step))
+                self._by_series["naive"] = module.naives
                 if best is None or score < best.score:
+                    self._by_series["kept"] = module.by_series
                     state = module.state_dict()
                     self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
         module.score.reset()
@@ -244,6 +252,7 @@ class KeepBest(pl.Callback):
 
     def _report(self, module: Any, trains: bool) -> FitReport:
         best = self.best
+        weights, season = module.shared_weights(), module.units.season
         learned, asked = module.learned_by(solved=best is not None and (best.step > 0 or best.label == BEFORE))
         return FitReport(
             kept="last weights (without a validation score)" if self.best is None else self.best.label,
@@ -255,6 +264,14 @@ class KeepBest(pl.Callback):
             weight_learning=learned,
             weight_learning_asked=asked,
             moved=self._moved,
+            naive=mean_of(self._by_series.get("naive")),
+            season=season,
+            naive_season=season if season is not None and season <= module.input_chunk_length else None,
+            measured_on=module.units.measured_on,
+            weights=None if weights is None else tuple(weights.tolist()),
+            has_linear=module.linear is not None,
+            lookback=None if module.linear is None or module.linear.absent else module.linear.lookback,
+            by_series=rows_of(self._by_series, module.units.components),
         )
 
     def _seconds(self) -> float:

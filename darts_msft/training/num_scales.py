@@ -52,6 +52,8 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
     model._model_params["num_scales"] = model._module_settings["num_scales"]
     install(model, best.model)
     logger.info("num_scales='auto': %s", str(report).replace("\n", "; "))
+    if report.warning is not None:
+        logger.warning(report.warning)
     return model
 
 

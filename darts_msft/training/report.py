@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+LEAST_SHOWN = 0.005  # weight of a member that `str` names
+MOST_EPOCHS = 3  # that it names at the beginning, and at the end
+
+Row = tuple[int, str, float | None, float | None, float | None]
+"""Of `per_series`: series, component, and the scores of the naive forecast, before, and kept."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +34,19 @@ class Candidate:
 class FitReport:
     """The last `fit` in numbers; `str` gives them in a few lines.
 
-    `kept` labels the state that the model now has; `candidates` are all with a finite score on the validation series
-    (lower is better), those before the first step first: the pretrained model at one scale, at all scales weighted by
-    backcasts, and at all scales with stacked weights. `epoch_seconds` has every epoch's wall time, its validation
-    included; `seconds` is the whole fit's. `num_scales_scores` has each K's best score where `num_scales="auto"`
-    compared them; `seconds` is then that of all these fits, everything else that of the winner's.
+    Scores are of the validation series: the CRPS over the error of the seasonal naive where that was `measured_on` (the
+    training part, unless the validation series are others, or no series), averaged over series and components; lower is
+    better. Its season has `season` steps; None: none was found, and it is the last value. `naive` is its own score on
+    the same windows, with `naive_season` steps; None where that is longer than the input: it is the last value there.
+
+    `kept` labels the state that the model now has; `candidates` are all with a finite score, those before the first
+    step first: the pretrained model at one scale, at all scales weighted by backcasts, and at all scales with stacked
+    weights. `epoch_seconds` has every epoch's wall time, its validation included; `seconds` is the whole fit's, that of
+    the linear member included. `num_scales_scores` has each K's best score where `num_scales="auto"` compared them;
+    `seconds` is then that of all these fits, everything else that of the winner's.
+
+    `weights` are those of the members that were kept: of the scales, then of the linear member if the model
+    `has_linear`; None where each window has its own. `lookback` is the linear member's, in steps.
 
     `weight_learning` says what the scales' weights learned from, as in the model's argument of this name, "uniform"
     where they stayed, "one scale" or "backcasts" where the pretrained model was kept that way, None where there is one
@@ -50,6 +69,14 @@ class FitReport:
     weight_learning: str | None = None
     weight_learning_asked: str | None = None
     moved: Mapping[str, float] = field(default_factory=dict)
+    naive: float | None = None
+    season: int | None = None
+    naive_season: int | None = None
+    measured_on: str = "training part"
+    weights: tuple[float, ...] | None = None
+    has_linear: bool = False
+    lookback: int | None = None
+    by_series: tuple[Row, ...] = field(default=(), repr=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"moved": {}, **state})  # a report of version 0.1 lacks it
@@ -79,21 +106,134 @@ class FitReport:
         """Mean wall time of an epoch; 0 where none was run."""
         return sum(self.epoch_seconds) / max(self.epochs, 1)
 
+    @property
+    def still_improving(self) -> bool:
+        """Whether the last epoch was the best state: more of them may be better still."""
+        return bool(self.candidates) and self.candidates[-1].step > 0 and self.best == self.candidates[-1].score
+
+    @property
+    def per_series(self) -> pd.DataFrame | None:
+        """A row for each validation series (by position) and component with a score; None without validation data.
+
+        `naive`, `before` and `kept` are scores (`before` as in the property of that name), `ratio` is kept / before,
+        and `worse` says where that is more than 1. NaN where unknown.
+        """
+        if not self.by_series:
+            return None
+        frame = pd.DataFrame(self.by_series, columns=["series", "component", "naive", "before", "kept"])
+        frame = frame.astype(dict.fromkeys(("naive", "before", "kept"), float))
+        return frame.assign(ratio=frame["kept"] / frame["before"], worse=frame["kept"] > frame["before"])
+
+    @property
+    def warning(self) -> str | None:
+        """In words, where the naive forecast beats what was kept."""
+        if self.naive is None or self.best is None or self.naive >= self.best:
+            return None
+        return (
+            f"{self._naive_name} ({self.naive:.4f}) beats what was kept ({self.best:.4f}) on the validation series: "
+            "give a longer input_chunk_length, more data or more epochs, or use it instead"
+        )
+
+    @property
+    def _naive_name(self) -> str:
+        return _name_of(self.naive_season)
+
     def __str__(self) -> str:
-        lines = [f"kept: {self.kept}"]
-        if self.best is not None:
-            before = ", ".join(f"{state.label} {state.score:.4f}" for state in self.candidates if state.step == 0)
-            lines[0] += f", validation CRPS {self.best:.4f} ({before or 'no finite score before'})"
+        """At most ten lines."""
+        lines = self._scores()
+        lines.append(self._kept())
+        if self.warning is not None:
+            lines.append(f"warning: {self.warning}")
         if self.num_scales_scores is not None:
             scores = ", ".join(f"{scales}: {score:.4f}" for scales, score in self.num_scales_scores.items())
-            lines.append(f"validation CRPS by num_scales: {scores}")
-        share = f"{self.trained_parameters:,} of {self.all_parameters:,} parameters ({self.trained_share:.1%})"
-        times = f"{self.seconds_per_epoch:.2f} s each, {self.seconds:.1f} s in all"
+            lines.append(f"best score by num_scales: {scores}")
         if self.weight_learning is not None:
-            missed = self.weight_learning_asked == "stacking" and self.weight_learning in ("uniform", "mixed_loss")
-            reason = " (stacking had no validation score)" if missed else ""
-            lines.append(f"weights of the scales: {self.weight_learning}{reason}")
-        lines.append(f"trained: {share}")
-        if self.moved:
-            lines.append("moved: " + ", ".join(f"{group} {100 * part:.3g}%" for group, part in self.moved.items()))
-        return "\n".join([*lines, f"epochs: {self.epochs}, {times}"])
+            lines.append(self._members())
+        share = f"{self.trained_parameters:,} of {self.all_parameters:,} parameters ({self.trained_share:.1%})"
+        moves = ", ".join(f"{group} {100 * part:.3g}%" for group, part in self.moved.items())
+        lines.append(f"trained: {share}" + (f"; moved: {moves}" if moves else ""))
+        times = f"{self.seconds_per_epoch:.2f} s each, {self.seconds:.1f} s in all"
+        return "\n".join([*lines, f"time: {self.epochs} epochs, {times}"])
+
+    def _scores(self) -> list[str]:
+        """What the score is, the scores before the first step, and the epochs'."""
+        if not self.candidates:
+            return []
+        lines = []
+        if self.naive is not None:
+            lines.append(
+                f"validation score: CRPS over the error of {_name_of(self.season)} on the {self.measured_on}, averaged "
+                "over series and components; lower is better"
+            )
+        start = [f"{one.label} {one.score:.4f}" for one in self.candidates if one.step == 0]
+        naive = [] if self.naive is None else [f"{self._naive_name.removeprefix('the ')} {self.naive:.4f}"]
+        lines.append("before: " + "; ".join(naive + (start or ["no finite score"])))
+        trained = [one for one in self.candidates if one.step > 0]
+        if trained:
+            best = min(range(len(trained)), key=lambda index: trained[index].score)
+            shown = {*range(MOST_EPOCHS), best, *range(len(trained) - MOST_EPOCHS, len(trained))}
+            parts, last = [], -1
+            for index in sorted(shown & set(range(len(trained)))):
+                gap = "... " if index > last + 1 else ""
+                parts.append(f"{gap}{trained[index].label.removeprefix('epoch ')}: {trained[index].score:.4f}")
+                last = index
+            longer = " (the last was the best: train longer)" if self.still_improving else ""
+            lines.append("epochs: " + ", ".join(parts) + longer)
+        return lines
+
+    def _kept(self) -> str:
+        if self.best is None:
+            return f"kept: {self.kept}"
+        against = [(self._naive_name, self.naive)]
+        if self.candidates[0].step == 0 and self.candidates[0].label != self.kept:
+            against.append((self.candidates[0].label, self.candidates[0].score))
+        gains = [
+            f"{100 * abs(1 - self.best / score):.0f} % {'below' if self.best <= score else 'above'} {name}"
+            for name, score in against
+            if score
+        ]
+        return f"kept: {self.kept}, {self.best:.4f}" + (f" ({', '.join(gains)})" if gains else "")
+
+    def _members(self) -> str:
+        """Which members carry weight, and what the weights learned from."""
+        missed = self.weight_learning_asked == "stacking" and self.weight_learning in ("uniform", "mixed_loss")
+        without = " (stacking had no validation score)" if missed else ""
+        learned = f"{self.weight_learning}{without}"
+        if self.weights is None:
+            return f"weights: of each window, by {learned}"
+        names = [f"scale {scale}" for scale in range(len(self.weights) - self.has_linear)]
+        if self.has_linear:
+            names.append("linear member" + (f" (look-back {self.lookback} steps)" if self.lookback else ""))
+        shown = [(name, part) for name, part in zip(names, self.weights, strict=True) if part >= LEAST_SHOWN]
+        if len(shown) == 1:
+            return f"weights: only {shown[0][0]} is used here{without}"
+        return f"weights, by {learned}: " + ", ".join(f"{name} {100 * part:.0f} %" for name, part in shown)
+
+
+def _name_of(season: int | None) -> str:
+    return "the last value" if season is None else f"the seasonal naive ({season} steps)"
+
+
+def mean_of(scores: Float[Tensor, "N V"] | None) -> float | None:
+    """Over series and components, without those that are not finite; None where there are none."""
+    if scores is None or not bool(scores.isfinite().any()):
+        return None
+    return float(scores[scores.isfinite()].mean())
+
+
+def rows_of(scores: Mapping[str, Float[Tensor, "N V"]], components: tuple[str, ...]) -> tuple[Row, ...]:
+    """By series and component that was observed, from scores by name: "naive", "before", "kept"; None where unknown."""
+    if "kept" not in scores:
+        return ()
+    missing = scores["kept"].new_full(scores["kept"].shape, float("nan"))
+    naive, before, kept = (scores.get(name, missing).tolist() for name in ("naive", "before", "kept"))
+    return tuple(
+        (series, component, _known(naive[series][v]), _known(before[series][v]), _known(row[v]))
+        for series, row in enumerate(kept)
+        for v, component in enumerate(components)
+        if isfinite(row[v])
+    )
+
+
+def _known(score: float) -> float | None:
+    return score if isfinite(score) else None

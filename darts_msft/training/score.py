@@ -8,11 +8,9 @@ over the validation data gives the best weights and their score.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import nnls
 from torch import Tensor
 from torchmetrics import Metric
@@ -53,34 +51,62 @@ def stack_weights(gram: Float[Tensor, "S S"]) -> Float[Tensor, "S"]:
     return torch.as_tensor(solution / solution.sum()).to(gram)
 
 
-class Scored(NamedTuple):
-    """The CRPS as a quadratic form in weights that all windows share, and at the weights that each window had."""
+class Scored:
+    """The CRPS in units, for N series: a form in weights that all windows share, and at those that each window had.
 
-    form: Float[Tensor, "S S"]
-    value: Float[Tensor, ""]
+    No tuple: torchmetrics would squeeze its tensors.
+    """
+
+    def __init__(
+        self,
+        forms: Float[Tensor, "N V S S"],
+        values: Float[Tensor, "N V"],
+        naives: Float[Tensor, "N V"],
+        seen: Bool[Tensor, "N V"],
+    ) -> None:
+        self.forms, self.values, self.naives, self.seen = forms, values, naives, seen
+
+    @property
+    def form(self) -> Float[Tensor, "S S"]:
+        """The mean over series and components."""
+        return self.forms[self.seen].mean(dim=0)
+
+    @property
+    def value(self) -> Float[Tensor, ""]:
+        """The mean over series and components."""
+        return self.values[self.seen].mean()
+
+    def at(self, weights: Float[Tensor, "S"]) -> Float[Tensor, "N V"]:
+        """By series and component, at weights that all windows share; NaN where nothing was observed."""
+        return torch.einsum("nvst,s,t->nv", self.forms, weights, weights)
 
 
 class ValidationScore(Metric):
-    """The CRPS as a quadratic form: by component over observed steps, divided by its standard deviation, averaged.
+    """The CRPS as a quadratic form: by series and component over observed steps, in units of each, averaged.
 
-    Dividing makes components of different units count alike. Sums are kept in double precision and are added
-    over processes. A forecast that is no mixture has S = 1: its CRPS alone.
+    So all series and components count alike. Beside it, the absolute error of the naive forecast in the same units,
+    which is the CRPS of a point. Sums are kept in double precision and are added over processes. A forecast that is no
+    mixture has S = 1: its CRPS alone.
     """
 
     full_state_update = False
     products: Tensor
     weighted: Tensor
     weight: Tensor
-    count: Tensor
-    total: Tensor
-    square: Tensor
+    naive: Tensor
+    naive_weight: Tensor
 
-    def __init__(self, num_components: int, num_scales: int) -> None:
+    def __init__(self, unit: Float[Tensor, "N V"], num_scales: int, season: int | None = None) -> None:
         super().__init__()
-        for name in ("weighted", "weight", "count", "total", "square"):
-            self.add_state(name, torch.zeros(num_components, dtype=torch.float64), dist_reduce_fx="sum")
-        products = torch.zeros(num_components, num_scales, num_scales, dtype=torch.float64)
+        self.unit, self.season = unit.double(), season
+        for name in ("weighted", "weight", "naive", "naive_weight"):
+            self.add_state(name, torch.zeros_like(self.unit), dist_reduce_fx="sum")
+        products = torch.zeros(*unit.shape, num_scales, num_scales, dtype=torch.float64)
         self.add_state("products", products, dist_reduce_fx="sum")
+
+    def unit_of(self, series: Int[Tensor, "B"]) -> Float[Tensor, "B V"]:
+        """The units of windows of these series."""
+        return self.unit.to(series.device)[series]
 
     def update(
         self,
@@ -88,34 +114,37 @@ class ValidationScore(Metric):
         weights: Float[Tensor, "B S"],
         target: Float[Tensor, "B H V"],
         sample_weight: Float[Tensor, "B H _"] | None,
+        series: Int[Tensor, "B"],
+        naive: Float[Tensor, "B H V"],
     ) -> None:
-        """Adds a batch with the scales' weights in each window; steps whose target is NaN are left out."""
+        """Adds a batch with the scales' weights in each window; steps whose target is NaN are left out.
+
+        `naive` is that forecast; where it is NaN its error is not counted.
+        """
         observed = ~torch.isnan(target)
         weight = observed.double() if sample_weight is None else torch.where(observed, sample_weight, 0).double()
-        value = torch.where(observed, target, 0).double()
         counted = torch.where(observed[..., None, None], products, 0).double()
         by_window = torch.einsum("bhvst,bhv->bvst", counted, weight)
-        self.products += by_window.sum(dim=0)
-        self.weighted += torch.einsum("bvst,bs,bt->v", by_window, weights.double(), weights.double())
-        self.weight += weight.sum(dim=(0, 1))
-        self.count += observed.sum(dim=(0, 1))
-        self.total += value.sum(dim=(0, 1))
-        self.square += value.square().sum(dim=(0, 1))
+        self.products.index_add_(0, series, by_window)
+        self.weighted.index_add_(0, series, torch.einsum("bvst,bs,bt->bv", by_window, *2 * [weights.double()]))
+        self.weight.index_add_(0, series, weight.sum(dim=1))
+        error = (naive - target).abs().double()
+        told = torch.where(error.isnan(), 0, weight)
+        self.naive.index_add_(0, series, (error.nan_to_num(0.0) * told).sum(dim=1))
+        self.naive_weight.index_add_(0, series, told.sum(dim=1))
 
     def compute(self) -> Scored:
-        seen = self.count > 0
-        mean = self.total[seen] / self.count[seen]
-        deviation = (self.square[seen] / self.count[seen] - mean.square()).clamp(min=0).sqrt()
-        deviation = torch.where(deviation > 1e-6 * mean.abs(), deviation, 1.0)
-        units = self.weight[seen].clamp(min=1e-12) * deviation
-        form = (self.products[seen] / units[:, None, None]).mean(dim=0)
-        return Scored(form, (self.weighted[seen] / units).mean())
+        unit = self.unit.to(self.weight)
+        total = self.weight * unit  # 0 / 0 where nothing was observed
+        naives = self.naive / (self.naive_weight * unit)
+        return Scored(self.products / total[..., None, None], self.weighted / total, naives, self.weight > 0)
 
 
 class ErrorProducts(Metric):
     """Products of the scales' errors, for the weights of forecasts that are no mixture: points and quantiles.
 
-    Summed over observed steps, and over components, each divided by its scales' mean square error.
+    Errors come in units of their series. Summed over observed steps, and over components, each divided by its scales'
+    mean square error.
     """
 
     full_state_update = False

@@ -13,8 +13,11 @@ from darts_msft.training.report import FitReport
 logger = logging.getLogger("darts_msft")
 
 
-def weigh_scales(trainer: Any, module: Any, data: Any) -> FitReport | None:
-    """Keeps the best of the pretrained model's forms on the validation windows; None where there is one form only."""
+def weigh_scales(trainer: Any, module: Any, data: Any, began: float) -> FitReport | None:
+    """Keeps the best of the pretrained model's forms on the validation windows; None where there is one form only.
+
+    `began` is `time.perf_counter()` where the fit began.
+    """
     sample = data.val_dataset[0]
     labels = sample.future_target if isinstance(sample, TorchTrainingSample) else sample[-1]
     if not module.scale_forms:
@@ -28,7 +31,7 @@ def weigh_scales(trainer: Any, module: Any, data: Any) -> FitReport | None:
             module.output_chunk_length,
         )
         return None
-    keep = KeepBest(seed=0, validates=True)
+    keep = KeepBest(seed=0, validates=True, began=began)
     with keep.attached_to(trainer):
         keep.compare_untrained(trainer, module, data.val_dataloader())
     return keep.report

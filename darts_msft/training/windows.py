@@ -14,6 +14,7 @@ from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrai
 from torch.utils.data import DataLoader, DistributedSampler
 
 from darts_msft.linear.seasons import find_season
+from darts_msft.training.validation_windows import located_loader
 
 logger = logging.getLogger("darts_msft")
 
@@ -120,10 +121,9 @@ class FitData(TorchDataModule):
 
     def val_dataloader(self) -> list[Any] | DataLoader:
         if self.val_dataset is None or not self._thins or self._has_sampler:
-            return super().val_dataloader()
+            return located_loader(self)
         # processes share what a sampler gives, which Lightning sees to
-        chosen = spread(len(self.val_dataset), VALIDATION_WINDOWS)
-        return self._create_dataloader(self.val_dataset, sampler=chosen)
+        return located_loader(self, sampler=spread(len(self.val_dataset), VALIDATION_WINDOWS))
 
     @property
     def _has_sampler(self) -> bool:

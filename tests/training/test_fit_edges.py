@@ -11,7 +11,7 @@ import torch
 from darts.models import NLinearModel
 from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, ZERO_SHOT, make_model, wave
+from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, ZERO_SHOT, make_model, naive_unit, wave
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.forecasting import Form
@@ -104,8 +104,8 @@ def test_the_score_of_a_batch_is_at_the_present_weights(tiny_moirai: str) -> Non
 
     keep = Keep()
     model = make_model(tiny_moirai, trainer={"callbacks": [keep]}, batch_size=64, **STILL).fit(wave(60), val_series=VAL)
-    deviation = VAL.values()[32:].std()  # about that of the horizons
-    assert keep.scores[0] / deviation == pytest.approx(model.candidates[0].score, rel=0.1)
+    unit = naive_unit(wave(60), season=1)[0]
+    assert keep.scores[0] / unit == pytest.approx(model.candidates[0].score, rel=1e-4)
 
 
 class Preset(MSFTFoundationModel):

@@ -49,51 +49,64 @@ def make_batch(rows: int, seed: int, missing: float = 0.0, weight_columns: int =
     return error, target, weight
 
 
-def score_loop(batches: list[Batch]) -> float:
-    """Mean over components of (weighted mean CRPS / standard deviation), over observed steps."""
+UNIT = torch.tensor([[1.0, 1e-3, 1e4], [2.0, 3e-3, 5e4]])
+"""Of two series."""
+
+
+def series_of(target: Tensor) -> Tensor:
+    """Windows take turns."""
+    return torch.arange(len(target)) % 2
+
+
+def score_loop(batches: list[Batch], unit: Tensor = UNIT) -> float:
+    """Mean over series and components of (weighted mean CRPS / unit), over observed steps."""
     scores = []
-    for component in range(batches[0][0].shape[2]):
-        errors, weights, values = [], [], []
+    for series, component in np.ndindex(*unit.shape):
+        errors, weights = [], []
         for error, target, weight in batches:
             for row, step in np.ndindex(*target.shape[:2]):
-                value = target[row, step, component].item()
-                if math.isnan(value):
+                if series_of(target)[row] != series or math.isnan(target[row, step, component].item()):
                     continue
-                values.append(value)
                 errors.append(error[row, step, component].item())
                 weights.append(1.0 if weight is None else weight[row, step, component % weight.shape[2]].item())
-        if values:
-            scores.append(np.average(errors, weights=weights) / (np.std(values) or 1.0))
+        if weights:
+            scores.append(np.average(errors, weights=weights) / unit[series, component].item())
     return float(np.mean(scores))
 
 
+def add(score: ValidationScore, products: Tensor, weights: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    score.update(products, weights, target, weight, series_of(target), torch.zeros_like(target))
+
+
 def score_of(batches: list[Batch]) -> float:
-    score = ValidationScore(num_components=batches[0][0].shape[2], num_scales=1)
+    score = ValidationScore(UNIT, num_scales=1)
     for error, target, weight in batches:
-        score.update(error[..., None, None], torch.ones(len(target), 1), target, weight)
-    form, value = score.compute()
-    assert form.item() == pytest.approx(value.item(), rel=1e-12)
-    return value.item()
+        add(score, error[..., None, None], torch.ones(len(target), 1), target, weight)
+    scored = score.compute()
+    assert scored.form.item() == pytest.approx(scored.value.item(), rel=1e-12)
+    return scored.value.item()
 
 
 @pytest.mark.parametrize("weight_columns", [0, 3])
 def test_the_score_at_each_window_s_weights_and_as_a_form_in_shared_ones(weight_columns: int) -> None:
     """The form is scored entry by entry."""
-    score, scored, entries = ValidationScore(num_components=3, num_scales=2), [], []
+    score, scored, entries = ValidationScore(UNIT, num_scales=2), [], []
     generator = torch.Generator().manual_seed(9)
     for seed, rows in enumerate((5, 2)):
         error, target, sample_weight = make_batch(rows, seed, 0.3, weight_columns)
         products = error[..., None, None] * torch.randn(rows, 4, 3, 2, 2, generator=generator)
         weights = torch.rand(rows, 2, generator=generator)
-        score.update(products, weights, target, sample_weight)
+        add(score, products, weights, target, sample_weight)
         own = torch.stack([products[row] @ weights[row] @ weights[row] for row in range(rows)])
         scored.append((own, target, sample_weight))
         entries.append((products, target, sample_weight))
-    form, value = score.compute()
-    assert value.item() == pytest.approx(score_loop(scored), rel=1e-5)
+    found = score.compute()
+    assert found.value.item() == pytest.approx(score_loop(scored), rel=1e-5)
     for i, j in np.ndindex(2, 2):
         expected = score_loop([(products[..., i, j], *rest) for products, *rest in entries])
-        assert form[i, j].item() == pytest.approx(expected, rel=1e-5)
+        assert found.form[i, j].item() == pytest.approx(expected, rel=1e-5)
+    shared = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    assert found.at(shared).mean().item() == pytest.approx((shared @ found.form @ shared).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
@@ -103,30 +116,40 @@ def test_score_is_the_loop_over_components_and_steps(weight_columns: int, missin
     assert score_of(batches) == pytest.approx(score_loop(batches), rel=1e-6)
 
 
-def test_components_never_observed_are_left_out_and_reset_forgets() -> None:
+def test_what_was_never_observed_is_left_out_and_reset_forgets() -> None:
     error, target, _ = make_batch(6, seed=4)
     target[..., 1] = torch.nan
-    score = ValidationScore(num_components=3, num_scales=1)
+    target[1::2] = torch.nan  # all of a series
+    score = ValidationScore(UNIT, num_scales=1)
     weights = torch.ones(6, 1)
-    score.update(error[..., None, None] + 1, weights, target, None)
+    add(score, error[..., None, None] + 1, weights, target, None)
     score.reset()
-    score.update(error[..., None, None], weights, target, None)
+    add(score, error[..., None, None], weights, target, None)
     assert score.compute().value.item() == pytest.approx(score_loop([(error, target, None)]), rel=1e-6)
 
 
-@pytest.mark.parametrize("level", [0.0, 0.1, 1.6484971439342955, 0.020751932984913537, -433647.3900101544])
-def test_a_constant_component_counts_in_its_own_units(level: float) -> None:
-    """Its deviation of 0 divides nothing, and neither does what rounding leaves of it in the sums."""
-    for rows, batches in ((1, 1), (333, 1), (5, 40), (17, 40), (39, 40)):
-        target, error = torch.full((rows, 24, 1), level), torch.full((rows, 24, 1), 0.5)
-        assert score_of([(error, target, None)] * batches) == pytest.approx(0.5)
+@pytest.mark.parametrize("weight_columns", [0, 3])
+def test_the_naive_forecast_is_scored_alike(weight_columns: int) -> None:
+    """A step that it can't tell is left out of its score alone."""
+    _, target, weight = make_batch(8, 2, 0.3, weight_columns)
+    naive = torch.randn(target.shape, generator=torch.Generator().manual_seed(5))
+    naive[0, 1] = torch.nan
+    score = ValidationScore(UNIT, num_scales=1)
+    score.update(target[..., None, None] * 0, torch.ones(8, 1), target, weight, series_of(target), naive)
+    told = torch.where(naive.isnan(), torch.nan, target)
+    assert score.compute().naives.mean().item() == pytest.approx(
+        score_loop([((naive - target).abs(), told, weight)]), rel=1e-5
+    )
 
 
-def test_a_small_variation_about_a_large_level_still_counts() -> None:
-    """Temperatures in Kelvin, pressures in pascal: a deviation of 1e-4 of the level is a real one."""
-    wave = torch.sin(torch.arange(4800.0)).reshape(200, 24, 1).double()
-    target, error = 1e5 + 10 * wave, torch.full((200, 24, 1), 5.0).double()
-    assert score_of([(error, target, None)]) == pytest.approx(5.0 / (10 * math.sqrt(0.5)), rel=1e-3)
+def test_a_forecast_that_broke_down_has_no_score() -> None:
+    """Of one window; the mean over series leaves nothing out."""
+    error, target, _ = make_batch(6, seed=4)
+    error[1, 2, 0] = torch.nan
+    score = ValidationScore(UNIT, num_scales=1)
+    add(score, error[..., None, None], torch.ones(6, 1), target, None)
+    assert score.compute().value.isnan()
+    assert score.compute().form.isnan().all()
 
 
 @pytest.mark.parametrize("rank", [50, 2])
