@@ -129,9 +129,13 @@ def test_weather_is_by_hour_and_airport() -> None:
     """Unrecorded hours and a wind that can't be are missing; of an hour that comes twice the first row stays."""
     rows = pd.DataFrame({"year": 2013, "month": 11, "day": 3, "hour": [1, 1, 2, 3], "origin": [*"AABB"]})
     found = departures.weather_by_hour(
-        rows.assign(temp=[39.02, 50, 60, 70], wind_speed=[1.26, 2, 1048, 4], precip=[0.01, 1, 0, 0], visib=[0.25, 1, 1, 1])
+        rows.assign(
+            temp=[39.02, 50, 60, 70], wind_speed=[1.26, 2, 1048, 4], precip=[0.01, 1, 0, 0], visib=[0.25, 1, 1, 1]
+        )
     )
-    assert found.columns.tolist() == [f"{of}_{what}" for of in "AB" for what in ("temp", "wind_speed", "precip", "visib")]
+    assert found.columns.tolist() == [
+        f"{of}_{what}" for of in "AB" for what in ("temp", "wind_speed", "precip", "visib")
+    ]
     assert found.shape[0] == 8760
     known = found.loc["2013-11-03 01:00":"2013-11-03 03:00"].T.to_numpy()  # type: ignore[misc]
     nan = np.nan
