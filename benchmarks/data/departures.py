@@ -2,8 +2,8 @@
 
 departures.csv, which the benchmarks read: its 336,776 flights, counted by airport and by the hour that they were
 scheduled to depart, in local time: 8,760 hours of 2013 by three airports. Hours without a flight count 0.
-new_york_2013.csv.gz, which ships in darts_msft/datasets: the same counts and the weather at the three airports, a row an
-hour without its stamp.
+new_york_2013.csv.gz, which ships in darts_msft/datasets: the same counts and the weather at the airports, a row an hour
+without its stamp.
 """
 
 from __future__ import annotations
