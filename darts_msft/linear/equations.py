@@ -30,24 +30,19 @@ class Frame(NamedTuple):
         return self.lookback + self.shift + self.horizon
 
 
+class Stretch(NamedTuple):
+    """The steps from `start` to before `stop` of a series."""
+
+    start: int
+    stop: int
+
+
 class Equations(NamedTuple):
     """Means over windows of the products of inputs x and targets y, both without the mean of the window's past."""
 
     gram: Float[np.ndarray, "L L"]  # x x'
     cross: Float[np.ndarray, "L H"]  # x y'
-    power: Float[np.ndarray, "H"]  # y y
     windows: int  # how many
-
-    def errors(self, weight: Float[np.ndarray, "L H"]) -> Float[np.ndarray, "H"]:
-        """Mean squared error of the forecast weight' x at every step."""
-        fitted = np.einsum("lh,lh->h", weight, self.gram @ weight - 2 * self.cross)
-        return np.maximum(self.power + fitted, 0.0)
-
-
-def blend(own: Equations, pooled: Equations, share: float) -> Equations:
-    """Equations in which a component's own windows count 1 - `share` and those of all components `share`."""
-    gram, cross, power = ((1 - share) * a + share * b for a, b in zip(own[:3], pooled[:3], strict=True))
-    return Equations(gram, cross, power, own.windows)
 
 
 def merge(parts: Iterable[Equations | None]) -> Equations | None:
@@ -58,17 +53,38 @@ def merge(parts: Iterable[Equations | None]) -> Equations | None:
             merged = merged or part
             continue
         windows = merged.windows + part.windows
-        gram, cross, power = (a + (b - a) * (part.windows / windows) for a, b in zip(merged[:3], part[:3], strict=True))
-        merged = Equations(gram, cross, power, windows)
+        gram, cross = (a + (b - a) * (part.windows / windows) for a, b in zip(merged[:2], part[:2], strict=True))
+        merged = Equations(gram, cross, windows)
     return merged
 
 
-def equations_of(series: Sequence[Float[np.ndarray, "_"]], frame: Frame) -> Equations | None:
+def without(everything: Equations | None, part: Equations | None) -> Equations | None:
+    """The windows that are not in `part`; None where there are none."""
+    if everything is None or part is None:
+        return everything
+    windows = everything.windows - part.windows
+    if windows <= 0:
+        return None
+    gram, cross = (a + (a - b) * (part.windows / windows) for a, b in zip(everything[:2], part[:2], strict=True))
+    return Equations(gram, cross, windows)
+
+
+def equations_of(
+    series: Sequence[Float[np.ndarray, "_"]], frame: Frame, touching: Sequence[Stretch | None] | None = None
+) -> Equations | None:
     """Of all windows without a gap (NaN); each series counts in units of its standard deviation.
 
-    None where no window fits. A series that doesn't vary says nothing.
+    `touching` asks for those alone that have a step in the stretch of their series. None where no window fits. A series
+    that doesn't vary says nothing.
     """
-    return merge(_of_segment(part, frame) for one in series for part in segments(standardised(one), frame.length))
+    whole = [Stretch(0, len(one)) for one in series] if touching is None else touching
+    around = frame.length - 1
+    parts = (
+        standardised(one)[max(stretch.start - around, 0) : stretch.stop + around]
+        for one, stretch in zip(series, whole, strict=True)
+        if stretch is not None
+    )
+    return merge(_of_segment(segment, frame) for part in parts for segment in segments(part, frame.length))
 
 
 def spread_of(values: Float[np.ndarray, "_"]) -> float:
@@ -100,14 +116,14 @@ def _of_segment(x: Float[np.ndarray, "T"], frame: Frame) -> Equations:
     count = len(x) - frame.length + 1
     products = window_products(x, frame.length) / count
     past, future = slice(frame.lookback), slice(frame.lookback + frame.shift, None)
-    gram, cross, power = products[past, past], products[past, future], products.diagonal()[future]
+    gram, cross = products[past, past], products[past, future]
     # the mean of the past is m = 1' x / L: taken from inputs (on both sides) and targets
     with_mean = gram.mean(axis=1)  # E[x m]
     mean_square = with_mean.mean()  # E[m m]
     mean_target = cross.mean(axis=0)  # E[m y]
     gram = gram - with_mean[:, None] - with_mean + mean_square
     cross = cross - with_mean[:, None] - mean_target + mean_square
-    return Equations(gram, cross, power - 2 * mean_target + mean_square, count)
+    return Equations(gram, cross, count)
 
 
 def window_products(x: Float[np.ndarray, "T"], length: int) -> Float[np.ndarray, "N N"]:

@@ -1,14 +1,16 @@
 """The fit of the linear member: candidates, how well each forecasts, their average, and its distribution.
 
-A candidate is a ridge regression with a look-back, a penalty, and a share of all components' windows in each
-component's equations. Of each look-back and share the penalty is taken that is best for all components together; these
-are averaged, for each component with weights that fall with a power of its mean squared errors. This is safer than the
+A candidate is a ridge regression with a look-back, from each component's own windows or those of all components, or the
+seasonal naive forecast. Of each look-back the penalty is taken that is best on the validation windows for all
+components together. Candidates are judged on these windows and, by regressions that leave a fold out, on windows of all
+times of the training series: a validation part without holidays doesn't tell what forecasts holidays. They are
+averaged, for each component with weights that fall with a power of their mean squared errors. This is safer than the
 best one and than weights by least squares, and costs nothing later: an average of linear maps is one linear map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, repeat
 from typing import NamedTuple
 
@@ -17,27 +19,26 @@ import torch
 from jaxtyping import Float
 
 from darts_msft.linear.equations import Equations, Frame, equations_of, merge
+from darts_msft.linear.folds import Fold, cross_residuals, make_folds
 from darts_msft.linear.member import LinearMember
-from darts_msft.linear.ridge import leverage, residuals, solve
+from darts_msft.linear.ridge import residuals, solve
 from darts_msft.linear.student import Student, choose_student
-from darts_msft.linear.windows import Windows, comparable, cut_windows, hold_out
+from darts_msft.linear.windows import Windows, comparable, hold_out
 
 PENALTIES = (1e-4, 1e-2, 1.0)  # relative to the mean diagonal of the Gram matrix
-SHARES = (0.0, 1.0)  # own matrices, one for all; their average shrinks the one towards the other
 POWER = 8.0  # weights ~ MSE ** -POWER
 LEAST_WEIGHT = 0.02  # of a candidate in the average
 MOST_OWN = 32  # components with matrices of their own; more of them share one
-TRAINING_WINDOWS = 256  # whose residuals tell the distribution, together with those on validation windows
 
 Series = Sequence[Float[np.ndarray, "_ V"]]
 
 
 class Candidate(NamedTuple):
-    """A ridge regression in the average."""
+    """A ridge regression, or the seasonal naive forecast, in the average."""
 
-    frame: Frame
-    share: float  # of all components' windows in a component's equations
-    penalty: float
+    frame: Frame  # of the naive one: a season to look back
+    pooled: bool  # from all components' windows, not each component's own
+    penalty: float | None  # None: the seasonal naive forecast
     error: Float[np.ndarray, "V"]  # mean squared on the windows that judge, in units; NaN: can't be told
     weight: Float[np.ndarray, "V"] | None = None  # in the average
 
@@ -51,13 +52,19 @@ class LinearFit(NamedTuple):
 
 
 def fit_linear(
-    series: Series, horizon: int, lookbacks: Sequence[int], shift: int = 0, validation: Windows | None = None
+    series: Series,
+    horizon: int,
+    lookbacks: Sequence[int],
+    shift: int = 0,
+    validation: Windows | None = None,
+    season: int | None = None,
 ) -> LinearFit | None:
     """From all windows of the training series without a gap (NaN); None where no look-back fits into any.
 
-    Choices are made on the validation windows. Without any that are complete, the last fifth of every series judges
-    fits to the rest, and what was chosen is fitted anew to all. (Generalised cross-validation is fooled where series
-    are short: windows overlap, so that one that is left out is not unseen.)
+    The forecast that repeats the last `season` steps takes part too where that is one of the look-backs. Without
+    validation windows that are complete, the last fifth of every series judges fits to the rest, and what was chosen is
+    fitted anew to all. (Generalised cross-validation is fooled where series are short: windows overlap, so that one
+    that is left out is not unseen.)
     """
     _check(series, horizon, lookbacks, shift, validation)
     series = [np.where(np.isfinite(one), one, np.nan).astype(np.float64) for one in series]
@@ -70,19 +77,24 @@ def fit_linear(
         return None
     frames = [Frame(lookback, horizon, shift) for lookback in usable]
     pooled = _pooled(judged, frames)
-    candidates = [
-        candidate
-        for frame, equations in pooled.items()
-        for candidate in _best_penalties(judged, frame, equations, windows)
-    ]
+    candidates = [one for frame, found in pooled.items() for one in _best_penalties(judged, frame, found, windows)]
     if not candidates:
         return None
-    candidates = _weighted(candidates, alike=series[0].shape[1] > MOST_OWN)
-    weight, moved = _average(judged, candidates, pooled)
-    trained = cut_windows(judged, Frame(weight.shape[1], horizon, shift), TRAINING_WINDOWS)
-    student = _distribution(weight, [(trained, moved), (windows, 0 * moved)])
+    if season in usable:
+        candidates.append(_seasonal_naive(Frame(season, horizon, shift), windows))
+    folds = make_folds(judged, max(pooled))
+    crossed = _crossed(judged, candidates, folds) if folds else []
+    if folds:
+        units = np.concatenate([fold.windows.unit for fold in folds])
+        errors = [_mean_square(one, units) for one in crossed]
+        candidates = [_judged_on_both(*pair) for pair in zip(candidates, errors, strict=True)]
+    weights = _weights(candidates, alike=series[0].shape[1] > MOST_OWN)
+    mixed = sum(row[:, None] * one for row, one in zip(weights, crossed, strict=True)) if folds else None
+    candidates = [one._replace(weight=row) for one, row in zip(candidates, weights, strict=True) if row.any()]
+    weight = _average(judged, candidates, pooled)
+    student = _distribution(weight, windows, mixed, folds)
     if not validated:
-        weight, _ = _average(series, candidates, _pooled(series, list({one.frame for one in candidates})))
+        weight = _average(series, candidates, _pooled(series, list(pooled)))
     member = LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student)))
     return LinearFit(member, candidates, validated)
 
@@ -99,6 +111,9 @@ def _check(series: Series, horizon: int, lookbacks: Sequence[int], shift: int, v
         raise ValueError(f"validation windows have {validation.future.shape[1]} steps to forecast, not {horizon}")
 
 
+# ---------------------------------------------------------------- candidates
+
+
 def _own_equations(series: Series, frame: Frame, pooled: Equations | None = None) -> Iterator[Equations | None]:
     """Of each component; `pooled` for one without any windows."""
     for component in range(series[0].shape[1]):
@@ -111,82 +126,122 @@ def _pooled(series: Series, frames: Sequence[Frame]) -> dict[Frame, Equations]:
 
 
 def _best_penalties(series: Series, frame: Frame, pooled: Equations, windows: Windows) -> Iterator[Candidate]:
-    """For each share the candidate with the lowest mean error over components."""
+    """With each component's own windows, then with all, the candidate with the lowest mean error over components."""
     components = series[0].shape[1]
-    shares = SHARES if 1 < components <= MOST_OWN else (1.0,)
-    grid = [(share, penalty) for share in shares for penalty in PENALTIES]
-    for_all = {penalty: solve(pooled, pooled, 1.0, penalty) for penalty in PENALTIES}
-    owns = repeat(pooled, components) if shares == (1.0,) else _own_equations(series, frame, pooled)
-    errors = np.empty((len(grid), components))
-    for component, own in enumerate(owns):
-        assert own is not None
-        for row, (share, penalty) in enumerate(grid):
-            ridge = for_all[penalty] if share == 1 else solve(own, pooled, share, penalty)
-            errors[row, component] = _error(ridge.weight, windows, component)
-    told = ~np.isnan(errors).all(axis=0)
-    means = errors[:, told].mean(axis=1).reshape(len(shares), len(PENALTIES))
-    for share, best, rows in zip(shares, means.argmin(axis=1), errors.reshape(*means.shape, -1), strict=True):
-        yield Candidate(frame, share, PENALTIES[best], rows[best])
+    errors = np.empty((2, len(PENALTIES), components))
+    for row, penalty in enumerate(PENALTIES):
+        errors[1, row] = _mean_square(_residuals(solve(pooled, penalty)[None], windows), windows.unit)
+    alone = 1 < components <= MOST_OWN
+    if alone:
+        for component, own in enumerate(_own_equations(series, frame, pooled)):
+            assert own is not None
+            some = windows.of(component)
+            for row, penalty in enumerate(PENALTIES):
+                errors[0, row, component] = _mean_square(_residuals(solve(own, penalty)[None], some), some.unit)[0]
+    for kind in range(not alone, 2):
+        told = ~np.isnan(errors[kind]).all(axis=0)
+        best = int(errors[kind][:, told].mean(axis=1).argmin())
+        yield Candidate(frame, bool(kind), PENALTIES[best], errors[kind, best])
 
 
-def _error(weight: Float[np.ndarray, "L H"], windows: Windows, component: int) -> float:
-    """Mean squared error in units over what was observed."""
-    error = residuals(weight, windows.past[:, :, component], windows.future[:, :, component])
-    error = error[windows.unit[:, component] > 0] / windows.unit[windows.unit[:, component] > 0, component, None]
-    seen = ~np.isnan(error)
-    return float(np.mean(error[seen] ** 2)) if seen.any() else np.nan
+def _seasonal_naive(frame: Frame, windows: Windows) -> Candidate:
+    error = _mean_square(_residuals(_repeat_season(frame)[None], windows), windows.unit)
+    return Candidate(frame, True, None, error)
 
 
-def _weighted(candidates: list[Candidate], alike: bool) -> list[Candidate]:
-    """Those with any weight; `alike`: with the same weights in all components."""
+def _repeat_season(frame: Frame) -> Float[np.ndarray, "L H"]:
+    """The map from a season to the steps that repeat it."""
+    return np.eye(frame.lookback)[:, (frame.shift + np.arange(frame.horizon)) % frame.lookback]
+
+
+# ---------------------------------------------------------------- how well they forecast
+
+
+def _residuals(weight: Float[np.ndarray, "W L H"], windows: Windows) -> Float[np.ndarray, "B V H"]:
+    """Of maps for each component, or of one for all."""
+    past, future = (np.moveaxis(part, 2, 0) for part in (windows.past, windows.future))
+    return np.stack([residuals(*column) for column in zip(cycle(weight), past, future, strict=False)], axis=1)
+
+
+def _mean_square(errors: Float[np.ndarray, "B V H"], unit: Float[np.ndarray, "B V"]) -> Float[np.ndarray, "V"]:
+    """In units, over what was observed; NaN where that is nothing."""
+    square = (errors / np.where(unit > 0, unit, np.nan)[:, :, None]) ** 2
+    seen = ~np.isnan(square)
+    count = seen.sum(axis=(0, 2))
+    return np.where(count > 0, np.where(seen, square, 0.0).sum(axis=(0, 2)) / count.clip(1), np.nan)
+
+
+def _crossed(
+    series: Series, candidates: Sequence[Candidate], folds: Sequence[Fold]
+) -> list[Float[np.ndarray, "B V H"]]:
+    """Each candidate's errors on the folds' windows, which its regression has not seen."""
+    penalties: dict[Frame, dict[bool, float]] = {}
+    for one in candidates:
+        if one.penalty is not None:
+            penalties.setdefault(one.frame, {})[one.pooled] = one.penalty
+    found = {frame: cross_residuals(series, frame, some, folds) for frame, some in penalties.items()}
+    return [
+        np.concatenate([_residuals(_repeat_season(one.frame)[None], fold.windows) for fold in folds])
+        if one.penalty is None
+        else found[one.frame][one.pooled]
+        for one in candidates
+    ]
+
+
+def _judged_on_both(candidate: Candidate, crossed: Float[np.ndarray, "V"]) -> Candidate:
+    """With the mean of its errors on validation windows and on folds, where both are known; else that on the former."""
+    both = (candidate.error + crossed) / 2
+    return candidate._replace(error=np.where(np.isnan(both), candidate.error, both))
+
+
+def _weights(candidates: Sequence[Candidate], alike: bool) -> Float[np.ndarray, "N V"]:
+    """In the average; `alike`: the same in all components."""
     errors = np.stack([candidate.error for candidate in candidates])
     mean = np.nanmean(errors, axis=1, keepdims=True)
     errors = np.where(np.isnan(errors) | alike, mean, errors)
     weights = (errors.min(axis=0).clip(1e-300) / errors.clip(1e-300)) ** POWER
     weights /= weights.sum(axis=0)
     weights[weights < np.minimum(LEAST_WEIGHT, weights.max(axis=0))] = 0.0
-    weights /= weights.sum(axis=0)
-    return [one._replace(weight=row) for one, row in zip(candidates, weights, strict=True) if row.any()]
+    return np.asarray(weights / weights.sum(axis=0))
+
+
+# ---------------------------------------------------------------- their average
 
 
 def _average(
-    series: Series, candidates: list[Candidate], pooled: dict[Frame, Equations]
-) -> tuple[Float[np.ndarray, "W L H"], Float[np.ndarray, "V"]]:
-    """The average as one map from the longest look-back, without its mean; and its leverage in each component."""
+    series: Series, candidates: Sequence[Candidate], pooled: Mapping[Frame, Equations]
+) -> Float[np.ndarray, "W L H"]:
+    """One map from the longest look-back, without its mean."""
     components = series[0].shape[1]
     longest = max(candidate.frame.lookback for candidate in candidates)
     matrices = 1 if components > MOST_OWN else components
     total = np.zeros((matrices, longest, candidates[0].frame.horizon))
-    moved = np.zeros(components)
-    for frame, share, penalty, _, weights in candidates:
+    for frame, for_all, penalty, _, weights in candidates:
         assert weights is not None
-        everyone = pooled[frame]
-        alone = components == 1 or components > MOST_OWN
-        for_all = solve(everyone, everyone, 1.0, penalty, with_inverse=True) if share == 1 else None
-        for component, own in enumerate(
-            repeat(everyone, components) if alone else _own_equations(series, frame, everyone)
-        ):
+        if penalty is None:
+            total[:, longest - frame.lookback :] += weights[:matrices, None, None] * _repeat_season(frame)
+            continue
+        equations = repeat(pooled[frame], matrices) if for_all else _own_equations(series, frame, pooled[frame])
+        shared = solve(pooled[frame], penalty) if for_all else None
+        for component, own in zip(range(matrices), equations, strict=True):
             assert own is not None
-            ridge = for_all or solve(own, everyone, share, penalty, with_inverse=True)
-            moved[component] += weights[component] * leverage(ridge, own, everyone, share)
-            if component < matrices:
-                # the mean of the shorter look-back is part of the map
-                total[component, longest - frame.lookback :] += weights[component] * (ridge.weight + 1 / frame.lookback)
-    return total - total.mean(axis=1, keepdims=True), moved
+            weight = solve(own, penalty) if shared is None else shared
+            # the mean of the shorter look-back is part of the map
+            total[component, longest - frame.lookback :] += weights[component] * (weight + 1 / frame.lookback)
+    return total - total.mean(axis=1, keepdims=True)
 
 
 def _distribution(
-    weight: Float[np.ndarray, "W L H"], parts: Sequence[tuple[Windows, Float[np.ndarray, "V"]]]
+    weight: Float[np.ndarray, "W L H"],
+    windows: Windows,
+    crossed: Float[np.ndarray, "B V H"] | None,
+    folds: Sequence[Fold],
 ) -> Student:
-    """From the residuals of windows, each part with its leverage, for which they are enlarged.
-
-    Training residuals beside those on validation windows lower the CRPS: these are fewer, and of one time of the year.
-    """
-    errors, spreads = [], []
-    for windows, moved in parts:
-        inputs = windows.past[:, windows.past.shape[1] - weight.shape[1] :]
-        columns = zip(cycle(weight), np.moveaxis(inputs, 2, 0), np.moveaxis(windows.future, 2, 0), strict=False)
-        errors.append(np.stack([residuals(*column) for column in columns], axis=1) / (1 - moved[:, None]))
-        spreads.append(inputs.std(axis=1))
-    units = np.concatenate([windows.unit for windows, _ in parts])
-    return choose_student(np.concatenate(errors), np.concatenate(spreads), units)
+    """From residuals on windows that the regressions have not seen: those of validation, and those of the folds."""
+    parts = [(windows, _residuals(weight, windows))]
+    if crossed is not None:
+        ends = np.cumsum([len(fold.windows.unit) for fold in folds])[:-1]
+        parts += zip([fold.windows for fold in folds], np.split(crossed, ends), strict=True)
+    spreads = [one.past[:, one.past.shape[1] - weight.shape[1] :].std(axis=1) for one, _ in parts]
+    units = [one.unit for one, _ in parts]
+    return choose_student(np.concatenate([errors for _, errors in parts]), *map(np.concatenate, (spreads, units)))

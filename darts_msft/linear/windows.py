@@ -21,6 +21,10 @@ class Windows(NamedTuple):
     unit: Float[np.ndarray, "B V"]
     """What an error of 1 is: the spread of the window's series, so that components and series count alike."""
 
+    def of(self, component: int) -> Windows:
+        """One component alone."""
+        return Windows(*(part[..., component : component + 1] for part in self))
+
 
 def complete(windows: Windows, lookback: int) -> Bool[np.ndarray, "B V"]:
     """Whether a forecast from the last `lookback` steps can be judged: they are all there, and some of the future."""
@@ -60,12 +64,20 @@ def hold_out(
     return heads, cut_windows(tails, frame, HELD_OUT) if tails else None
 
 
-def cut_windows(series: Sequence[Float[np.ndarray, "_ V"]], frame: Frame, count: int) -> Windows:
-    """At most `count` windows, evenly over all positions of all series, in units of their series' spread."""
+def cut_windows(
+    series: Sequence[Float[np.ndarray, "_ V"]],
+    frame: Frame,
+    count: int,
+    units: Sequence[Float[np.ndarray, "V"]] | None = None,
+) -> Windows:
+    """At most `count` windows, evenly over all positions of all series, in units of their series' spread.
+
+    `units` are those of what the series were cut from.
+    """
     starts = [max(len(one) - frame.length + 1, 0) for one in series]
     ends = np.cumsum(starts)
     chosen = np.unique(np.linspace(0, max(ends[-1] - 1, 0), min(count, ends[-1])).astype(int))
-    spreads = [np.array([spread_of(column) for column in one.T]) for one in series]
+    units = units or [spreads_of(one) for one in series]
     past, future, unit = [], [], []
     for position in chosen:
         index = int(np.searchsorted(ends, position, side="right"))
@@ -73,5 +85,10 @@ def cut_windows(series: Sequence[Float[np.ndarray, "_ V"]], frame: Frame, count:
         window = series[index][start : start + frame.length]
         past.append(window[: frame.lookback])
         future.append(window[frame.lookback + frame.shift :])
-        unit.append(spreads[index])
+        unit.append(units[index])
     return Windows(np.stack(past), np.stack(future), np.stack(unit))
+
+
+def spreads_of(series: Float[np.ndarray, "_ V"]) -> Float[np.ndarray, "V"]:
+    """Each component's."""
+    return np.array([spread_of(column) for column in series.T])

@@ -39,8 +39,9 @@ def fit_linear_member(module: Any, data: Any) -> None:
     train = train[:: math.ceil(len(train) / MOST_SERIES)]
     freq = next(iter(_as_list(data.train_dataset.series))).freq
     horizon, shift = module.output_chunk_length, module.output_chunk_shift
-    lookbacks = candidate_lookbacks(module.input_chunk_length, find_season(freq, train))
-    fit = fit_linear(train, horizon, lookbacks, shift, _windows(val, lookbacks, horizon, shift))
+    season = find_season(freq, train)
+    lookbacks = candidate_lookbacks(module.input_chunk_length, season)
+    fit = fit_linear(train, horizon, lookbacks, shift, _windows(val, lookbacks, horizon, shift), season)
     if fit is None:
         logger.warning(
             "no linear member: no training series varies and has %d steps without a gap", lookbacks[0] + shift + horizon

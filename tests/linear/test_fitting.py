@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from darts_msft.linear.equations import Frame, equations_of
+from darts_msft.linear.equations import Frame, equations_of, merge
 from darts_msft.linear.fitting import LEAST_WEIGHT, LinearFit, fit_linear
 from darts_msft.linear.ridge import solve
 from darts_msft.linear.windows import Windows, cut_windows
@@ -35,7 +35,7 @@ def test_one_candidate_is_its_ridge_regression() -> None:
     fit = fit_linear([series], HORIZON, [16], validation=windows_of(make_series(200, seed=1, components=1)))
     (candidate,) = fit.candidates
     own = equations_of([series[:, 0]], Frame(16, HORIZON))
-    np.testing.assert_allclose(fit.member.weight[0], solve(own, own, 1.0, candidate.penalty).weight, atol=1e-6)
+    np.testing.assert_allclose(fit.member.weight[0], solve(own, candidate.penalty), atol=1e-6)
 
 
 @pytest.mark.parametrize("validated", [True, False])
@@ -51,12 +51,10 @@ def test_the_member_is_the_average_of_its_candidates(validated: bool) -> None:
         frames = {lookback: Frame(lookback, HORIZON) for lookback in (8, 24)}
         for candidate, weight in zip(fit.candidates, weights[:, v], strict=True):
             owns = [equations_of([series[:, k]], frames[candidate.frame.lookback]) for k in range(2)]
-            gram, cross = (np.mean([one[k] for one in owns], axis=0) for k in range(2))
-            pooled = owns[0]._replace(gram=gram, cross=cross, windows=2 * owns[0].windows)
-            ridge = solve(owns[v], pooled, candidate.share, candidate.penalty)
+            ridge = solve(merge(owns) if candidate.pooled else owns[v], candidate.penalty)
             inputs = test.past[:, -candidate.frame.lookback :, v]
             mean = inputs.mean(axis=1, keepdims=True)
-            expected[:, :, v] += weight * (mean + (inputs - mean) @ ridge.weight)
+            expected[:, :, v] += weight * (mean + (inputs - mean) @ ridge)
     np.testing.assert_allclose(fit.member.forecast(torch.tensor(test.past)).loc.numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -76,11 +74,35 @@ def test_waves_are_forecast_with_calibrated_intervals(shift: int, validated: boo
 def test_components_of_one_kind_share_and_others_do_not() -> None:
     def shared(series: np.ndarray, validation: np.ndarray) -> float:
         fit = fit_linear([series], HORIZON, [16], validation=windows_of(validation))
-        return sum(float(candidate.weight.mean()) for candidate in fit.candidates if candidate.share == 1)
+        return sum(float(candidate.weight.mean()) for candidate in fit.candidates if candidate.pooled)
 
     assert shared(make_series(600), make_series(600, seed=1)) < 0.35
     alike = [np.hstack([make_series(60, seed + k, 1) for k in range(8)]) for seed in (0, 20)]
     assert shared(*alike) > 0.5
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_what_repeats_exactly_is_repeated(shift: int) -> None:
+    pattern = np.random.default_rng(0).normal(size=(9, 2)).repeat(2, axis=1)[:, 1:3]
+    series = np.tile(pattern, (30, 1))
+    validation = cut_windows([series], Frame(9, HORIZON, shift), 50)
+    without = fit_linear([series], HORIZON, [9], shift, validation)
+    fit = fit_linear([series], HORIZON, [9], shift, validation, season=9)
+    naive = fit.candidates[-1]
+    assert naive.penalty is None
+    assert naive.weight.min() > 0.9
+    assert all(one.penalty is not None for one in without.candidates)
+    found = fit.member.forecast(torch.tensor(validation.past)).loc.numpy()
+    np.testing.assert_allclose(found, validation.future, atol=1e-4)
+
+
+def test_a_calm_validation_part_does_not_decide_alone() -> None:
+    noisy, calm = make_series(1200, noise=1.0), make_series(300, seed=1, noise=0.0)
+    season = 8 * 13  # of both waves
+    validation = windows_of(calm, lookback=season)
+    fit = fit_linear([noisy], HORIZON, [24, season], validation=validation, season=season)
+    weights = sum(one.weight for one in fit.candidates if one.penalty is None)
+    assert np.max(weights) < 0.1  # alone it would: the naive forecast has no error there
 
 
 def test_many_components_share_one_matrix() -> None:

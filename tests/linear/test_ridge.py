@@ -5,7 +5,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from darts_msft.linear.equations import Frame, equations_of, standardised
-from darts_msft.linear.ridge import leverage, residuals, solve
+from darts_msft.linear.ridge import residuals, solve
 
 FRAME = Frame(8, 3, 1)
 
@@ -30,42 +30,12 @@ def test_the_solution_is_that_of_least_squares_with_penalty_rows(penalty: float)
     scaled = penalty * np.mean((x**2).sum(axis=0))
     rows = np.vstack([x, np.sqrt(scaled) * np.eye(FRAME.lookback)])
     expected = np.linalg.lstsq(rows, np.vstack([y, np.zeros((FRAME.lookback, FRAME.horizon))]), rcond=None)[0]
-    own = equations_of([series], FRAME)
-    np.testing.assert_allclose(solve(own, own, 0.0, penalty).weight, expected, atol=1e-8)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_share_counts_the_windows_of_all(share: float) -> None:
-    first, second = make_series(150), make_series(90, seed=1)
-    own, pooled = equations_of([first], FRAME), equations_of([first, second], FRAME)
-    (x, y), (x2, y2) = windows_of(first), windows_of(second)
-    all_x, all_y = np.vstack([x, x2]), np.vstack([y, y2])
-    gram = (1 - share) * x.T @ x / len(x) + share * all_x.T @ all_x / len(all_x)
-    cross = (1 - share) * x.T @ y / len(x) + share * all_x.T @ all_y / len(all_x)
-    expected = np.linalg.solve(gram + 0.01 * np.mean(np.diag(gram)) * np.eye(FRAME.lookback), cross)
-    np.testing.assert_allclose(solve(own, pooled, share, 0.01).weight, expected, atol=1e-8)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_the_leverage_is_what_a_target_moves_its_own_forecast(share: float) -> None:
-    first, second = make_series(60), make_series(45, seed=1)
-    own, pooled = equations_of([first], FRAME), equations_of([first, second], FRAME)
-    ridge = solve(own, pooled, share, 0.02, with_inverse=True)
-    x, y = windows_of(first)
-    moved = []
-    for window in range(len(x)):
-        changed = y.copy()
-        changed[window] += 1
-        cross = own._replace(cross=x.T @ changed / len(x))
-        both = pooled._replace(cross=pooled.cross + x.T @ (changed - y) / pooled.windows)
-        moved.append(x[window] @ (solve(cross, both, share, 0.02).weight - ridge.weight))
-    assert leverage(ridge, own, pooled, share) == pytest.approx(np.mean(moved), abs=1e-8)
+    np.testing.assert_allclose(solve(equations_of([series], FRAME), penalty), expected, atol=1e-8)
 
 
 def test_a_past_that_does_not_vary_gives_no_weight() -> None:
     own = equations_of([make_series(60)], FRAME)
-    still = own._replace(gram=np.zeros_like(own.gram))
-    assert not solve(still, still, 0.0, 0.1, with_inverse=True).weight.any()
+    assert not solve(own._replace(gram=np.zeros_like(own.gram)), 0.1).any()
 
 
 def test_residuals_are_missing_where_the_past_has_a_gap() -> None:
