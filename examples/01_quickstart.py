@@ -74,7 +74,7 @@ for name, model in models.items():
     naive = name == "seasonal naive"  # has no distribution: its CRPS is its MAE; refitting it recalls the last season
     known = scaler.transform(test) if name == "DLinear" else test
     found = model.historical_forecasts(known, retrain=naive, num_samples=1 if naive else 200, **options)
-    found = scaler.inverse_transform(found) if name == "DLinear" else found
+    found = [scaler.inverse_transform(one) for one in found] if name == "DLinear" else found
     scores = [np.mean(metric([test] * len(found), found)) for metric in (mse, mae, mae if naive else mcrps)]
     rows[name] = [*scores, seconds[name]]
 print_table(rows)
