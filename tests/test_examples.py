@@ -47,16 +47,20 @@ def flags(**options: object) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
 
 
-@pytest.mark.usefixtures("short_series")
-def test_quickstart(example: Example, tmp_path: Path) -> None:
-    """One epoch: a table of positive scores, the candidates, and a picture."""
-    printed = example("01_quickstart.py", *flags(epochs=1, out=tmp_path))
+def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four months, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
+    series = darts_msft.datasets.load_departures()[:3000]
+    monkeypatch.setattr(darts_msft.datasets, "load_dataset", lambda *_: series)
+    printed = example("01_quickstart.py", *flags(epochs=1, out=tmp_path, forecast=tmp_path / "forecast.png"))
     table = {line[:16].strip(): line[16:].replace("*", "").split() for line in printed.splitlines()}
-    models = ("seasonal naive", "DLinear", "zero-shot", "MSFT")
+    models = ("seasonal naive", "DLinear", "zero-shot", "fit in seconds", "finetuned")
     scores = {name: [float(value) for value in table[name]] for name in models}
-    assert all(len(values) == 3 and all(0 < value < 10 for value in values) for values in scores.values())
-    assert "validation score: zero-shot" in printed
-    assert (tmp_path / "quickstart_sea_temperature.png").stat().st_size > 20_000
+    assert all(len(values) == 4 and all(0 < value < 1000 for value in values[:3]) for values in scores.values())
+    assert [name for name in models if scores[name][3] > 0] == ["DLinear", "fit in seconds", "finetuned"]
+    assert scores["fit in seconds"][0] < 0.6 * scores["zero-shot"][0]
+    assert printed.count("kept: ") == 2
+    assert (tmp_path / "quickstart_departures.png").stat().st_size > 20_000
+    assert (tmp_path / "forecast.png").stat().st_size > 20_000
 
 
 def test_compare_a_method_that_trains_and_one_that_does_not(

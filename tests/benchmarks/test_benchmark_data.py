@@ -18,7 +18,7 @@ import pytest
 from benchmarks import data
 from benchmarks.data import PARTS, departures, load
 from benchmarks.data.files import REGISTRY, RawFile, Split
-from darts_msft.datasets import load_sea_temperature
+from darts_msft.datasets import load_departures, load_sea_temperature
 
 pytestmark = pytest.mark.usefixtures("only_given_places")
 
@@ -123,6 +123,33 @@ def test_departures_are_counted_by_hour_and_airport(tmp_path: Path) -> None:
         departures.counted(flights.assign(year=[2013, 2013, 2013, 2014]))
     with pytest.raises(FileNotFoundError, match=r"departures\.csv .*python -m benchmarks\.data\.departures FOLDER"):
         load("departures", "lsf", tmp_path)
+
+
+def test_weather_is_by_hour_and_airport() -> None:
+    """Unrecorded hours and a wind that can't be are missing; of an hour that comes twice the first row stays."""
+    rows = pd.DataFrame({"year": 2013, "month": 11, "day": 3, "hour": [1, 1, 2, 3], "origin": [*"AABB"]})
+    found = departures.weather_by_hour(
+        rows.assign(
+            temp=[39.02, 50, 60, 70], wind_speed=[1.26, 2, 1048, 4], precip=[0.01, 1, 0, 0], visib=[0.25, 1, 1, 1]
+        )
+    )
+    assert found.columns.tolist() == [
+        f"{of}_{what}" for of in "AB" for what in ("temp", "wind_speed", "precip", "visib")
+    ]
+    assert found.shape[0] == 8760
+    known = found.loc["2013-11-03 01:00":"2013-11-03 03:00"].T.to_numpy()  # type: ignore[misc]
+    nan = np.nan
+    expected = [[39.0, nan, nan], [1.3, nan, nan], [0.01, nan, nan], [0.25, nan, nan]]
+    expected += [[nan, 60, 70], [nan, nan, 4], [nan, 0, 0], [nan, 1, 1]]
+    np.testing.assert_array_equal(known, expected)
+    assert int(found.notna().sum().sum()) == 11
+
+
+def test_departures_that_ship_are_those_of_the_benchmarks() -> None:
+    """Written as the command writes them, they are the file whose digest is registered."""
+    frame = load_departures().to_dataframe().astype(int).rename_axis(index="date", columns=None)
+    text = frame.to_csv(date_format="%Y-%m-%d %H:%M:%S", lineterminator="\n")
+    assert f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" == REGISTRY["lsf"]["departures"][0].digest
 
 
 def test_the_bundled_series_needs_no_folder() -> None:
