@@ -30,13 +30,17 @@ STILL = dict.fromkeys(("lr_pretrained", "lr_new", "lr_head", "lr_omega", "lr_lor
 
 
 def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes: Any) -> MSFTFoundationModel:
-    """A model that fits and forecasts in a fraction of a second; `trainer` goes on top of the usual arguments."""
+    """A model that fits and forecasts in a fraction of a second, the method alone: without a linear member.
+
+    `trainer` goes on top of the usual arguments.
+    """
     settings: dict[str, Any] = {
         "input_chunk_length": CONTEXT,
         "output_chunk_length": HORIZON,
         "backbone": checkpoint,
         "num_scales": 2,
         "patch_size": 4,
+        "linear_member": False,
         "n_epochs": 1,
         "batch_size": 16,
         "random_state": 0,

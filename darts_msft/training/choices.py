@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from darts.models.forecasting.torch_forecasting_model import TorchDataModule
-from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrainingSample
+from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrainingSample, _batch_collate_fn_train
 
 from darts_msft import arguments
 from darts_msft.backbones import load_class
@@ -107,7 +107,7 @@ def _has_labels(model: Any, windows: Any) -> bool:
 def _batches(model: Any, train: Any, val: Any) -> Batches:
     """Validation windows, evenly, with the units of the score."""
     count = max(LEAST_WINDOWS, min(WINDOWS, VALUES // val[0].future_target.size))
-    data = TorchDataModule(train, val, dataloader_kwargs={"batch_size": model.batch_size})
+    data = TorchDataModule(train, val, batch_size=model.batch_size, collate_fn=_batch_collate_fn_train)
     return Batches(list(located_loader(data, sampler=spread(len(val), count))), find_units(train, val))
 
 
