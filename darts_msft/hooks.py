@@ -137,9 +137,9 @@ class DartsHooks(FoundationModel):
         """
         weights = nullcontext() if self._fresh else weights_as_before_if_it_fails(self.model)
         with as_before_if_it_fails(self), weights:
-            if self._fresh and find_method(self.model_params["method"]).pretrained:
+            if self._fresh and find_method(self._module_settings["method"]).pretrained:
                 given = signature(super().fit_from_dataset).bind(*args, **kwargs).arguments
-                with weights_kept(self):
+                with weights_kept(self), without_asides():
                     self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset")))
             if self._search_scales and self._requires_training:
                 return fit_every_scale(self, *args, **kwargs)
@@ -151,7 +151,7 @@ class DartsHooks(FoundationModel):
             return
         self._module_settings, likelihood, _ = arguments.resolve({**self.model_params, **chosen})
         self.pl_module_params = {**self.pl_module_params, "likelihood": likelihood}
-        self._model_params = {**self._model_params, **chosen}
+        self._model_params = type(self._model_params)({**self._model_params, **chosen})
         logger.info("chosen on validation data: %s", ", ".join(f"{name}={value}" for name, value in chosen.items()))
 
     def _build_train_dataset(

@@ -26,6 +26,7 @@ WINDOWS, VALUES = 64, 32_768  # at most so many windows, with so many values to 
 LEAST_WINDOWS = 24
 LEAST_GAIN = 0.002  # of the score, for which a default is left, or a scale is added
 FINEST_CONTEXTS = (512, 1024)
+SETTINGS = ("patch_size", "finest_context", "num_scales")
 
 
 class Trial(NamedTuple):
@@ -60,19 +61,18 @@ def choose_settings(model: Any, train: Any, val: Any) -> dict[str, Any]:
     First the patch size, at the default finest context, then the finest context, each only if it gains `LEAST_GAIN`;
     then the smallest K whose score is within that of the largest's.
     """
-    free = _open_settings(model)
-    if not free or not _has_labels(model, val):
+    free, settings = _open_settings(model), model._module_settings
+    options = {
+        "patch_size": load_class(settings["architecture"]).patch_sizes(settings["backbone_config"]),
+        "finest_context": tuple(steps for steps in FINEST_CONTEXTS if steps < model.input_chunk_length),
+    }
+    options = {name: values for name, values in options.items() if name in free and values}
+    if not (options or "num_scales" in free) or not _has_labels(model, val):
         return {}
     batches = _batches(model, train, val)
     found = _trial(model, batches, {})
     if found is None:
         return {}
-    options: dict[str, tuple[int, ...]] = {}
-    if "patch_size" in free:
-        settings = model._module_settings
-        options["patch_size"] = load_class(settings["architecture"]).patch_sizes(settings["backbone_config"])
-    if "finest_context" in free:
-        options["finest_context"] = tuple(steps for steps in FINEST_CONTEXTS if steps < model.input_chunk_length)
     for name, values in options.items():
         for value in values:
             settled = {"patch_size": found.patch_size, "finest_context": found.finest_context, name: value}
@@ -87,10 +87,15 @@ def choose_settings(model: Any, train: Any, val: Any) -> dict[str, Any]:
 
 
 def _open_settings(model: Any) -> set[str]:
-    """Those of patch size, finest context and K that the user left to us."""
+    """Those of patch size, finest context and K that the user left to us.
+
+    None of a model that lacks these arguments: a subclass that settles them itself, or a file of version 0.1.
+    """
     given = model.model_params
+    if not {"mixing", "weight_init", *SETTINGS} <= given.keys():
+        return set()
     found = {"patch_size"} if given["patch_size"] == AUTO else set()
-    if given["mixing"] == "first" or model._module_settings["num_scales"] == 0:
+    if given["mixing"] == "first" or given["num_scales"] in (0, AUTO):
         return found
     found |= {"finest_context"} if given["finest_context"] is None else set()
     return found | ({"num_scales"} if given["num_scales"] is None and isinstance(given["weight_init"], str) else set())
@@ -118,8 +123,7 @@ def _trial(model: Any, batches: Batches, changes: dict[str, int]) -> Trial | Non
     except ValueError as error:
         logger.debug("settings %s are left out: %s", changes, error)
         return None
-    given = {name: model.model_params[name] for name in ("backbone", "revision", "num_scales", *_LENGTHS)}
-    given |= {"patch_size": model.model_params["patch_size"], "finest_context": model.model_params["finest_context"]}
+    given = {name: model.model_params[name] for name in ("backbone", "revision", *SETTINGS, *_LENGTHS)}
     fixed = {"method": "zero_shot", "likelihood": "native", "enable_finetuning": False, "linear_member": False}
     resolved = arguments.resolve({**MethodConfig().to_dict(), **MixingConfig().to_dict(), **given, **fixed, **changes})
     module = _module(model, resolved, batches.windows[0])

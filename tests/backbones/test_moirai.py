@@ -54,7 +54,7 @@ def directory(module: MoiraiModule, tmp_path_factory: pytest.TempPathFactory) ->
 def ours(directory: Path, past: Tensor, patch_size: int, horizon: int) -> MixedForecast:
     """The forecast of (B, C, V) by an untrained `MSFTFoundationModel` with one scale."""
     context, variates = past.shape[1:]
-    settings: dict[str, Any] = {"patch_size": patch_size, "num_scales": 0}
+    settings: dict[str, Any] = {"patch_size": patch_size, "num_scales": 0, "linear_member": False}
     model = MSFTFoundationModel(context, horizon, backbone=str(directory), **settings)
     model.train_sample = TorchTrainingSample(
         past_target=np.zeros((context, variates), dtype=np.float32),

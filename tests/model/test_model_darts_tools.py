@@ -67,6 +67,7 @@ def test_gridsearch(tiny_moirai: str) -> None:
         "patch_size": [4],
         "n_epochs": [1],
         "likelihood": [None],
+        "linear_member": [False],
         "num_scales": [2, "auto"],
         "lr_new": [1e-2],
         "random_state": [0],

@@ -185,8 +185,8 @@ def test_range_of_context_lengths_trains_on_short_series(tiny_moirai: str) -> No
     report = model.fit([wave(25), wave(30, seed=1)], val_series=wave(30, seed=2)).fit_report
     assert report.best < report.before
     assert all(np.isfinite(part.values()).all() for part in model.scale_forecasts(wave(20)))
-    for wrong, what in ((wave(9), "9 steps and 1 comp"), (wave(60, 2), "32 steps and 2 comp")):
-        with pytest.raises(ValueError, match=f"{what}onents; give at least 10 steps and 1 components"):
+    for wrong, what in ((wave(9), "9 steps, but a forecast takes 10"), (wave(60, 2), "2 components; .* 1 components")):
+        with pytest.raises(ValueError, match=what):
             model.scale_forecasts(wrong)
 
 

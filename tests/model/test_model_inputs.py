@@ -28,7 +28,7 @@ from model_fixtures import (
 )
 from trained_names import TRAINED_NAMES
 
-from darts_msft import MSFTFoundationModel, arguments
+from darts_msft import MSFTFoundationModel, plans
 
 FIRST = {"mixing": "first"}
 LORA, FULL = ({"num_scales": None, "method": method} for method in ("lora", "full"))
@@ -108,7 +108,7 @@ def test_largest_num_scales_is_the_last_that_is_taken(tiny_moirai: str, lengths:
 
 def test_largest_num_scales_goes_by_what_scale_0_sees(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For patches of 8 steps 200 would be enough, 64 are not."""
-    monkeypatch.setattr(arguments, "DEFAULT_FINEST_CONTEXT", 64)
+    monkeypatch.setattr(plans, "DEFAULT_FINEST_CONTEXT", 64)
     assert MSFTFoundationModel.largest_num_scales(200, 64, backbone=tiny_moirai) == 5
     lengths = {"input_chunk_length": 200, "output_chunk_length": 64, "patch_size": "auto"}
     assert make_model(tiny_moirai, **lengths, num_scales=5)._module_settings["patch_size"] == 4
