@@ -20,7 +20,7 @@ from darts_msft.bounds import BoundsConfig
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
 from darts_msft.options import AUTO, MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number
-from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_plan
+from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_plan, warn_of_reach
 
 logger = get_logger("darts_msft")
 
@@ -36,8 +36,11 @@ class Resolved(NamedTuple):
     revision: str | None
 
 
-def resolve(given: Mapping[str, Any]) -> Resolved:
-    """From all arguments of a model, by name; raises ValueError for what does not fit together."""
+def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
+    """From all arguments of a model, by name; raises ValueError for what does not fit together.
+
+    `warns` of scales that see less than the whole input: a user's choice may be meant otherwise.
+    """
     given = {name: as_python(value) for name, value in given.items()}
     method, num_scales, likelihood = given["method"], given["num_scales"], given["likelihood"]
     method_cls = find_method(method)
@@ -60,6 +63,8 @@ def resolve(given: Mapping[str, Any]) -> Resolved:
         finest = context  # scale 0 alone forecasts
     asked = Asked(given["patch_size"], num_scales, finest)
     plan = choose_plan(checkpoint, method, method_config, context, horizon, asked)
+    if warns and plan.reach < context:
+        warn_of_reach(plan)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config)
     check_training(method, trains, resolved)

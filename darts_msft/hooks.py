@@ -149,7 +149,7 @@ class DartsHooks(FoundationModel):
         """Takes these for the arguments that were left open, for good."""
         if not chosen:
             return
-        self._module_settings, likelihood, _ = arguments.resolve({**self.model_params, **chosen})
+        self._module_settings, likelihood, _ = arguments.resolve({**self.model_params, **chosen}, warns=False)
         self.pl_module_params = {**self.pl_module_params, "likelihood": likelihood}
         self._model_params = type(self._model_params)({**self._model_params, **chosen})
         logger.info("chosen on validation data: %s", ", ".join(f"{name}={value}" for name, value in chosen.items()))

@@ -98,17 +98,21 @@ def choose_plan(
     if given is None:
         finest = max(finest, pyramid.finest_to_reach(context, scales))
     plan = ScalePlan(context, horizon, patch, scales, finest_context=finest)
-    if plan.reach < context:
-        logger.warning(
-            "finest_context=%d with num_scales=%d: the coarsest scale sees %d of the input's %d steps; for all of them "
-            "give num_scales=%d, or finest_context=%d",
-            *(finest, scales, plan.reach, context),
-            *(pyramid.scales_to_reach(context, finest), pyramid.finest_to_reach(context, scales)),
-        )
     check_tokens(checkpoint, plan, find_method(method).added_tokens(method_config))
     if method_config.joined:
         check_joined_tokens(checkpoint, plan, method_config.attention)
     return plan
+
+
+def warn_of_reach(plan: ScalePlan) -> None:
+    """Says what it takes for the coarsest scale to see the whole input."""
+    context, finest, scales = plan.context, plan.contexts[0], plan.num_scales
+    logger.warning(
+        "finest_context=%d with num_scales=%d: the coarsest scale sees %d of the input's %d steps; for all of them "
+        "give num_scales=%d, or finest_context=%d",
+        *(finest, scales, plan.reach, context),
+        *(pyramid.scales_to_reach(context, finest), pyramid.finest_to_reach(context, scales)),
+    )
 
 
 def check_lengths(input_chunk_length: object, output_chunk_length: int, shift: int) -> tuple[int, int]:

@@ -119,13 +119,14 @@ def _batches(model: Any, train: Any, val: Any) -> Batches:
 def _trial(model: Any, batches: Batches, changes: dict[str, int]) -> Trial | None:
     """With these arguments; None where the model can't have them, or has no finite score."""
     try:
-        arguments.resolve({**model.model_params, **changes})
+        arguments.resolve({**model.model_params, **changes}, warns=False)
     except ValueError as error:
         logger.debug("settings %s are left out: %s", changes, error)
         return None
     given = {name: model.model_params[name] for name in ("backbone", "revision", *SETTINGS, *_LENGTHS)}
     fixed = {"method": "zero_shot", "likelihood": "native", "enable_finetuning": False, "linear_member": False}
-    resolved = arguments.resolve({**MethodConfig().to_dict(), **MixingConfig().to_dict(), **given, **fixed, **changes})
+    options = {**MethodConfig().to_dict(), **MixingConfig().to_dict()}
+    resolved = arguments.resolve({**options, **given, **fixed, **changes}, warns=False)
     module = _module(model, resolved, batches.windows[0])
     form = _form(module, batches)
     if not bool(form.isfinite().all()):
