@@ -22,7 +22,14 @@ def fit(checkpoint: str, folder: str, method: str, devices: int, seed: int) -> M
     """Fits with as many processes as `devices`, which share the batches; writes the order of the windows."""
     order = Order()
     trainer = {"devices": devices, "callbacks": [order], **({"strategy": "ddp"} if devices > 1 else {})}
-    settings = {"method": method, "num_scales": None, "lr_lora": 1e-3, "n_epochs": EPOCHS, "random_state": seed}
+    settings = {
+        "method": method,
+        "num_scales": None,
+        "linear_member": method == "lora",
+        "lr_lora": 1e-3,
+        "n_epochs": EPOCHS,
+        "random_state": seed,
+    }
     model = make_model(checkpoint, trainer=trainer, batch_size=BATCH // devices, **settings)
     model.fit(wave(TRAIN), val_series=wave(VAL, seed=1))
     np.save(f"{folder}/order_{model.trainer.global_rank}.npy", order.seen)

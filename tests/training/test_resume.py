@@ -123,6 +123,7 @@ WORKER = {"num_workers": 1, "persistent_workers": True}
 @pytest.mark.parametrize(
     ("settings", "options"),
     [
+        ({"linear_member": True, "lr_scheduler_cls": None}, {}),
         (SCHEDULE, {}),
         ({"nr_epochs_val_period": 2, "lr_scheduler_cls": None}, {}),  # the checkpoint is written before its epoch ends
         ({"weight_learning": "mixed_loss"}, {"dataloader_kwargs": WORKER}),
