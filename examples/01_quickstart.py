@@ -40,7 +40,7 @@ train, validation, test = series[:first], series[first - CONTEXT : second], seri
 # 2. A linear member, solved in closed form, joins the pretrained model's forecasts. `fit` with method="zero_shot" stops
 # there; the default method finetunes too. Both keep what is best on the validation part.
 shared = {"output_chunk_length": HORIZON, "random_state": 0}
-shared["pl_trainer_kwargs"] = {"accelerator": "cpu"}
+shared["pl_trainer_kwargs"] = {"accelerator": "cpu", "enable_model_summary": False}
 ours = {**shared, "input_chunk_length": CONTEXT, "lower": "auto"}  # nothing below 0 where the series never is
 zero_shot = MSFTFoundationModel(**ours)  # needs no fit
 in_seconds = MSFTFoundationModel(**ours, method="zero_shot")
