@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.training.bounds_of_series import learn_bounds
-from darts_msft.training.choices import choose_settings
+from darts_msft.training.choices import SETTINGS, choose_settings
 from darts_msft.training.failed_fits import as_before_if_it_fails, weights_as_before_if_it_fails
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
@@ -63,13 +65,14 @@ class DartsHooks(FoundationModel):
     pl_module_params: dict[str, Any]
     _model_params: dict[str, Any]
     _linear_solved: dict[str, Any] | None = None
+    _chosen: Mapping[str, int] = MappingProxyType({})  # of what was left open, by the last fit
     _module_settings: dict[str, Any]
     _revision: str | None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
-        self._fit_report = None
+        self._fit_report, self._chosen = None, {}
 
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
         return build_module(self, self._module_settings, self.pl_module_params)
@@ -111,6 +114,7 @@ class DartsHooks(FoundationModel):
                 super()._train(trainer, model, data, load_best=load_best and not validates)
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
+            self._fit_report = replace(self._fit_report, chosen=self._chosen)
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
             if self._fit_report.warning is not None and self._report_level >= logging.INFO:
                 logger.warning(self._fit_report.warning)
@@ -137,6 +141,7 @@ class DartsHooks(FoundationModel):
         """
         weights = nullcontext() if self._fresh else weights_as_before_if_it_fails(self.model)
         with as_before_if_it_fails(self), weights:
+            self._chosen = {}
             if self._fresh and find_method(self._module_settings["method"]).pretrained:
                 given = signature(super().fit_from_dataset).bind(*args, **kwargs).arguments
                 with weights_kept(self), without_asides():
@@ -146,13 +151,9 @@ class DartsHooks(FoundationModel):
             return super().fit_from_dataset(*args, **kwargs)
 
     def _settle(self, chosen: dict[str, Any]) -> None:
-        """Takes these for the arguments that were left open, for good."""
-        if not chosen:
-            return
-        self._module_settings, likelihood, _ = arguments.resolve({**self.model_params, **chosen}, warns=False)
-        self.pl_module_params = {**self.pl_module_params, "likelihood": likelihood}
-        self._model_params = type(self._model_params)({**self._model_params, **chosen})
-        logger.info("chosen on validation data: %s", ", ".join(f"{name}={value}" for name, value in chosen.items()))
+        if chosen:
+            persistence.settle(self, chosen)
+        self._chosen = chosen
 
     def _build_train_dataset(
         self,
@@ -212,7 +213,7 @@ class DartsHooks(FoundationModel):
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
-        own = ["backbone", "revision", "finest_context", "weight_init", "linear_member", "lower", "upper"]
+        own = ["backbone", "revision", "weight_init", "linear_member", "lower", "upper", *SETTINGS]
         rates = [name for name in self.model_params if name.startswith("lr_")] + ["windows_per_epoch"]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 
@@ -258,6 +259,11 @@ class DartsHooks(FoundationModel):
         return shows_bars(self.model_params.get("pl_trainer_kwargs") or {})
 
     def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
+        if self.model is None and self.__dict__["_fit_called"] and not self._zero_shot_only:
+            raise ValueError(
+                "this copy of a fitted model has no weights, which Darts leaves out of copies and pickles: use save() "
+                "and load(), or fit() it"
+            )
         if series is None or not self._fresh:
             return
         method = self.model_params["method"]

@@ -284,8 +284,7 @@ class MSFTModule(ForecastingModule):
         """While a fit runs: without validation data, weights that were to be stacked learn from the mixed loss."""
         self.diverged = False
         if self.learning == "stacking" and not validates:
-            self.learning = "mixed_loss"
-            self.scale_weights.linear.zero_()  # a linear member's can't be learned that way
+            self.learning = "mixed_loss"  # of the scales among themselves: a linear member keeps its share
         try:
             yield
         finally:
@@ -303,7 +302,10 @@ class MSFTModule(ForecastingModule):
 
     def begin_training(self) -> None:
         if self.kind is not Form.TRAINED:
+            share = self.scale_weights.linear.clone()
             self.scale_weights.start()
+            if self.learning != self.mixing.learning:
+                self.scale_weights.linear.copy_(share)
             self.take(Form.TRAINED)
 
     @torch.no_grad()

@@ -89,14 +89,31 @@ def merge(model: Any) -> None:
 
 
 def check_saved(model: Any, saved: Any) -> None:
-    """Refuses weights of a saved model whose scales are others, or that alone has a linear member."""
+    """Refuses weights of a saved model whose scales are others, or that alone has a linear member.
+
+    What the user of this model left open becomes as it is there, for good.
+    """
+    taken = {name: saved._module_settings.get(name, saved.input_chunk_length) for name in _left_open(model)}
+    mine = {**model._module_settings, **taken}
     for name in reversed(_CHOSEN):  # in version 0.1 scale 0 saw the whole input
-        own, theirs = (one._module_settings.get(name, one.input_chunk_length) for one in (model, saved))
+        own, theirs = (
+            settings.get(name, one.input_chunk_length)
+            for settings, one in ((mine, model), (saved._module_settings, saved))
+        )
         if own != theirs:
             raise ValueError(f"{name} is {own} here but {theirs} in the saved model; create the model with {theirs}")
     own, theirs = (one._module_settings["mixing_config"].get("linear_member", False) for one in (model, saved))
     if theirs and not own:
         raise ValueError("the saved model has a linear member; create the model with linear_member=True")
+    if taken:
+        settle(model, taken)
+
+
+def settle(model: Any, chosen: dict[str, Any]) -> None:
+    """Takes these for arguments that were left open, for good."""
+    model._module_settings, likelihood, _ = resolve({**model.model_params, **chosen}, warns=False)
+    model.pl_module_params = {**model.pl_module_params, "likelihood": likelihood}
+    model._model_params = type(model._model_params)({**model._model_params, **chosen})
 
 
 def _fitted_module(model: Any, what: str) -> MSFTModule:

@@ -8,6 +8,8 @@ from scipy import linalg
 
 from darts_msft.linear.equations import Equations
 
+STILL = 1e-6  # of the series' variance: what windows without any leave in the sums, and less than that, is rounding
+
 
 def solve(equations: Equations, penalty: float) -> Float[np.ndarray, "L H"]:
     """W = (G + penalty I)^-1 X'Y, with the penalty in units of the mean diagonal of G.
@@ -18,7 +20,7 @@ def solve(equations: Equations, penalty: float) -> Float[np.ndarray, "L H"]:
     gram, cross = equations.gram.copy(), equations.cross
     length = len(gram)
     diagonal = np.trace(gram) / length
-    if not diagonal > 0:
+    if not diagonal > STILL:
         return np.zeros_like(cross)
     gram.flat[:: length + 1] += penalty * diagonal
     return linalg.solve(gram, cross, assume_a="pos", overwrite_a=True, check_finite=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from darts_msft.building import install
 from darts_msft.plans import TooManyTokens
+from darts_msft.training.choices import SETTINGS
 
 logger = logging.getLogger("darts_msft")
 
@@ -49,7 +50,7 @@ def fit_every_scale(model: Any, train_dataset: Any, val_dataset: Any = None, tra
     report = replace(best.fit_report, num_scales_scores=scores, seconds=seconds)
     model._module_settings, model.pl_module_params = best._module_settings, best.pl_module_params
     model.trainer, model._fit_report, model._search_scales = best.trainer, report, False
-    model._model_params["num_scales"] = model._module_settings["num_scales"]
+    model._model_params.update({name: best.model_params[name] for name in SETTINGS})
     install(model, best.model)
     logger.info("num_scales='auto': %s", str(report).replace("\n", "; "))
     if report.warning is not None:

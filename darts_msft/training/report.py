@@ -57,6 +57,8 @@ class FitReport:
     `moved` says how far the last step's state is from the first's, by group of what trains ("pretrained", "new",
     "lora", "head", "omega", as in the learning rates' names): the norm of the change over the larger of the two norms.
     Weights of the scales that are stacked have no part in it.
+
+    `chosen` are the model's arguments that the user left open and that the fit settled by the zero-shot score.
     """
 
     kept: str
@@ -77,9 +79,10 @@ class FitReport:
     has_linear: bool = False
     lookback: int | None = None
     by_series: tuple[Row, ...] = field(default=(), repr=False)
+    chosen: Mapping[str, int] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"moved": {}, **state})  # a report of version 0.1 lacks it
+        self.__dict__.update({"moved": {}, "chosen": {}, **state})  # a report of version 0.1 lacks it
 
     @property
     def before(self) -> float | None:
@@ -149,6 +152,8 @@ class FitReport:
             lines.append(f"best score by num_scales: {scores}")
         if self.weight_learning is not None:
             lines.append(self._members())
+        if self.chosen:
+            lines.append("chosen: " + ", ".join(f"{name}={value}" for name, value in self.chosen.items()))
         share = f"{self.trained_parameters:,} of {self.all_parameters:,} parameters ({self.trained_share:.1%})"
         moves = ", ".join(f"{group} {100 * part:.3g}%" for group, part in self.moved.items())
         lines.append(f"trained: {share}" + (f"; moved: {moves}" if moves else ""))

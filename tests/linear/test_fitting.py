@@ -166,3 +166,16 @@ def test_overlapping_windows_do_not_hide_overfitting() -> None:
         return float(np.mean(errors_of(fit, windows_of(make_series(600, seed=2, noise=1.0), lookback=100)) ** 2))
 
     assert mean_error([16, 100]) < 1.1 * mean_error([16])
+
+
+@pytest.mark.parametrize("still", range(4))
+@pytest.mark.parametrize("seed", range(3))
+def test_a_series_that_lives_in_one_fold_only_is_learned(still: int, seed: int) -> None:
+    """Without that fold nothing varies, and what is left of the sums is rounding."""
+    rng = np.random.default_rng(seed)
+    series = np.full((800, 1), 7.3)
+    series[200 * still : 200 * (still + 1)] += rng.normal(size=(200, 1)).cumsum(axis=0)
+    validation = windows_of(7.3 + rng.normal(size=(200, 1)).cumsum(axis=0))
+    fit = fit_linear([series], HORIZON, [24], validation=validation)
+    assert np.isfinite(fit.member.weight.numpy()).all()
+    assert np.mean(errors_of(fit, validation) ** 2) < 1

@@ -140,7 +140,7 @@ def test_a_second_fit_learns_from_its_own_series(tiny_moirai: str) -> None:
 
 def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: str) -> None:
     values = wave(120, seed=1).values().copy()
-    values[::5] = np.nan
+    values[::3] = values[1::3] = np.nan
     for likelihood in ("native", None):
         model = make_model(tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, **LONG)
         gapped = wave(120).with_values(values)
@@ -150,13 +150,6 @@ def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: 
         assert model.scale_weights[-1] > 0.5
         model.fit(wave(400), val_series=gapped)
         assert model.scale_weights is None or model.scale_weights[-1] == 0
-
-
-def test_a_fit_without_validation_leaves_it_out(tiny_moirai: str) -> None:
-    model = fit(tiny_moirai, method="msft")
-    assert model.scale_weights[-1] > 0.5
-    model.fit(wave(100))
-    assert model.scale_weights[-1] == 0
 
 
 def test_a_new_head_s_mixture_has_it(tiny_moirai: str) -> None:
@@ -182,3 +175,29 @@ def test_several_series_and_components(tiny_moirai: str) -> None:
     both = model.predict(HORIZON, [wave(90, 2, seed=2), wave(90, 2, seed=3)])
     one = model.predict(HORIZON, wave(90, 2, seed=3))
     np.testing.assert_allclose(both[1].values(), one.values(), rtol=1e-5)
+
+
+def test_it_is_on_by_default_where_its_weight_can_be_stacked(tiny_moirai: str) -> None:
+    settings = {"backbone": tiny_moirai, "input_chunk_length": CONTEXT, "output_chunk_length": HORIZON, "patch_size": 4}
+    found = {
+        str(changes): MSFTFoundationModel(**settings, **changes)._module_settings["mixing_config"]["linear_member"]
+        for changes in ({}, {"mixing": "quantile"}, {"weight_learning": "mixed_loss"}, {"linear_member": False})
+    }
+    assert list(found.values()) == [True, False, False, False]
+
+
+def test_a_fit_without_validation_series_keeps_its_share(tiny_moirai: str) -> None:
+    model = fit(tiny_moirai, method="full", n_epochs=1)
+    share = model.scale_weights[-1]
+    assert share > 0.5
+    model.fit(wave(400))
+    assert model.scale_weights[-1] == pytest.approx(share)
+
+
+def test_of_windows_of_many_lengths_it_tells_most(tiny_moirai: str) -> None:
+    """Its look-back is one that half of them have."""
+    model = make_model(tiny_moirai, linear_member=True, method="zero_shot", input_chunk_length=(10, 40), **LONG)
+    short = [wave(30, seed=seed) for seed in range(4)]
+    model.fit(wave(400), val_series=short)
+    assert model.model.linear.lookback <= 22
+    assert model.scale_weights[-1] > 0.5
