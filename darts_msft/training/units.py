@@ -12,6 +12,7 @@ from jaxtyping import Float
 from darts_msft.linear.seasons import find_season, naive_error
 
 MOST_COLUMNS = 64  # components of series that the season is looked for in
+LIVELIER = 1.25  # times the error on the training part
 MOST_WINDOWS = 256  # that tell the units where the series are not known
 
 
@@ -28,7 +29,8 @@ def find_units(train: Any, val: Any) -> Units:
     """Of two Darts datasets of windows.
 
     As many training as validation series are pairs, by position; else a validation series has its own error as its
-    unit. Where the season's error is 0 or unknown, the unit is the error of the step before; then the same of the
+    unit. So it has where that is a quarter larger or more: a component that was calm before would decide alone.
+    Where the season's error is 0 or unknown, the unit is the error of the step before; then the same of the
     validation series; then its mean absolute value; then 1. Windows of a dataset of the user's own count as one series,
     whose unit is the error of the step before within the windows.
     """
@@ -44,6 +46,8 @@ def find_units(train: Any, val: Any) -> Units:
     paired = known and len(before) == len(own)
     pairs: Iterable[tuple[np.ndarray, ...]] = zip(before, own, strict=True) if paired else zip(own, strict=True)
     values = np.stack([_first_positive([[one] for one in parts], season) for parts in pairs])
+    livelier = np.stack([naive_error([_double(one)], season) for one in own])
+    values = np.where(livelier > LIVELIER * values, livelier, values)
     where = "training part" if paired else "validation series"
     return Units(values, season, tuple(map(str, val.series[0].components)), where)
 
