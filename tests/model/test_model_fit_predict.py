@@ -185,7 +185,7 @@ def test_range_of_context_lengths_trains_on_short_series(tiny_moirai: str) -> No
     report = model.fit([wave(25), wave(30, seed=1)], val_series=wave(30, seed=2)).fit_report
     assert report.best < report.before
     assert all(np.isfinite(part.values()).all() for part in model.scale_forecasts(wave(20)))
-    for wrong, what in ((wave(9), "9 steps, but a forecast takes 10"), (wave(60, 2), "2 components; .* 1 components")):
+    for wrong, what in ((wave(9), "9 steps, but a forecast takes 10"), (wave(60, 2), "2 components; give 1")):
         with pytest.raises(ValueError, match=what):
             model.scale_forecasts(wrong)
 
