@@ -44,9 +44,9 @@ class MSFTFoundationModel(DartsHooks):
     The score is the CRPS of a series and component over the mean absolute error of its seasonal naive on the training
     part (as the MASE has it), averaged over all, so that series of any size count alike; the season is sought in the
     data. Training and validation series are paired by position if there are as many of both; else a validation series
-    is measured on itself. So is a constant one, or, if that is constant too, by its level. Windows that
-    `fit_from_dataset` gets in a dataset of another kind are measured by the last value's error within them. A second
-    fit is compared with the state that it starts from.
+    is measured on itself. So is one that is a quarter livelier than its training part, and a constant one, or, if that
+    is constant too, by its level. Windows that `fit_from_dataset` gets in a dataset of another kind are measured by the
+    last value's error within them. A second fit is compared with the state that it starts from.
 
     All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
     (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...), with these defaults: `n_epochs=10`, AdamW with betas

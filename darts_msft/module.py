@@ -244,9 +244,14 @@ class MSFTModule(ForecastingModule):
     def _weigh(self, form: Float[Tensor, "M M"]) -> None:
         """Sets the weights of the members that run to those with the lowest quadratic form."""
         scales, size = len(self.plan.scales), self.members
-        weights = stack_weights(form[:size, :size])
-        if self.mixes_linear:  # where it has all the weight, windows that it can't tell are left with these
-            weights[:scales] += LEFT * stack_weights(form[:scales, :scales])
+        form = form[:size, :size]
+        weights = stack_weights(form)
+        if self.mixes_linear:
+            alone = nn.functional.pad(stack_weights(form[:scales, :scales]), (0, size - scales))
+            if alone @ form @ alone < weights @ form @ weights:
+                weights = alone.clone()  # the form is of draws, whose noise the solution may have followed
+            # where the linear member has all the weight, windows that it can't tell are left with these
+            weights[:scales] += LEFT * alone[:scales]
         self.scale_weights.set(weights)
 
     @property

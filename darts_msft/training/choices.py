@@ -59,7 +59,7 @@ def choose_settings(model: Any, train: Any, val: Any) -> dict[str, Any]:
     """Arguments that are best for what the model left open, by the validation dataset `val`; none where all was given.
 
     First the patch size, at the default finest context, then the finest context, each only if it gains `LEAST_GAIN`;
-    then the smallest K whose score is within that of the largest's.
+    then the smallest K whose score is within that of the largest's; 0 only where scale 0 sees the whole input.
     """
     free, settings = _open_settings(model), model._module_settings
     options = {
@@ -79,11 +79,12 @@ def choose_settings(model: Any, train: Any, val: Any) -> dict[str, Any]:
             other = None if settled[name] == getattr(found, name) else _trial(model, batches, settled)
             if other is not None and other.score < (1 - LEAST_GAIN) * found.score:
                 found = other
+    chosen = {name: getattr(found, name) for name in options}
     if "num_scales" in free:
-        options["num_scales"] = ()
-        if found.num_scales == 0:  # scale 0 sees what it saw here
-            options["finest_context"] = ()
-    return {name: getattr(found, name) for name in options}
+        # with K = 0 the pretrained model at one scale and the whole input would no longer be compared with
+        least = 0 if found.finest_context >= model.input_chunk_length else 1
+        chosen["num_scales"] = max(found.num_scales, least)
+    return chosen
 
 
 def _open_settings(model: Any) -> set[str]:
@@ -143,7 +144,7 @@ _LENGTHS = ("input_chunk_length", "output_chunk_length", "output_chunk_shift")
 
 
 def _module(model: Any, resolved: arguments.Resolved, batch: TorchTrainingBatch) -> MSFTModule:
-    """The pretrained model with these settings, on the device of the fit."""
+    """The pretrained model with these settings, on the CPU."""
     sample = {"past_target": tuple(batch.past_target.shape[1:]), "future_target": tuple(batch.future_target.shape[1:])}
     parameters = {**model.pl_module_params, "likelihood": resolved.likelihood, "train_sample_shape": sample}
     with torch.random.fork_rng(devices=[]):
