@@ -57,7 +57,7 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     check_options(method, method_config, mixing_config, rates, likelihood, trains)
-    checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
+    checkpoint = Checkpoint(given["backbone"], load_class(architecture).traits_of(config))
     finest = given.get("finest_context")
     if finest is None and mixing_config.only_first:
         finest = context  # scale 0 alone forecasts
@@ -66,8 +66,11 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
     if warns and plan.reach < context:
         warn_of_reach(plan)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
+    if likelihood == "native" and checkpoint.traits.family.deterministic:
+        likelihood = None
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config)
     check_training(method, trains, resolved)
+    check_pretrained_head(checkpoint, method, trains)
     settings = {
         "architecture": architecture,
         "backbone_config": config,
@@ -209,6 +212,17 @@ def check_training(
             f"enable_finetuning=False is not allowed with method={method!r}, whose weights are random before training; "
             "leave it out, or take method='zero_shot'"
         )
+
+
+def check_pretrained_head(checkpoint: Checkpoint, method: str, enable_finetuning: bool | dict[str, list[str]]) -> None:
+    """Refuses to train nothing where the forecast needs a head that is trained first."""
+    if checkpoint.traits.pretrained_head or (find_method(method).trains and enable_finetuning is not False):
+        return
+    asked = f"method={method!r}" if not find_method(method).trains else "enable_finetuning=False"
+    raise ValueError(
+        f"{asked} trains nothing, but backbone={checkpoint.name!r} was pretrained without a head for forecasts: take a "
+        "method that trains one, such as 'linear_probe' or 'msft', and call fit()"
+    )
 
 
 def check_patterns(enable_finetuning: Mapping[str, list[str]], names: list[str]) -> None:

@@ -21,6 +21,7 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.torch import random_method
 
 from darts_msft import arguments, persistence
+from darts_msft.backbones import load_class
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.display import one_bar, shows_bars, with_display, without_asides
 from darts_msft.ensembles import trained_by_new_ensemble
@@ -142,7 +143,7 @@ class DartsHooks(FoundationModel):
         weights = nullcontext() if self._fresh else weights_as_before_if_it_fails(self.model)
         with as_before_if_it_fails(self), weights:
             self._chosen = {}
-            if self._fresh and find_method(self._module_settings["method"]).pretrained:
+            if self._fresh and self._is_pretrained:
                 given = signature(super().fit_from_dataset).bind(*args, **kwargs).arguments
                 with weights_kept(self), without_asides():
                     self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset")))
@@ -266,9 +267,11 @@ class DartsHooks(FoundationModel):
             )
         if series is None or not self._fresh:
             return
-        method = self.model_params["method"]
-        if not find_method(method).pretrained:
-            raise ValueError(f"method={method!r} starts from random weights: it can't forecast before fit(), call that")
+        if not self._is_pretrained:
+            method, backbone = self.model_params["method"], self.model_params["backbone"]
+            random = f"method={method!r} starts from random weights"
+            why = f"backbone={backbone!r} was pretrained without a head" if find_method(method).pretrained else random
+            raise ValueError(f"{why}: it can't forecast before fit(), call that")
         first = series if isinstance(series, TimeSeries) else next(iter(series))
         kind = (first.n_components, first.dtype)
         if self.model is not None and self._zero_shot_kind == kind:
@@ -290,11 +293,18 @@ class DartsHooks(FoundationModel):
         return not self.__dict__["_fit_called"] or self.model is None or self._zero_shot_only
 
     @property
+    def _is_pretrained(self) -> bool:
+        """Whether there is a model that can forecast before `fit`."""
+        settings = self._module_settings
+        traits = load_class(settings["architecture"]).traits_of(settings["backbone_config"])
+        return find_method(settings["method"]).pretrained and traits.pretrained_head
+
+    @property
     def _fit_called(self) -> bool:
         """Darts' own; but an ensemble takes a model with its pretrained weights alone as it takes its other members."""
         called: bool = self.__dict__["_fit_called"]
         trained = trained_by_new_ensemble(self)
-        if trained is None or not self._fresh or not find_method(self.model_params["method"]).pretrained:
+        if trained is None or not self._fresh or not self._is_pretrained:
             return called
         return not trained
 

@@ -59,7 +59,7 @@ class MSFTModule(ForecastingModule):
         """Freezes everything but what the method declares."""
         for name, parameter in self.backbone.named_parameters():
             group = self.method.group_of(name)
-            parameter.requires_grad = group is not None and not (group == "head" and self.step_head is not None)
+            parameter.requires_grad = group is not None and not (group == "head" and self.new_heads is not None)
         learns = self.method.trains and self.learning != "uniform"
         self.scale_weights.omega.requires_grad = learns and self.plan.num_scales > 0
 
@@ -76,7 +76,7 @@ class MSFTModule(ForecastingModule):
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Trainable parameters by learning-rate group: "pretrained", "new", "head", "omega", "lora"."""
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in self.rates.to_dict()}
-        owners = {"step_head": "head", "scale_weights": "omega"}
+        owners = {"new_heads": "head", "scale_weights": "omega"}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 owner, _, rest = name.partition(".")

@@ -63,7 +63,7 @@ def choose_settings(model: Any, train: Any, val: Any) -> dict[str, Any]:
     """
     free, settings = _open_settings(model), model._module_settings
     options = {
-        "patch_size": load_class(settings["architecture"]).patch_sizes(settings["backbone_config"]),
+        "patch_size": load_class(settings["architecture"]).traits_of(settings["backbone_config"]).patch_sizes,
         "finest_context": tuple(steps for steps in FINEST_CONTEXTS if steps < model.input_chunk_length),
     }
     options = {name: values for name, values in options.items() if name in free and values}
@@ -158,6 +158,7 @@ def _form(module: MSFTModule, batches: Batches) -> torch.Tensor:
     """The score of these windows as a quadratic form in the scales' weights."""
     module.take(Form.STACKED)
     module.score_in(batches.units)
+    add = module.validation_step if module.is_mixture else module.add_errors  # of points: squared errors
     for index, batch in enumerate(batches.windows):
-        module.validation_step(batch, index)
-    return module.score.compute().form
+        add(batch, index)
+    return module.score.compute().form if module.is_mixture else module.error_products.compute()

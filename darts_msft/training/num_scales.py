@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from darts_msft.building import install
-from darts_msft.plans import TooManyTokens
+from darts_msft.plans import TooLong
 from darts_msft.training.choices import SETTINGS
 
 logger = logging.getLogger("darts_msft")
@@ -66,7 +66,7 @@ def _trials(model: Any) -> dict[int, Any]:
         try:
             trials[scales] = _trial(model, scales)
             trials[scales]._linear_solved = solved
-        except TooManyTokens as error:
+        except TooLong as error:
             logger.info("num_scales='auto' leaves %d out: %s", scales, error)
     return trials
 
