@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from darts_msft.backbones.families import Family
 from darts_msft.scales.pyramid import PLAIN_LAYOUT, TokenLayout
+from darts_msft.storage.weights import load_strict
 
 Adapters = Mapping[str, nn.Module]
 """Modules by target name: `adapters[target](linear, x)` takes the place of the target's `linear(x)`."""
@@ -161,9 +162,9 @@ class Backbone(nn.Module, ABC):
     def from_config(cls, config: Mapping[str, Any], patch_size: int) -> Backbone:
         """The architecture with random weights; `patch_size` in steps, one of the backbone's."""
 
-    @abstractmethod
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Copies a checkpoint's tensors in, strictly but for those `dropped`; `origin` names it in errors."""
+        load_strict(self, state, origin, self.dropped)
 
     @abstractmethod
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:

@@ -12,7 +12,7 @@ from contract_backbone import save_moirai
 from contract_method import make_module
 from model_fixtures import HORIZON, wave
 from model_fixtures import make_model as make_tiny
-from toy_backbone import ToyBackbone, registered_toy, save_toy
+from toy_backbone import ToyBackbone, registered_toys, save_toy
 
 from darts_msft.backbones import (
     ARCHITECTURES,
@@ -144,7 +144,7 @@ def test_a_config_of_no_known_architecture(tmp_path: Path) -> None:
 def test_classes_are_loaded_by_name(directory: Path, tmp_path: Path) -> None:
     assert all(issubclass(load_class(name), Backbone) for name in ARCHITECTURES)
     save_toy(tmp_path)
-    with registered_toy():
+    with registered_toys():
         assert load_class("toy") is ToyBackbone
         assert describe(str(tmp_path))[1] == "toy"
         assert describe(str(directory))[1] == "moirai"
