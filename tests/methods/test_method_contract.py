@@ -40,7 +40,7 @@ from trained_names import matching
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones.base import with_stats
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.base import Method
 
