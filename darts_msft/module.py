@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
-from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
+from darts_msft.forecasting import ForecastingModule, ScaleOutputs
+from darts_msft.forms import Form
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
