@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
 from tiny_encoders import save_chronos2, save_patchtst_fm
+from torch import Tensor, nn
 from toy_backbone import save_toy
 from toy_layouts import save_headless_toy, save_quantile_toy
 from uni2ts.distribution import (
@@ -112,15 +112,17 @@ class Encoded(NamedTuple):
     stats: Stats
 
 
-def patch_context(context: Tensor, patch_size: int) -> Tensor:
-    """Fills (B, V, C) with NaN on the left to whole patches."""
+def patch_context(context: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+    """Fills (B, V, C) with NaN on the left to whole patches; also returns which tokens have something observed."""
     missing = -context.shape[-1] % patch_size
-    return torch.cat([context.new_full((*context.shape[:2], missing), torch.nan), context], dim=-1)
+    padded = torch.cat([context.new_full((*context.shape[:2], missing), torch.nan), context], dim=-1)
+    observed = rearrange(~torch.isnan(padded), "b v (n p) -> b v n p", p=patch_size).any(dim=-1)
+    return padded, observed
 
 
 def embed(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> tuple[Tensor, Tensor, Stats]:
     """Tokens (B, V, N, D) of (B, V, C), by a loop of its own: no pyramid; with their mask and the statistics."""
-    padded = patch_context(context, patch_size)
+    padded, _ = patch_context(context, patch_size)
     stats = backbone.statistics(context, context.new_full((*context.shape[:2], horizon), torch.nan))
     ahead = -(-horizon // patch_size) if backbone.traits.layout.horizon else 0
     future = padded.new_zeros(*padded.shape[:2], ahead * patch_size)

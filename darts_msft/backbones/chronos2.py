@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, Target, Traits, adapted
 from darts_msft.backbones.config_fields import required
 from darts_msft.backbones.families import QuantileFamily
+from darts_msft.backbones.moments import mean_and_variance
 from darts_msft.scales.pyramid import TokenLayout
 
 _MINIMUM_SCALE = 1e-5  # in the place of a deviation of 0
@@ -122,13 +123,9 @@ class Chronos2Backbone(Backbone):
 
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:
         # of the context alone, also for covariates whose horizon is known
-        observed = ~torch.isnan(past)
-        count = observed.sum(dim=-1, keepdim=True)
-        values = torch.where(observed, past, 0).double()
-        loc = values.sum(dim=-1, keepdim=True) / count.clamp(min=1)
-        squares = torch.where(observed, values - loc, 0).square()
-        spread = (squares.sum(dim=-1, keepdim=True) / count.clamp(min=1)).sqrt()
-        return Stats(loc, spread.where(spread > 0, _MINIMUM_SCALE).where(count > 0, 1))
+        mean, variance = mean_and_variance(past)
+        spread, seen = variance.sqrt(), ~torch.isnan(past).all(dim=-1, keepdim=True)
+        return Stats(mean, spread.where(spread > 0, _MINIMUM_SCALE).where(seen, 1))
 
     def embed(
         self,

@@ -24,6 +24,7 @@ from torch import Tensor
 from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, Target, Traits, adapted
 from darts_msft.backbones.config_fields import required
 from darts_msft.backbones.families import QuantileFamily
+from darts_msft.backbones.moments import mean_and_variance
 
 _MINIMUM_SCALE = 1e-5  # a smaller deviation counts as 1
 _PADDED = 0.9  # share of a patch's steps before the series begins beyond which nothing attends to it
@@ -56,9 +57,7 @@ class PatchTSTFMBackbone(Backbone):
 
     @classmethod
     def traits_of(cls, config: Mapping[str, Any]) -> Traits:
-        patch, levels, count, longest = required(
-            config, "d_patch", "quantile_levels", "num_quantile", "context_length"
-        )
+        patch, levels, count, longest = required(config, "d_patch", "quantile_levels", "num_quantile", "context_length")
         if len(levels) != count:
             raise ValueError(
                 f"config.json: num_quantile={count} is not the number of its quantile_levels, {len(levels)}; give the "
@@ -71,13 +70,9 @@ class PatchTSTFMBackbone(Backbone):
         return cls(config)
 
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:
-        observed = ~torch.isnan(past)
-        count = observed.sum(dim=-1, keepdim=True).clamp(min=1)
-        values = torch.where(observed, past, 0).double()
-        loc = values.sum(dim=-1, keepdim=True) / count
-        squares = torch.where(observed, values - loc, 0).square()
-        spread = (squares.sum(dim=-1, keepdim=True) / count).sqrt()
-        return Stats(loc, spread.where(spread > _MINIMUM_SCALE, 1))
+        mean, variance = mean_and_variance(past)
+        spread = variance.sqrt()
+        return Stats(mean, spread.where(spread > _MINIMUM_SCALE, 1))
 
     def embed(
         self,

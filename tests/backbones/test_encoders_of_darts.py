@@ -118,7 +118,7 @@ def test_it_is_saved_loaded_and_run_over_history_without_its_checkpoint(
     expected, found = (one.historical_forecasts(later, **history) for one in (model, loaded))
     assert len(expected) == 6
     assert np.array_equal(values_of(expected), values_of(found))
-    last = model.predict(HORIZON, later[: -HORIZON])
+    last = model.predict(HORIZON, later[:-HORIZON])
     np.testing.assert_allclose(values_of(found[-1]), values_of(last), rtol=1e-4, atol=1e-4)
     draws = values_of(loaded.predict(HORIZON, later, num_samples=20, random_state=0))
     assert np.isfinite(draws).all()
