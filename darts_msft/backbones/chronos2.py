@@ -50,8 +50,8 @@ class Chronos2Backbone(Backbone):
         super().__init__()
         self.traits = self.traits_of(config)
         (self.patch_size,) = self.traits.patch_sizes
-        names = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "rope_theta", "layer_norm_epsilon")
-        width, per_head, hidden, num_layers, num_heads, theta, epsilon = required(config, *names)
+        names = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "rope_theta")
+        width, per_head, hidden, num_layers, num_heads, theta = required(config, *names)
         (self.time_scale,) = required(config, "time_encoding_scale", inside="chronos_config")
         self.num_heads = num_heads
         _, _, registers = self.traits.layout
@@ -68,7 +68,7 @@ class Chronos2Backbone(Backbone):
             rope_theta=theta,
             attn_implementation="sdpa",
             dense_act_fn=_ACTIVATION,
-            layer_norm_epsilon=epsilon,
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),  # absent: the format's default, as below
             is_gated_act=False,
             num_layers=num_layers,
         )
@@ -99,7 +99,7 @@ class Chronos2Backbone(Backbone):
                 f"config.json: output_patch_size={output_patch} and input_patch_stride={stride} of chronos_config must "
                 f"both be its input_patch_size={patch}; take a checkpoint such as amazon/chronos-2"
             )
-        (activation,) = required(config, "feed_forward_proj")
+        activation = config.get("feed_forward_proj", _ACTIVATION)
         if activation != _ACTIVATION:
             raise ValueError(
                 f"config.json: feed_forward_proj={activation!r} is not {_ACTIVATION!r}, which Chronos-2 has; take a "

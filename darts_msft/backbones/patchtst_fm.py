@@ -57,12 +57,14 @@ class PatchTSTFMBackbone(Backbone):
 
     @classmethod
     def traits_of(cls, config: Mapping[str, Any]) -> Traits:
-        patch, levels, count, longest = required(config, "d_patch", "quantile_levels", "num_quantile", "context_length")
-        if len(levels) != count:
-            raise ValueError(
-                f"config.json: num_quantile={count} is not the number of its quantile_levels, {len(levels)}; give the "
-                "checkpoint's own config.json"
-            )
+        patch, levels, longest = required(config, "d_patch", "quantile_levels", "context_length")
+        fixed = {"num_quantile": len(levels), "norm_first": True}
+        for name, value in fixed.items():
+            if config.get(name, value) != value:
+                raise ValueError(
+                    f"config.json: {name}={config[name]!r} is not {value!r}, which goes with its other fields and with "
+                    "PatchTST-FM; give the checkpoint's own config.json"
+                )
         return Traits((patch,), QuantileFamily(levels, squashed=True), max_tokens=longest // patch)
 
     @classmethod

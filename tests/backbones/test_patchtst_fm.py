@@ -64,6 +64,8 @@ def test_context_and_horizon_share_the_positions(directory: Path) -> None:
         make_model(str(directory), input_chunk_length=92, output_chunk_length=8, **SETTINGS)
 
 
-def test_levels_that_are_not_the_head_s_are_refused() -> None:
+def test_a_configuration_that_is_not_patchtst_fm_s_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^config\.json: num_quantile=99[^\n]*5[^\n]*$"):
         PatchTSTFMBackbone.traits_of(patchtst_fm_config(num_quantile=99))
+    with pytest.raises(ValueError, match=r"^config\.json: norm_first=False[^\n]*$"):
+        PatchTSTFMBackbone.traits_of(patchtst_fm_config(norm_first=False))
