@@ -14,7 +14,7 @@ from darts import TimeSeries
 from darts.models import Chronos2Model
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import TRAINER, make_model
+from model_fixtures import HORIZON, TRAINER, make_model, values_of, wave
 from tiny_encoders import LEVELS, chronos2_config, save_chronos2
 from torch import Tensor
 
@@ -147,6 +147,16 @@ def test_a_configuration_that_is_not_chronos_2_s_is_refused(changes: dict[str, A
         Chronos2Backbone.traits_of(other)
     with pytest.raises(ValueError, match=r"^config\.json: chronos_config=3[^\n]*$"):
         Chronos2Backbone.traits_of({**other, "chronos_config": 3})
+
+
+@pytest.mark.parametrize("method", ["lora", "msft"])
+def test_updates_of_linears_that_share_their_last_name_are_merged(directory: Path, method: str) -> None:
+    """Those along time and between variates are told apart."""
+    model = make_model(str(directory), method=method, num_scales=0, likelihood=None, lr_lora=3e-2).fit(wave())
+    expected = values_of(model.predict(HORIZON, wave(60, seed=1)))
+    assert not np.allclose(expected, values_of(make_model(str(directory)).predict(HORIZON, wave(60, seed=1))))
+    found = values_of(model.merge().predict(HORIZON, wave(60, seed=1)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_its_limits_are_those_of_the_configuration(directory: Path) -> None:
