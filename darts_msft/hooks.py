@@ -24,6 +24,7 @@ from darts_msft import arguments, persistence
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.display import one_bar, shows_bars, with_display, without_asides
 from darts_msft.ensembles import trained_by_new_ensemble
+from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
@@ -57,6 +58,7 @@ class DartsHooks(FoundationModel):
     _report_level: int = logging.INFO
     _windows_per_epoch: int | None = WINDOWS_PER_EPOCH  # of a model that an older version saved
     _told_of_double: bool = False
+    _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
@@ -240,7 +242,7 @@ class DartsHooks(FoundationModel):
             self._prepare_zero_shot(series)
             ahead = 0 if asked["overlap_end"] else self.output_chunk_shift + asked["forecast_horizon"]
             check_lengths(self, series, "a historical forecast", ahead)
-        elif self._fresh:
+        elif self._fresh and not self._refits:
             raise ValueError(
                 f"retrain={asked['retrain']!r} would fit this model, which was never fitted, again and again along the "
                 "series: pass retrain=False for forecasts of one model, zero-shot or after fit()"
@@ -253,6 +255,14 @@ class DartsHooks(FoundationModel):
         call = signature(FoundationModel.backtest).bind(self, series, *args, **kwargs)
         call.arguments.setdefault("verbose", self._shows_bars)
         return super().backtest(*call.args[1:], **call.kwargs)
+
+    @classmethod
+    def gridsearch(cls, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any], float]:
+        """Darts' `gridsearch`; with `forecast_horizon` every candidate is fitted again and again along the series."""
+        search = FoundationModel.gridsearch.__func__
+        model, parameters, error = search(Candidates(cls), *args, **kwargs)
+        model._refits = False
+        return model, parameters, error
 
     @property
     def _shows_bars(self) -> bool:

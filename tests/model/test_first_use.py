@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 from darts import TimeSeries
+from darts.metrics import mae
 from darts.models import LinearRegressionModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 
@@ -50,6 +51,27 @@ def test_darts_default_refits_are_refused_after_a_zero_shot_forecast_too(tiny_mo
         model.backtest(wave(60), start=50)
     positional = (None, None, 1, 1, None, 0, 50, "position", 1, False)  # retrain is the last
     assert len(model.historical_forecasts(wave(60), *positional)) == 10
+
+
+@pytest.mark.parametrize("how", [{}, {"n_jobs": 2}, {"n_random_samples": 2}])
+def test_gridsearch_refits_along_the_series(tiny_moirai: str, how: dict[str, Any]) -> None:
+    settings = make_model(tiny_moirai, num_scales=0, method="linear_probe").model_params
+    grid = {name: [value] for name, value in settings.items()} | {"lr_head": [1e-2, 0.0]}
+    search = {"start": -3, "start_format": "position", "forecast_horizon": 1, "random_state": 0}
+    series = wave(60)
+    best, found, error = MSFTFoundationModel.gridsearch(grid, series, metric=mae, **search, **how)
+    history = dict(start=-3, start_format="position", last_points_only=False, random_state=0)
+    errors = []
+    for rate in grid["lr_head"]:
+        models = make_model(tiny_moirai, num_scales=0, method="linear_probe", lr_head=rate)
+        models._refits = True
+        errors.append(models.backtest(series, retrain=True, metric=mae, **history))
+    assert errors[0] != errors[1]
+    assert error == pytest.approx(min(errors))
+    assert found["lr_head"] == grid["lr_head"][int(np.argmin(errors))]
+    assert type(best) is MSFTFoundationModel
+    with pytest.raises(ValueError, match="retrain=False"):
+        best.backtest(series, start=50)
 
 
 # ---------------------------------------------------------------- ensembles
