@@ -254,7 +254,7 @@ class ForecastingModule(PLForecastingModule):
         """The weights of the scales, then the linear member's if there is one, where all windows share them."""
         if self.kind is Form.BACKCASTS:
             return None
-        weights: np.ndarray = self.scale_weights.members().detach().cpu().double().numpy()
+        weights: np.ndarray = self.scale_weights.with_linear_member().detach().cpu().double().numpy()
         return weights
 
     @torch.no_grad()

@@ -50,6 +50,7 @@ class MSFTModule(ForecastingModule):
         self.score_in(Units(np.ones((1, self.n_targets))))  # until a fit
         self.error_products = ErrorProducts(self.n_targets, members)
         self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
+        self.seasonal = MeanMetric()  # of their steps, those where the naive forecast repeats a season
         self.diverged = False
         self.apply_trainable()
 
@@ -121,6 +122,7 @@ class MSFTModule(ForecastingModule):
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
         self.told.reset()
+        self.seasonal.reset()
         if self.kind is not Form.TRAINED:
             self.take(Form.ONE_SCALE)
 
@@ -166,7 +168,9 @@ class MSFTModule(ForecastingModule):
         naive = naive_forecast(
             val_batch.past_target, self.score.season, self.output_chunk_length, self.output_chunk_shift
         )
-        self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), naive)
+        points = naive.points
+        self.seasonal.update(naive.seasonal[~(target.isnan() | points.isnan())].double())
+        self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), points)
         if len(self.val_metrics) and forecast is not None:
             self._measure(self.val_metrics, forecast, val_batch)
         return torch.nanmean(torch.einsum("bhvst,bs,bt->bhv", products, weights, weights))
@@ -236,14 +240,14 @@ class MSFTModule(ForecastingModule):
         """Sets the best weights, and returns their score."""
         form = scored.form
         self._weigh(form)
-        weights = self.scale_weights.members().detach().to(form)
+        weights = self.scale_weights.with_linear_member().detach().to(form)
         weights = nn.functional.pad(weights, (0, len(form) - len(weights)))
         self.by_series = scored.at(weights).cpu()
         return float(weights @ form @ weights)
 
     def _weigh(self, form: Float[Tensor, "M M"]) -> None:
         """Sets the weights of the members that run to those with the lowest quadratic form."""
-        scales, size = len(self.plan.scales), self.members
+        scales, size = len(self.plan.scales), self.weighed
         form = form[:size, :size]
         weights = stack_weights(form)
         if self.mixes_linear:
@@ -255,8 +259,8 @@ class MSFTModule(ForecastingModule):
         self.scale_weights.set(weights)
 
     @property
-    def members(self) -> int:
-        """How many distributions are weighed."""
+    def weighed(self) -> int:
+        """How many members are weighed: the scales, and a linear member that tells enough windows."""
         return len(self.plan.scales) + (self.mixes_linear and float(self.told.compute()) >= LEAST_TOLD)
 
     @torch.no_grad()

@@ -112,7 +112,7 @@ class ScaleWeights(nn.Module):
         self.linear.fill_(weights[len(self.omega) :].sum())
         self.omega.copy_((scales / scales.sum().clamp(min=1e-9)).clamp(min=1e-9).log())
 
-    def members(self) -> Float[Tensor, "M"]:
+    def with_linear_member(self) -> Float[Tensor, "M"]:
         """All weights, that of a linear member last."""
         weights: Tensor = self()
         return torch.cat([weights * (1 - self.linear), self.linear.reshape(1)]) if self.with_linear else weights

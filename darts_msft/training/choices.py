@@ -18,7 +18,7 @@ from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.training.score import stack_weights
 from darts_msft.training.units import Units, find_units
 from darts_msft.training.validation_windows import located_loader
-from darts_msft.training.windows import spread
+from darts_msft.training.windows import spread_over
 
 logger = logging.getLogger("darts_msft")
 
@@ -114,7 +114,7 @@ def _batches(model: Any, train: Any, val: Any) -> Batches:
     """Validation windows, evenly, with the units of the score."""
     count = max(LEAST_WINDOWS, min(WINDOWS, VALUES // val[0].future_target.size))
     data = TorchDataModule(train, val, batch_size=model.batch_size, collate_fn=_batch_collate_fn_train)
-    return Batches(list(located_loader(data, sampler=spread(len(val), count))), find_units(train, val))
+    return Batches(list(located_loader(data, sampler=spread_over(val, count))), find_units(train, val))
 
 
 def _trial(model: Any, batches: Batches, changes: dict[str, int]) -> Trial | None:

@@ -252,7 +252,8 @@ class KeepBest(pl.Callback):
 
     def _report(self, module: Any, trains: bool) -> FitReport:
         best = self.best
-        weights, season = module.shared_weights(), module.units.season
+        weights, units = module.shared_weights(), module.units
+        repeats = float(module.seasonal.compute()) if module.seasonal.update_called else 0.0
         learned, asked = module.learned_by(solved=best is not None and (best.step > 0 or best.label == BEFORE))
         return FitReport(
             kept="last weights (without a validation score)" if self.best is None else self.best.label,
@@ -265,13 +266,15 @@ class KeepBest(pl.Callback):
             weight_learning_asked=asked,
             moved=self._moved,
             naive=mean_of(self._by_series.get("naive")),
-            season=season,
-            naive_season=season if season is not None and season <= module.input_chunk_length else None,
-            measured_on=module.units.measured_on,
+            season=units.season if units.seasonal else None,
+            naive_season=units.season if repeats else None,
+            measured_on=units.measured_on,
             weights=None if weights is None else tuple(weights.tolist()),
             has_linear=module.linear is not None,
             lookback=None if module.linear is None or module.linear.absent else module.linear.lookback,
-            by_series=rows_of(self._by_series, module.units.components),
+            by_series=rows_of(self._by_series, units.components),
+            season_share=units.seasonal or 1.0,
+            naive_share=repeats or 1.0,
         )
 
     def _seconds(self) -> float:
