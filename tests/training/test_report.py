@@ -249,6 +249,22 @@ def test_the_expected_time_is_told_after_the_first_steps(
     assert not [one for one in model.trainer.callbacks if type(one).__name__ == "ExpectedTime"]
 
 
+@pytest.mark.parametrize("rich", [True, False])
+@pytest.mark.parametrize("num_scales", [0, "auto"])
+def test_the_expected_time_is_shown_by_default(
+    tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rich: bool, num_scales: Any
+) -> None:
+    """Above the bar, as by default no line of INFO is shown; not of the parts of a search."""
+    if not rich:
+        monkeypatch.setattr("darts_msft.display.find_spec", lambda name: None)
+    monkeypatch.setattr("darts_msft.training.timing.SHORTEST", 0.0)
+    trainer = {"enable_progress_bar": True}
+    make_model(tiny_moirai, trainer, method="linear_probe", num_scales=num_scales).fit(wave(60), val_series=wave(60))
+    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "the fit takes about" in line]
+    assert len(lines) == (0 if num_scales == "auto" else 1)
+    assert all(line.strip().startswith("the fit takes") for line in lines)
+
+
 def test_double_precision_is_warned_of_once(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
     double = wave(dtype=np.float64)
     model = make_model(tiny_moirai, method="linear_probe", num_scales=0)
