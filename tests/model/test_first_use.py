@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,62 @@ def test_after_a_failed_fit_the_model_forecasts_zero_shot(tiny_moirai: str, fail
     assert np.array_equal(values_of(model.predict(HORIZON, wave())), expected)
     with pytest.raises(ValueError, match="fit"):  # it knows no series
         model.predict(HORIZON)
+
+
+class Interrupts(Breaks):
+    """As Ctrl-C does."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.after -= 1
+        if self.armed and self.after == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Lightning ignores further interrupts for good."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("after", [2, 6])
+def test_an_interrupted_fit_keeps_the_best_state(tiny_moirai: str, caplog: pytest.LogCaptureFixture, after: int) -> None:
+    """An epoch has four steps."""
+    train, val = wave(), wave(60, seed=1)
+    stop = Interrupts(after)
+    model = make_model(tiny_moirai, {"callbacks": [stop]}, n_epochs=3, **LEARNS)
+    with pytest.raises(SystemExit):
+        model.fit(train, val_series=val)
+    if after > 4:
+        expected = make_model(tiny_moirai, **LEARNS).fit(train, val_series=val)
+        assert model.fit_report.kept == expected.fit_report.kept == "epoch 1"
+        assert np.array_equal(values_of(model.predict(HORIZON)), values_of(expected.predict(HORIZON)))
+    else:
+        assert model.fit_report.kept == min(model.candidates, key=lambda one: one.score).label
+        assert model.fit_report.kept.startswith("zero-shot")
+    assert [one.message for one in caplog.records if "interrupted" in one.message]
+    best = model.fit_report.best
+    assert model.fit(train, val_series=val, epochs=1).fit_report.best <= best * (1 + 1e-5)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("trained", [False, True])
+def test_without_a_score_an_interrupted_fit_leaves_the_model(
+    tiny_moirai: str, caplog: pytest.LogCaptureFixture, trained: bool
+) -> None:
+    stop = Interrupts(2)
+    stop.armed = False
+    model = make_model(tiny_moirai, {"callbacks": [stop]}, **LEARNS)
+    if trained:
+        model.fit(wave())
+    before = model.predict(HORIZON, wave())
+    stop.armed, stop.after = True, 2
+    with pytest.raises(SystemExit):
+        model.fit(wave())
+    assert np.array_equal(values_of(model.predict(HORIZON, wave())), values_of(before))
+    assert len([one for one in caplog.records if "interrupted" in one.message]) == 1
 
 
 @pytest.mark.parametrize("failure", FAILURES)

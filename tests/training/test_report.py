@@ -220,6 +220,13 @@ def test_the_linear_member_s_fit_is_timed(tiny_moirai: str, monkeypatch: pytest.
         assert model.fit(wave(), val_series=wave(60, seed=1)).fit_report.seconds > 1.0
 
 
+def test_the_choices_are_timed(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darts_msft.hooks.choose_settings", lambda *_: time.sleep(1.0) or {})
+    for settings in ({"method": "zero_shot"}, {"method": "linear_probe"}, {"num_scales": "auto", "n_epochs": 0}):
+        model = make_model(tiny_moirai, **settings)
+        assert model.fit(wave(), val_series=wave(60, seed=1)).fit_report.seconds > 1.0
+
+
 def test_its_look_back_is_told(tiny_moirai: str) -> None:
     model = make_model(tiny_moirai, method="zero_shot", linear_member=True, **LONG)
     report = model.fit(wave(400), val_series=wave(120, seed=1)).fit_report
