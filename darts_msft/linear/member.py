@@ -88,7 +88,8 @@ class LinearMember(nn.Module):
         inputs = inputs - mean
         weight = self.weight.expand(past.shape[2], -1, -1)
         loc = torch.einsum("blv,vlh->bhv", inputs, weight) + (mean + level)
-        spread = inputs.square().mean(dim=1).sqrt()
+        size = inputs.abs().amax(dim=1).clamp(min=1e-30)  # whose square may be beyond single precision
+        spread = size * (inputs / size[:, None]).square().mean(dim=1).sqrt()
         scale = self.scale.T * spread[:, None] ** self.exponent
         # no number of its own where nothing varied: what single precision leaves
         tells = loc.isfinite().all(dim=1)

@@ -14,7 +14,8 @@ from darts.metrics import mae
 from darts.models import LinearRegressionModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 
-from darts_msft import MSFTFoundationModel
+from darts_msft import MSFTFoundationModel, hooks
+from darts_msft.ensembles import trained_by_new_ensemble
 from tests.model_fixtures import (
     CONTEXT,
     HORIZON,
@@ -61,12 +62,11 @@ def test_gridsearch_refits_along_the_series(tiny_moirai: str, how: dict[str, Any
     search = {"start": -3, "start_format": "position", "forecast_horizon": 1, "random_state": 0}
     series = wave(60)
     best, found, error = MSFTFoundationModel.gridsearch(grid, series, metric=mae, **search, **how)
-    history = dict(start=-3, start_format="position", last_points_only=False, random_state=0)
     errors = []
     for rate in grid["lr_head"]:
-        models = make_model(tiny_moirai, num_scales=0, method="linear_probe", lr_head=rate)
-        models._refits = True
-        errors.append(models.backtest(series, retrain=True, metric=mae, **history))
+        model = MSFTFoundationModel(**{**settings, "lr_head": rate})
+        model._refits = True
+        errors.append(model.backtest(series, retrain=True, metric=mae, last_points_only=False, **search))
     assert errors[0] != errors[1]
     assert error == pytest.approx(min(errors))
     assert found["lr_head"] == grid["lr_head"][int(np.argmin(errors))]
@@ -121,6 +121,26 @@ def test_joins_a_regression_ensemble_of_fitted_models(tiny_moirai: str) -> None:
     own, other = (values_of(one.predict(HORIZON, series)).ravel() for one in members)
     constant = ensemble.ensemble_model.model.intercept_
     assert np.allclose(values_of(forecast).ravel(), weights[0] * own + weights[1] * other + constant, rtol=1e-4)
+
+
+def test_darts_tells_what_ensemble_is_being_made(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red where a version of Darts keeps the arguments of what is being made elsewhere: mend `ensembles`."""
+    model, told = make_model(tiny_moirai), []
+
+    def noted(one: Any) -> bool | None:
+        told.append(trained_by_new_ensemble(one))
+        return told[-1]
+
+    monkeypatch.setattr(hooks, "trained_by_new_ensemble", noted)
+    NaiveEnsembleModel([model])
+    RegressionEnsembleModel(forecasting_models=[model], regression_train_n_points=8)
+    assert set(told) == {True}
+    told.clear()
+    NaiveEnsembleModel([model], False)
+    assert set(told) == {False}
+    told.clear()
+    assert not model._fit_called
+    assert told == [None]
 
 
 def test_only_an_ensemble_sees_an_unfitted_model_as_fitted(tiny_moirai: str) -> None:
@@ -194,7 +214,9 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("after", [2, 6])
-def test_an_interrupted_fit_keeps_the_best_state(tiny_moirai: str, caplog: pytest.LogCaptureFixture, after: int) -> None:
+def test_an_interrupted_fit_keeps_the_best_state(
+    tiny_moirai: str, caplog: pytest.LogCaptureFixture, after: int
+) -> None:
     """An epoch has four steps."""
     train, val = wave(), wave(60, seed=1)
     stop = Interrupts(after)

@@ -116,6 +116,14 @@ def test_all_windows_with_none_and_where_there_are_fewer(tiny_moirai: str, monke
     assert len(seen_by(tiny_moirai, epochs=1, windows_per_epoch=20, how=how)[0]) == 30
 
 
+def test_batches_of_the_users_own(tiny_moirai: str) -> None:
+    """torch takes a batch sampler with batches of one alone, and takes no other sampler beside it."""
+    batches = [[0, 1, 2], [5, 6], [3]]
+    how = {"dataloader_kwargs": {"batch_sampler": batches, "batch_size": 1, "shuffle": False}}
+    (seen,) = seen_by(tiny_moirai, epochs=1, how={**how, "val_series": wave(60, seed=1)})
+    assert seen == [first_values(wave())[::-1][place] for batch in batches for place in batch]
+
+
 def test_draws_among_strided_windows_of_all_series(tiny_moirai: str) -> None:
     """Darts counts windows from the end of each series."""
     several = [wave(100), wave(100, seed=1)]

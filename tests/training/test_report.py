@@ -89,9 +89,7 @@ def test_windows_shorter_than_a_season(tiny_moirai: str) -> None:
             assert report.naive_season is None
             values = [one.values() for one in val]
             unit = [naive_unit(train[0])[0], naive_unit(train[1], season=1)[0]]
-            errors = [
-                [np.abs(one[at:][:HORIZON] - one[at - 1]) for at in range(8, 20 - HORIZON + 1)] for one in values
-            ]
+            errors = [[np.abs(one[at:][:HORIZON] - one[at - 1]) for at in range(8, 20 - HORIZON + 1)] for one in values]
             expected = np.mean([np.mean(one) / own for one, own in zip(errors, unit, strict=True)])
             assert report.naive == pytest.approx(expected, rel=1e-4)
         elif share == 1.0:
@@ -147,9 +145,7 @@ def test_kept_scores_are_those_of_the_best_state(tiny_moirai: str) -> None:
     np.testing.assert_allclose(again.per_series["before"], report.per_series["kept"], rtol=1e-6)
 
 
-def test_series_beyond_those_that_are_scored_have_no_score(
-    tiny_moirai: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_series_beyond_those_that_are_scored_have_no_score(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("darts_msft.training.windows.VALIDATION_WINDOWS", 4)
     val = [wave(50, 2, seed=seed) for seed in range(8)]
     report = make_model(tiny_moirai, method="zero_shot").fit(wave(100, 2), val_series=val).fit_report
