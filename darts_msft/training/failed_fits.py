@@ -48,7 +48,7 @@ def train_until_stopped(train: Callable[[], None], keep: Any) -> Stopped | None:
         train()
     except (KeyboardInterrupt, SystemExit) as stop:
         if keep.report is None:
-            logger.warning("the fit was interrupted before a state was scored: the model is as before it")
+            logger.warning("the fit was interrupted: the model is as before it")
             raise
         logger.warning("the fit was interrupted: the model has the best state so far, %s", keep.report.kept)
         stopped = Stopped(1)

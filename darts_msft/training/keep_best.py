@@ -190,7 +190,9 @@ class KeepBest(pl.Callback):
         self._finish(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and self._fitting and self.best is not None:
+        # other processes may not know of it
+        alone = trainer.world_size == 1
+        if isinstance(exception, KeyboardInterrupt) and alone and self._fitting and self.best is not None:
             self._finish(pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -290,7 +292,7 @@ class KeepBest(pl.Callback):
     def _report(self, module: Any, trains: bool) -> FitReport:
         best = self.best
         weights, units = module.shared_weights(), module.units
-        repeats = float(module.seasonal.compute()) if module.seasonal.update_called else 0.0
+        repeats = float(module.seasonal.compute()) if self.best is not None and module.seasonal.update_called else 0.0
         learned, asked = module.learned_by(solved=best is not None and (best.step > 0 or best.label == BEFORE))
         return FitReport(
             kept="last weights (without a validation score)" if self.best is None else self.best.label,

@@ -49,9 +49,8 @@ def find_units(train: Any, val: Any) -> Units:
     season = find_season(val.series[0].freq, _columns(before))
     paired = known and len(before) == len(own)
     pairs: Iterable[tuple[np.ndarray, ...]] = zip(before, own, strict=True) if paired else zip(own, strict=True)
-    values, seasonal = map(
-        np.stack, zip(*(_first_positive([[o] for o in parts], season) for parts in pairs), strict=True)
-    )
+    found = [_first_positive([[one] for one in parts], season) for parts in pairs]
+    values, seasonal = (np.stack(part) for part in zip(*found, strict=True))
     own_error = np.stack([naive_error([_double(one)], season) for one in own])
     livelier = own_error > LIVELIER * values
     values = np.where(livelier, own_error, values)
