@@ -112,7 +112,9 @@ class ForecastingModule(PLForecastingModule):
         config = MethodConfig.from_dict(method_config)
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
-        self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales), self.mixing.linear_member)
+        self.scale_weights = ScaleWeights(
+            self.mixing.initial_logits(num_scales), self.mixing.linear_member, self.n_targets
+        )
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
         base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
@@ -168,7 +170,7 @@ class ForecastingModule(PLForecastingModule):
         absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
         if not (self.linear is None or "linear.weight" in state):
             absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
-            absent["scale_weights.linear"] = torch.zeros(())
+            absent["scale_weights.linear"] = torch.zeros(self.n_targets)
         return {name: value.to(kind) for name, value in absent.items()} | in_forms(state)
 
     @contextmanager
@@ -251,10 +253,13 @@ class ForecastingModule(PLForecastingModule):
         return LinearPart(loc, scale, self.linear.df.to(loc).expand_as(loc), self.scale_weights.linear.to(loc) * tells)
 
     def shared_weights(self) -> np.ndarray | None:
-        """The weights of the scales, then the linear member's if there is one, where all windows share them."""
+        """The weights of the scales, then the linear member's if there is one, where all windows share them.
+
+        The mean over components.
+        """
         if self.kind is Form.BACKCASTS:
             return None
-        weights: np.ndarray = self.scale_weights.with_linear_member().detach().cpu().double().numpy()
+        weights: np.ndarray = self.scale_weights.by_variate().detach().cpu().double().numpy().mean(axis=0)
         return weights
 
     @torch.no_grad()

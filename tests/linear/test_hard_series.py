@@ -83,9 +83,11 @@ def test_a_hard_series(name: str, layout: str) -> None:
     make, arrange = SERIES[name], LAYOUTS[layout]
     train = arrange(make(150, 1), wave(150, 3))
     hard, easy = (arrange(one, wave(80, 4))[0] for one in (make(80, 2), wave(80, 2)))
-    for validation in (None, hard, easy):
-        assert_sound(train, validation)
-    assert_sound(arrange(wave(150, 1), wave(150, 3)), hard)
+    assert_sound(train, hard)
+    if layout == "alone":
+        assert_sound(train, None)
+        assert_sound(train, easy)
+        assert_sound(arrange(wave(150, 1), wave(150, 3)), hard)
 
 
 @pytest.mark.parametrize("seed", range(24))
