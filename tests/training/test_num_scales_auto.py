@@ -143,8 +143,7 @@ def test_the_whole_search_is_timed_and_told_in_one_line(tiny_moirai: str, caplog
     fits = [line for level, line in own if level == logging.DEBUG and line.startswith("fit: ")]
     assert len(fits) == 2
     seconds = [float(re.search(r"([\d.]+) s in all", line)[1]) for line in fits]
-    assert report.seconds == pytest.approx(sum(seconds), abs=0.11)
-    assert max(seconds) < report.seconds < took
+    assert sum(seconds) - 0.11 < report.seconds < took  # what the search itself does is part of it
 
 
 def test_all_that_a_fit_sets_arrives(tiny_moirai: str, searched: MSFTFoundationModel, tmp_path: Path) -> None:
