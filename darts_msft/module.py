@@ -50,6 +50,7 @@ class MSFTModule(ForecastingModule):
         self.score_in(Units(np.ones((1, self.n_targets))))  # until a fit
         self.error_products = ErrorProducts(self.n_targets, members)
         self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
+        self.seasonal = MeanMetric()  # of their steps, those where the naive forecast repeats a season
         self.diverged = False
         self.apply_trainable()
 
@@ -121,6 +122,7 @@ class MSFTModule(ForecastingModule):
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
         self.told.reset()
+        self.seasonal.reset()
         if self.kind is not Form.TRAINED:
             self.take(Form.ONE_SCALE)
 
@@ -170,7 +172,9 @@ class MSFTModule(ForecastingModule):
         naive = naive_forecast(
             val_batch.past_target, self.score.season, self.output_chunk_length, self.output_chunk_shift
         )
-        self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), naive)
+        points = naive.points
+        self.seasonal.update(naive.seasonal[~(target.isnan() | points.isnan())].double())
+        self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), points)
         if len(self.val_metrics) and forecast is not None:
             self._measure(self.val_metrics, forecast, val_batch)
         return torch.nanmean(torch.einsum("bhvst,bvs,bvt->bhv", products, weights, weights))
@@ -248,12 +252,12 @@ class MSFTModule(ForecastingModule):
 
     def _weigh(self, forms: Float[Tensor, "V M M"]) -> None:
         """Sets the weights of the members that run to those with the lowest quadratic forms."""
-        scales, size = len(self.plan.scales), self.members
+        scales, size = len(self.plan.scales), self.weighed
         self.scale_weights.set(*stack_members(forms[:, :size, :size], scales))
 
     @property
-    def members(self) -> int:
-        """How many distributions are weighed."""
+    def weighed(self) -> int:
+        """How many members are weighed: the scales, and a linear member that tells enough windows."""
         return len(self.plan.scales) + (self.mixes_linear and float(self.told.compute()) >= LEAST_TOLD)
 
     @torch.no_grad()
