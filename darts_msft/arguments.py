@@ -21,7 +21,7 @@ from darts_msft.bounds import BoundsConfig
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
 from darts_msft.options import AUTO, MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number
-from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_plan, warn_of_reach
+from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_multivariate, choose_plan, warn_of_reach
 
 logger = get_logger("darts_msft")
 
@@ -82,6 +82,7 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
         "method_config": method_config.to_dict(),
         "mixing_config": mixing_config.to_dict(),
         "bounds_config": bounds.to_dict(),
+        "multivariate": choose_multivariate(checkpoint, given.get("multivariate", AUTO)),
         "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's

@@ -22,6 +22,7 @@ from darts.utils.torch import random_method
 
 from darts_msft import arguments, persistence
 from darts_msft.backbones import load_class
+from darts_msft.backbones.base import Traits
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.display import one_bar, shows_bars, with_display, without_asides
 from darts_msft.ensembles import trained_by_new_ensemble
@@ -47,6 +48,7 @@ from darts_msft.training.windows import (
     warn_of_stride,
     windows_of,
 )
+from darts_msft.windows_of_batches import Widths
 
 logger = get_logger("darts_msft")
 
@@ -61,7 +63,7 @@ class DartsHooks(FoundationModel):
     _told_of_double: bool = False
     _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _fit_report: FitReport | None
-    _zero_shot_kind: tuple[int, Any] | None
+    _zero_shot_kind: tuple[Widths, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
 
     _search_scales: bool
@@ -177,7 +179,8 @@ class DartsHooks(FoundationModel):
         max_samples_per_ts: int | None,
         stride: int = 1,
     ) -> FitWindows:
-        return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels=self._requires_training)
+        covariates, labels = (past_covariates, future_covariates), self._requires_training
+        return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels, covariates)
 
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
@@ -226,17 +229,20 @@ class DartsHooks(FoundationModel):
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
-        own = ["backbone", "revision", "weight_init", "linear_member", "lower", "upper", *SETTINGS]
+        own = ["backbone", "revision", "weight_init", "linear_member", "lower", "upper", "multivariate", *SETTINGS]
         rates = [name for name in self.model_params if name.startswith("lr_")] + ["windows_per_epoch"]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 
-    supports_past_covariates = supports_future_covariates = supports_static_covariates = property(lambda self: False)
+    supports_past_covariates = property(lambda self: self._traits.past_covariates)
+    supports_future_covariates = property(lambda self: self._traits.future_covariates)
+    supports_static_covariates = property(lambda self: False)
 
     # ---------------------------------------------------------------- zero-shot without fit
 
     def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Darts' `predict`; a model that was never fitted forecasts zero-shot and needs `series`."""
-        self._prepare_zero_shot(series)
+        given = signature(super().predict).bind(n, series, *args, **kwargs).arguments
+        self._prepare_zero_shot(series, given.get("past_covariates"), given.get("future_covariates"))
         check_lengths(self, series, "a forecast")
         return super().predict(n, series, *args, **kwargs)
 
@@ -250,7 +256,7 @@ class DartsHooks(FoundationModel):
         call.apply_defaults()
         asked = call.arguments
         if not asked["retrain"]:
-            self._prepare_zero_shot(series)
+            self._prepare_zero_shot(series, asked["past_covariates"], asked["future_covariates"])
             ahead = 0 if asked["overlap_end"] else self.output_chunk_shift + asked["forecast_horizon"]
             check_lengths(self, series, "a historical forecast", ahead)
         elif self._fresh and not self._refits:
@@ -279,7 +285,12 @@ class DartsHooks(FoundationModel):
     def _shows_bars(self) -> bool:
         return shows_bars(self.model_params.get("pl_trainer_kwargs") or {})
 
-    def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
+    def _prepare_zero_shot(
+        self,
+        series: TimeSeries | Sequence[TimeSeries] | None,
+        past_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
+        future_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
+    ) -> None:
         if self.model is None and self.__dict__["_fit_called"] and not self._zero_shot_only:
             raise ValueError(
                 "this copy of a fitted model has no weights, which Darts leaves out of copies and pickles: use save() "
@@ -292,19 +303,32 @@ class DartsHooks(FoundationModel):
             random = f"method={method!r} starts from random weights"
             why = f"backbone={backbone!r} was pretrained without a head" if find_method(method).pretrained else random
             raise ValueError(f"{why}: it can't forecast before fit(), call that")
-        first = series if isinstance(series, TimeSeries) else next(iter(series))
-        kind = (first.n_components, first.dtype)
+        first = _first(series)
+        assert first is not None
+        widths = self._widths(first, _first(past_covariates), _first(future_covariates))
+        kind = (widths, first.dtype)
         if self.model is not None and self._zero_shot_kind == kind:
             return
-        self._install_pretrained(first.n_components, first.dtype.name)
+        self._install_pretrained(widths, first.dtype.name)
         self._tell_of_double(first.dtype)
         self._zero_shot_only, self._zero_shot_kind = True, kind
 
+    def _widths(self, series: TimeSeries, past: TimeSeries | None, future: TimeSeries | None) -> Widths:
+        """Of a series and its covariates, those of `add_encoders` among them, before any fit."""
+        if self.model_params.get("add_encoders"):
+            self.encoders = self.initialize_encoders()
+            if self.encoders.encoding_available:
+                past, future = self.generate_fit_encodings(series, past, future)
+        used = (past, self.supports_past_covariates), (future, self.supports_future_covariates)
+        return Widths(
+            series.n_components, *(one.n_components if one is not None and known else 0 for one, known in used)
+        )
+
     @random_method
-    def _install_pretrained(self, n_components: int, dtype: str) -> None:
+    def _install_pretrained(self, widths: Widths, dtype: str) -> None:
         with weights_kept(self):
             dtype = "bfloat16" if dtype == "float16" else dtype  # as Darts does
-            module = build_for(self, self._module_settings, self.pl_module_params, n_components, dtype)
+            module = build_for(self, self._module_settings, self.pl_module_params, widths, dtype)
         install(self, module)
 
     @property
@@ -315,9 +339,12 @@ class DartsHooks(FoundationModel):
     @property
     def _is_pretrained(self) -> bool:
         """Whether there is a model that can forecast before `fit`."""
+        return find_method(self._module_settings["method"]).pretrained and self._traits.pretrained_head
+
+    @property
+    def _traits(self) -> Traits:
         settings = self._module_settings
-        traits = load_class(settings["architecture"]).traits_of(settings["backbone_config"])
-        return find_method(settings["method"]).pretrained and traits.pretrained_head
+        return load_class(settings["architecture"]).traits_of(settings["backbone_config"])
 
     @property
     def _fit_called(self) -> bool:
@@ -340,3 +367,7 @@ class DartsHooks(FoundationModel):
         if not isinstance(self.model, MSFTModule):
             raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
         return self.model
+
+
+def _first(series: TimeSeries | Sequence[TimeSeries] | None) -> TimeSeries | None:
+    return series if series is None or isinstance(series, TimeSeries) else next(iter(series))

@@ -54,7 +54,11 @@ class MSFTFoundationModel(DartsHooks):
     (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True` (False: `fit` does not train; a dictionary names what
     trains, as in Darts); Apple GPUs are not used. An `lr` in `optimizer_kwargs`, or a schedule's `max_lr`, is the
     rate of the new modules and scales the others alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs`
-    says otherwise (a Trainer of your own brings its own clipping). Covariates are not used yet.
+    says otherwise (a Trainer of your own brings its own clipping).
+
+    Past and future covariates are used where the encoder has a place for them (MOIRAI, Chronos-2): each scale sees them
+    averaged like the series, and known future values over the horizon. They are no part of the loss, of the score, or
+    of the linear member. Static covariates are not used.
 
     Parameters
     ----------
@@ -130,6 +134,11 @@ class MSFTFoundationModel(DartsHooks):
         new head, but for quantiles within the encoder's own levels), or None for point forecasts (weighted medians of
         the native distribution). With a likelihood too `num_samples=1` (Darts' default) gives the point forecast, the
         weighted mean of the scales' medians; more samples give the distribution.
+    multivariate
+        Whether the components of a series attend to one another ("joint"), or each is forecast for itself, with all
+        covariates ("independent"). "auto": what the encoder is made for (MOIRAI: "independent"; Chronos-2: "joint").
+        "joint" may forecast better where components lead one another, and costs memory with the square of their number
+        (MOIRAI, which refuses too many); any other encoder allows "independent" alone.
 
     Raises
     ------
@@ -173,6 +182,7 @@ class MSFTFoundationModel(DartsHooks):
         lr_omega: float | None = None,
         lr_lora: float | None = None,
         likelihood: str | TorchLikelihood | None = "native",
+        multivariate: str = AUTO,
         **kwargs: Any,
     ) -> None:
         own = dict(locals())  # of a subclass, Darts knows the arguments in its own signature alone
@@ -237,19 +247,27 @@ class MSFTFoundationModel(DartsHooks):
         Each component becomes one for each level, named as Darts does (`load_q0.100`). `kwargs` are those of `predict`.
         With a QuantileRegression the levels must be its own. Raises ValueError where there are no such quantiles.
         """
-        self._prepare_zero_shot(series)
+        self._prepare_zero_shot(series, kwargs.get("past_covariates"), kwargs.get("future_covariates"))
         return predict_quantiles(self, self._require_module(), n, series, quantiles, kwargs)
 
-    def scale_forecasts(self, series: TimeSeries | Sequence[TimeSeries]) -> list[TimeSeries] | list[list[TimeSeries]]:
+    def scale_forecasts(
+        self,
+        series: TimeSeries | Sequence[TimeSeries],
+        past_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
+        future_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
+    ) -> list[TimeSeries] | list[list[TimeSeries]]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
         At the original rate, in the series' units; a series for each scale that is used, then the linear member's. Of
-        several series: such a list for each. Raises ValueError for series that are too short or of other components.
+        several series: such a list for each. Covariates as in `predict`. Raises ValueError for series that are too short or of other components.
         """
-        self._prepare_zero_shot(series)
+        self._prepare_zero_shot(series, past_covariates, future_covariates)
+        given = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+        given = {name: value for name, value in given.items() if value is not None}
         if isinstance(series, TimeSeries):
-            return inspection.scale_forecasts(self, series)
-        return [inspection.scale_forecasts(self, one) for one in series]
+            return inspection.scale_forecasts(self, series, given)
+        each = ({name: value[index] for name, value in given.items()} for index in range(len(series)))
+        return [inspection.scale_forecasts(self, one, own) for one, own in zip(series, each, strict=True)]
 
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.

@@ -155,7 +155,7 @@ class MSFTModule(ForecastingModule):
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
         target = val_batch.future_target
-        outputs = self.forecast(val_batch.past_target)
+        outputs = self.forecast(self.window(val_batch))
         forecast = self.mix(outputs) if _finite(outputs) else None
         if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
             assert self.linear is not None
@@ -263,7 +263,7 @@ class MSFTModule(ForecastingModule):
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
-        outputs, target = self.forecast(batch.past_target), batch.future_target.unsqueeze(-1)
+        outputs, target = self.forecast(self.window(batch)), batch.future_target.unsqueeze(-1)
         size = self.error_products.products.shape[-1]
         errors = target.new_full((*target.shape[:-1], size), torch.nan)
         if _finite(outputs):
@@ -330,7 +330,7 @@ class MSFTModule(ForecastingModule):
             self.method.after_step(self.global_step)
 
     def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
-        outputs = self.forecast_scales(train_batch.past_target)
+        outputs = self.forecast_scales(self.window(train_batch))
         if not _finite(outputs):  # a loss that moves nothing
             logger.warning("training stopped at step %d: forecasts are not finite; lower the rates", self.global_step)
             self.trainer.should_stop = self.diverged = True

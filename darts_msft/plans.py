@@ -178,6 +178,35 @@ def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> Non
         )
 
 
+def check_group(traits: Traits, plan: ScalePlan, variates: int, joined: bool) -> int | None:
+    """The most tokens of each of `variates` that attend to one another; refuses more, as where a group is too wide.
+
+    If `joined`, the tokens of all scales attend to one another.
+    """
+    limit, count = traits.max_group_tokens, sum(plan.token_counts) if joined else max(plan.timed_token_counts)
+    if variates == 1 or limit is None:
+        return traits.max_tokens
+    if variates * count > limit:
+        raise TooLong(
+            f"{variates} variates (covariates count) attend to one another with {count} tokens of {plan.patch_size} "
+            f"steps each, {variates * count} in all, more than the {limit} that the backbone was made for; give fewer "
+            "covariates, multivariate='independent' for the targets, a shorter finest_context with more scales "
+            f"(num_scales), or a larger patch_size ({', '.join(map(str, traits.patch_sizes))})"
+        )
+    return min(limit // variates, traits.max_tokens or limit)
+
+
+def choose_multivariate(checkpoint: Checkpoint, asked: str) -> str:
+    """What the variates of a series are to one another: "auto" takes what the backbone's traits name first."""
+    name, traits = checkpoint
+    allowed = (AUTO, *traits.multivariate)
+    if not isinstance(asked, str) or asked not in allowed:
+        raise ValueError(
+            f"multivariate={asked!r} is not allowed with backbone={name!r}; give {' or '.join(map(repr, allowed))}"
+        )
+    return traits.multivariate[0] if asked == AUTO else asked
+
+
 def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan, attention: str) -> None:
     """Refuses an `attention` over all scales where their sequence is longer than the checkpoint was made for."""
     name, traits = checkpoint
