@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
-from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
+from darts_msft.backbones.base import Backbone, Stats, with_stats
 from darts_msft.backbones.families import Family
 from darts_msft.bounds import Bounds, BoundsConfig
+from darts_msft.embedding import embed_scale
 from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
@@ -205,7 +206,8 @@ class ForecastingModule(PLForecastingModule):
             stats = stats[:1] * len(stats)
         tokens, masks = [], []
         for scale, of_scale in enumerate(windows):
-            embedded, mask = self._embed(scale, rows._replace(past=of_scale[0], future=of_scale[1]), stats[scale])
+            seen_rows = rows._replace(past=of_scale[0], future=of_scale[1])
+            embedded, mask = embed_scale(self.backbone, method, plan, scale, seen_rows, stats[scale])
             tokens.append(embedded)
             masks.append(mask)
         encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
@@ -222,23 +224,6 @@ class ForecastingModule(PLForecastingModule):
             for parts in (params, *zip(*stats, strict=True))
         )
         return ScaleOutputs(plan, params, list(map(Stats, locs, spreads)), family, weights)
-
-    def _embed(self, scale: int, rows: Window, stats: Stats) -> tuple[Float[Tensor, "B V N D"], Bool[Tensor, "B V N"]]:
-        """A scale's tokens of what it sees, past the input adapter, and which of them can be attended to."""
-        plan, method, _ = self.parts
-        observed = plan.pad_context(~torch.isnan(rows.past), scale)
-        known = plan.pad_horizon(~torch.isnan(rows.future), scale)
-        values = plan.pad_context(standardise(rows.past, stats), scale)
-        ahead = plan.pad_horizon(standardise(rows.future, stats), scale)
-        tokens = self.backbone.embed(values, observed, ahead, known)
-        lead, past, middle, future = tokens.split(plan.sections(scale), dim=-2)
-        if rows.ahead:  # tokens of known values are adapted, as those of the context are
-            told = rearrange(known, "b v (n p) -> b v n p", p=plan.patch_size).any(dim=-1)[:, -rows.ahead :, :, None]
-            theirs = future[:, -rows.ahead :]
-            adapted = torch.where(told, method.adapt_input(theirs, scale), theirs)
-            future = torch.cat([future[:, : -rows.ahead], adapted], dim=1)
-        adapted_tokens = torch.cat([lead, method.adapt_input(past, scale), middle, future], dim=-2)
-        return adapted_tokens, self.backbone.token_mask(observed, known, targets=rows.targets)
 
     def _heads(
         self,

@@ -259,7 +259,9 @@ class MSFTFoundationModel(DartsHooks):
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
         At the original rate, in the series' units; a series for each scale that is used, then the linear member's. Of
-        several series: such a list for each. Covariates as in `predict`. Raises ValueError for series that are too short or of other components.
+        several series: such a list for each. Covariates as in `predict`.
+
+        Raises ValueError for series that are too short or of other components.
         """
         self._prepare_zero_shot(series, past_covariates, future_covariates)
         given = {"past_covariates": past_covariates, "future_covariates": future_covariates}

@@ -42,8 +42,8 @@ def windows_of(
 ) -> FitWindows:
     """Windows of every `stride`-th position of each series, with what follows them if they have `labels`.
 
-    At most the latest `most` of each series, if given. `covariates` are the past and the future ones. A shorter series' windows come again and again, so that all
-    series have as many.
+    At most the latest `most` of each series, if given; a shorter series' windows come again and again, so that all
+    series have as many. `covariates` are the past and the future ones.
     """
     return FitWindows(
         series=series,

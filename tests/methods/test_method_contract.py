@@ -34,6 +34,7 @@ from contract_method import (
     what_trains,
     windows,
 )
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from torch import Tensor
 from toy_backbone import registered_toys
 from trained_names import matching
@@ -100,7 +101,7 @@ def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str]
     module, past = attached(make_module(*case, **settings)), windows()
     backbone = load_backbone(case[0], PATCH)
     with torch.no_grad():
-        outputs = module.forecast_scales(past)
+        outputs = module.forecast_scales(module.window(PLModuleInput(past_target=past)))
         assert len(outputs.params) == settings.get("num_scales", SCALES) + 1
         for scale, (params, stats) in enumerate(zip(outputs.params, outputs.stats, strict=True)):
             ahead = -(-(HORIZON + settings.get("output_chunk_shift", 0)) // 2**scale)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contract_backbone import forecast_apart, load_backbone
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, changed, make_model, parameters_snapshot, values_of, wave
 from toy_backbone import registered_toys
@@ -199,7 +200,10 @@ def test_all_scales_share_the_statistics_of_scale_0(headless: str, quantiles: st
     for checkpoint, shared in ((headless, True), (quantiles, False)):
         module = make_model(checkpoint, input_chunk_length=64, finest_context=16).fit(wave()).model
         with torch.no_grad():
-            locs = torch.cat([stats.loc for stats in module.forecast_scales(past).stats], dim=-1)
+            locs = torch.cat(
+                [stats.loc for stats in module.forecast_scales(module.window(PLModuleInput(past_target=past))).stats],
+                dim=-1,
+            )
         assert bool((locs[0] == locs[0, :, :1]).all()) == shared
         assert locs[0, 0, 0].item() == pytest.approx(past[0, -16:].mean().item(), rel=1e-5)
         assert locs[1, 0, 0].item() == locs[1, 0, 1].item()  # scale 1 sees 32 steps
