@@ -52,7 +52,6 @@ def test_an_unfitted_model_at_one_scale_is_darts_own(
     )
     assert expected.shape == found.shape == (horizon, targets * len(LEVELS), 1)
     assert np.ptp(expected) > 1
-    print("difference", np.abs(found - expected).max(), "of", np.ptp(expected))
     assert np.abs(found - expected).max() < BOUND * np.ptp(expected)
 
 
