@@ -100,7 +100,8 @@ MOMENT_CONFIG = {
 def random_moment(**changes: Any) -> MOMENT:
     """momentfm's own module with its pretrained head; `changes` go on top of the configuration."""
     torch.manual_seed(3)
-    module = MOMENT({}, model_kwargs={**MOMENT_CONFIG, "d_model": MOMENT_T5["d_model"], **changes})
+    settings = {**MOMENT_CONFIG, "d_model": MOMENT_T5["d_model"], "enable_gradient_checkpointing": False, **changes}
+    module = MOMENT({}, model_kwargs=settings)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -176,14 +177,12 @@ def patch_context(context: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
 
 def embed(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> tuple[Tensor, Tensor, Stats]:
     """Tokens (B, V, N, D) of (B, V, C), by a loop of its own: no pyramid; with their mask and the statistics."""
-    padded, observed = patch_context(context, patch_size)
-    _, lead, middle = backbone.traits.layout
+    padded, _ = patch_context(context, patch_size)
     stats = backbone.statistics(context, context.new_full((*context.shape[:2], horizon), torch.nan))
     ahead = -(-horizon // patch_size) if backbone.traits.layout.horizon else 0
     future = padded.new_zeros(*padded.shape[:2], ahead * patch_size)
     tokens = backbone.embed(standardise(padded, stats), ~torch.isnan(padded), future, future > 0)
-    valid = torch.ones(*observed.shape[:2], lead + middle + ahead, dtype=torch.bool)
-    mask = torch.cat([valid[..., :lead], observed, valid[..., lead:]], dim=-1)
+    mask = backbone.token_mask(~torch.isnan(padded), future > 0, targets=context.shape[1])
     return tokens, mask, stats.to(context.dtype)
 
 

@@ -223,11 +223,11 @@ class UnitsBackbone(Backbone):
 
     def _without_padding(
         self,
-        act: Callable[[Float[Tensor, "_ _ D"]], Float[Tensor, "_ _ D"]],
+        act: Callable[[Float[Tensor, "_ _ D"]], Float[Tensor, "_ _ E"]],
         tokens: Float[Tensor, "B V N D"],
         mask: Bool[Tensor, "B V N"] | None,
-    ) -> Float[Tensor, "B V N D"]:
-        """`act` on (rows, tokens, D): all of a length at once, without the masked tokens before the first valid one.
+    ) -> Float[Tensor, "B V N E"]:
+        """`act` on (rows, tokens, D), giving (rows, tokens, E): all of a length at once, without the masked tokens before the first valid one.
 
         In the place of these the result has zeros.
         """

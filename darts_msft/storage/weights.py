@@ -141,9 +141,7 @@ def load_state(source: Source) -> dict[str, Tensor]:
     return state
 
 
-def load_strict(
-    module: nn.Module, state: Mapping[str, Tensor], origin: str, dropped: Sequence[str] = ()
-) -> None:
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], origin: str, dropped: Sequence[str] = ()) -> None:
     """Copy ``state`` into ``module``; names and shapes must agree exactly and every value be finite.
 
     Parameters
