@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
 from darts_msft.backbones.families import Family
 from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.encoder import encode
+from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
 from darts_msft.linear.member import LinearForecast, LinearMember
 from darts_msft.methods import find_method
@@ -32,28 +32,6 @@ from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
 from darts_msft.window_statistics import constant_where_flat, of_those_that_saw
-
-
-class Form(IntEnum):
-    """How a module forecasts: as pretrained in one of three ways, or as trained."""
-
-    ONE_SCALE = 0
-    """Scale 0 alone, with the whole input or as much of it as the checkpoint takes: what the pretrained model is."""
-    BACKCASTS = 1
-    """All scales, weighted for each window by backcasts of its own end."""
-    STACKED = 2
-    """All scales, with the weights that were solved for on validation data."""
-    TRAINED = 3
-    WITH_LINEAR = 4
-    """All scales and the linear member, with the weights that were solved for on validation data."""
-
-
-def first_form(plan: ScalePlan, can_weigh_scales: bool) -> Form:
-    """How a pretrained model forecasts before any fit.
-
-    Coarser scales that see no more than scale 0 may do harm: without data to weigh them by, they are left out.
-    """
-    return Form.BACKCASTS if can_weigh_scales and plan.looks_further_back else Form.ONE_SCALE
 
 
 class Parts(NamedTuple):
@@ -113,7 +91,9 @@ class ForecastingModule(PLForecastingModule):
         config = MethodConfig.from_dict(method_config)
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
-        self.scale_weights = ScaleWeights(self.mixing.initial_logits(num_scales), self.mixing.linear_member)
+        self.scale_weights = ScaleWeights(
+            self.mixing.initial_logits(num_scales), self.mixing.linear_member, self.n_targets
+        )
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
         self.family = family_for(self.likelihood, traits.family)
@@ -175,7 +155,7 @@ class ForecastingModule(PLForecastingModule):
         absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
         if not (self.linear is None or "linear.weight" in state):
             absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
-            absent["scale_weights.linear"] = torch.zeros(())
+            absent["scale_weights.linear"] = torch.zeros(self.n_targets)
         return {name: value.to(kind) for name, value in absent.items()} | in_forms(state)
 
     @contextmanager
@@ -278,10 +258,13 @@ class ForecastingModule(PLForecastingModule):
         return LinearPart(loc, scale, self.linear.df.to(loc).expand_as(loc), self.scale_weights.linear.to(loc) * tells)
 
     def shared_weights(self) -> np.ndarray | None:
-        """The weights of the scales, then the linear member's if there is one, where all windows share them."""
+        """The weights of the scales, then the linear member's if there is one, where all windows share them.
+
+        The mean over components.
+        """
         if self.kind is Form.BACKCASTS:
             return None
-        weights: np.ndarray = self.scale_weights.members().detach().cpu().double().numpy()
+        weights: np.ndarray = self.scale_weights.by_variate().detach().cpu().double().numpy().mean(axis=0)
         return weights
 
     @torch.no_grad()
@@ -398,11 +381,3 @@ def _rows(outputs: ScaleOutputs, rows: slice) -> ScaleOutputs:
     params = [part[rows] for part in outputs.params]
     stats = [Stats(loc[rows], spread[rows]) for loc, spread in outputs.stats]
     return outputs._replace(params=params, stats=stats, weights=outputs.weights[rows])
-
-
-def in_forms(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A module's state; that of version 0.1 said only whether the module was trained, and had another head's name."""
-    state = {name.replace("step_head.", "new_heads.linear."): value for name, value in state.items()}
-    if "trained" in state:
-        state["form"] = torch.tensor(Form.TRAINED if bool(state.pop("trained")) else Form.ONE_SCALE)
-    return state

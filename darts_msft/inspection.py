@@ -9,7 +9,7 @@ import torch
 from darts import TimeSeries
 from darts.utils.utils import generate_index
 
-from darts_msft.forecasting import Form, first_form
+from darts_msft.forms import Form, first_form
 from darts_msft.lengths import check_lengths
 from darts_msft.options import MixingConfig
 from darts_msft.scales.pyramid import ScalePlan

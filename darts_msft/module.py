@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
-from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
+from darts_msft.forecasting import ForecastingModule, ScaleOutputs
+from darts_msft.forms import Form
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
@@ -24,7 +25,7 @@ from darts_msft.training.labels import FORM_LABELS, FORM_LEARNING
 from darts_msft.training.loss import combine, scale_losses
 from darts_msft.training.naive import naive_forecast
 from darts_msft.training.optimisers import make_optimisers
-from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_weights
+from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_members
 from darts_msft.training.units import Units
 from darts_msft.training.validation_windows import series_of
 
@@ -32,7 +33,6 @@ logger = logging.getLogger("darts_msft")
 
 VALIDATION_DRAWS = 32  # of each scale, and half of them where a batch has many values
 MANY_VALUES = 8192
-LEFT = 1e-3  # of the scales' own weights, in the weights of scales beside a linear member
 LEAST_TOLD = 0.5  # share of the validation windows that a linear member must tell to be weighed
 VALIDATION_SEED = 0  # of the first batch: the same noise at every validation
 
@@ -156,20 +156,21 @@ class MSFTModule(ForecastingModule):
         outputs = self.forecast(val_batch.past_target)
         forecast = self.mix(outputs) if _finite(outputs) else None
         products = self._score_products(outputs, forecast, val_batch, VALIDATION_SEED + batch_idx)
-        weights = products.new_ones(len(target), 1)
+        weights = products.new_ones(len(target), target.shape[-1], 1)
         if self.is_mixture:
             missing = products.shape[-1] - outputs.weights.shape[-1]
             weights = nn.functional.pad(outputs.weights.detach(), (0, missing)).to(products)
+            weights = weights[:, None].expand(-1, target.shape[-1], -1)
             if outputs.linear is not None:  # of all windows: what stands in for it has its weight
-                share = self.scale_weights.linear.to(products)
-                weights = torch.cat([weights[:, :-1] * (1 - share), share.expand(len(target), 1)], dim=-1)
+                share = self.scale_weights.linear.to(products).expand(len(target), -1).unsqueeze(-1)
+                weights = torch.cat([weights[..., :-1] * (1 - share), share], dim=-1)
         naive = naive_forecast(
             val_batch.past_target, self.score.season, self.output_chunk_length, self.output_chunk_shift
         )
         self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), naive)
         if len(self.val_metrics) and forecast is not None:
             self._measure(self.val_metrics, forecast, val_batch)
-        return torch.nanmean(torch.einsum("bhvst,bs,bt->bhv", products, weights, weights))
+        return torch.nanmean(torch.einsum("bhvst,bvs,bvt->bhv", products, weights, weights))
 
     def _measure(
         self, metrics: MetricCollection, forecast: Float[Tensor, "B H V Z"], batch: TorchTrainingBatch
@@ -222,8 +223,8 @@ class MSFTModule(ForecastingModule):
         """
         scored = self.score.compute()
         self.naives, self.by_series = scored.naives.cpu(), scored.values.cpu()
-        form = scored.form
-        if not (self.stacks and self.is_mixture) or self.trainer.sanity_checking or not bool(form.isfinite().all()):
+        whole = bool(scored.seen.any()) and bool(scored.forms[scored.seen].isfinite().all())
+        if not (self.stacks and self.is_mixture) or self.trainer.sanity_checking or not whole:
             yield self.kind, float(scored.value)
             return
         if self.kind is Form.WITH_LINEAR and self.plan.num_scales:
@@ -234,25 +235,16 @@ class MSFTModule(ForecastingModule):
 
     def _stack(self, scored: Scored) -> float:
         """Sets the best weights, and returns their score."""
-        form = scored.form
-        self._weigh(form)
-        weights = self.scale_weights.members().detach().to(form)
-        weights = nn.functional.pad(weights, (0, len(form) - len(weights)))
+        self._weigh(scored.by_component)
+        weights = self.scale_weights.by_variate().detach().to(scored.forms)
+        weights = nn.functional.pad(weights, (0, scored.forms.shape[-1] - weights.shape[-1]))
         self.by_series = scored.at(weights).cpu()
-        return float(weights @ form @ weights)
+        return float(self.by_series[scored.seen.cpu()].mean())
 
-    def _weigh(self, form: Float[Tensor, "M M"]) -> None:
-        """Sets the weights of the members that run to those with the lowest quadratic form."""
+    def _weigh(self, forms: Float[Tensor, "V M M"]) -> None:
+        """Sets the weights of the members that run to those with the lowest quadratic forms."""
         scales, size = len(self.plan.scales), self.members
-        form = form[:size, :size]
-        weights = stack_weights(form)
-        if self.mixes_linear:
-            alone = nn.functional.pad(stack_weights(form[:scales, :scales]), (0, size - scales))
-            if alone @ form @ alone < weights @ form @ weights:
-                weights = alone.clone()  # the form is of draws, whose noise the solution may have followed
-            # where the linear member has all the weight, windows that it can't tell are left with these
-            weights[:scales] += LEFT * alone[:scales]
-        self.scale_weights.set(weights)
+        self.scale_weights.set(*stack_members(forms[:, :size, :size], scales))
 
     @property
     def members(self) -> int:
@@ -278,9 +270,9 @@ class MSFTModule(ForecastingModule):
 
     def solve_on_errors(self) -> None:
         """Sets the members' weights by `error_products`."""
-        gram = self.error_products.compute()
-        if bool(gram.any()) and bool(gram.isfinite().all()):
-            self._weigh(gram)
+        forms = self.error_products.compute()
+        if bool(forms.any()) and bool(forms.isfinite().all()):
+            self._weigh(forms)
 
     # ---------------------------------------------------------------- training
 

@@ -80,7 +80,8 @@ class ToyOfLayouts(Backbone):
             kind = {"family": PointFamily(), "layout": TokenLayout(horizon=False), "pretrained_head": False}
             return Traits((4,), **kind, own_statistics=False, multivariate=BOTH, max_context=64)
         layout = TokenLayout(lead=config["toy_lead"], middle=config["toy_middle"])
-        return Traits((4,), QuantileFamily(LEVELS, squashed=True), layout, multivariate=BOTH, max_context=64)
+        family = PointFamily() if "toy_points" in config else QuantileFamily(LEVELS, squashed=True)
+        return Traits((4,), family, layout, multivariate=BOTH, max_context=64)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], patch_size: int) -> ToyOfLayouts:
@@ -157,6 +158,10 @@ class ToyOfLayouts(Backbone):
 
 def save_quantile_toy(directory: Path) -> None:
     save_random(ToyOfLayouts, {"toy_lead": 2, "toy_middle": 1}, directory, **{"decoder.weight": torch.ones(3)})
+
+
+def save_toy_of_points(directory: Path) -> None:
+    save_random(ToyOfLayouts, {"toy_lead": 2, "toy_middle": 1, "toy_points": True}, directory)
 
 
 def save_headless_toy(directory: Path) -> None:

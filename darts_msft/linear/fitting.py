@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from darts_msft.linear.equations import Equations, Frame, equations_of, merge
 from darts_msft.linear.folds import Fold, cross_residuals, make_folds
-from darts_msft.linear.member import LinearMember
+from darts_msft.linear.member import LinearMember, unrest_of
 from darts_msft.linear.ridge import residuals, solve
 from darts_msft.linear.student import Student, choose_student
 from darts_msft.linear.windows import Windows, comparable, hold_out
@@ -87,15 +87,16 @@ def fit_linear(
     if folds:
         units = np.concatenate([fold.windows.unit for fold in folds])
         errors = [_mean_square(one, units) for one in crossed]
-        candidates = [_judged_on_both(*pair) for pair in zip(candidates, errors, strict=True)]
+        candidates = [_judged_on_both(*pair, len(folds)) for pair in zip(candidates, errors, strict=True)]
     weights = _weights(candidates, alike=series[0].shape[1] > MOST_OWN)
     mixed = sum(row[:, None] * one for row, one in zip(weights, crossed, strict=True)) if folds else None
     candidates = [one._replace(weight=row) for one, row in zip(candidates, weights, strict=True) if row.any()]
     weight = _average(judged, candidates, pooled)
-    student = _distribution(weight, windows, mixed, folds)
+    season = season if season is not None and 2 * season <= weight.shape[1] else 0
+    student = _distribution(weight, season, windows, mixed, folds)
     if not validated:
         weight = _average(series, candidates, _pooled(series, list(pooled)))
-    member = LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student)))
+    member = LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student, season)))
     return LinearFit(member, candidates, validated)
 
 
@@ -188,9 +189,12 @@ def _crossed(
     ]
 
 
-def _judged_on_both(candidate: Candidate, crossed: Float[np.ndarray, "V"]) -> Candidate:
-    """With the mean of its errors on validation windows and on folds, where both are known; else that on the former."""
-    both = (candidate.error + crossed) / 2
+def _judged_on_both(candidate: Candidate, crossed: Float[np.ndarray, "V"], folds: int) -> Candidate:
+    """With the mean of its errors on folds and on validation windows, which count as one more, where both are known.
+
+    Else with that on the latter.
+    """
+    both = (candidate.error + folds * crossed) / (folds + 1)
     return candidate._replace(error=np.where(np.isnan(both), candidate.error, both))
 
 
@@ -233,6 +237,7 @@ def _average(
 
 def _distribution(
     weight: Float[np.ndarray, "W L H"],
+    season: int,
     windows: Windows,
     crossed: Float[np.ndarray, "B V H"] | None,
     folds: Sequence[Fold],
@@ -242,6 +247,9 @@ def _distribution(
     if crossed is not None:
         ends = np.cumsum([len(fold.windows.unit) for fold in folds])[:-1]
         parts += zip([fold.windows for fold in folds], np.split(crossed, ends), strict=True)
-    spreads = [one.past[:, one.past.shape[1] - weight.shape[1] :].std(axis=1) for one, _ in parts]
-    units = [one.unit for one, _ in parts]
-    return choose_student(np.concatenate([errors for _, errors in parts]), *map(np.concatenate, (spreads, units)))
+    length = weight.shape[1]
+    pasts = np.concatenate([one.past[:, one.past.shape[1] - length :] for one, _ in parts])
+    deviation = pasts.std(axis=1)
+    unrest = unrest_of(torch.tensor(pasts), torch.tensor(deviation), season).numpy() if season else None
+    units = np.concatenate([one.unit for one, _ in parts])
+    return choose_student(np.concatenate([errors for _, errors in parts]), deviation, unrest, units)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-_NAMES = ("weight", "scale", "df", "exponent")
+_NAMES = ("weight", "scale", "df", "exponents", "season")
+_CALM = 0.1  # of the deviation: the least unrest
 
 
 class LinearForecast(NamedTuple):
@@ -20,11 +21,22 @@ class LinearForecast(NamedTuple):
     tells: Bool[Tensor, "B V"]  # the last L steps are there
 
 
+def unrest_of(past: Float[Tensor, "B L V"], deviation: Float[Tensor, "B V"], season: int) -> Float[Tensor, "B V"]:
+    """Root mean square of the last season's differences from the season before it, a tenth of the deviation or more.
+
+    L is two seasons or more.
+    """
+    length = past.shape[1]
+    lately, before = past[:, length - season :], past[:, length - 2 * season : length - season]
+    return torch.maximum((lately - before).square().mean(dim=1).sqrt(), _CALM * deviation)
+
+
 class LinearMember(nn.Module):
     """loc = m + W'(x - m) with the last L steps x of a window and their mean m: the same at any level, and in any unit.
 
-    The scale is s * d ** exponent, with d the standard deviation of x. Its buffers are all there is to save; L = W's.
-    Made without them it is `absent`, until it takes a fitted one's by `load_state_dict`.
+    The scale is s * d ** a * u ** b, with d the standard deviation of x, and u its unrest (`unrest_of`): after days
+    unlike those a week before, the next are less certain too. Its buffers are all there is to save; L = W's. Made
+    without them it is `absent`, until it takes a fitted one's by `load_state_dict`.
 
     Parameters
     ----------
@@ -34,25 +46,29 @@ class LinearMember(nn.Module):
         s.
     df
         Degrees of freedom.
-    exponent
-        0: errors do not depend on the window; 1: they grow with its spread.
+    exponents
+        a and b. 0: errors do not depend on the window; a + b = 1: they grow with its unit.
+    season
+        In steps, of the unrest; 0 where there is none.
     """
 
     weight: Tensor
     scale: Tensor
     df: Tensor
-    exponent: Tensor
+    exponents: Tensor
+    season: Tensor
 
     def __init__(
         self,
         weight: Float[Tensor, "W L H"] | None = None,
         scale: Float[Tensor, "V H"] | None = None,
         df: Float[Tensor, "V"] | None = None,
-        exponent: Float[Tensor, ""] | None = None,
+        exponents: Float[Tensor, "2"] | None = None,
+        season: Float[Tensor, ""] | None = None,
     ) -> None:
         super().__init__()
-        given = (weight, scale, df, exponent)
-        nothing = (torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(()))
+        given = (weight, scale, df, exponents, season)
+        nothing = (torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(2), torch.zeros(()))
         for name, value, empty in zip(_NAMES, given, nothing, strict=True):
             self.register_buffer(name, empty if value is None else value)
 
@@ -88,8 +104,11 @@ class LinearMember(nn.Module):
         inputs = inputs - mean
         weight = self.weight.expand(past.shape[2], -1, -1)
         loc = torch.einsum("blv,vlh->bhv", inputs, weight) + (mean + level)
-        spread = inputs.square().mean(dim=1).sqrt()
-        scale = self.scale.T * spread[:, None] ** self.exponent
+        deviation = inputs.square().mean(dim=1).sqrt()
+        spread = deviation ** self.exponents[0]
+        if (season := int(self.season)) > 0:
+            spread = spread * unrest_of(inputs, deviation, season) ** self.exponents[1]
+        scale = self.scale.T * spread[:, None]
         # no number of its own where nothing varied: what single precision leaves
         tells = loc.isfinite().all(dim=1)
         scale = torch.maximum(scale, 1e-6 * loc.abs()).clamp(min=1e-12)

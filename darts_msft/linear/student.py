@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-EXPONENTS = (0.5, 1.0)  # on ETT, Weather and departures 0.5 is better than 0; 1 is for series of many levels
+EXPONENTS = ((0.5, 0.0), (1.0, 0.0))  # of deviation and unrest; on ETT, Weather and departures 0.5 is better than 0
+RESTLESS = ((0.25, 0.25), (0.5, 0.5), (0.25, 0.75), (0.0, 1.0))  # where the unrest is known
+COVERED = 0.8  # of the residuals are to lie in the interval of that share
 _STILL = 1e-3  # units of spread in a window that tells nothing
 DEGREES = (2.5, 3.0, 4.0, 6.0, 10.0, 30.0)  # tried, the last is nearly the normal distribution
 _ROUNDS = 15  # of the scale's fixed point
@@ -22,35 +24,47 @@ class Student(NamedTuple):
 
     scale: Float[np.ndarray, "V H"]
     df: Float[np.ndarray, "V"]
-    exponent: float = 0.0
-    """The scale is in units of the window's own spread to this power."""
+    exponents: tuple[float, float] = (0.0, 0.0)
+    """The scale is in units of the window's own deviation and unrest, to these powers."""
 
 
 def choose_student(
-    residuals: Float[np.ndarray, "B V H"], spread: Float[np.ndarray, "B V"], unit: Float[np.ndarray, "B V"]
+    residuals: Float[np.ndarray, "B V H"],
+    deviation: Float[np.ndarray, "B V"],
+    unrest: Float[np.ndarray, "B V"] | None,
+    unit: Float[np.ndarray, "B V"],
 ) -> Student:
-    """With the exponent of the lowest CRPS, in units; a component whose residuals nobody saw gets a scale of a unit.
+    """With the exponents of the lowest CRPS, in units; a component whose residuals nobody saw gets a scale of a unit.
 
-    `spread` is that of the windows' own past. Windows in which it is next to nothing, or the unit 0, don't count.
+    Deviation and unrest are those of the windows' own past. Windows in which the former is next to nothing, or the unit
+    0, don't count. At last the scales are stretched so that the 80 % intervals hold 80 % of a component's residuals.
     """
-    known = ((spread > _STILL * unit) & (unit > 0))[:, :, None]
-    unit, own = (np.where(known, part[:, :, None], 1.0) for part in (unit, spread))
+    known = ((deviation > _STILL * unit) & (unit > 0))[:, :, None]
+    unit = np.where(known, unit[:, :, None], 1.0)
     residuals = np.where(known, residuals, np.nan)
     steps = np.unique(np.linspace(0, residuals.shape[2] - 1, _JUDGED).astype(int))
-    best, found = (
-        np.inf,
-        Student(unit.mean(axis=0).repeat(residuals.shape[2], axis=1), np.full(unit.shape[1], DEGREES[-1])),
-    )
-    for exponent in EXPONENTS:
-        student = fit_student(residuals / own**exponent)
-        scale = np.where(np.isnan(student.scale), (unit / own**exponent).mean(axis=0), student.scale)
-        value = crps(residuals[:, :, steps] / unit, scale[:, steps] * own**exponent / unit, student.df[:, None])
+    nobody = Student(unit.mean(axis=0).repeat(residuals.shape[2], axis=1), np.full(unit.shape[1], DEGREES[-1]))
+    best, found, own = np.inf, nobody, np.ones_like(unit)
+    for exponents in EXPONENTS if unrest is None else EXPONENTS + RESTLESS:
+        spread = deviation ** exponents[0] * (1.0 if unrest is None else unrest ** exponents[1])
+        spread = np.where(known, spread[:, :, None], 1.0)
+        student = fit_student(residuals / spread)
+        scale = np.where(np.isnan(student.scale), (unit / spread).mean(axis=0), student.scale)
+        value = crps(residuals[:, :, steps] / unit, scale[:, steps] * spread / unit, student.df[:, None])
         seen = ~np.isnan(value)
         count = seen.sum(axis=(0, 2))
         score = float((np.where(seen, value, 0.0).sum(axis=(0, 2))[count > 0] / count[count > 0]).sum())
         if count.any() and score < best:
-            best, found = score, Student(scale, student.df, exponent)
-    return found
+            best, found, own = score, Student(scale, student.df, exponents), spread
+    return found._replace(scale=found.scale * _stretch(residuals / (found.scale * own), found.df))
+
+
+def _stretch(standardised: Float[np.ndarray, "B V H"], df: Float[np.ndarray, "V"]) -> Float[np.ndarray, "V 1"]:
+    """What the scales of each component want to be multiplied with to cover as much as they say."""
+    half = special.stdtrit(df, (1 + COVERED) / 2)
+    rows = (np.abs(one[~np.isnan(one)]) for one in np.moveaxis(standardised, 1, 0))
+    reached = [float(np.quantile(one, COVERED)) if one.size else 0.0 for one in rows]
+    return np.array([share / width if share > 0 else 1.0 for share, width in zip(reached, half, strict=True)])[:, None]
 
 
 def fit_student(residuals: Float[np.ndarray, "B V H"]) -> Student:

@@ -75,16 +75,16 @@ class MixedForecast(NamedTuple):
 class ScaleWeights(nn.Module):
     """softmax(omega), one weight a scale; `omega` holds the logits, `initial` those before the first step.
 
-    With a linear member the scales share what its weight, `linear`, leaves of 1.
+    With a linear member the scales share what its weight, `linear`, one for each variate, leaves of 1.
     """
 
     linear: Tensor
 
-    def __init__(self, initial: Sequence[float], with_linear: bool = False) -> None:
+    def __init__(self, initial: Sequence[float], with_linear: bool = False, variates: int = 1) -> None:
         super().__init__()
         self.initial, self.with_linear = tuple(initial), with_linear
         self.omega = nn.Parameter(torch.tensor(self.initial))
-        self.register_buffer("linear", torch.zeros(()), persistent=with_linear)
+        self.register_buffer("linear", torch.zeros(variates), persistent=with_linear)
 
     def forward(self) -> Float[Tensor, "S"]:
         return self.omega.softmax(dim=0)
@@ -103,19 +103,19 @@ class ScaleWeights(nn.Module):
         self.linear.zero_()
 
     @torch.no_grad()
-    def set(self, weights: Float[Tensor, "M"]) -> None:
-        """Sets the weights themselves, as stacking does, those of the scales, then the linear member's if it has one.
+    def set(self, weights: Float[Tensor, "S"], linear: Float[Tensor, "V"] | None = None) -> None:
+        """Sets the weights themselves, as stacking does: the scales' among themselves, and the linear member's.
 
         A scale's weight of 0 becomes one of about 1e-9.
         """
-        scales = weights[: len(self.omega)]
-        self.linear.fill_(weights[len(self.omega) :].sum())
-        self.omega.copy_((scales / scales.sum().clamp(min=1e-9)).clamp(min=1e-9).log())
+        self.linear.copy_(torch.zeros_like(self.linear) if linear is None else linear)
+        self.omega.copy_((weights / weights.sum()).clamp(min=1e-9).log())
 
-    def members(self) -> Float[Tensor, "M"]:
+    def by_variate(self) -> Float[Tensor, "V M"]:
         """All weights, that of a linear member last."""
-        weights: Tensor = self()
-        return torch.cat([weights * (1 - self.linear), self.linear.reshape(1)]) if self.with_linear else weights
+        scales, linear = self(), self.linear.unsqueeze(-1)
+        weights: Tensor = torch.cat([scales * (1 - linear), linear], dim=-1)
+        return weights if self.with_linear else weights[:, :-1]
 
 
 def upsample_all(plan: ScalePlan, blocks: Sequence[Float[Tensor, "B V _ Q"]], how: str) -> Float[Tensor, "B H V S Q"]:

@@ -12,7 +12,7 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrain
 from darts_msft import arguments
 from darts_msft.backbones import load_class
 from darts_msft.building import build_module
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.training.score import stack_weights

@@ -15,6 +15,8 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torchmetrics import Metric
 
+LEFT = 1e-3  # share of all scales below which their weights say nothing about each other
+
 
 def crps_products(samples: Float[Tensor, "S M *shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape S S"]:
     """Q of every step, from M independent draws of each scale's distribution, in the target's units.
@@ -51,6 +53,38 @@ def stack_weights(gram: Float[Tensor, "S S"]) -> Float[Tensor, "S"]:
     return torch.as_tensor(solution / solution.sum()).to(gram)
 
 
+def stack_members(forms: Float[Tensor, "V M M"], num_scales: int) -> tuple[Float[Tensor, "S"], Float[Tensor, "V"]]:
+    """The scales' weights among themselves, and that of a further member, if there is one, for each variate.
+
+    The scales' are the same for all variates. The further one's minimises, for each variate, its own form and the mean
+    over variates in equal parts: there is less to learn from. By the mean over variates, both together are never worse
+    than the scales alone. A variate without observations (NaN) has the mean's.
+    """
+    mean = forms[~forms.isnan().any(dim=(1, 2))].mean(dim=0)
+    alone = stack_weights(mean[:num_scales, :num_scales])
+    nothing = forms.new_zeros(len(forms))
+    if len(mean) == num_scales:
+        return alone, nothing
+    scales = stack_weights(mean)[:num_scales]
+    # where the further member has all the weight, windows that it can't tell are left with these
+    scales = scales / scales.sum() if scales.sum() > LEFT else alone
+    basis = forms.new_zeros(len(mean), 2)
+    basis[:-1, 0], basis[-1, 1] = scales, 1
+    pairs = basis.T @ torch.where(forms.isnan(), mean, forms) @ basis
+    without, between, further = _corners((pairs + basis.T @ mean @ basis) / 2)
+    bend = without - 2 * between + further
+    share = torch.where(bend > 0, (without - between) / bend, (further < without).to(bend)).clamp(0, 1)
+    without, between, further = _corners(pairs)
+    together = (1 - share) ** 2 * without + 2 * share * (1 - share) * between + share**2 * further
+    if together.mean() > alone @ mean[:num_scales, :num_scales] @ alone:  # the solution followed the draws' noise
+        return alone, nothing
+    return scales, share
+
+
+def _corners(pairs: Float[Tensor, "V 2 2"]) -> tuple[Tensor, Tensor, Tensor]:
+    return pairs[:, 0, 0], pairs[:, 0, 1], pairs[:, 1, 1]
+
+
 class Scored:
     """The CRPS in units, for N series: a form in weights that all windows share, and at those that each window had.
 
@@ -72,13 +106,18 @@ class Scored:
         return self.forms[self.seen].mean(dim=0)
 
     @property
+    def by_component(self) -> Float[Tensor, "V S S"]:
+        """The mean form over series; NaN where nothing was observed."""
+        return torch.where(self.seen[..., None, None], self.forms, torch.nan).nanmean(dim=0)
+
+    @property
     def value(self) -> Float[Tensor, ""]:
         """The mean over series and components."""
         return self.values[self.seen].mean()
 
-    def at(self, weights: Float[Tensor, "S"]) -> Float[Tensor, "N V"]:
+    def at(self, weights: Float[Tensor, "V S"]) -> Float[Tensor, "N V"]:
         """By series and component, at weights that all windows share; NaN where nothing was observed."""
-        return torch.einsum("nvst,s,t->nv", self.forms, weights, weights)
+        return torch.einsum("nvst,vs,vt->nv", self.forms, weights, weights)
 
 
 class ValidationScore(Metric):
@@ -111,13 +150,13 @@ class ValidationScore(Metric):
     def update(
         self,
         products: Float[Tensor, "B H V S S"],
-        weights: Float[Tensor, "B S"],
+        weights: Float[Tensor, "B V S"],
         target: Float[Tensor, "B H V"],
         sample_weight: Float[Tensor, "B H _"] | None,
         series: Int[Tensor, "B"],
         naive: Float[Tensor, "B H V"],
     ) -> None:
-        """Adds a batch with the scales' weights in each window; steps whose target is NaN are left out.
+        """Adds a batch with the members' weights in each window; steps whose target is NaN are left out.
 
         `naive` is that forecast; where it is NaN its error is not counted.
         """
@@ -126,7 +165,7 @@ class ValidationScore(Metric):
         counted = torch.where(observed[..., None, None], products, 0).double()
         by_window = torch.einsum("bhvst,bhv->bvst", counted, weight)
         self.products.index_add_(0, series, by_window)
-        self.weighted.index_add_(0, series, torch.einsum("bvst,bs,bt->bv", by_window, *2 * [weights.double()]))
+        self.weighted.index_add_(0, series, torch.einsum("bvst,bvs,bvt->bv", by_window, *2 * [weights.double()]))
         self.weight.index_add_(0, series, weight.sum(dim=1))
         error = (naive - target).abs().double()
         told = torch.where(error.isnan(), 0, weight)
@@ -143,8 +182,8 @@ class ValidationScore(Metric):
 class ErrorProducts(Metric):
     """Products of the scales' errors, for the weights of forecasts that are no mixture: points and quantiles.
 
-    Errors come in units of their series. Summed over observed steps, and over components, each divided by its scales'
-    mean square error.
+    Errors come in units of their series. Summed over observed steps of each component, and divided by its members' mean
+    square error.
     """
 
     full_state_update = False
@@ -161,6 +200,6 @@ class ErrorProducts(Metric):
         errors = torch.where(observed, errors, 0).double()
         self.products += torch.einsum("bhvs,bhvt->vst", errors, errors)
 
-    def compute(self) -> Float[Tensor, "S S"]:
+    def compute(self) -> Float[Tensor, "V S S"]:
         power = self.products.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp(min=1e-30)
-        return (self.products / power[:, None, None]).sum(dim=0)
+        return self.products / power[:, None, None]

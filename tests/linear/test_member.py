@@ -7,11 +7,15 @@ import torch
 from darts_msft.linear.member import LinearMember
 
 
-def make_member(components: int = 2, matrices: int = 2, exponent: float = 0.5) -> LinearMember:
+def make_member(
+    components: int = 2, matrices: int = 2, exponents: tuple[float, float] = (0.5, 0.0), season: int = 0
+) -> LinearMember:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(matrices, 5, 3, generator=generator)
     scale = torch.rand(components, 3, generator=generator) + 0.5
-    return LinearMember(weight, scale, torch.full((components,), 4.0), torch.tensor(exponent))
+    return LinearMember(
+        weight, scale, torch.full((components,), 4.0), torch.tensor(exponents), torch.tensor(float(season))
+    )
 
 
 @pytest.mark.parametrize("matrices", [1, 2])
@@ -26,8 +30,17 @@ def test_the_forecast_is_the_loop_over_windows_and_components(matrices: int) -> 
     assert found.tells.all()
 
 
+def test_the_scale_follows_the_unrest() -> None:
+    member, past = make_member(exponents=(0.25, 0.75), season=2), torch.randn(4, 8, 2)
+    found = member.forecast(past).scale
+    for b, v in np.ndindex(4, 2):
+        x = past[b, 3:, v].double().numpy()  # the last 2 steps, and the 2 before
+        unrest = max(np.sqrt(((x[3] - x[1]) ** 2 + (x[4] - x[2]) ** 2) / 2), 0.1 * x.std())
+        np.testing.assert_allclose(found[b, :, v], member.scale[v] * x.std() ** 0.25 * unrest**0.75, rtol=1e-4)
+
+
 def test_level_and_unit_change_nothing_else() -> None:
-    member, past = make_member(exponent=1.0), torch.randn(4, 8, 2).round(decimals=2)
+    member, past = make_member(exponents=(1.0, 0.0)), torch.randn(4, 8, 2).round(decimals=2)
     found, moved = member.forecast(past), member.forecast(past * 8 + 2**17)
     torch.testing.assert_close(moved.loc - 2**17, found.loc * 8, atol=0.05, rtol=0)
     torch.testing.assert_close(moved.scale, (found.scale * 8).clamp(min=0.1), atol=0.05, rtol=0.02)
@@ -47,7 +60,7 @@ def test_it_says_where_it_cannot_tell() -> None:
 
 
 def test_a_past_that_does_not_vary_goes_on() -> None:
-    found = make_member(exponent=1.0).forecast(torch.full((1, 8, 2), 7.0))
+    found = make_member(exponents=(1.0, 0.0)).forecast(torch.full((1, 8, 2), 7.0))
     assert torch.equal(found.loc, torch.full((1, 3, 2), 7.0))
     assert ((found.scale > 0) & (found.scale < 1e-4)).all()
 

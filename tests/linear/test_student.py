@@ -49,16 +49,25 @@ def test_an_unseen_component_has_the_scale_of_a_unit() -> None:
     residuals = np.random.default_rng(0).normal(size=(60, 2, 3))
     residuals[:, 1] = np.nan
     unit = np.tile([1.0, 5.0], (60, 1))
-    assert choose_student(residuals, np.ones((60, 2)), unit).scale[1].tolist() == [5.0, 5.0, 5.0]
-    nothing = choose_student(np.full((60, 2, 3), np.nan), np.ones((60, 2)), unit)
+    assert choose_student(residuals, np.ones((60, 2)), None, unit).scale[1].tolist() == [5.0, 5.0, 5.0]
+    nothing = choose_student(np.full((60, 2, 3), np.nan), np.ones((60, 2)), None, unit)
     assert nothing.scale.tolist() == [[1.0] * 3, [5.0] * 3]
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0])
-def test_the_exponent_is_that_of_the_residuals(exponent: float) -> None:
+@pytest.mark.parametrize("exponents", [(0.5, 0.0), (1.0, 0.0), (0.5, 0.5), (0.0, 1.0)])
+def test_the_exponents_are_those_of_the_residuals(exponents: tuple[float, float]) -> None:
     rng = np.random.default_rng(5)
-    spread = np.exp(rng.normal(size=(300, 2)))
-    residuals = rng.normal(size=(300, 2, 6)) * spread[:, :, None] ** exponent
-    found = choose_student(residuals, spread, np.ones((300, 2)))
-    assert found.exponent == exponent
+    deviation, unrest = np.exp(rng.normal(size=(2, 300, 2)))
+    residuals = rng.normal(size=(300, 2, 6)) * (deviation ** exponents[0] * unrest ** exponents[1])[:, :, None]
+    found = choose_student(residuals, deviation, unrest, np.ones((300, 2)))
+    assert found.exponents == exponents
     np.testing.assert_allclose(found.scale, 1, rtol=0.2)
+
+
+def test_the_intervals_cover_what_they_say() -> None:
+    rng = np.random.default_rng(1)
+    calm, lively = rng.normal(size=(200, 1, 4)) * 0.01, rng.normal(size=(200, 1, 4))  # no Student-t: two kinds of hours
+    residuals = np.concatenate([np.where(rng.random(calm.shape) < 0.4, calm, lively), lively], axis=1)
+    found = choose_student(residuals, np.ones((200, 2)), None, np.ones((200, 2)))
+    inside = np.abs(residuals) < stats.t.ppf(0.9, found.df)[:, None] * found.scale
+    np.testing.assert_allclose(inside.mean(axis=(0, 2)), 0.8, atol=0.002)

@@ -40,7 +40,7 @@ from trained_names import matching
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.backbones.base import with_stats
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.base import Method
 
@@ -213,6 +213,15 @@ def _same_state(one: MSFTFoundationModel, other: MSFTFoundationModel) -> None:
     states = one.model.state_dict(), other.model.state_dict()
     assert states[0].keys() == states[1].keys()
     assert not [name for name, value in states[0].items() if not torch.equal(value, states[1][name])]
+
+
+def test_every_method_fits_and_forecasts_at_one_scale(case: tuple[Path, str]) -> None:
+    model = make_model(*case, num_scales=0, **RATES.get(case[1], {})).fit(series(), val_series=series(40, seed=3))
+    starts = {True: "zero-shot", False: "untrained head"}[model.model.backbone.traits.pretrained_head]
+    trains = find_method(case[1]).trains
+    labels = [starts if model.model.method.pretrained else "untrained", "epoch 1"] if trains else []
+    assert [one.label for one in model.candidates] == labels
+    assert np.isfinite(forecast_of(model)).all()
 
 
 # ----------------------------------------------------------------------------------------------------------- on disk

@@ -91,15 +91,15 @@ def test_samples_have_its_distribution() -> None:
 
 
 def test_weights_of_all_members() -> None:
-    weights = ScaleWeights([0.0, 0.0], with_linear=True)
-    assert weights.members().tolist() == [0.5, 0.5, 0.0]
-    weights.set(torch.tensor([0.1, 0.3, 0.6]))
-    assert weights.members().tolist() == pytest.approx([0.1, 0.3, 0.6], abs=1e-6)
+    weights = ScaleWeights([0.0, 0.0], with_linear=True, variates=2)
+    assert weights.by_variate().tolist() == [[0.5, 0.5, 0.0]] * 2
+    weights.set(torch.tensor([0.25, 0.75]), torch.tensor([0.6, 0.2]))
+    np.testing.assert_allclose(weights.by_variate().detach(), [[0.1, 0.3, 0.6], [0.2, 0.6, 0.2]], atol=1e-6)
     assert weights().tolist() == pytest.approx([0.25, 0.75], abs=1e-6)
-    weights.set(torch.tensor([0.0, 0.0, 1.0]))
-    assert weights.members().tolist() == pytest.approx([0, 0, 1])
+    weights.set(torch.tensor([1.0, 0.0]))
+    np.testing.assert_allclose(weights.by_variate().detach(), [[1, 0, 0]] * 2, atol=1e-6)
     assert weights().isfinite().all()
     weights.start()
-    assert weights.members().tolist() == [0.5, 0.5, 0.0]
-    assert ScaleWeights([0.0, 0.0]).members().tolist() == [0.5, 0.5]
+    assert weights.by_variate().tolist() == [[0.5, 0.5, 0.0]] * 2
+    assert ScaleWeights([0.0, 0.0]).by_variate().tolist() == [[0.5, 0.5]]
     assert set(ScaleWeights([0.0]).state_dict()) == {"omega"}

@@ -30,7 +30,7 @@ from model_fixtures import (
 )
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 
 SENSIBLE: dict[str, Any] = {"lr_head": 1e-2, "lr_new": 1e-3, "n_epochs": 4}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_weights
+from darts_msft.training.score import ErrorProducts, ValidationScore, crps_products, stack_members, stack_weights
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 """CRPS, target, sample weight; (B, H, V) each."""
@@ -75,6 +75,7 @@ def score_loop(batches: list[Batch], unit: Tensor = UNIT) -> float:
 
 
 def add(score: ValidationScore, products: Tensor, weights: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    weights = weights[:, None].expand(-1, target.shape[2], -1)
     score.update(products, weights, target, weight, series_of(target), torch.zeros_like(target))
 
 
@@ -106,7 +107,7 @@ def test_the_score_at_each_window_s_weights_and_as_a_form_in_shared_ones(weight_
         expected = score_loop([(products[..., i, j], *rest) for products, *rest in entries])
         assert found.form[i, j].item() == pytest.approx(expected, rel=1e-5)
     shared = torch.tensor([0.3, 0.7], dtype=torch.float64)
-    assert found.at(shared).mean().item() == pytest.approx((shared @ found.form @ shared).item(), rel=1e-9)
+    assert found.at(shared.expand(3, 2)).mean().item() == pytest.approx((shared @ found.form @ shared).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
@@ -135,7 +136,7 @@ def test_the_naive_forecast_is_scored_alike(weight_columns: int) -> None:
     naive = torch.randn(target.shape, generator=torch.Generator().manual_seed(5))
     naive[0, 1] = torch.nan
     score = ValidationScore(UNIT, num_scales=1)
-    score.update(target[..., None, None] * 0, torch.ones(8, 1), target, weight, series_of(target), naive)
+    score.update(target[..., None, None] * 0, torch.ones(8, 3, 1), target, weight, series_of(target), naive)
     told = torch.where(naive.isnan(), torch.nan, target)
     assert score.compute().naives.mean().item() == pytest.approx(
         score_loop([((naive - target).abs(), told, weight)]), rel=1e-5
@@ -172,6 +173,47 @@ def test_stacking_finds_the_minimum_on_the_simplex(num_scales: int, steps: int, 
     assert zeros or num_scales < 3  # corners of the simplex are among the cases
 
 
+def forms_of(seed: int, rank: int = 40, variates: int = 3) -> Tensor:
+    """Errors of two scales and a further member, which is better in some variates than in others."""
+    rng = np.random.default_rng(seed)
+    errors = rng.normal(size=(variates, rank, 3)) + rng.normal(size=(variates, rank, 1))
+    errors[..., 2] *= np.linspace(0.3, 3, variates)[:, None]
+    return torch.from_numpy(np.einsum("vrs,vrt->vst", errors, errors) / rank)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_further_member_has_a_weight_in_each_variate(seed: int) -> None:
+    """No share of a grid is better by the variate's own form and the mean, in equal parts."""
+    forms = forms_of(seed)
+    scales, shares = stack_members(forms, 2)
+    assert scales.sum().item() == pytest.approx(1)
+    assert shares[0] > shares[-1]
+    for form, share in zip((forms + forms.mean(dim=0)) / 2, shares, strict=True):
+        grid = torch.cat([share[None], torch.linspace(0, 1, 101, dtype=torch.float64)])[:, None]
+        weights = torch.cat([scales * (1 - grid), grid], dim=1)
+        values = torch.einsum("gs,st,gt->g", weights, form, weights)
+        assert values[0] <= values.min() + 1e-9
+
+
+def test_a_further_member_that_does_not_help_has_no_weight() -> None:
+    forms = forms_of(0)
+    forms[:, 2] *= 10
+    forms[:, :, 2] *= 10
+    scales, shares = stack_members(forms, 2)
+    assert shares.tolist() == [0, 0, 0]
+    torch.testing.assert_close(scales, stack_weights(forms.mean(dim=0)[:2, :2]))
+    torch.testing.assert_close(stack_members(forms[:, :2, :2], 2)[0], scales)
+
+
+def test_a_variate_that_nobody_saw_has_the_mean_s_weight() -> None:
+    forms = forms_of(1)
+    seen = stack_members(forms[:2], 2)[1]
+    forms[2] = torch.nan
+    shares = stack_members(forms, 2)[1]
+    torch.testing.assert_close(shares[:2], seen)
+    assert seen.min() < shares[2] < seen.max()
+
+
 def test_stacking_of_degenerate_errors() -> None:
     for gram in (torch.zeros(3, 3), torch.ones(3, 3)):
         weights = stack_weights(gram)
@@ -182,14 +224,14 @@ def test_stacking_of_degenerate_errors() -> None:
 def gram_loop(batches: list[Tensor]) -> np.ndarray:
     """For each component, over the steps observed at all scales: sum of e_s e_t over the mean square of e."""
     scales = batches[0].shape[-1]
-    result = np.zeros((scales, scales))
+    result = []
     for component in range(batches[0].shape[2]):
         products = np.zeros((scales, scales))
         for vector in torch.cat(batches)[:, :, component].flatten(0, 1).double().numpy():
             if not np.isnan(vector).any():
                 products += np.outer(vector, vector)
-        result += products / np.mean(np.diag(products))
-    return result
+        result.append(products / np.mean(np.diag(products)))
+    return np.stack(result)
 
 
 def gram_of(batches: list[Tensor]) -> np.ndarray:

@@ -27,7 +27,7 @@ from model_fixtures import (
 )
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 
 FORMS = (Form.ONE_SCALE, Form.BACKCASTS, Form.STACKED)
