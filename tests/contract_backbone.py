@@ -7,17 +7,14 @@ patches of 4 steps, contexts of 64 and horizons of 8.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from einops import rearrange
-from momentfm import MOMENT
-from safetensors.torch import save_file
+from tiny_point_encoders import save_masked_moment, save_moment, save_units
 from torch import Tensor, nn
-from toy_backbone import save_random, save_toy
+from toy_backbone import save_toy
 from toy_layouts import save_headless_toy, save_quantile_toy
 from uni2ts.distribution import (
     DistributionOutput,
@@ -31,7 +28,6 @@ from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Backbone, Stats, standardise
-from darts_msft.backbones.units import UnitsBackbone
 from darts_msft.storage.weights import load_state
 
 
@@ -73,67 +69,16 @@ def save_moirai(directory: Path) -> None:
     random_moirai(attn_dropout_p=0.2).save_pretrained(directory)
 
 
-MOMENT_T5 = {
-    "d_model": 16,
-    "d_kv": 6,
-    "d_ff": 32,
-    "num_layers": 2,
-    "num_heads": 2,
-    "vocab_size": 8,
-    "dropout_rate": 0.1,
-    "feed_forward_proj": "gated-gelu",
-}
-MOMENT_CONFIG = {
-    "d_model": None,
-    "model_name": "MOMENT",
-    "patch_len": 4,
-    "patch_stride_len": 4,
-    "seq_len": 96,
-    "t5_config": MOMENT_T5,
-    "task_name": "reconstruction",
-    "transformer_backbone": "google/flan-t5-small",
-    "transformer_type": "encoder_only",
-}
-"""As config.json on the hub, but for its sizes."""
-
-
-def random_moment(**changes: Any) -> MOMENT:
-    """momentfm's own module with its pretrained head; `changes` go on top of the configuration."""
-    torch.manual_seed(3)
-    settings = {**MOMENT_CONFIG, "d_model": MOMENT_T5["d_model"], "enable_gradient_checkpointing": False, **changes}
-    module = MOMENT({}, model_kwargs=settings)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return module.eval()
-
-
-def save_moment(directory: Path, **options: Any) -> None:
-    """In the hub's layout, which also has T5's embeddings of words."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps({**MOMENT_CONFIG, **options}))
-    save_file(random_moment().state_dict(), directory / "model.safetensors")
-
-
-def save_masked_moment(directory: Path) -> None:
-    save_moment(directory, masked_horizon=True)
-
-
-def save_units(directory: Path) -> None:
-    config = {"prompt_num": 2, "patch_len": 4, "e_layers": 2, "d_model": 16, "n_heads": 2}
-    save_random(UnitsBackbone, config, directory)
-
-
 MAKERS: dict[str, Callable[[Path], None]] = {
     "moirai": save_moirai,
-    "toy": save_toy,
-    "toy_of_quantiles": save_quantile_toy,
-    "toy_without_head": save_headless_toy,
     "moment": save_moment,
     "moment_masked": save_masked_moment,
     "units": save_units,
+    "toy": save_toy,
+    "toy_of_quantiles": save_quantile_toy,
+    "toy_without_head": save_headless_toy,
 }
-WITHOUT_HEAD = {"toy_without_head", "moment"}
+WITHOUT_HEAD = {"moment", "toy_without_head"}
 """Those that have no forecast before they are trained."""
 
 
@@ -167,17 +112,15 @@ class Encoded(NamedTuple):
     stats: Stats
 
 
-def patch_context(context: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """Fills (B, V, C) with NaN on the left to whole patches; also returns which tokens have something observed."""
+def patch_context(context: Tensor, patch_size: int) -> Tensor:
+    """Fills (B, V, C) with NaN on the left to whole patches."""
     missing = -context.shape[-1] % patch_size
-    padded = torch.cat([context.new_full((*context.shape[:2], missing), torch.nan), context], dim=-1)
-    observed = rearrange(~torch.isnan(padded), "b v (n p) -> b v n p", p=patch_size).any(dim=-1)
-    return padded, observed
+    return torch.cat([context.new_full((*context.shape[:2], missing), torch.nan), context], dim=-1)
 
 
 def embed(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> tuple[Tensor, Tensor, Stats]:
     """Tokens (B, V, N, D) of (B, V, C), by a loop of its own: no pyramid; with their mask and the statistics."""
-    padded, _ = patch_context(context, patch_size)
+    padded = patch_context(context, patch_size)
     stats = backbone.statistics(context, context.new_full((*context.shape[:2], horizon), torch.nan))
     ahead = -(-horizon // patch_size) if backbone.traits.layout.horizon else 0
     future = padded.new_zeros(*padded.shape[:2], ahead * patch_size)

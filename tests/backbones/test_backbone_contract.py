@@ -185,20 +185,24 @@ def test_nothing_about_a_call_is_kept(backbone: Backbone) -> None:
 
 
 def test_tokens_stand_in_the_order_of_the_layout(backbone: Backbone) -> None:
-    """Observed patches are attended to, those before a series begins are not; of gaps the backbone decides."""
+    """The mask is False before the series begins; in gaps too, unless the backbone has a mask of its own."""
     has_horizon, lead, middle = backbone.traits.layout
     context = with_gaps(random_walks(3, 2, 22))
     tokens, mask, _ = embed(backbone, context, HORIZON, PATCH)
-    _, observed = patch_context(context, PATCH)
     counts = [lead, 6, middle, 2 if has_horizon else 0]
     assert tokens.shape == (3, 2, sum(counts), backbone.spec.width)
-    before, past, between, ahead = mask.split(counts, dim=-1)
-    assert all(part.all() for part in (before, between, ahead))
-    assert past[observed].all()
-    assert not past[2, :, 0].any()  # starts late
-    assert not observed[0, 1].all()
+    assert mask.shape == tokens.shape[:3]
+    observed = (~torch.isnan(patch_context(context, PATCH))).unflatten(-1, (6, PATCH)).any(dim=-1)
+    ahead, own, behind = mask.split([lead, 6, middle + counts[-1]], dim=-1)
+    assert ahead.all()
+    assert behind.all()
+    assert own[observed].all()
+    begun = observed.cumsum(dim=-1) > 0
+    assert not own[~begun].any()
+    gaps = begun & ~observed
+    assert gaps.any()
     if type(backbone).token_mask is Backbone.token_mask:
-        assert torch.equal(past, observed)
+        assert not own[gaps].any()
 
 
 def test_attention_respects_the_mask(backbone: Backbone, tokens: Tensor) -> None:
