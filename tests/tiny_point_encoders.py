@@ -1,4 +1,4 @@
-"""Checkpoints of MOMENT and UniTS with random weights, in the hub's layout: patches of 4 steps, width 16, two layers."""
+"""Checkpoints of MOMENT and UniTS with random weights, in the hub's layout: patches of 4 steps, two layers."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from momentfm import MOMENT
 from torch import Tensor
 
 from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, Target, Traits, adapted
+from darts_msft.backbones.config_fields import required
 from darts_msft.backbones.families import PointFamily
 from darts_msft.backbones.moments import mean_and_variance
 from darts_msft.scales.pyramid import TokenLayout
@@ -180,9 +181,13 @@ class MaskedMoment(MomentBackbone):
 def _make_module(config: Mapping[str, Any], task: str) -> MOMENT:
     """With random weights, all of which may train: momentfm freezes the encoder."""
     t5 = config["t5_config"]
+    (width,) = required(config, "d_model", inside="t5_config")
     settings = {
+        "patch_stride_len": config["patch_len"],
+        "transformer_type": "encoder_only",
+        "transformer_backbone": "T5",
         **config,
-        "d_model": config.get("d_model") or t5["d_model"],
+        "d_model": width,
         "task_name": task,
         "enable_gradient_checkpointing": False,
         "t5_config": {**t5, "vocab_size": _VOCABULARY},

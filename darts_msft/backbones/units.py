@@ -1,6 +1,6 @@
 """UniTS, written anew: an encoder over prompt, context and horizon tokens that also mixes along time and variates.
 
-(UniTS is the model's name; the unit of validation scores is in `training/units.py`.)
+(UniTS is the model's name; the units of validation scores are in `training/units.py`.)
 
 Reference: Gao et al. 2024, "UniTS: A Unified Multi-Task Time Series Model" (arXiv 2403.00131); `models/UniTS.py` of
 github.com/mims-harvard/UniTS (MIT) at commit 0e02814. Parameters have that file's names. What differs: the tokens of a
@@ -227,9 +227,9 @@ class UnitsBackbone(Backbone):
         tokens: Float[Tensor, "B V N D"],
         mask: Bool[Tensor, "B V N"] | None,
     ) -> Float[Tensor, "B V N E"]:
-        """`act` on (rows, tokens, D), giving (rows, tokens, E): all of a length at once, without the masked tokens before the first valid one.
+        """`act` on (rows, tokens, D), giving (rows, tokens, E), for all rows of a length at once.
 
-        In the place of these the result has zeros.
+        They come without the masked tokens before the first valid one, where the result has zeros.
         """
         lead, rows = self.traits.layout.lead, tokens.flatten(0, 1)
         if mask is None:
