@@ -16,7 +16,7 @@ from darts_msft.backbones.units import UnitsBackbone
 
 MOMENT_T5 = {
     "d_model": 16,
-    "d_kv": 5,
+    "d_kv": 7,
     "d_ff": 32,
     "num_layers": 2,
     "num_heads": 2,

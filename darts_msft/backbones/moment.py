@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,10 @@ class MomentBackbone(Backbone):
     The parameters live in `module`, under momentfm's own names; T5's embeddings of words are left out.
     """
 
-    dropped = ("encoder.embed_tokens.*", "head.*")
-    task = "embedding"
-    head_names: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ("module.patch_embedding.mask_embedding",)
+    dropped: ClassVar[tuple[str, ...]] = ("encoder.embed_tokens.*", "head.*")
+    task: ClassVar[str] = "embedding"
+    head_names: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ("module.patch_embedding.mask_embedding",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

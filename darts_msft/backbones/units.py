@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,13 +50,13 @@ class StretchedLinear(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B N D"], outputs: int) -> Float[Tensor, "B M D"]:
         """`outputs` is M; tokens are mixed, each of the D columns alone."""
-        weights, bias, inputs = self.weights, self.bias, tokens.shape[-2]
+        inputs = tokens.shape[-2]
+        weights: Tensor = self.weights
         if weights.shape != (outputs, inputs):
             prompts = _stretched(weights[:, : self.fixed], outputs, self.fixed)
             others = _stretched(weights[:, self.fixed :], outputs, inputs - self.fixed)
             weights = torch.cat([prompts, others], dim=-1)
-        if len(bias) != outputs:
-            bias = _stretched(bias.unsqueeze(0), 1, outputs).squeeze(0)
+        bias = _stretched(self.bias.unsqueeze(0), 1, outputs).squeeze(0)
         return F.linear(tokens.mT, weights, bias).mT
 
 
@@ -76,9 +76,26 @@ class Gated(nn.Module):
         return self.gate(x).sigmoid() * x
 
 
-def _attention_block(name: str, width: int) -> nn.ModuleDict:
-    linears = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width, bias=False), "proj": nn.Linear(width, width)})
-    return nn.ModuleDict({"norm1": nn.LayerNorm(width), name: linears, "ls1": Gated(width)})
+class Projections(nn.Module):
+    """Of an attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+
+
+class AttentionBlock(nn.Module):
+    """The parameters of an attention along time or across variates; `name` is that of its projections."""
+
+    def __init__(self, name: str, width: int) -> None:
+        super().__init__()
+        self.name = name
+        self.norm1, self.ls1 = nn.LayerNorm(width), Gated(width)
+        self.add_module(name, Projections(width))
+
+    @property
+    def projections(self) -> Projections:
+        return cast(Projections, self.get_submodule(self.name))
 
 
 class DynamicMLP(nn.Module):
@@ -105,6 +122,16 @@ class DynamicMLP(nn.Module):
         others = self.mlp["seq_fc"](mixed, mixed.shape[-2] - self.prompts)
         mixed = torch.cat([prompts, others], dim=-2)
         return tokens + self.ls2(self.mlp["fc2"](F.gelu(torch.cat([mixed, kept], dim=-1))))
+
+
+class Block(nn.Module):
+    """A layer."""
+
+    def __init__(self, width: int, prompts: int) -> None:
+        super().__init__()
+        self.seq_att_block = AttentionBlock("attn_seq", width)
+        self.var_att_block = AttentionBlock("attn_var", width)
+        self.dynamic_mlp = DynamicMLP(width, prompts)
 
 
 class ForecastHead(nn.Module):
@@ -138,22 +165,13 @@ class UnitsBackbone(Backbone):
         super().__init__()
         self.traits = self.traits_of(config)
         self.patch_size = self.traits.patch_sizes[0]
-        width, self.heads_count, prompts = config["d_model"], config["n_heads"], config["prompt_num"]
+        width, self.num_heads, prompts = config["d_model"], config["n_heads"], config["prompt_num"]
         self.prompt_token = nn.Parameter(0.02 * torch.randn(prompts, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))
         self.patch_embeddings = nn.ModuleDict({"value_embedding": nn.Linear(self.patch_size, width, bias=False)})
         self.position_embedding = nn.ParameterDict({"pe": _sines(width)})
         self.prompt2forecat = StretchedLinear(LENGTH, LENGTH, prompts)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "seq_att_block": _attention_block("attn_seq", width),
-                    "var_att_block": _attention_block("attn_var", width),
-                    "dynamic_mlp": DynamicMLP(width, prompts),
-                }
-            )
-            for _ in range(config["e_layers"])
-        )
+        self.blocks = nn.ModuleList(Block(width, prompts) for _ in range(config["e_layers"]))
         self.forecast_head = ForecastHead(width, self.patch_size, prompts)
         self.spec = Spec(
             width=width,
@@ -249,33 +267,20 @@ class UnitsBackbone(Backbone):
     ) -> Float[Tensor, "B V N D"]:
         """Along time, then across variates."""
         mask = torch.ones_like(tokens[..., 0], dtype=torch.bool) if mask is None else mask
-        for name, axis, attend in (("seq", "seq_att_block", self._along_time), ("var", "var_att_block", _across)):
-            block = self.blocks[layer][axis]
-            linears = block[f"attn_{name}"]
-            joined = adapted(f"{name}_qkv", linears["qkv"], block["norm1"](tokens), adapters)
-            parts = rearrange(
-                joined, "b v n (three head d) -> three b v head n d", three=3, head=self.heads_count
-            ).unbind()
-            attended = rearrange(attend(*parts, mask), "b v head n d -> b v n (head d)")
-            tokens = tokens + block["ls1"](linears["proj"](attended))
+        layers = cast(Block, self.blocks[layer])
+        attends = {"seq_qkv": (layers.seq_att_block, _along_time), "var_qkv": (layers.var_att_block, _across)}
+        for name, (block, attend) in attends.items():
+            joined = adapted(name, block.projections.qkv, block.norm1(tokens), adapters)
+            split = "b v n (three head d) -> three b v head n d"
+            query, key, value = rearrange(joined, split, three=3, head=self.num_heads)
+            attended = rearrange(attend(query, key, value, mask), "b v head n d -> b v n (head d)")
+            tokens = tokens + block.ls1(block.projections.proj(attended))
         return tokens
-
-    @staticmethod
-    def _along_time(
-        query: Float[Tensor, "B V heads N d"],
-        key: Float[Tensor, "B V heads N d"],
-        value: Float[Tensor, "B V heads N d"],
-        mask: Bool[Tensor, "B V N"],
-    ) -> Float[Tensor, "B V heads N d"]:
-        bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
-        rows = (part.flatten(0, 1) for part in (query, key, value))
-        attended = F.scaled_dot_product_attention(*rows, attn_mask=bias.flatten(0, 1)[:, None, None])
-        return attended.unflatten(0, mask.shape[:2])
 
     def feed_forward(
         self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None
     ) -> Float[Tensor, "B V N D"]:
-        return self._without_padding(self.blocks[layer]["dynamic_mlp"], tokens, mask)
+        return self._without_padding(cast(Block, self.blocks[layer]).dynamic_mlp, tokens, mask)
 
     def readout(
         self, tokens: Float[Tensor, "B V N D"], horizon: int, mask: Bool[Tensor, "B V N"]
@@ -292,6 +297,19 @@ class UnitsBackbone(Backbone):
 
         steps = self._without_padding(patches, tokens, mask)[..., -count:, :].flatten(-2)
         return steps[..., :horizon].unsqueeze(-1)
+
+
+def _along_time(
+    query: Float[Tensor, "B V heads N d"],
+    key: Float[Tensor, "B V heads N d"],
+    value: Float[Tensor, "B V heads N d"],
+    mask: Bool[Tensor, "B V N"],
+) -> Float[Tensor, "B V heads N d"]:
+    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    attended = F.scaled_dot_product_attention(
+        query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), attn_mask=bias.flatten(0, 1)[:, None, None]
+    )
+    return attended.unflatten(0, mask.shape[:2])
 
 
 def _across(
