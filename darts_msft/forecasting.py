@@ -123,10 +123,14 @@ class ForecastingModule(PLForecastingModule):
         return self.plan.num_scales > 0 and not self.mixing.only_first and self.can_forecast_untrained
 
     @property
+    def has_linear(self) -> bool:
+        """Whether there is a linear member to forecast with."""
+        return self.linear is not None and not self.linear.absent
+
+    @property
     def mixes_linear(self) -> bool:
-        """Whether the linear member takes part in the forecast."""
-        takes_part = self.kind in (Form.TRAINED, Form.WITH_LINEAR)
-        return takes_part and self.linear is not None and not self.linear.absent
+        """Whether it takes part in the forecast."""
+        return self.has_linear and self.kind in (Form.TRAINED, Form.WITH_LINEAR)
 
     def take(self, form: Form) -> None:
         """Forecasts by `form` from now on."""

@@ -67,7 +67,10 @@ def fit_linear(
     that is left out is not unseen.)
     """
     _check(series, horizon, lookbacks, shift, validation)
-    series = [np.where(np.isfinite(one), one, np.nan).astype(np.float64) for one in series]
+    series = [_without_infinities(one) for one in series]
+    if validation is not None:
+        past, future = map(_without_infinities, validation[:2])
+        validation = validation._replace(past=past, future=future)
     judged, (windows, usable) = series, comparable(validation, lookbacks) if validation else (None, [])
     validated = bool(usable)
     if not validated:
@@ -98,6 +101,10 @@ def fit_linear(
         weight = _average(series, candidates, _pooled(series, list(pooled)))
     member = LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student, season)))
     return LinearFit(member, candidates, validated)
+
+
+def _without_infinities(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan).astype(np.float64)
 
 
 def _check(series: Series, horizon: int, lookbacks: Sequence[int], shift: int, validation: Windows | None) -> None:

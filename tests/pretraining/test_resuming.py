@@ -95,7 +95,6 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
 
 IN_A_STEP = {
     "backbones/base.py",
-    "backbones/families.py",
     "backbones/moirai.py",
     "backbones/moirai_mixture.py",
     "pretraining/gaussian.py",
