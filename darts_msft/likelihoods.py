@@ -22,6 +22,7 @@ from darts_msft.backbones.base import Family
 from darts_msft.scales.mixing import (
     MixedForecast,
     average_of_quantiles,
+    cdf_of_mixture,
     draw_scale,
     quantile_of_mixture,
     sample_mixture,
@@ -187,6 +188,10 @@ class ScaleMixture(TorchLikelihood):
                 "samples, or mixing='mixture' or 'quantile'"
             )
         return torch.stack(found, dim=-1)
+
+    def cdf(self, model_output: Float[Tensor, "B H V Z"], value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
+        """The share of the forecast distribution at or below `value`; of a mixture alone."""
+        return cdf_of_mixture(self.family.cdf, self.unpack(model_output), value)
 
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)

@@ -94,7 +94,7 @@ class MSFTFoundationModel(DartsHooks):
         "in_scale"; "full": all scales' tokens in one sequence; or "one_sequence": that without an aggregator, our
         reading of the paper's ablation. With these training doesn't start at the pretrained model.
     mixing
-        How distributions are mixed: "mixture" (each path from one scale), "quantile" (averaged quantiles), "samples"
+        How distributions are mixed: "mixture" (each sample from one scale), "quantile" (averaged quantiles), "samples"
         (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
         with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are refused).
     upsampling
@@ -111,6 +111,13 @@ class MSFTFoundationModel(DartsHooks):
         and points are clipped. None: no bound. `lower="auto"`: 0 for each component that is never below 0 in all
         training series of the last `fit`; before a fit, in the window's own context. A file's bounds are loaded with
         its weights where no number is given here.
+    sample_dependence
+        How the steps of a sample path hang together. "copula": forecasts that err at one step err alike at the next
+        ones, and at the same time of the next day, as they did on the `val_series` of the last `fit`; the same holds
+        between components. So the samples' sums, largest and smallest values are likely ones. Without a `val_series`,
+        and before a fit, as is usual for hourly series, and components are independent. "independent": each step is
+        drawn on its own; sums and peaks of several steps are then told far too narrowly. The samples of a single step
+        are the same numbers in both.
     linear_member
         Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
         anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
@@ -163,6 +170,7 @@ class MSFTFoundationModel(DartsHooks):
         weight_init: str | Sequence[float] = "uniform",
         lower: float | str | None = None,
         upper: float | None = None,
+        sample_dependence: str = "copula",
         linear_member: bool | None = None,
         windows_per_epoch: int | None = WINDOWS_PER_EPOCH,
         lr_pretrained: float | None = None,
