@@ -340,7 +340,8 @@ class ForecastingModule(PLForecastingModule):
         if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
             return super().predict_step(batch, batch_idx, dataloader_idx)
         forecast = self(PLModuleInput(past_target=batch.past_target)).prediction
-        samples = self.paths.order(self._sample(forecast, self.pred_num_samples, batch.past_target))
+        samples = self._sample(forecast, self.pred_num_samples, batch.past_target)
+        samples = self.paths.order(samples, batch.past_target)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
@@ -355,7 +356,8 @@ class ForecastingModule(PLForecastingModule):
             if self.likelihood is None:
                 return PLModuleOutput(prediction=self._sample(forecast, 1, x.past_target)[0])
             # later chunks see the path itself: what is left of each chunk's errors hardly depends on earlier ones
-            return PLModuleOutput(prediction=self.paths.one(lambda count: self._sample(forecast, count, x.past_target)))
+            path = self.paths.one(lambda count: self._sample(forecast, count, x.past_target), x.past_target)
+            return PLModuleOutput(prediction=path)
         self._check_zero_shot()
         return PLModuleOutput(prediction=self.point(x.past_target))
 

@@ -13,18 +13,17 @@ from torch import Tensor
 
 def normal_draws(
     count: int,
-    series: int,
-    steps: Float[Tensor, "H H"],
-    components: Float[Tensor, "V V"],
+    steps: Float[Tensor, "B H H"],
+    components: Float[Tensor, "B V V"],
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B V H M"]:
     """Standard normal draws; `steps` and `components` are factors F of their correlations F F'.
 
     The correlation of two components at two steps is the product of the two.
     """
-    shape = (series, len(components), len(steps), count)
-    draws = steps @ torch.randn(shape, generator=generator, device=steps.device, dtype=steps.dtype)
-    if len(components) == 1:
+    shape = (len(steps), components.shape[-1], steps.shape[-1], count)
+    draws = steps.unsqueeze(1) @ torch.randn(shape, generator=generator, device=steps.device, dtype=steps.dtype)
+    if components.shape[-1] == 1:
         return draws
     return (components @ draws.flatten(2)).unflatten(2, shape[2:])
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from darts_msft.dependence.copula import MOST_STEPS, Sums, estimate
+from darts_msft.dependence.copula import Sums, estimate
 
 logger = logging.getLogger("darts_msft")
 
@@ -55,16 +55,15 @@ def learn_paths(module: Any, each_batch: Callable[[Act], Any], windows: float) -
     `each_batch(act)` calls `act(batch, index)` on all validation batches; `windows` is how many there are that don't
     overlap.
     """
-    if not module.paths.active or module.likelihood is None:
+    if not module.paths.learns or module.likelihood is None:
         return False
-    horizon = module.output_chunk_length
-    sums = ScoreSums(min(horizon, MOST_STEPS), module.n_targets).to(module.device)
+    sums = ScoreSums(module.output_chunk_length, module.n_targets).to(module.device)
 
     def add(batch: Any, index: int) -> None:
-        sums.update(normal_scores(module, batch, SEED + index)[:, :MOST_STEPS])
+        sums.update(normal_scores(module, batch, SEED + index))
 
     each_batch(add)
-    found = estimate(sums.compute(), horizon, windows, module.units.season)
+    found = estimate(sums.compute(), windows)
     if found is None:
         logger.warning("sample paths keep the dependence they had: no validation window has a finite forecast")
         return False
