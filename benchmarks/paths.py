@@ -32,21 +32,24 @@ PARTS: dict[str, tuple[float, float, float]] = {
     "sea_temperature": (0.7, 0.85, 1.0),
 }
 """Where the training, validation and test part end, in steps or as shares."""
+LOWER = {"departures": 0.0}  # counts
 TRAINER: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_model_summary": False}
 TRAINER |= {"enable_progress_bar": False, "enable_checkpointing": False}
 
 
-def make(dependence: str) -> MSFTFoundationModel:
+def make(dependence: str, lower: float | None) -> MSFTFoundationModel:
     """The bundled checkpoint, of which nothing is trained."""
     lengths = {"input_chunk_length": CONTEXT, "output_chunk_length": HORIZON, "method": "zero_shot"}
     return MSFTFoundationModel(
-        **lengths, sample_dependence=dependence, random_state=SEED, pl_trainer_kwargs=dict(TRAINER)
+        **lengths, lower=lower, sample_dependence=dependence, random_state=SEED, pl_trainer_kwargs=dict(TRAINER)
     )
 
 
-def models(series: TimeSeries, train: int, val: int, fits: bool, folder: Path) -> dict[str, MSFTFoundationModel]:
+def models(
+    series: TimeSeries, train: int, val: int, lower: float | None, fits: bool, folder: Path
+) -> dict[str, MSFTFoundationModel]:
     """With independent steps and with the model's own dependence; one fit for both."""
-    found = {name: make(name) for name in ("independent", "copula")}
+    found = {name: make(name, lower) for name in ("independent", "copula")}
     if fits:
         found["copula"].fit(series[:train], val_series=series[train - CONTEXT : val])
         found["copula"].save_adapter(folder, overwrite=True)
@@ -109,7 +112,7 @@ def measure(name: str, fits: bool, origins: int, data: Path | None, folder: Path
     truth = np.stack([series.values()[place : place + HORIZON] for place in places]).astype(float)
     found: dict[str, Any] = {"data": name, "fitted": fits, "origins": len(places)}
     drawn = {}
-    for how, model in models(series, train, val, fits, folder).items():
+    for how, model in models(series, train, val, LOWER.get(name), fits, folder).items():
         drawn[how], seconds = samples_of(model, contexts)
         found[how] = {key: round(value, 4) for key, value in scores(drawn[how], truth).items()}
         found[how]["cpu_seconds"] = round(seconds, 2)
