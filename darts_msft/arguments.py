@@ -16,6 +16,7 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
 
 from darts_msft.backbones import describe, load_class
+from darts_msft.backbones.base import Traits
 from darts_msft.bounds import BoundsConfig
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
@@ -67,8 +68,8 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
     check_choice("sample_dependence", dependence, SAMPLE_DEPENDENCES)
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
-    check_options(method, method_config, mixing_config, rates, likelihood, trains)
-    checkpoint = Checkpoint(given["backbone"], load_class(architecture), config)
+    checkpoint = Checkpoint(given["backbone"], load_class(architecture).traits_of(config))
+    check_options(method, method_config, mixing_config, rates, brings_head(likelihood, checkpoint.traits), trains)
     finest = given.get("finest_context")
     if finest is None and mixing_config.only_first:
         finest = context  # scale 0 alone forecasts
@@ -77,8 +78,11 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
     if warns and plan.reach < context:
         warn_of_reach(plan)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
+    if likelihood == "native" and checkpoint.traits.family.deterministic:
+        likelihood = None
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config)
     check_training(method, trains, resolved)
+    check_pretrained_head(checkpoint, method, trains)
     settings = {
         "architecture": architecture,
         "backbone_config": config,
@@ -160,18 +164,24 @@ def check_search(num_scales: int | str | None, weight_init: object, save_checkpo
         )
 
 
+def brings_head(likelihood: object, traits: Traits) -> bool:
+    """Whether a likelihood, as the user gave it, needs a new head."""
+    served = isinstance(likelihood, QuantileRegression) and traits.family.serves(likelihood.quantiles)
+    return not (traits.pretrained_head and (served or likelihood is None or isinstance(likelihood, str)))
+
+
 def check_options(
     method: str,
     method_config: MethodConfig,
     mixing_config: MixingConfig,
     rates: Mapping[str, float | None],
-    likelihood: object,
+    new_head: bool,
     enable_finetuning: bool | dict[str, list[str]],
 ) -> None:
     """Refuses values, other than the defaults, of options that are without effect.
 
-    `rates` are those given, by group. A new head always trains. With a dictionary as `enable_finetuning`, any rate may
-    be given.
+    `rates` are those given, by group. A `new_head` always trains. With a dictionary as `enable_finetuning`, any rate
+    may be given.
     """
     found = find_method(method)
     found.check(method_config)
@@ -180,7 +190,7 @@ def check_options(
         given = {f"lr_{group}": rate for group, rate in rates.items() if rate is not None}
     given |= method_config.changes() | mixing_config.changes()
     own = {*found.options, *(f"lr_{group}" for group in found.groups)}
-    if found.trains and not (likelihood is None or isinstance(likelihood, str)):
+    if found.trains and new_head:
         own.add("lr_head")
     useless = [
         f"{name}={list(value) if isinstance(value, tuple) else value!r} (of {', '.join(map(repr, methods_with(name)))})"
@@ -221,6 +231,17 @@ def check_training(
             f"enable_finetuning=False is not allowed with method={method!r}, whose weights are random before training; "
             "leave it out, or take method='zero_shot'"
         )
+
+
+def check_pretrained_head(checkpoint: Checkpoint, method: str, enable_finetuning: bool | dict[str, list[str]]) -> None:
+    """Refuses to train nothing where the forecast needs a head that is trained first."""
+    if checkpoint.traits.pretrained_head or (find_method(method).trains and enable_finetuning is not False):
+        return
+    asked = f"method={method!r}" if not find_method(method).trains else "enable_finetuning=False"
+    raise ValueError(
+        f"{asked} trains nothing, but backbone={checkpoint.name!r} was pretrained without a head for forecasts: take a "
+        "method that trains one, such as 'linear_probe' or 'msft', and call fit()"
+    )
 
 
 def check_patterns(enable_finetuning: Mapping[str, list[str]], names: list[str]) -> None:

@@ -45,18 +45,22 @@ def encode(
     joined sequence has positions 0, 1, ... that run on from scale to scale (our reading of the paper's ablation).
     """
     current, counts = list(tokens), [part.shape[-2] for part in tokens]
-    attention = _choose(hooks.joined, counts)(tokens, masks)
+    attention = _choose(hooks.joined, backbone.mixes_time, counts)(tokens, masks)
     for layer in range(backbone.spec.num_layers):
         adapters = [hooks.adapters(layer, scale) for scale in range(len(current))]
         fused = hooks.aggregate(layer, attention(backbone, layer, current, adapters), masks)
-        # it acts on each token alone: one large product for all scales
-        current = list(backbone.feed_forward(layer, torch.cat(fused, dim=-2)).split(counts, dim=-2))
+        if backbone.mixes_time:
+            current = [backbone.feed_forward(layer, *scale) for scale in zip(fused, masks, strict=True)]
+        else:  # it acts on each token alone: one large product for all scales
+            current = list(backbone.feed_forward(layer, torch.cat(fused, dim=-2), None).split(counts, dim=-2))
     return current
 
 
-def _choose(joined: bool, counts: Sequence[int]) -> type[_OneByOne]:
+def _choose(joined: bool, mixes_time: bool, counts: Sequence[int]) -> type[_OneByOne]:
     if len(counts) > 1 and joined:
         return _AsSequence
+    if mixes_time:
+        return _OneByOne
     within = max(counts) * len(counts) <= (1 + MOST_PADDING) * sum(counts)
     return _AsBatch if len(counts) > 1 and within else _OneByOne
 

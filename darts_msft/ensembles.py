@@ -1,4 +1,8 @@
-"""What Darts' ensembles ask of their members before they take them."""
+"""What Darts' ensembles ask of their members before they take them.
+
+Darts asks a member whether it was fitted, and tells it nothing; that it is an ensemble that asks is known only from
+a private variable of Darts. Its versions are bounded in pyproject.toml, and a test is red where they keep it otherwise.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,47 +12,27 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchInferenceBatch
 from darts.utils.likelihood_models.torch import QuantileRegression
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
-from darts_msft.backbones.base import Backbone, Family, Stats, with_stats
+from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
+from darts_msft.backbones.families import Family
 from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.dependence.paths import SamplePaths
 from darts_msft.encoder import encode
-from darts_msft.likelihoods import MIXTURES, ByLevel, DartsFamily, ScaleMixture
+from darts_msft.forms import Form, first_form, in_forms
+from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
 from darts_msft.linear.member import LinearForecast, LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
 from darts_msft.options import MethodConfig, MixingConfig
-from darts_msft.scales.adapters import StepHead
+from darts_msft.scales.adapters import FlatHeads, StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
 from darts_msft.window_statistics import constant_where_flat, of_those_that_saw
-
-
-class Form(IntEnum):
-    """How a module forecasts: as pretrained in one of three ways, or as trained."""
-
-    ONE_SCALE = 0
-    """Scale 0 alone, with the whole input or as much of it as the checkpoint takes: what the pretrained model is."""
-    BACKCASTS = 1
-    """All scales, weighted for each window by backcasts of its own end."""
-    STACKED = 2
-    """All scales, with the weights that were solved for on validation data."""
-    TRAINED = 3
-    WITH_LINEAR = 4
-    """All scales and the linear member, with the weights that were solved for on validation data."""
-
-
-def first_form(plan: ScalePlan, can_weigh_scales: bool) -> Form:
-    """How a pretrained model forecasts before any fit.
-
-    Coarser scales that see no more than scale 0 may do harm: without data to weigh them by, they are left out.
-    """
-    return Form.BACKCASTS if can_weigh_scales and plan.looks_further_back else Form.ONE_SCALE
 
 
 class Parts(NamedTuple):
@@ -61,7 +40,7 @@ class Parts(NamedTuple):
 
     plan: ScalePlan
     method: Method
-    step_head: StepHead | None
+    new_heads: StepHead | FlatHeads | None
 
 
 class ScaleOutputs(NamedTuple):
@@ -105,12 +84,12 @@ class ForecastingModule(PLForecastingModule):
         super().__init__(**kwargs)
         self.criterion = self.train_criterion = self.val_criterion = None  # Darts' loss, which is not ours
         self.backbone = load_class(architecture).from_config(backbone_config, patch_size)
-        spec = self.backbone.spec
+        spec, traits = self.backbone.spec, self.backbone.traits
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
         context = kwargs["input_chunk_length"]
-        self.plan = ScalePlan(context, horizon, patch_size, num_scales, spec.horizon_tokens, finest_context)
+        self.plan = ScalePlan(context, horizon, patch_size, num_scales, traits.layout, finest_context)
         # with K = 0 the user says what scale 0 sees
-        self.one_scale = self.plan.one_scale(self.backbone.max_tokens(backbone_config)) if num_scales else self.plan
+        self.one_scale = self.plan.one_scale(traits.max_context, traits.max_tokens) if num_scales else self.plan
         config = MethodConfig.from_dict(method_config)
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
@@ -120,15 +99,21 @@ class ForecastingModule(PLForecastingModule):
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
         self.paths = SamplePaths(self.output_chunk_length, self.n_targets, sample_dependence)
-        base = self.likelihood.base if isinstance(self.likelihood, ScaleMixture) else self.likelihood
-        self.new_family = None if base is None else DartsFamily(base)
-        self.step_head = (
-            StepHead(spec.width, patch_size, len(self.new_family.names)) if self.new_family is not None else None
-        )
+        self.family = family_for(self.likelihood, traits.family)
+        self.new_heads = self._make_new_heads()
         self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
         self.register_buffer("form", torch.tensor(first_form(self.plan, self.can_weigh_scales)))
         self.settle()
+
+    def _make_new_heads(self) -> StepHead | FlatHeads | None:
+        """Heads for all scales, where the pretrained one can't learn to serve the likelihood."""
+        spec, traits, size = self.backbone.spec, self.backbone.traits, len(self.family.names)
+        if traits.pretrained_head and self.family is traits.family:
+            return None
+        if traits.layout.horizon:
+            return StepHead(spec.width, self.plan.patch_size, size)
+        return FlatHeads(spec.width, self.plan, size)
 
     @property
     def can_forecast_untrained(self) -> bool:
@@ -141,10 +126,14 @@ class ForecastingModule(PLForecastingModule):
         return self.plan.num_scales > 0 and not self.mixing.only_first and self.can_forecast_untrained
 
     @property
+    def has_linear(self) -> bool:
+        """Whether there is a linear member to forecast with."""
+        return self.linear is not None and not self.linear.absent
+
+    @property
     def mixes_linear(self) -> bool:
-        """Whether the linear member takes part in the forecast."""
-        takes_part = self.kind in (Form.TRAINED, Form.WITH_LINEAR)
-        return takes_part and self.linear is not None and not self.linear.absent
+        """Whether it takes part in the forecast."""
+        return self.has_linear and self.kind in (Form.TRAINED, Form.WITH_LINEAR)
 
     def take(self, form: Form) -> None:
         """Forecasts by `form` from now on."""
@@ -157,7 +146,7 @@ class ForecastingModule(PLForecastingModule):
         if self.kind is Form.ONE_SCALE or self.mixing.only_first:
             self.scale_weights.only_finest()
         if self.kind is Form.TRAINED:
-            self.parts = Parts(self.plan, self.method, self.step_head)
+            self.parts = Parts(self.plan, self.method, self.new_heads)
         else:
             self.parts = Parts(self.one_scale if self.kind is Form.ONE_SCALE else self.plan, self.untouched, None)
 
@@ -201,33 +190,53 @@ class ForecastingModule(PLForecastingModule):
 
     def forecast_scales(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
         """The scales' forecasts, each at its own rate, with the weights that all windows share."""
-        plan, method, step_head = self.parts
-        contexts = plan.pool_context(rearrange(past_target, "b c v -> b v c"))
-        tokens, masks, stats = [], [], []
-        seen = [~torch.isnan(context).all(dim=-1, keepdim=True) for context in contexts]
-        for scale, context in enumerate(contexts):
-            values, scale_stats = self.backbone.normalise(context)
-            observed = plan.pad_context(~torch.isnan(context), scale)
-            count = plan.horizon_token_counts[scale]
-            embedded = self.backbone.embed(plan.pad_context(values, scale), observed, count)
-            past, future = embedded.split([embedded.shape[-2] - count, count], dim=-2)
-            tokens.append(torch.cat([method.adapt_input(past, scale), future], dim=-2))
-            masks.append(plan.token_mask(observed, scale))
-            stats.append(scale_stats)
+        plan, method, new_heads = self.parts
+        # no variate hears of another: where the backbone lets them, each is a series of its own
+        rows = "(b v) 1" if "joint" in self.backbone.traits.multivariate else "b v"
+        values = rearrange(past_target, f"b c v -> {rows} c")
+        unknown = torch.full_like(values[..., :1], torch.nan).expand(-1, -1, plan.horizon)
+        windows = list(zip(plan.pool_context(values), plan.pool_horizon(unknown), strict=True))
+        seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
+        stats = of_those_that_saw(seen, [self.backbone.statistics(*window) for window in windows])
+        if not self.backbone.traits.own_statistics:
+            stats = stats[:1] * len(stats)
+        tokens, masks = [], []
+        for scale, window in enumerate(windows):
+            embedded, mask = self._embed(plan, scale, *window, stats[scale])
+            lead, past, middle, future = embedded.split(plan.sections(scale), dim=-2)
+            tokens.append(torch.cat([lead, method.adapt_input(past, scale), middle, future], dim=-2))
+            masks.append(mask)
         encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
-        params = self._heads(step_head, encoded, plan.horizons)
-        family = self.backbone.family if step_head is None or self.new_family is None else self.new_family
+        params = self._heads(new_heads, encoded, plan.horizons, masks)
+        family = self.backbone.family if new_heads is None else self.family
         weights = self.scale_weights()[: len(params)].expand(len(past_target), -1)
-        params = [one.to(past_target.dtype) for one in params]
-        return ScaleOutputs(plan, params, of_those_that_saw(seen, stats), family, weights)
+        params, locs, spreads = (
+            [rearrange(one.to(past_target.dtype), f"{rows} ... -> b v ...", b=len(past_target)) for one in parts]
+            for parts in (params, *zip(*stats, strict=True))
+        )
+        return ScaleOutputs(plan, params, list(map(Stats, locs, spreads)), family, weights)
+
+    def _embed(
+        self, plan: ScalePlan, scale: int, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"], stats: Stats
+    ) -> tuple[Float[Tensor, "B V N D"], Bool[Tensor, "B V N"]]:
+        """A scale's tokens, and which of them can be attended to."""
+        observed, known = plan.pad_context(~torch.isnan(past), scale), plan.pad_horizon(~torch.isnan(future), scale)
+        values = plan.pad_context(standardise(past, stats), scale)
+        ahead = plan.pad_horizon(standardise(future, stats), scale)
+        tokens = self.backbone.embed(values, observed, ahead, known)
+        return tokens, self.backbone.token_mask(observed, known, targets=past.shape[1])
 
     def _heads(
-        self, step_head: StepHead | None, encoded: Sequence[Float[Tensor, "B V _ D"]], horizons: Sequence[int]
+        self,
+        new_heads: StepHead | FlatHeads | None,
+        encoded: Sequence[Float[Tensor, "B V _ D"]],
+        horizons: Sequence[int],
+        masks: Sequence[Bool[Tensor, "B V _"]],
     ) -> list[Float[Tensor, "B V _ R"]]:
-        if step_head is None:
-            return self.backbone.heads(encoded, horizons)
-        parts = zip(encoded, horizons, strict=True)
-        return [step_head(self.backbone.readout(part, steps))[..., :steps, :] for part, steps in parts]
+        if new_heads is None:
+            return self.backbone.heads(encoded, horizons, masks)
+        scales = enumerate(zip(encoded, horizons, masks, strict=True))
+        return [new_heads(self.backbone.readout(*one), scale, one[1]) for scale, one in scales]
 
     def forecast(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
         """As `forecast_scales`, but windows without variation are forecast as constant, and backcasts weigh the scales.
@@ -290,7 +299,7 @@ class ForecastingModule(PLForecastingModule):
             if linear is None and self.likelihood.with_linear:
                 linear = LinearPart.unused(steps[..., 0, 0])
             return pack(steps, nn.functional.pad(outputs.weights, (0, missing)), linear)
-        levels = [0.5] if self.new_family is None else self.new_family.levels or [0.5]
+        levels = self.likelihood.quantiles if isinstance(self.likelihood, QuantileRegression) else [0.5]
         return self._mix_quantiles(outputs, levels)
 
     def _mix_quantiles(self, outputs: ScaleOutputs, levels: Sequence[float]) -> Float[Tensor, "B H V Q"]:
@@ -305,8 +314,8 @@ class ForecastingModule(PLForecastingModule):
     def _quantiles(self, outputs: ScaleOutputs, levels: Sequence[float]) -> list[Float[Tensor, "B V _ Q"]]:
         """Each scale's, in the series' units."""
         quantiles: Sequence[Tensor] = outputs.params
-        if not isinstance(outputs.family, DartsFamily) or outputs.family.levels != levels:
-            # one search for the steps of all scales; of the other family's, the columns are them, with gradients
+        if outputs.family.levels != tuple(levels):
+            # one search for the steps of all scales; elsewhere the columns are them
             steps = torch.cat(outputs.params, dim=-2)
             found = torch.stack([outputs.family.quantile(steps, level) for level in levels], dim=-1)
             quantiles = found.split([params.shape[-2] for params in outputs.params], dim=-2)
@@ -324,11 +333,12 @@ class ForecastingModule(PLForecastingModule):
         return PLModuleOutput(prediction=self.mix(self.forecast(x_in.past_target)))
 
     def _forecasts_zero_shot(self) -> bool:
-        """Whether the pretrained head serves the likelihood: the native distribution, its quantiles, its median."""
-        return self.new_family is None or self.new_family.levels is not None
+        """Whether there is a pretrained head that serves the likelihood: as it is, or its quantiles."""
+        native = self.backbone.traits
+        return native.pretrained_head and (self.family is native.family or bool(self.family.levels))
 
     def _check_zero_shot(self) -> None:
-        if self.new_family is not None and self.parts.step_head is None and not self._forecasts_zero_shot():
+        if self.parts.new_heads is None and not self._forecasts_zero_shot():
             raise ValueError(
                 f"likelihood={self.likelihood!r} needs a new head that is not trained yet; call fit() "
                 "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
@@ -386,11 +396,3 @@ def _rows(outputs: ScaleOutputs, rows: slice) -> ScaleOutputs:
     params = [part[rows] for part in outputs.params]
     stats = [Stats(loc[rows], spread[rows]) for loc, spread in outputs.stats]
     return outputs._replace(params=params, stats=stats, weights=outputs.weights[rows])
-
-
-def in_forms(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A module's state; that of version 0.1 said only whether the module was trained."""
-    state = dict(state)
-    if "trained" in state:
-        state["form"] = torch.tensor(Form.TRAINED if bool(state.pop("trained")) else Form.ONE_SCALE)
-    return state

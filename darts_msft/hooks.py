@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from types import MappingProxyType
 from typing import Any
@@ -21,15 +21,17 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.torch import random_method
 
 from darts_msft import arguments, persistence
+from darts_msft.backbones import load_class
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.display import one_bar, shows_bars, with_display, without_asides
 from darts_msft.ensembles import trained_by_new_ensemble
+from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import SETTINGS, choose_settings
-from darts_msft.training.failed_fits import as_before_if_it_fails, weights_as_before_if_it_fails
+from darts_msft.training.failed_fits import Stopped, as_before_if_it_fails, train_until_stopped
 from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
@@ -57,6 +59,7 @@ class DartsHooks(FoundationModel):
     _report_level: int = logging.INFO
     _windows_per_epoch: int | None = WINDOWS_PER_EPOCH  # of a model that an older version saved
     _told_of_double: bool = False
+    _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
@@ -65,6 +68,8 @@ class DartsHooks(FoundationModel):
     pl_module_params: dict[str, Any]
     _model_params: dict[str, Any]
     _linear_solved: dict[str, Any] | None = None
+    _judged: dict[Any, Any] | None = None  # what the choices of several models for the same data share
+    _began: float  # of the last fit, by `time.perf_counter()`
     _chosen: Mapping[str, int] = MappingProxyType({})  # of what was left open, by the last fit
     _module_settings: dict[str, Any]
     _revision: str | None
@@ -72,7 +77,7 @@ class DartsHooks(FoundationModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._zero_shot_only, self._zero_shot_kind, self._weights_at_hand = False, None, None
-        self._fit_report, self._chosen = None, {}
+        self._fit_report, self._chosen, self._began = None, {}, 0.0
 
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
         return build_module(self, self._module_settings, self.pl_module_params)
@@ -94,7 +99,7 @@ class DartsHooks(FoundationModel):
 
     def _train_and_compare(self, trainer: Any, model: Any, datamodule: Any, load_best: bool) -> None:
         # `KeepBest` returns to the best state, which may be the pretrained one, that Darts' checkpoints lack
-        began = time.perf_counter()
+        stopped: Stopped | None = None
         self._tell_of_double(datamodule.train_dataset[0].past_target.dtype)
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
         learn_bounds(model, datamodule)
@@ -104,20 +109,25 @@ class DartsHooks(FoundationModel):
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
             data = FitData(datamodule, lambda: 0, None)
-            self._fit_report = weigh_scales(trainer, model, data, began) if validates else None
+            self._fit_report = weigh_scales(trainer, model, data, self._began) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
-            keep = KeepBest(seed, validates, began)
+            keep = KeepBest(seed, validates, self._began)
             data = FitData(datamodule, lambda: keep.seed, self._windows_per_epoch)
             told = expected_time_told(trainer, self._report_level)
+            train = partial(super()._train, trainer, model, data, load_best=load_best and not validates)
             with keep.attached_to(trainer), told, model.learning_weights(validates):
-                super()._train(trainer, model, data, load_best=load_best and not validates)
+                stopped = train_until_stopped(train, keep)
+            if stopped is not None:
+                self.model, self.trainer = model, trainer  # as Darts does in the end
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
             self._fit_report = replace(self._fit_report, chosen=self._chosen)
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
             if self._fit_report.warning is not None and self._report_level >= logging.INFO:
                 logger.warning(self._fit_report.warning)
+        if stopped is not None:
+            raise stopped
 
     def _tell_of_double(self, dtype: np.dtype) -> None:
         """Warns, once a model, of what double precision costs where nobody asked for it."""
@@ -130,7 +140,10 @@ class DartsHooks(FoundationModel):
             )
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Darts' `fit`; if it fails, the model stays as it was."""
+        """Darts' `fit`; if it fails, the model stays as it was.
+
+        A user who interrupts it gets the best state that was scored, if any; the program ends, as with Lightning.
+        """
         with as_before_if_it_fails(self):
             return super().fit(*args, **kwargs)
 
@@ -139,15 +152,15 @@ class DartsHooks(FoundationModel):
 
         Of a model without weights of its own, settings that were left open are chosen first, on the validation dataset.
         """
-        weights = nullcontext() if self._fresh else weights_as_before_if_it_fails(self.model)
-        with as_before_if_it_fails(self), weights:
-            self._chosen = {}
-            if self._fresh and find_method(self._module_settings["method"]).pretrained:
+        with as_before_if_it_fails(self, None if self._fresh else self.model):
+            self._began, self._chosen = time.perf_counter(), {}
+            judged: dict[Any, Any] = {} if self._judged is None else self._judged
+            if self._fresh and self._is_pretrained:
                 given = signature(super().fit_from_dataset).bind(*args, **kwargs).arguments
                 with weights_kept(self), without_asides():
-                    self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset")))
+                    self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset"), judged))
             if self._search_scales and self._requires_training:
-                return fit_every_scale(self, *args, **kwargs)
+                return fit_every_scale(self, judged, *args, **kwargs)
             return super().fit_from_dataset(*args, **kwargs)
 
     def _settle(self, chosen: dict[str, Any]) -> None:
@@ -240,7 +253,7 @@ class DartsHooks(FoundationModel):
             self._prepare_zero_shot(series)
             ahead = 0 if asked["overlap_end"] else self.output_chunk_shift + asked["forecast_horizon"]
             check_lengths(self, series, "a historical forecast", ahead)
-        elif self._fresh:
+        elif self._fresh and not self._refits:
             raise ValueError(
                 f"retrain={asked['retrain']!r} would fit this model, which was never fitted, again and again along the "
                 "series: pass retrain=False for forecasts of one model, zero-shot or after fit()"
@@ -254,6 +267,14 @@ class DartsHooks(FoundationModel):
         call.arguments.setdefault("verbose", self._shows_bars)
         return super().backtest(*call.args[1:], **call.kwargs)
 
+    @classmethod
+    def gridsearch(cls, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any], float]:
+        """Darts' `gridsearch`; with `forecast_horizon` every candidate is fitted again and again along the series."""
+        search = FoundationModel.gridsearch.__func__
+        model, parameters, error = search(Candidates(cls), *args, **kwargs)
+        model._refits = False
+        return model, parameters, error
+
     @property
     def _shows_bars(self) -> bool:
         return shows_bars(self.model_params.get("pl_trainer_kwargs") or {})
@@ -266,9 +287,11 @@ class DartsHooks(FoundationModel):
             )
         if series is None or not self._fresh:
             return
-        method = self.model_params["method"]
-        if not find_method(method).pretrained:
-            raise ValueError(f"method={method!r} starts from random weights: it can't forecast before fit(), call that")
+        if not self._is_pretrained:
+            method, backbone = self.model_params["method"], self.model_params["backbone"]
+            random = f"method={method!r} starts from random weights"
+            why = f"backbone={backbone!r} was pretrained without a head" if find_method(method).pretrained else random
+            raise ValueError(f"{why}: it can't forecast before fit(), call that")
         first = series if isinstance(series, TimeSeries) else next(iter(series))
         kind = (first.n_components, first.dtype)
         if self.model is not None and self._zero_shot_kind == kind:
@@ -290,11 +313,18 @@ class DartsHooks(FoundationModel):
         return not self.__dict__["_fit_called"] or self.model is None or self._zero_shot_only
 
     @property
+    def _is_pretrained(self) -> bool:
+        """Whether there is a model that can forecast before `fit`."""
+        settings = self._module_settings
+        traits = load_class(settings["architecture"]).traits_of(settings["backbone_config"])
+        return find_method(settings["method"]).pretrained and traits.pretrained_head
+
+    @property
     def _fit_called(self) -> bool:
         """Darts' own; but an ensemble takes a model with its pretrained weights alone as it takes its other members."""
         called: bool = self.__dict__["_fit_called"]
         trained = trained_by_new_ensemble(self)
-        if trained is None or not self._fresh or not find_method(self.model_params["method"]).pretrained:
+        if trained is None or not self._fresh or not self._is_pretrained:
             return called
         return not trained
 

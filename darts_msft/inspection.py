@@ -9,9 +9,8 @@ import torch
 from darts import TimeSeries
 from darts.utils.utils import generate_index
 
-from darts_msft.forecasting import Form, first_form
+from darts_msft.forms import Form, first_form
 from darts_msft.lengths import check_lengths
-from darts_msft.methods import find_method
 from darts_msft.options import MixingConfig
 from darts_msft.scales.pyramid import ScalePlan
 
@@ -19,7 +18,7 @@ from darts_msft.scales.pyramid import ScalePlan
 def weights_before_fit(model: Any) -> np.ndarray | None:
     """The scales' weights that a model will have which was never fitted; None: by window."""
     settings, likelihood = model._module_settings, model.pl_module_params["likelihood"]
-    if not find_method(settings["method"]).pretrained or getattr(likelihood, "base", None) is not None:
+    if not model._is_pretrained or getattr(likelihood, "base", None) is not None:
         raise ValueError("this model has no forecast before fit(), and so no weights of its scales: call fit() first")
     mixing, scales = MixingConfig.from_dict(settings["mixing_config"]), settings["num_scales"]
     horizon = model.output_chunk_length + model.output_chunk_shift

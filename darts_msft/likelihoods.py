@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from darts_msft.backbones import load_class
-from darts_msft.backbones.base import Family
+from darts_msft.backbones.families import DensityFamily, Family
 from darts_msft.scales.mixing import (
     MixedForecast,
     average_of_quantiles,
@@ -46,7 +46,7 @@ class ScaleMixtureType(Enum):
     SCALE_MIXTURE = "scale_mixture"
 
 
-class DartsFamily(Family):
+class DartsFamily(DensityFamily):
     """A Darts likelihood as a family in standardised units; its columns are the likelihood's raw outputs.
 
     Only likelihoods on the whole real line can describe standardised values.
@@ -55,8 +55,8 @@ class DartsFamily(Family):
     def __init__(self, likelihood: TorchLikelihood) -> None:
         self.likelihood = likelihood
         self.names = tuple(likelihood.parameter_names)
-        self.levels = likelihood.quantiles if isinstance(likelihood, QuantileRegression) else None
-        if self.levels is None:
+        self.levels = tuple(likelihood.quantiles) if isinstance(likelihood, QuantileRegression) else ()
+        if not self.levels:
             support = self._distribution(torch.zeros(1, 1, 1, len(self.names))).support
             if support is not constraints.real:
                 raise ValueError(
@@ -77,13 +77,13 @@ class DartsFamily(Family):
 
     @torch.no_grad()
     def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        if self.levels is not None:
+        if self.levels:
             raise ValueError("QuantileRegression has quantiles, and no distribution function between them")
         return self._distribution(_as_steps(params)).cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
 
     @torch.no_grad()
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
-        if self.levels is not None:
+        if self.levels:
             return params[..., self.levels.index(level)]
         return self._distribution(_as_steps(params)).icdf(params.new_tensor(level)).reshape(params.shape[:-1])
 
@@ -101,14 +101,14 @@ class DartsFamily(Family):
 
     def mixed_loss(
         self,
-        params: Float[Tensor, "B V H S R"],
-        loc: Float[Tensor, "B V 1 S"],
-        spread: Float[Tensor, "B V 1 S"],
-        weights: Float[Tensor, "S"],
-        value: Float[Tensor, "B V H"],
-        weight: Float[Tensor, "B V H"] | None = None,
+        params: Float[Tensor, "*shape S R"],
+        loc: Float[Tensor, "*#shape S"],
+        spread: Float[Tensor, "*#shape S"],
+        weights: Float[Tensor, "*#shape S"],
+        value: Float[Tensor, "*shape"],
+        weight: Float[Tensor, "*shape"] | None = None,
     ) -> Float[Tensor, ""]:
-        if self.levels is None:
+        if not self.levels:
             return super().mixed_loss(params, loc, spread, weights, value, weight)
         quantiles = params * spread.unsqueeze(-1) + loc.unsqueeze(-1)
         mixed = (quantiles * weights.unsqueeze(-1)).sum(dim=-2)
@@ -201,6 +201,9 @@ class ScaleMixture(TorchLikelihood):
 
     def _nllloss(self, params_out: tuple[Tensor, ...], target: Tensor, sample_weight: Tensor | None) -> Tensor:
         forecast = self.unpack(torch.stack(params_out, dim=-1))
+        if not isinstance(self.family, DensityFamily):
+            scales = (forecast.params, forecast.loc, forecast.spread, forecast.weights[:, None, None])
+            return self.family.mixed_loss(*scales, target, sample_weight)
         weights = torch.ones_like(target) if sample_weight is None else sample_weight
         standardised = (target.unsqueeze(-1) - forecast.loc) / forecast.spread
         density = self.family.log_prob(forecast.params, standardised) - forecast.spread.log()
@@ -228,7 +231,15 @@ class ByLevel(ScaleMixture):
 @lru_cache(maxsize=16)
 def native_family(architecture: str, config_json: str) -> Family:
     """The native family of a backbone's configuration."""
-    return load_class(architecture).family_of(json.loads(config_json))
+    return load_class(architecture).traits_of(json.loads(config_json)).family
+
+
+def family_for(likelihood: TorchLikelihood | None, native: Family) -> Family:
+    """What each scale forecasts for a likelihood: the native family where it serves that, else the likelihood's own."""
+    base = likelihood.base if isinstance(likelihood, ScaleMixture) else likelihood
+    if base is None or (isinstance(base, QuantileRegression) and native.serves(base.quantiles)):
+        return native
+    return DartsFamily(base)
 
 
 def _as_steps(params: Float[Tensor, "*shape R"]) -> Float[Tensor, "B 1 1 R"]:

@@ -36,7 +36,8 @@ class MSFTFoundationModel(DartsHooks):
     member beside the scales. It returns the best of these and of all epochs, so it never ends worse on the validation
     data than zero-shot. An epoch (or several, of fewer than 16 steps in all) that is no better than the best state is
     undone, and the rates fall to a third (not with an `lr_scheduler_cls` or "adalora"). Where there is no zero-shot
-    forecast (`method="scratch"`, or a `likelihood` with a new head) the untrained state is compared.
+    forecast (`method="scratch"`, a `likelihood` with a new head, or an encoder that has none) the untrained state is
+    compared.
 
     Patch size, finest context and K, where they are left open, are chosen first, by the pretrained model's score on
     some validation windows; for good.
@@ -131,8 +132,9 @@ class MSFTFoundationModel(DartsHooks):
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
         and of LoRA's matrices ("lora" and "adalora" too); None: the method's own.
     likelihood
-        "native" (MOIRAI's own mixture distribution), a Darts likelihood on the real line (QuantileRegression,
-        Gaussian, Laplace, Cauchy, Gumbel; it gets a new head), or None for point forecasts (weighted medians of
+        "native" (the encoder's own: MOIRAI's mixture distribution, or quantiles; of one that forecasts points, as
+        None), a Darts likelihood on the real line (QuantileRegression, Gaussian, Laplace, Cauchy, Gumbel; it gets a
+        new head, but for quantiles within the encoder's own levels), or None for point forecasts (weighted medians of
         the native distribution). With a likelihood too `num_samples=1` (Darts' default) gives the point forecast, the
         weighted mean of the scales' medians; more samples give the distribution.
 

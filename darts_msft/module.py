@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
-from darts_msft.forecasting import ForecastingModule, Form, ScaleOutputs
+from darts_msft.forecasting import ForecastingModule, ScaleOutputs
+from darts_msft.forms import Form
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
 from darts_msft.scales.mixing import upsample_all
@@ -49,6 +50,7 @@ class MSFTModule(ForecastingModule):
         self.score_in(Units(np.ones((1, self.n_targets))))  # until a fit
         self.error_products = ErrorProducts(self.n_targets, members)
         self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
+        self.seasonal = MeanMetric()  # of their steps, those where the naive forecast repeats a season
         self.diverged = False
         self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
         self.apply_trainable()
@@ -59,7 +61,7 @@ class MSFTModule(ForecastingModule):
         """Freezes everything but what the method declares."""
         for name, parameter in self.backbone.named_parameters():
             group = self.method.group_of(name)
-            parameter.requires_grad = group is not None and not (group == "head" and self.step_head is not None)
+            parameter.requires_grad = group is not None and not (group == "head" and self.new_heads is not None)
         learns = self.method.trains and self.learning != "uniform"
         self.scale_weights.omega.requires_grad = learns and self.plan.num_scales > 0
 
@@ -76,7 +78,7 @@ class MSFTModule(ForecastingModule):
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Trainable parameters by learning-rate group: "pretrained", "new", "head", "omega", "lora"."""
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in self.rates.to_dict()}
-        owners = {"step_head": "head", "scale_weights": "omega"}
+        owners = {"new_heads": "head", "scale_weights": "omega"}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 owner, _, rest = name.partition(".")
@@ -108,19 +110,20 @@ class MSFTModule(ForecastingModule):
 
     @property
     def scale_forms(self) -> tuple[Form, ...]:
-        """How the pretrained model forecasts otherwise: what a fit compares with besides one scale."""
+        """How the pretrained model forecasts otherwise: the passes that a fit makes to compare with it."""
         if self.kind is Form.TRAINED or not self.can_forecast_untrained:
             return ()
+        if self.can_weigh_scales and self.is_mixture:
+            return (Form.BACKCASTS,)  # the others are scored in the same pass
         forms = [Form.BACKCASTS, Form.STACKED] if self.can_weigh_scales else []
-        if self.linear is not None and not self.linear.absent:
+        if self.has_linear:
             forms.append(Form.WITH_LINEAR)
-            if self.is_mixture and self.can_weigh_scales:
-                forms.remove(Form.STACKED)  # scored in the same pass
         return tuple(forms)
 
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
         self.told.reset()
+        self.seasonal.reset()
         if self.kind is not Form.TRAINED:
             self.take(Form.ONE_SCALE)
 
@@ -158,19 +161,24 @@ class MSFTModule(ForecastingModule):
             return target.new_zeros(())
         outputs = self.forecast(val_batch.past_target)
         forecast = self.mix(outputs) if _finite(outputs) else None
+        if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
+            assert self.linear is not None
+            outputs = outputs._replace(linear=self.linear(val_batch.past_target))
         products = self._score_products(outputs, forecast, val_batch, VALIDATION_SEED + batch_idx)
         weights = products.new_ones(len(target), target.shape[-1], 1)
         if self.is_mixture:
             missing = products.shape[-1] - outputs.weights.shape[-1]
             weights = nn.functional.pad(outputs.weights.detach(), (0, missing)).to(products)
             weights = weights[:, None].expand(-1, target.shape[-1], -1)
-            if outputs.linear is not None:  # of all windows: what stands in for it has its weight
+            if self.mixes_linear:  # of all windows: what stands in for it has its weight
                 share = self.scale_weights.linear.to(products).expand(len(target), -1).unsqueeze(-1)
                 weights = torch.cat([weights[..., :-1] * (1 - share), share], dim=-1)
         naive = naive_forecast(
             val_batch.past_target, self.score.season, self.output_chunk_length, self.output_chunk_shift
         )
-        self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), naive)
+        points = naive.points
+        self.seasonal.update(naive.seasonal[~(target.isnan() | points.isnan())].double())
+        self.score.update(products, weights, target, val_batch.sample_weight, series_of(val_batch), points)
         if len(self.val_metrics) and forecast is not None:
             self._measure(self.val_metrics, forecast, val_batch)
         return torch.nanmean(torch.einsum("bhvst,bvs,bvt->bhv", products, weights, weights))
@@ -221,20 +229,22 @@ class MSFTModule(ForecastingModule):
         """The score of the validation steps since the last reset; where the weights are stacked, at the best ones.
 
         While a score is yielded the module is as scored, by the form that comes with it, and `by_series` has the score
-        of each series and component, `naives` the naive forecast's. One pass scores both the scales and the scales with
-        the linear member.
+        of each series and component, `naives` the naive forecast's. The pass with the weights of backcasts scores the
+        stacked scales too, without and with the linear member: they are the same forecasts.
         """
         scored = self.score.compute()
         self.naives, self.by_series = scored.naives.cpu(), scored.values.cpu()
         whole = bool(scored.seen.any()) and bool(scored.forms[scored.seen].isfinite().all())
-        if not (self.stacks and self.is_mixture) or self.trainer.sanity_checking or not whole:
+        solves = self.is_mixture and whole and not self.trainer.sanity_checking
+        if not (solves and self.stacks):
             yield self.kind, float(scored.value)
-            return
-        if self.kind is Form.WITH_LINEAR and self.plan.num_scales:
+        if solves and self.kind is Form.BACKCASTS:
             self.take(Form.STACKED)
+            if self.has_linear:
+                yield self.kind, self._stack(scored)
+                self.take(Form.WITH_LINEAR)
+        if solves and self.stacks:
             yield self.kind, self._stack(scored)
-            self.take(Form.WITH_LINEAR)
-        yield self.kind, self._stack(scored)
 
     def _stack(self, scored: Scored) -> float:
         """Sets the best weights, and returns their score."""
@@ -246,12 +256,12 @@ class MSFTModule(ForecastingModule):
 
     def _weigh(self, forms: Float[Tensor, "V M M"]) -> None:
         """Sets the weights of the members that run to those with the lowest quadratic forms."""
-        scales, size = len(self.plan.scales), self.members
+        scales, size = len(self.plan.scales), self.weighed
         self.scale_weights.set(*stack_members(forms[:, :size, :size], scales))
 
     @property
-    def members(self) -> int:
-        """How many distributions are weighed."""
+    def weighed(self) -> int:
+        """How many members are weighed: the scales, and a linear member that tells enough windows."""
         return len(self.plan.scales) + (self.mixes_linear and float(self.told.compute()) >= LEAST_TOLD)
 
     @torch.no_grad()

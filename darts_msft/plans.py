@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from darts.logging import get_logger
 
 from darts_msft.backbones import describe, load_class
-from darts_msft.backbones.base import Backbone
+from darts_msft.backbones.base import Traits
 from darts_msft.methods import find_method
 from darts_msft.options import AUTO, MethodConfig, check_number, is_integer
 from darts_msft.scales import pyramid
@@ -22,8 +21,8 @@ DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the
 DEFAULT_FINEST_CONTEXT = 1024  # steps that scale 0 sees; more where the coarsest scale would not reach back over all
 
 
-class TooManyTokens(ValueError):
-    """A scale has more tokens than the checkpoint was made for."""
+class TooLong(ValueError):
+    """A scale has more tokens, or steps, than the checkpoint was made for."""
 
 
 def largest_num_scales(
@@ -38,7 +37,7 @@ def largest_num_scales(
     context, horizon = check_lengths(input_chunk_length, output_chunk_length, output_chunk_shift)
     if isinstance(patch_size, str):
         _, architecture, config = describe(backbone, revision)
-        sizes = load_class(architecture).patch_sizes(config)
+        sizes = load_class(architecture).traits_of(config).patch_sizes
         patch_size = choose_patch_size(patch_size, sizes, min(context, DEFAULT_FINEST_CONTEXT))
     plan = ScalePlan(context, horizon, patch_size, 0)  # refuses a context that is too short for the patches
     return pyramid.largest_num_scales(plan.context, plan.horizon, plan.patch_size)
@@ -70,11 +69,10 @@ def choose_num_scales(asked: int | str | None, context: int, horizon: int, patch
 
 
 class Checkpoint(NamedTuple):
-    """A pretrained model before its weights are read: the user's name for it, its class and its config.json."""
+    """A pretrained model before its weights are read: the user's name for it, and what config.json says of it."""
 
     name: str
-    cls: type[Backbone]
-    config: Mapping[str, Any]
+    traits: Traits
 
 
 class Asked(NamedTuple):
@@ -90,14 +88,17 @@ def choose_plan(
 ) -> ScalePlan:
     """The scales for these lengths, in steps; refuses sequences that are longer than the checkpoint was made for."""
     patch_size, num_scales, given = asked
-    finest = min(context, DEFAULT_FINEST_CONTEXT) if given is None else given
+    traits = checkpoint.traits
+    most = min(DEFAULT_FINEST_CONTEXT, traits.max_context or DEFAULT_FINEST_CONTEXT)
+    finest = min(context, most) if given is None else given
     seen = context if num_scales == 0 and given is None else check_number("finest_context", finest, 1, integer=True)
-    patch = choose_patch_size(patch_size, checkpoint.cls.patch_sizes(checkpoint.config), int(seen))
+    patch = choose_patch_size(patch_size, traits.patch_sizes, int(seen))
     ScalePlan(context, horizon, patch, 0, finest_context=given)  # refuses lengths that don't go together
     scales = choose_num_scales(num_scales, context, horizon, patch, max(finest, patch + 1))
     if given is None:
         finest = max(finest, pyramid.finest_to_reach(context, scales))
-    plan = ScalePlan(context, horizon, patch, scales, finest_context=finest)
+    plan = ScalePlan(context, horizon, patch, scales, traits.layout, finest)
+    check_steps(checkpoint, plan)
     check_tokens(checkpoint, plan, find_method(method).added_tokens(method_config))
     if method_config.joined:
         check_joined_tokens(checkpoint, plan, method_config.attention)
@@ -147,29 +148,44 @@ def choose_patch_size(asked: int | str, available: tuple[int, ...], context: int
     return int(asked)
 
 
+def check_steps(checkpoint: Checkpoint, plan: ScalePlan) -> None:
+    """Refuses a context or a horizon of more steps than the checkpoint was made for."""
+    name, traits = checkpoint
+    if traits.max_context is not None and plan.contexts[0] > traits.max_context:
+        raise TooLong(
+            f"input_chunk_length={plan.context}, of which scale 0 sees {plan.contexts[0]} steps, is more than the "
+            f"{traits.max_context} steps of backbone={name!r}; give more scales (num_scales), a shorter "
+            "finest_context, or a shorter input_chunk_length"
+        )
+    if traits.max_horizon is not None and plan.horizon > traits.max_horizon:
+        raise ValueError(
+            f"output_chunk_length with output_chunk_shift are {plan.horizon} steps, more than the "
+            f"{traits.max_horizon} of backbone={name!r}; shorten them: predict(n) goes on by itself for a larger n"
+        )
+
+
 def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> None:
     """Refuses a scale with more tokens than the checkpoint was made for; `added` tokens are the method's own."""
-    name, cls, config = checkpoint
-    limit, count = cls.max_tokens(config), max(plan.token_counts) + added
+    name, traits = checkpoint
+    limit, count = traits.max_tokens, max(plan.timed_token_counts) + added
     if limit is not None and count > limit:
         own = f" and {added} of the method's own" if added else ""
-        sizes = ", ".join(map(str, cls.patch_sizes(config)))
-        raise TooManyTokens(
+        raise TooLong(
             f"input_chunk_length={plan.context}, of which scale 0 sees {plan.contexts[0]} steps, and a horizon of "
             f"{plan.horizon} are {count - added} tokens of {plan.patch_size} steps{own}, more than the {limit} of "
             f"backbone={name!r}; give more scales (num_scales), a shorter finest_context, a shorter "
-            f"input_chunk_length, or a larger patch_size ({sizes})"
+            f"input_chunk_length, or a larger patch_size ({', '.join(map(str, traits.patch_sizes))})"
         )
 
 
 def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan, attention: str) -> None:
     """Refuses an `attention` over all scales where their sequence is longer than the checkpoint was made for."""
-    name, cls, config = checkpoint
-    limit, count = cls.max_tokens(config), sum(plan.token_counts)
+    name, traits = checkpoint
+    limit, count = traits.max_tokens, sum(plan.token_counts)
     if limit is not None and count > limit:
         raise ValueError(
             f"attention={attention!r} joins {plan.num_scales + 1} scales to a sequence of {count} tokens of "
             f"{plan.patch_size} steps, more than the {limit} of backbone={name!r}; lower num_scales, shorten the "
-            f"context, take a larger patch_size ({', '.join(map(str, cls.patch_sizes(config)))}), or "
+            f"context, take a larger patch_size ({', '.join(map(str, traits.patch_sizes))}), or "
             "attention='in_scale'"
         )

@@ -33,7 +33,9 @@ def predict_quantiles(
             )
         return found
     if not isinstance(likelihood, QuantileRegression):
-        raise ValueError("likelihood=None forecasts points alone; quantiles need likelihood='native' or another one")
+        raise ValueError(
+            "likelihood=None forecasts points alone; quantiles need another one, such as QuantileRegression"
+        )
     if unknown := [level for level in levels if level not in likelihood.quantiles]:
         raise ValueError(
             f"quantiles={unknown} are not among those that the model learns: take some of {likelihood.quantiles}"

@@ -1,7 +1,8 @@
 """What the contract tests run on: a tiny random checkpoint for each architecture, and a forward pass without a method.
 
 A new architecture is one more line in `MAKERS`, and what trains on it in `trained_names.py`; then
-`test_backbone_contract.py`, `test_family_contract.py` and `test_method_contract.py` run on it.
+`test_backbone_contract.py`, `test_family_contract.py` and `test_method_contract.py` run on it. Its checkpoint knows
+patches of 4 steps, contexts of 64 and horizons of 8.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from toy_backbone import save_toy
+from toy_layouts import save_headless_toy, save_quantile_toy
 from uni2ts.distribution import (
     DistributionOutput,
     LogNormalOutput,
@@ -25,7 +27,7 @@ from uni2ts.distribution import (
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones import describe, load_class
-from darts_msft.backbones.base import Backbone, Stats
+from darts_msft.backbones.base import Backbone, Stats, standardise
 from darts_msft.storage.weights import load_state
 
 
@@ -70,8 +72,11 @@ def save_moirai(directory: Path) -> None:
 MAKERS: dict[str, Callable[[Path], None]] = {
     "moirai": save_moirai,
     "toy": save_toy,
-    "toy_without_horizon_tokens": lambda directory: save_toy(directory, horizon_tokens=False),
+    "toy_of_quantiles": save_quantile_toy,
+    "toy_without_head": save_headless_toy,
 }
+WITHOUT_HEAD = {"toy_without_head"}
+"""Those that have no forecast before they are trained."""
 
 
 def load_backbone(directory: Path, patch_size: int) -> Backbone:
@@ -95,7 +100,10 @@ class Beside(nn.Module):
 
 
 class Encoded(NamedTuple):
-    """A bare forward pass: standardised parameters (B, V, H, R) and the windows' statistics."""
+    """A bare forward pass: standardised parameters (B, V, H, R) and the windows' statistics.
+
+    Of a backbone without a head the last two tokens that a new one would read, (B, V, 2, D).
+    """
 
     params: Tensor
     stats: Stats
@@ -109,16 +117,35 @@ def patch_context(context: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
     return padded, observed
 
 
-def forecast(backbone: Backbone, context: Tensor, horizon: int, patch_size: int, scale: int = 0) -> Encoded:
-    """The backbone alone on (B, V, C), by a loop of its own: no pyramid, no method."""
+def embed(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> tuple[Tensor, Tensor, Stats]:
+    """Tokens (B, V, N, D) of (B, V, C), by a loop of its own: no pyramid; with their mask and the statistics."""
     padded, observed = patch_context(context, patch_size)
-    values, stats = backbone.normalise(padded)
-    ahead = -(-horizon // patch_size) if backbone.spec.horizon_tokens else 0
-    mask = torch.cat([observed, torch.ones(*observed.shape[:2], ahead, dtype=torch.bool)], dim=-1)
-    tokens = backbone.embed(values, ~torch.isnan(padded), ahead)
+    _, lead, middle = backbone.traits.layout
+    stats = backbone.statistics(context, context.new_full((*context.shape[:2], horizon), torch.nan))
+    ahead = -(-horizon // patch_size) if backbone.traits.layout.horizon else 0
+    future = padded.new_zeros(*padded.shape[:2], ahead * patch_size)
+    tokens = backbone.embed(standardise(padded, stats), ~torch.isnan(padded), future, future > 0)
+    valid = torch.ones(*observed.shape[:2], lead + middle + ahead, dtype=torch.bool)
+    mask = torch.cat([valid[..., :lead], observed, valid[..., lead:]], dim=-1)
+    return tokens, mask, stats.to(context.dtype)
+
+
+def forecast(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> Encoded:
+    """The backbone alone on (B, V, C): no pyramid, no method."""
+    tokens, mask, stats = embed(backbone, context, horizon, patch_size)
     for layer in range(backbone.spec.num_layers):
-        tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, mask, {}))
-    return Encoded(backbone.head(tokens, scale, horizon), stats)
+        tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, mask, {}), mask)
+    if not backbone.traits.pretrained_head:
+        return Encoded(backbone.readout(tokens, horizon, mask)[..., -2:, :], stats)
+    return Encoded(backbone.head(tokens, horizon, mask), stats)
+
+
+def forecast_apart(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> Encoded:
+    """The same, each variate as a series of its own."""
+    batch, variates, _ = context.shape
+    params, stats = forecast(backbone, context.flatten(0, 1).unsqueeze(1), horizon, patch_size)
+    loc, spread = (part.unflatten(0, (batch, variates)).squeeze(2) for part in stats)
+    return Encoded(params.unflatten(0, (batch, variates)).squeeze(2), Stats(loc, spread))
 
 
 def random_walks(batch: int, variates: int, steps: int, seed: int = 0) -> Tensor:

@@ -180,7 +180,8 @@ def series(length: int = 60, seed: int = 2) -> TimeSeries:
 
 def forecast_of(model: MSFTFoundationModel) -> np.ndarray:
     """(time, component, sample): a few samples, the same for the same model."""
-    values: np.ndarray = model.predict(HORIZON, series(48, seed=3), num_samples=5, random_state=0).all_values()
+    count = 5 if model.supports_probabilistic_prediction else 1
+    values: np.ndarray = model.predict(HORIZON, series(48, seed=3), num_samples=count, random_state=0).all_values()
     return values
 
 

@@ -8,11 +8,11 @@ import torch
 from contract_backbone import Beside
 from torch import Tensor, nn
 
-from darts_msft.backbones.base import Adapters, Backbone, Spec, adapted
+from darts_msft.backbones.base import Adapters, Backbone, Spec, Target, adapted
 from darts_msft.encoder import encode
 
 WIDTH, LAYERS = 4, 3
-TARGETS = {"value": (WIDTH, WIDTH)}
+TARGETS = {"value": Target("value", WIDTH, WIDTH)}
 
 
 class FakeBackbone(Backbone):
@@ -20,7 +20,7 @@ class FakeBackbone(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spec = Spec(WIDTH, LAYERS, (4,), True, TARGETS, tuned=("value.*",), head=())
+        self.spec = Spec(WIDTH, LAYERS, TARGETS, tuned=("value.*",))
         generator = torch.Generator().manual_seed(5)
         self.value = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False, dtype=torch.float64) for _ in range(LAYERS))
         for value in self.value:
@@ -35,14 +35,15 @@ class FakeBackbone(Backbone):
         value = adapted("value", self.value[layer], tokens, adapters)
         return tokens + scores.softmax(dim=-1) @ value
 
-    def feed_forward(self, layer: int, tokens: Tensor) -> Tensor:
+    def feed_forward(self, layer: int, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        assert mask is None or self.mixes_time
         self.calls.append(f"feed_forward {layer}")
         return tokens + torch.tanh((layer + 1) * tokens)
 
     def from_config(self, *_: Any) -> Any:
         raise NotImplementedError
 
-    patch_sizes = family_of = load_pretrained = normalise = embed = readout = head = from_config  # type: ignore[assignment]
+    traits_of = statistics = embed = readout = head = from_config  # type: ignore[assignment]
 
 
 class Exchange:
@@ -122,7 +123,7 @@ def test_the_loop_is_one_sequence(counts: list[int], masked: tuple[int, ...], jo
             for layer in range(LAYERS):
                 current = attend(backbone, hooks, layer, current, scale_of, valid)
                 fused = hooks.aggregate(layer, list(current.split(counts)), [])
-                current = backbone.feed_forward(layer, torch.cat(fused))
+                current = backbone.feed_forward(layer, torch.cat(fused), None)
             for part, expected in zip(found, current.split(counts), strict=True):
                 torch.testing.assert_close(part[batch, variate], expected)
 

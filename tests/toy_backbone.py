@@ -1,8 +1,7 @@
 """A second encoder, unlike MOIRAI wherever the contract leaves a choice, to show that shared code knows no backbone.
 
 It fuses q, k and v in one linear, has biases, LayerNorm, positions by distance, a gate in the feed-forward, a
-projection for each patch size, mean absolute deviations for scale, and a Normal forecast. With `horizon_tokens`
-False it reads the horizon off the last context token.
+projection for each patch size, mean absolute deviations for scale, and a Normal forecast.
 """
 
 from __future__ import annotations
@@ -24,14 +23,16 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from darts_msft.backbones import ARCHITECTURES, Architecture
-from darts_msft.backbones.base import Adapters, Backbone, Family, Spec, Stats, adapted
-from darts_msft.storage.weights import load_strict
+from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, Target, Traits, adapted
+from darts_msft.backbones.families import DensityFamily
 
 TOY = Architecture("toy_backbone:ToyBackbone", ("toy_width", "toy_layers", "toy_patch_sizes"))
+TOY_OF_QUANTILES = Architecture("toy_layouts:ToyOfLayouts", ("toy_lead", "toy_middle"))
+TOY_WITHOUT_HEAD = Architecture("toy_layouts:ToyOfLayouts", ("toy_headless",))
 MINIMUM_SCALE = 1e-4
 
 
-class NormalFamily(Family):
+class NormalFamily(DensityFamily):
     """Normal distribution with the columns mean and standard deviation."""
 
     names = ("loc", "scale")
@@ -63,57 +64,44 @@ class ToyLayer(nn.Module):
 class ToyBackbone(Backbone):
     """A pre-norm encoder whose attention fades with distance."""
 
-    def __init__(
-        self, width: int, num_layers: int, patch_sizes: tuple[int, ...], horizon_tokens: bool, patch_size: int
-    ) -> None:
+    def __init__(self, width: int, num_layers: int, traits: Traits, patch_size: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.traits = patch_size, traits
+        patch_sizes = traits.patch_sizes
         self.inputs = nn.ModuleDict({str(size): nn.Linear(size, width) for size in patch_sizes})
         self.outputs = nn.ModuleDict({str(size): nn.Linear(width, 2 * size) for size in patch_sizes})
         self.horizon_token = nn.Parameter(torch.randn(width))
         self.layers = nn.ModuleList(ToyLayer(width) for _ in range(num_layers))
         self.last_norm = nn.LayerNorm(width)
-        self.family = NormalFamily()
         self.spec = Spec(
             width=width,
             num_layers=num_layers,
-            patch_sizes=patch_sizes,
-            horizon_tokens=horizon_tokens,
-            adapter_targets={"qkv": (width, 3 * width), "out": (width, width)},
+            adapter_targets={"qkv": Target("qkv", width, 3 * width), "out": Target("out", width, width)},
             tuned=("layers.*.norm_*", "layers.*.slope", "last_norm.*"),
             head=(f"outputs.{patch_size}.*",),
             unused=tuple(f"*puts.{size}.*" for size in patch_sizes if size != patch_size),
         )
 
     @classmethod
+    def traits_of(cls, config: Mapping[str, Any]) -> Traits:
+        return Traits(tuple(config["toy_patch_sizes"]), NormalFamily())
+
+    @classmethod
     def from_config(cls, config: Mapping[str, Any], patch_size: int) -> ToyBackbone:
-        sizes, horizon_tokens = cls.patch_sizes(config), config["toy_horizon_tokens"]
-        return cls(config["toy_width"], config["toy_layers"], sizes, horizon_tokens, patch_size)
+        return cls(config["toy_width"], config["toy_layers"], cls.traits_of(config), patch_size)
 
-    @classmethod
-    def patch_sizes(cls, config: Mapping[str, Any]) -> tuple[int, ...]:
-        return tuple(config["toy_patch_sizes"])
-
-    @classmethod
-    def family_of(cls, config: Mapping[str, Any]) -> NormalFamily:
-        return NormalFamily()
-
-    def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
-        load_strict(self, state, origin)
-
-    def normalise(self, context: Float[Tensor, "B V C"]) -> tuple[Float[Tensor, "B V C"], Stats]:
-        observed = ~torch.isnan(context)
-        count = observed.sum(dim=-1, keepdim=True).clamp(min=1)
-        loc = torch.where(observed, context, 0).sum(dim=-1, keepdim=True) / count
-        deviation = torch.where(observed, context - loc, 0)
-        scale = deviation.abs().sum(dim=-1, keepdim=True) / count + MINIMUM_SCALE
-        return deviation / scale, Stats(loc, scale)
+    def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:
+        return mean_and_deviation(past)
 
     def embed(
-        self, values: Float[Tensor, "B V L"], observed: Bool[Tensor, "B V L"], num_horizon_tokens: int
+        self,
+        past: Float[Tensor, "B V L"],
+        observed: Bool[Tensor, "B V L"],
+        future: Float[Tensor, "B V LH"],
+        known: Bool[Tensor, "B V LH"],
     ) -> Float[Tensor, "B V N D"]:
-        context = self.inputs[str(self.patch_size)](values.unflatten(-1, (-1, self.patch_size)))
-        horizon = self.horizon_token.expand(*context.shape[:2], num_horizon_tokens, -1)
+        context = self.inputs[str(self.patch_size)](past.unflatten(-1, (-1, self.patch_size)))
+        horizon = self.horizon_token.expand(*context.shape[:2], future.shape[-1] // self.patch_size, -1)
         return torch.cat([context, horizon], dim=-2)
 
     def attention(
@@ -130,39 +118,56 @@ class ToyBackbone(Backbone):
         joined = rearrange(attended, "b v head n d -> b v n (head d)")
         return tokens + adapted("out", block.out, joined, adapters)
 
-    def feed_forward(self, layer: int, tokens: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
+    def feed_forward(
+        self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None
+    ) -> Float[Tensor, "B V N D"]:
         block = self.layers[layer]
         return tokens + block.down(F.glu(block.up(block.norm_feed_forward(tokens))))
 
-    def readout(self, tokens: Float[Tensor, "B V N D"], horizon: int) -> Float[Tensor, "B V NH D"]:
-        count = math.ceil(horizon / self.patch_size)
-        if self.spec.horizon_tokens:
-            return self.last_norm(tokens[..., -count:, :])
-        ahead = torch.arange(count, dtype=tokens.dtype)[:, None] * self.horizon_token
-        return self.last_norm(tokens[..., -1:, :] + ahead)
+    def readout(
+        self, tokens: Float[Tensor, "B V N D"], horizon: int, mask: Bool[Tensor, "B V N"]
+    ) -> Float[Tensor, "B V NH D"]:
+        return self.last_norm(tokens[..., -math.ceil(horizon / self.patch_size) :, :])
 
-    def head(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
-        raw = self.outputs[str(self.patch_size)](self.readout(tokens, horizon))
+    def head(
+        self, tokens: Float[Tensor, "B V N D"], horizon: int, mask: Bool[Tensor, "B V N"]
+    ) -> Float[Tensor, "B V H R"]:
+        raw = self.outputs[str(self.patch_size)](self.readout(tokens, horizon, mask))
         loc, spread = rearrange(raw, "b v n (p two) -> two b v (n p)", two=2)[..., :horizon]
         return torch.stack([loc, F.softplus(spread) + MINIMUM_SCALE], dim=-1)
 
 
+def mean_and_deviation(past: Float[Tensor, "B V C"]) -> Stats:
+    """In double precision."""
+    observed = ~torch.isnan(past)
+    values, count = torch.where(observed, past, 0).double(), observed.sum(dim=-1, keepdim=True).clamp(min=1)
+    loc = values.sum(dim=-1, keepdim=True) / count
+    deviation = torch.where(observed, values - loc, 0).abs()
+    return Stats(loc, deviation.sum(dim=-1, keepdim=True) / count + MINIMUM_SCALE)
+
+
 @contextmanager
-def registered_toy() -> Iterator[None]:
-    """The toy is an architecture like any other for as long as this lasts."""
+def registered_toys() -> Iterator[None]:
+    """The toys are architectures like any other for as long as this lasts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "toy", TOY)
+        patch.setitem(ARCHITECTURES, "toy_of_quantiles", TOY_OF_QUANTILES)
+        patch.setitem(ARCHITECTURES, "toy_without_head", TOY_WITHOUT_HEAD)
         yield
 
 
-def save_toy(directory: Path, horizon_tokens: bool = True) -> None:
+def save_toy(directory: Path) -> None:
     """A checkpoint with random weights: config.json and model.safetensors."""
-    config = {"toy_width": 16, "toy_layers": 2, "toy_patch_sizes": [4, 8], "toy_horizon_tokens": horizon_tokens}
+    save_random(ToyBackbone, {"toy_width": 16, "toy_layers": 2, "toy_patch_sizes": [4, 8]}, directory)
+
+
+def save_random(cls: type[Backbone], config: dict[str, Any], directory: Path, **surplus: Tensor) -> None:
+    """With tensors beside those of the backbone."""
     torch.manual_seed(5)
-    backbone = ToyBackbone.from_config(config, patch_size=4)
+    backbone = cls.from_config(config, patch_size=4)
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
-    save_file(backbone.state_dict(), directory / "model.safetensors")
+    save_file({**backbone.state_dict(), **surplus}, directory / "model.safetensors")

@@ -34,6 +34,21 @@ ADAPTERS_AND_AGGREGATOR = (
     "method.input_adapters.{0,1,2}.{weight,bias}",
     "method.aggregators.{0,1}.{c2f,f2c}.{0,1}.{weight,bias}",
 )
+FLAT_HEADS = ("new_heads.{0,1,2}.{weight,bias}",)
+LAYOUT_LAYERS = "backbone.layers.{0,1}"
+LAYOUT_TUNED = (
+    f"{LAYOUT_LAYERS}.attention.{{0,1}}.{{norm,out}}.{{weight,bias}}",
+    f"{LAYOUT_LAYERS}.norm.{{weight,bias}}",
+    "backbone.last_norm.{weight,bias}",
+)
+LAYOUT_BODY = (
+    *LAYOUT_TUNED,
+    "backbone.input.{weight,bias}",
+    f"{LAYOUT_LAYERS}.attention.{{0,1}}.qkv.{{weight,bias}}",
+    f"{LAYOUT_LAYERS}.{{up,down}}.{{weight,bias}}",
+)
+LAYOUT_LORA = ("method.lora.{0,1}.{0,1,2}.{time,variate}.{a,b}",)
+LAYOUT_LINEARS = f"{LAYOUT_LAYERS}.attention.{{0,1}}.qkv"
 OMEGA: Groups = {"omega": ("scale_weights.omega",)}
 
 TRAINED_NAMES: dict[str, dict[str, Groups]] = {
@@ -91,6 +106,57 @@ TRAINED_NAMES: dict[str, dict[str, Groups]] = {
         "prompt": {"new": ("method.tokens",), **OMEGA},
         "lora": {"lora": (f"{TOY_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
         "adalora": {"lora": (f"{TOY_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
+    },
+    "toy_of_quantiles": {
+        "msft": {
+            "pretrained": LAYOUT_TUNED,
+            "new": (*ADAPTERS_AND_AGGREGATOR, "backbone.lead"),
+            "lora": LAYOUT_LORA,
+            "head": ("backbone.output.*",),
+            **OMEGA,
+        },
+        "msft_full": {
+            "pretrained": (*LAYOUT_BODY, "backbone.middle"),
+            "new": (*ADAPTERS_AND_AGGREGATOR, "backbone.lead"),
+            "lora": LAYOUT_LORA,
+            "head": ("backbone.output.*",),
+            **OMEGA,
+        },
+        "zero_shot": {},
+        **{
+            key: {
+                "pretrained": (*LAYOUT_BODY, "backbone.lead", "backbone.middle"),
+                "head": ("backbone.output.*",),
+                **OMEGA,
+            }
+            for key in ("full", "scratch")
+        },
+        "linear_probe": {"head": ("backbone.output.*",), **OMEGA},
+        "prompt": {"new": ("backbone.lead",), **OMEGA},
+        "lora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
+        "adalora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
+    },
+    # every method trains its new head
+    "toy_without_head": {
+        "msft": {
+            "pretrained": LAYOUT_TUNED,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": LAYOUT_LORA,
+            "head": FLAT_HEADS,
+            **OMEGA,
+        },
+        "msft_full": {
+            "pretrained": LAYOUT_BODY,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": LAYOUT_LORA,
+            "head": FLAT_HEADS,
+            **OMEGA,
+        },
+        **{key: {"pretrained": LAYOUT_BODY, "head": FLAT_HEADS, **OMEGA} for key in ("full", "scratch")},
+        "linear_probe": {"head": FLAT_HEADS, **OMEGA},
+        "prompt": {"new": ("method.tokens",), "head": FLAT_HEADS, **OMEGA},
+        "lora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B}}.default.weight",), "head": FLAT_HEADS, **OMEGA},
+        "adalora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B,E}}.default",), "head": FLAT_HEADS, **OMEGA},
     },
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,53 @@ MOIRAI_LICENCE = "CC BY-NC 4.0 (non-commercial)"
 
 @dataclass(frozen=True)
 class Architecture:
-    """A backbone class as "module:Class", and the fields of config.json that tell its checkpoints from others."""
+    """A kind of backbone, of which there can be many checkpoints.
+
+    Attributes
+    ----------
+    location
+        Its class, as "module:Class"; the module is imported when a checkpoint is asked for.
+    config_fields
+        The fields of config.json that tell its checkpoints from others.
+    source, citation
+        Where the code that runs is from, and the paper.
+    install
+        The command that installs the packages that it needs besides those of darts-msft.
+    """
 
     location: str
     config_fields: tuple[str, ...]
+    source: str = ""
+    citation: str = ""
+    install: str = ""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A checkpoint on the Hugging Face hub. `revision` is a commit; None takes the newest (no pin known)."""
+    """A checkpoint on the Hugging Face hub.
+
+    Attributes
+    ----------
+    repo, revision
+        `revision` is a commit; None takes the newest (no pin known).
+    licence
+        Of the weights.
+    options
+        Fields that are added to config.json, where one checkpoint can be run in several ways.
+    """
 
     repo: str
     revision: str | None
     licence: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 ARCHITECTURES = {
     "moirai": Architecture(
-        "darts_msft.backbones.moirai:MoiraiBackbone", ("distr_output", "d_model", "num_layers", "patch_sizes")
+        "darts_msft.backbones.moirai:MoiraiBackbone",
+        ("distr_output", "d_model", "num_layers", "patch_sizes"),
+        source="uni2ts 0.1.3 (timecopilot-uni2ts), Apache-2.0",
+        citation="Woo et al. 2024, arXiv 2402.02592",
     ),
 }
 
@@ -54,6 +83,19 @@ PRETRAINED = {
     "moirai-1.1-R-base": Pretrained("Salesforce/moirai-1.1-R-base", None, MOIRAI_LICENCE),
     "moirai-1.1-R-large": Pretrained("Salesforce/moirai-1.1-R-large", None, MOIRAI_LICENCE),
 }
+
+
+def register(name: str, architecture: Architecture) -> None:
+    """Makes an encoder of your own known: directories and repositories with its `config_fields` are then run by it.
+
+    A saved model holds the name: register before `MSFTFoundationModel.load`. Doing it again with the same architecture
+    changes nothing; ValueError for a name that another one has.
+    """
+    if ARCHITECTURES.setdefault(name, architecture) != architecture:
+        raise ValueError(
+            f"name={name!r} is that of another architecture ({ARCHITECTURES[name].location}); give one that is not "
+            f"among {', '.join(map(repr, ARCHITECTURES))}"
+        )
 
 
 def find_source(backbone: str, revision: str | None = None) -> Source:
@@ -96,14 +138,29 @@ def find_architecture(config: Mapping[str, Any], origin: str) -> str:
             return name
     raise ValueError(
         f"config.json of {origin!r} describes no architecture that darts-msft knows ({', '.join(ARCHITECTURES)}): "
-        f"it has the fields {sorted(config)[:12]}; give a MOIRAI checkpoint with config.json and model.safetensors"
+        f"it has the fields {sorted(config)[:12]}; give a checkpoint of one of these with config.json and "
+        "model.safetensors, or register() yours"
     )
 
 
 def load_class(architecture: str) -> type[Backbone]:
     """The backbone class of an architecture; a missing optional package is an error with the install line."""
-    module, _, attribute = ARCHITECTURES[architecture].location.partition(":")
-    found: type[Backbone] = getattr(importlib.import_module(module), attribute)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"architecture={architecture!r} is not known; register() it as it was when the model was made, or take one "
+            f"of {', '.join(map(repr, ARCHITECTURES))}"
+        )
+    known = ARCHITECTURES[architecture]
+    module, _, attribute = known.location.partition(":")
+    try:
+        found: type[Backbone] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if not known.install or error.name == module:
+            raise
+        raise ModuleNotFoundError(
+            f"the architecture {architecture!r} needs the package {error.name!r}; install it with: {known.install}",
+            name=error.name,
+        ) from error
     return found
 
 
@@ -111,6 +168,8 @@ def describe(backbone: str, revision: str | None = None) -> tuple[Source, str, d
     """Source (a hub checkpoint at a commit), architecture and configuration of `backbone`."""
     source = pinned(find_source(backbone, revision))
     config = load_config(source)
+    if backbone in PRETRAINED:
+        config |= PRETRAINED[backbone].options
     return source, find_architecture(config, source.location), config
 
 

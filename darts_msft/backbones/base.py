@@ -2,8 +2,8 @@
 
 Axis legend of the whole package, used in every shape comment:
 
-    B batch, V variates, C context steps, H horizon steps, P patch size, N tokens,
-    D width, S scales, R parameters of one step's forecast distribution.
+    B batch, V variates, C context steps, H horizon steps, L steps in whole patches, P patch size, N tokens,
+    D width, S scales, R parameters of one step's forecast.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-STAND_IN = 1.0
-"""In the place of missing values, whose density counts nowhere: inside every family's support."""
+from darts_msft.backbones.families import Family
+from darts_msft.scales.pyramid import PLAIN_LAYOUT, TokenLayout
+from darts_msft.storage.weights import load_strict
 
 Adapters = Mapping[str, nn.Module]
 """Modules by target name: `adapters[target](linear, x)` takes the place of the target's `linear(x)`."""
@@ -27,16 +29,77 @@ Adapters = Mapping[str, nn.Module]
 def adapted(
     name: str, linear: nn.Module, x: Float[Tensor, "*shape I"], adapters: Adapters
 ) -> Float[Tensor, "*shape O"]:
-    """The output of the target linear `name`, through its adapter where it has one."""
+    """The output of the target linear `name`, through its adapter where it has one; `x` is always (B, V, N, I)."""
     output: Tensor = adapters[name](linear, x) if name in adapters else linear(x)
     return output
 
 
 class Stats(NamedTuple):
-    """What `Backbone.normalise` took out of a window, in the series' units."""
+    """Location and scale of each window, in the series' units."""
 
     loc: Float[Tensor, "B V 1"]
     spread: Float[Tensor, "B V 1"]
+
+    def to(self, dtype: torch.dtype) -> Stats:
+        return Stats(self.loc.to(dtype), self.spread.to(dtype))
+
+
+def standardise(values: Float[Tensor, "B V C"], stats: Stats) -> Float[Tensor, "B V C"]:
+    """(value - location) / scale, in the statistics' precision; missing values (NaN) come out as 0, the location."""
+    observed = ~torch.isnan(values)
+    exact = (torch.where(observed, values, 0).to(stats.loc.dtype) - stats.loc) / stats.spread
+    return torch.where(observed, exact, 0).to(values.dtype)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What config.json alone says of a checkpoint, before there are weights.
+
+    Attributes
+    ----------
+    patch_sizes
+        Patch sizes that the pretrained weights know, in steps, ascending.
+    family
+        What the pretrained head forecasts, or what a new head is to: values then, as raw outputs are any number.
+    layout
+        The parts of a scale's sequence of tokens.
+    pretrained_head
+        False: there is no forecast before training.
+    own_statistics
+        False: every scale is standardised with the statistics of scale 0.
+    past_covariates, future_covariates
+        Whether covariates are of use.
+    multivariate
+        What the variates of a series can be to one another, the default first: "independent", "joint".
+    max_context, max_horizon
+        Most steps of a scale's context, and of its horizon; None: no limit.
+    max_tokens
+        Most tokens of a scale's context and horizon together; None: no limit.
+    """
+
+    patch_sizes: tuple[int, ...]
+    family: Family
+    layout: TokenLayout = PLAIN_LAYOUT
+    pretrained_head: bool = True
+    own_statistics: bool = True
+    past_covariates: bool = False
+    future_covariates: bool = False
+    multivariate: tuple[str, ...] = ("independent",)
+    max_context: int | None = None
+    max_horizon: int | None = None
+    max_tokens: int | None = None
+
+
+class Target(NamedTuple):
+    """A linear that can be adapted: one in each layer, whose module's name ends in "." and `suffix`."""
+
+    suffix: str
+    inputs: int
+    outputs: int
+
+    def names(self, module: nn.Module) -> list[str]:
+        """Of the linears in `module`, by layer."""
+        return [name for name, _ in module.named_modules() if name.endswith(f".{self.suffix}")]
 
 
 @dataclass(frozen=True)
@@ -47,154 +110,136 @@ class Spec:
     ----------
     width, num_layers
         D and the number of encoder layers.
-    patch_sizes
-        Patch sizes that the pretrained weights know, in steps, ascending.
-    horizon_tokens
-        Whether the horizon has tokens of its own (a masked encoder) or is read off the context's tokens.
     adapter_targets
-        The linears of a layer's attention that can be adapted, as name -> (input, output) features; the name is the
-        last part of the module's own, and no module outside the layers' attention has it.
+        The linears of the layers' attention that can be adapted, by names without dots that `adapted` is called with.
     tuned
         Patterns (`fnmatch`, on the backbone's parameter names) of pretrained weights that MSFT keeps
         training beside the head: output projections and norms.
     head
-        Patterns of the head's parameter names.
+        Patterns of the pretrained head's parameter names; () where there is none.
+    prompts
+        Patterns of tokens that belong to a data set: they train where a prompt is tuned, and with MSFT.
     unused
         Patterns of the names of parameters that no forecast depends on, such as other patch sizes' layers.
     """
 
     width: int
     num_layers: int
-    patch_sizes: tuple[int, ...]
-    horizon_tokens: bool
-    adapter_targets: Mapping[str, tuple[int, int]]
+    adapter_targets: Mapping[str, Target]
     tuned: tuple[str, ...]
-    head: tuple[str, ...]
+    head: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-
-
-class Family(ABC):
-    """A family of forecast distributions for single steps, in standardised units.
-
-    `params` is (..., R); everything else has the leading shape. Parameters are constrained already
-    (a scale is positive), so that convex combinations of two parameter vectors are valid too.
-    """
-
-    names: tuple[str, ...]
-
-    @abstractmethod
-    def log_prob(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Log-density of `value`."""
-
-    @abstractmethod
-    def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
-        """One independent draw for each step."""
-
-    @abstractmethod
-    def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Share (0..1) of the distribution at or below `value`, without gradients."""
-
-    @abstractmethod
-    def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
-        """The value with a share `level` (0..1) of the distribution below; 0.5 gives the point forecast."""
-
-    def loss(
-        self, params: Float[Tensor, "B V H R"], value: Float[Tensor, "B V H"], weight: Float[Tensor, "B V H"]
-    ) -> Float[Tensor, ""]:
-        """Weighted mean negative log-likelihood over observed values (not NaN)."""
-        observed = ~torch.isnan(value)
-        weight = torch.where(observed, weight, 0)
-        density = self.log_prob(params, torch.where(observed, value, STAND_IN))
-        return -(density * weight).sum() / observed.sum().clamp(min=1)
-
-    def mixed_loss(
-        self,
-        params: Float[Tensor, "B V H S R"],
-        loc: Float[Tensor, "B V 1 S"],
-        spread: Float[Tensor, "B V 1 S"],
-        weights: Float[Tensor, "S"],
-        value: Float[Tensor, "B V H"],
-        weight: Float[Tensor, "B V H"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Weighted mean negative log-likelihood of the scales' mixture, in scale 0's standardised units.
-
-        `value` is in the series' units; NaN marks missing values.
-        """
-        observed = ~torch.isnan(value)
-        standardised = torch.where(observed.unsqueeze(-1), (value.unsqueeze(-1) - loc) / spread, STAND_IN)
-        density = self.log_prob(params, standardised) - (spread / spread[..., :1]).log()
-        mixed = (density + weights.log()).logsumexp(dim=-1)
-        counted = observed if weight is None else torch.where(observed, weight, 0)
-        return -(mixed * counted).sum() / observed.sum().clamp(min=1)
 
 
 class Backbone(nn.Module, ABC):
     """A pretrained encoder, cut at the places where finetuning methods attach.
 
-    Statistics and masks are passed along; nothing about a call is kept on `self`.
+    Statistics and masks are passed along; nothing about a call is kept on `self`. A constructor sets `spec`, `traits`
+    and `patch_size` (P, in steps). Axes V: targets first, then covariates.
     """
 
     spec: Spec
-    family: Family
+    traits: Traits
+    patch_size: int
+
+    mixes_time: ClassVar[bool] = False
+    """Whether more than the attention's softmax mixes tokens along time: then scales don't share calls."""
+    dropped: ClassVar[tuple[str, ...]] = ()
+    """Patterns of a checkpoint's tensors that are left out on purpose; all others are loaded strictly."""
+
+    @property
+    def family(self) -> Family:
+        return self.traits.family
+
+    @classmethod
+    @abstractmethod
+    def traits_of(cls, config: Mapping[str, Any]) -> Traits:
+        """What a checkpoint with this configuration is like."""
 
     @classmethod
     @abstractmethod
     def from_config(cls, config: Mapping[str, Any], patch_size: int) -> Backbone:
         """The architecture with random weights; `patch_size` in steps, one of the backbone's."""
 
-    @classmethod
-    @abstractmethod
-    def patch_sizes(cls, config: Mapping[str, Any]) -> tuple[int, ...]:
-        """Patch sizes, in steps, that a checkpoint with this configuration knows, ascending."""
-
-    @classmethod
-    def max_tokens(cls, config: Mapping[str, Any]) -> int | None:
-        """The longest sequence that the checkpoint was made for, in tokens; None: no limit."""
-        return None
-
-    @classmethod
-    @abstractmethod
-    def family_of(cls, config: Mapping[str, Any]) -> Family:
-        """The forecast distributions of a checkpoint with this configuration."""
-
-    @abstractmethod
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
-        """Copies a checkpoint's tensors in, strictly; `origin` names it in errors."""
+        """Copies a checkpoint's tensors in, strictly but for those `dropped`; `origin` names it in errors."""
+        load_strict(self, state, origin, self.dropped)
 
     @abstractmethod
-    def normalise(self, context: Float[Tensor, "B V C"]) -> tuple[Float[Tensor, "B V C"], Stats]:
-        """Standardises each window; NaN marks missing values, which come out as 0 (the location)."""
+    def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:
+        """Of each window, in double precision; NaN is missing, as is the future but for covariates.
+
+        Location 0 where nothing is observed; the scale is above 0. Standardising is affine: what is not, such as
+        asinh, belongs to `embed` and `head`.
+        """
 
     @abstractmethod
     def embed(
-        self, values: Float[Tensor, "B V L"], observed: Bool[Tensor, "B V L"], num_horizon_tokens: int
+        self,
+        past: Float[Tensor, "B V L"],
+        observed: Bool[Tensor, "B V L"],
+        future: Float[Tensor, "B V LH"],
+        known: Bool[Tensor, "B V LH"],
     ) -> Float[Tensor, "B V N D"]:
-        """Tokens of a context of whole patches (L a multiple of P), followed by the horizon's tokens."""
+        """Tokens of whole patches in the order of the layout, lead | context | middle | horizon.
+
+        Values are standardised, and 0 where they are missing. LH is 0 where the horizon has no tokens.
+        """
+
+    def token_mask(
+        self, observed: Bool[Tensor, "B V L"], known: Bool[Tensor, "B V LH"], targets: int
+    ) -> Bool[Tensor, "B V N"]:
+        """Tokens that can be attended to: of the context those with any step observed, and all others.
+
+        `targets` is how many of the variates are not covariates.
+        """
+        context = rearrange(observed, "b v (n p) -> b v n p", p=self.patch_size).any(dim=-1)
+        _, lead, middle = self.traits.layout
+        after = middle + known.shape[-1] // self.patch_size
+        return nn.functional.pad(context, (lead, after), value=True)
 
     @abstractmethod
     def attention(
         self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None, adapters: Adapters
     ) -> Float[Tensor, "B V N D"]:
-        """Self-attention sublayer with its residual; only tokens that `mask` marks True are attended to."""
+        """All attention sublayers of a layer, residuals included; only tokens that `mask` marks True are attended to.
+
+        A row of the mask may be False throughout: what comes out of it is finite.
+        """
 
     @abstractmethod
-    def feed_forward(self, layer: int, tokens: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
-        """Feed-forward sublayer with its residual; acts on each token alone."""
+    def feed_forward(
+        self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None
+    ) -> Float[Tensor, "B V N D"]:
+        """Feed-forward sublayer with its residual; acts on each token alone (the mask is None) unless `mixes_time`."""
 
     @abstractmethod
-    def readout(self, tokens: Float[Tensor, "B V N D"], horizon: int) -> Float[Tensor, "B V NH D"]:
-        """One vector for each patch of the horizon, from the encoder's output: what a head reads."""
+    def readout(
+        self, tokens: Float[Tensor, "B V N D"], horizon: int, mask: Bool[Tensor, "B V N"]
+    ) -> Float[Tensor, "B V NH D"]:
+        """What a new head reads, from the encoder's output: a vector for each patch of the horizon.
+
+        Where the horizon has no tokens, one for each patch of the context, 0 where the mask is False.
+        """
 
     @abstractmethod
-    def head(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
-        """Distribution parameters of `horizon` steps at the given scale, in standardised units."""
+    def head(
+        self, tokens: Float[Tensor, "B V N D"], horizon: int, mask: Bool[Tensor, "B V N"]
+    ) -> Float[Tensor, "B V H R"]:
+        """The pretrained head's parameters of `horizon` steps, in standardised units.
+
+        NotImplementedError where the traits say that there is none.
+        """
 
     def heads(
-        self, tokens: Sequence[Float[Tensor, "B V _ D"]], horizons: Sequence[int]
+        self,
+        tokens: Sequence[Float[Tensor, "B V _ D"]],
+        horizons: Sequence[int],
+        masks: Sequence[Bool[Tensor, "B V _"]],
     ) -> list[Float[Tensor, "B V _ R"]]:
-        """`head` at scales 0, 1, ...; a backbone whose head is the same at all may take them together."""
-        scales = zip(tokens, range(len(tokens)), horizons, strict=True)
-        return [self.head(part, scale, horizon) for part, scale, horizon in scales]
+        """`head` at scales 0, 1, ...; a backbone may take them together, which is quicker."""
+        return [self.head(*scale) for scale in zip(tokens, horizons, masks, strict=True)]
 
 
 def with_stats(params: Float[Tensor, "B V H R"], stats: Stats) -> Float[Tensor, "B V H R2"]:

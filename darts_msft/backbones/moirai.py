@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
+from uni2ts.distribution import DistributionOutput
 from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output
 
-from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, adapted
+from darts_msft.backbones.base import Adapters, Backbone, Spec, Stats, Target, Traits, adapted
 from darts_msft.backbones.moirai_mixture import MoiraiFamily
 from darts_msft.storage.weights import load_strict
 
@@ -42,21 +43,23 @@ class MoiraiBackbone(Backbone):
         self.module = module
         self.patch_size = patch_size
         self.patch_index = list(module.patch_sizes).index(patch_size)
-        self.family: MoiraiFamily = MoiraiFamily(module.distr_output)
+        self.traits = _traits(module.distr_output, module.patch_sizes, module.max_seq_len)
         attention = module.encoder.layers[0].self_attn
+        linears = {name: getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj")}
         self.spec = Spec(
             width=module.d_model,
             num_layers=module.num_layers,
-            patch_sizes=tuple(sorted(module.patch_sizes)),
-            horizon_tokens=True,
             adapter_targets={
-                name: (getattr(attention, name).in_features, getattr(attention, name).out_features)
-                for name in ("q_proj", "k_proj", "v_proj")
+                name: Target(name, linear.in_features, linear.out_features) for name, linear in linears.items()
             },
             tuned=("module.encoder.*norm*.weight", "module.encoder.layers.*.self_attn.out_proj.weight"),
             head=("module.param_proj.*",),
             unused=("module.encoder.layers.*.self_attn.var_attn_bias.*",),
         )
+
+    @classmethod
+    def traits_of(cls, config: Mapping[str, Any]) -> Traits:
+        return _traits(decode_distr_output(config["distr_output"]), config["patch_sizes"], config["max_seq_len"])
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], patch_size: int) -> MoiraiBackbone:
@@ -68,47 +71,36 @@ class MoiraiBackbone(Backbone):
         )
         return cls(module, patch_size)
 
-    @classmethod
-    def patch_sizes(cls, config: Mapping[str, Any]) -> tuple[int, ...]:
-        return tuple(sorted(config["patch_sizes"]))
-
-    @classmethod
-    def max_tokens(cls, config: Mapping[str, Any]) -> int | None:
-        return int(config["max_seq_len"])
-
-    @classmethod
-    def family_of(cls, config: Mapping[str, Any]) -> MoiraiFamily:
-        return MoiraiFamily(decode_distr_output(config["distr_output"]))
-
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
         load_strict(self.module, state, origin)
 
-    def normalise(self, context: Float[Tensor, "B V C"]) -> tuple[Float[Tensor, "B V C"], Stats]:
-        # PackedStdScaler: mean and unbiased variance over observed context values, in double precision
-        observed = ~torch.isnan(context)
-        values = torch.where(observed, context, 0).double()
+    def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:
+        # PackedStdScaler: mean and unbiased variance over observed values, those of the horizon included
+        values = torch.cat([past, future], dim=-1)
+        observed = ~torch.isnan(values)
+        values = torch.where(observed, values, 0).double()
         count = observed.sum(dim=-1, keepdim=True)
         loc = values.sum(dim=-1, keepdim=True) / count.clamp(min=1)
         deviation = torch.where(observed, values - loc, 0)
         variance = deviation.square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
-        spread = (variance + _MINIMUM_VARIANCE).sqrt() if self.module.scaling else torch.ones_like(loc)
-        loc = loc if self.module.scaling else torch.zeros_like(loc)
-        standardised = torch.where(observed, (values - loc) / spread, 0)
-        return standardised.to(context.dtype), Stats(loc.to(context.dtype), spread.to(context.dtype))
+        if not self.module.scaling:
+            return Stats(torch.zeros_like(loc), torch.ones_like(loc))
+        return Stats(loc, (variance + _MINIMUM_VARIANCE).sqrt())
 
     def embed(
-        self, values: Float[Tensor, "B V L"], observed: Bool[Tensor, "B V L"], num_horizon_tokens: int
+        self,
+        past: Float[Tensor, "B V L"],
+        observed: Bool[Tensor, "B V L"],
+        future: Float[Tensor, "B V LH"],
+        known: Bool[Tensor, "B V LH"],
     ) -> Float[Tensor, "B V N D"]:
-        patches = rearrange(values, "b v (n p) -> b v n p", p=self.patch_size)
+        patches = rearrange(past, "b v (n p) -> b v n p", p=self.patch_size)
         projection = self.module.in_proj
         weight = projection.weight[self.patch_index, :, : self.patch_size]
         context = F.linear(patches, weight, projection.bias[self.patch_index])
+        count = future.shape[-1] // self.patch_size
         horizon = repeat(
-            self.module.mask_encoding.weight,
-            "1 d -> b v n d",
-            b=context.shape[0],
-            v=context.shape[1],
-            n=num_horizon_tokens,
+            self.module.mask_encoding.weight, "1 d -> b v n d", b=context.shape[0], v=context.shape[1], n=count
         )
         return torch.cat([context, horizon.to(context.dtype)], dim=-2)
 
@@ -136,25 +128,37 @@ class MoiraiBackbone(Backbone):
         joined = rearrange(attended, "(b v) head n d -> b v n (head d)", b=tokens.shape[0])
         return tokens + block.dropout(attn.out_proj(joined))
 
-    def feed_forward(self, layer: int, tokens: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
+    def feed_forward(
+        self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None
+    ) -> Float[Tensor, "B V N D"]:
         block = self.module.encoder.layers[layer]
         return tokens + block.ffn(block.norm2(tokens))
 
-    def readout(self, tokens: Float[Tensor, "B V N D"], horizon: int) -> Float[Tensor, "B V NH D"]:
+    def readout(
+        self, tokens: Float[Tensor, "B V N D"], horizon: int, mask: Bool[Tensor, "B V N"]
+    ) -> Float[Tensor, "B V NH D"]:
         num_tokens = math.ceil(horizon / self.patch_size)
         encoded: Tensor = self.module.encoder.norm(tokens[..., -num_tokens:, :])
         return encoded
 
-    def head(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
-        return self.heads([tokens], [horizon])[0]
+    def head(
+        self, tokens: Float[Tensor, "B V N D"], horizon: int, mask: Bool[Tensor, "B V N"]
+    ) -> Float[Tensor, "B V H R"]:
+        return self.heads([tokens], [horizon], [mask])[0]
 
     def heads(
-        self, tokens: Sequence[Float[Tensor, "B V _ D"]], horizons: Sequence[int]
+        self,
+        tokens: Sequence[Float[Tensor, "B V _ D"]],
+        horizons: Sequence[int],
+        masks: Sequence[Bool[Tensor, "B V _"]],
     ) -> list[Float[Tensor, "B V _ R"]]:
         # one product for all scales, and the projection's parameters are gathered once
-        encoded = [self.readout(part, horizon) for part, horizon in zip(tokens, horizons, strict=True)]
-        params = self.family.project(
-            self.module.param_proj, torch.cat(encoded, dim=-2), self.patch_index, self.patch_size
-        )
+        encoded = [self.readout(*scale) for scale in zip(tokens, horizons, masks, strict=True)]
+        family = cast(MoiraiFamily, self.family)
+        params = family.project(self.module.param_proj, torch.cat(encoded, dim=-2), self.patch_index, self.patch_size)
         parts = zip(params.split([part.shape[-2] for part in encoded], dim=-3), horizons, strict=True)
         return [rearrange(part, "b v n p r -> b v (n p) r")[..., :horizon, :] for part, horizon in parts]
+
+
+def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int) -> Traits:
+    return Traits(tuple(sorted(patch_sizes)), MoiraiFamily(output), max_tokens=int(max_tokens))

@@ -1,4 +1,4 @@
-"""MOIRAI's forecast distribution as a `Family`: a flat parameter vector, its density, draws and quantiles.
+"""MOIRAI's forecast distribution as a `DensityFamily`: a flat parameter vector, its density, draws and quantiles.
 
 Reference: `uni2ts/distribution/` (Apache-2.0). Components and their parameter maps are uni2ts' own objects.
 The density differs in one thing: where a component's support excludes a value, uni2ts draws a random
@@ -19,7 +19,7 @@ from torch.distributions import Distribution, LogNormal
 from uni2ts.distribution import DistributionOutput, MixtureOutput, StudentTOutput
 from uni2ts.distribution.negative_binomial import NegativeBinomial
 
-from darts_msft.backbones.base import STAND_IN, Family
+from darts_msft.backbones.families import STAND_IN, DensityFamily
 from darts_msft.distributions import student_t
 from darts_msft.distributions.root_finding import NEGLIGIBLE, quantile_between
 
@@ -27,7 +27,7 @@ _CHUNK = 2**18  # quantiles searched for at once, for the memory's sake
 _FARTHEST = 1e12  # from the location, in the window's own units, that a quantile can be
 
 
-class MoiraiFamily(Family):
+class MoiraiFamily(DensityFamily):
     """Mixture over `components`; the columns are each component's parameters, then one logit a component.
 
     A lone component (no mixture) has no logits.

@@ -67,7 +67,10 @@ def fit_linear(
     that is left out is not unseen.)
     """
     _check(series, horizon, lookbacks, shift, validation)
-    series = [np.where(np.isfinite(one), one, np.nan).astype(np.float64) for one in series]
+    series = [_without_infinities(one) for one in series]
+    if validation is not None:
+        past, future = map(_without_infinities, validation[:2])
+        validation = validation._replace(past=past, future=future)
     judged, (windows, usable) = series, comparable(validation, lookbacks) if validation else (None, [])
     validated = bool(usable)
     if not validated:
@@ -87,7 +90,7 @@ def fit_linear(
     if folds:
         units = np.concatenate([fold.windows.unit for fold in folds])
         errors = [_mean_square(one, units) for one in crossed]
-        candidates = [_judged_on_both(*pair) for pair in zip(candidates, errors, strict=True)]
+        candidates = [_judged_on_both(*pair, len(folds)) for pair in zip(candidates, errors, strict=True)]
     weights = _weights(candidates, alike=series[0].shape[1] > MOST_OWN)
     mixed = sum(row[:, None] * one for row, one in zip(weights, crossed, strict=True)) if folds else None
     candidates = [one._replace(weight=row) for one, row in zip(candidates, weights, strict=True) if row.any()]
@@ -98,6 +101,10 @@ def fit_linear(
         weight = _average(series, candidates, _pooled(series, list(pooled)))
     member = LinearMember(*(torch.tensor(part, dtype=torch.float32) for part in (weight, *student, season)))
     return LinearFit(member, candidates, validated)
+
+
+def _without_infinities(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan).astype(np.float64)
 
 
 def _check(series: Series, horizon: int, lookbacks: Sequence[int], shift: int, validation: Windows | None) -> None:
@@ -189,9 +196,12 @@ def _crossed(
     ]
 
 
-def _judged_on_both(candidate: Candidate, crossed: Float[np.ndarray, "V"]) -> Candidate:
-    """With the mean of its errors on validation windows and on folds, where both are known; else that on the former."""
-    both = (candidate.error + crossed) / 2
+def _judged_on_both(candidate: Candidate, crossed: Float[np.ndarray, "V"], folds: int) -> Candidate:
+    """With the mean of its errors on folds and on validation windows, which count as one more, where both are known.
+
+    Else with that on the latter.
+    """
+    both = (candidate.error + folds * crossed) / (folds + 1)
     return candidate._replace(error=np.where(np.isnan(both), candidate.error, both))
 
 

@@ -104,10 +104,12 @@ class LinearMember(nn.Module):
         inputs = inputs - mean
         weight = self.weight.expand(past.shape[2], -1, -1)
         loc = torch.einsum("blv,vlh->bhv", inputs, weight) + (mean + level)
+        size = inputs.abs().amax(dim=1).clamp(min=1e-30)  # whose square may be beyond single precision
+        inputs = inputs / size[:, None]
         deviation = inputs.square().mean(dim=1).sqrt()
-        spread = deviation ** self.exponents[0]
+        spread = (size * deviation) ** self.exponents[0]
         if (season := int(self.season)) > 0:
-            spread = spread * unrest_of(inputs, deviation, season) ** self.exponents[1]
+            spread = spread * (size * unrest_of(inputs, deviation, season)) ** self.exponents[1]
         scale = self.scale.T * spread[:, None]
         # no number of its own where nothing varied: what single precision leaves
         tells = loc.isfinite().all(dim=1)

@@ -57,7 +57,7 @@ class AdaLoRA(LowRank):
             target_r=rank,
             init_r=-(-3 * rank // 2),
             lora_alpha=self.config.lora_alpha,  # type: ignore[arg-type]
-            target_modules=list(self.spec.adapter_targets),
+            target_modules=[target.suffix for target in self.spec.adapter_targets.values()],
             lora_dropout=0.0,
             total_step=1,  # until `begin` knows
         )

@@ -57,10 +57,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        """For the groups "pretrained", "lora" and "head": patterns of the backbone's parameter names to train.
+        """For the groups "new", "pretrained", "lora" and "head": patterns of the backbone's parameter names to train.
 
-        "lora" are parameters that `attach` put there. The first group that matches a name has it; what the forecast
-        doesn't use (the Spec names it, such as other patch sizes) never trains.
+        "lora" are parameters that `attach` put there, "new" a data set's own tokens. The first group that matches a
+        name has it; what the forecast doesn't use (the Spec names it, such as other patch sizes) never trains.
         """
 
     @classmethod
@@ -143,7 +143,7 @@ class Method(nn.Module, ABC):
     # ---------------------------------------------------------------- what trains
 
     def group_of(self, name: str) -> str | None:
-        """The group ("pretrained", "lora", "head") that trains the backbone's parameter `name`; None: frozen."""
+        """The group ("new", "pretrained", "lora", "head") that trains the backbone's parameter `name`; None: frozen."""
         if self.matches(name, self.spec.unused):
             return None
         groups = self.backbone_patterns().items()

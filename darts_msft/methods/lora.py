@@ -16,7 +16,7 @@ class LoRAFinetuning(LowRank):
         config = peft.LoraConfig(
             r=self.config.lora_rank,
             lora_alpha=self.config.lora_alpha,  # type: ignore[arg-type]
-            target_modules=list(self.spec.adapter_targets),
+            target_modules=[target.suffix for target in self.spec.adapter_targets.values()],
             lora_dropout=0.0,
         )
         return peft.LoraModel(backbone, config, ADAPTER)

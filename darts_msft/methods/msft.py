@@ -38,8 +38,8 @@ class MSFT(Method):
             nn.ModuleList(
                 nn.ModuleDict(
                     {
-                        target: LoRA(*features, rank=config.lora_rank, alpha=config.lora_alpha)
-                        for target, features in spec.adapter_targets.items()
+                        name: LoRA(target.inputs, target.outputs, rank=config.lora_rank, alpha=config.lora_alpha)
+                        for name, target in spec.adapter_targets.items()
                         if config.lora_rank > 0
                     }
                 )
@@ -55,7 +55,7 @@ class MSFT(Method):
         )
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        return {"pretrained": self.spec.tuned, "head": self.spec.head}
+        return {"new": self.spec.prompts, "pretrained": self.spec.tuned, "head": self.spec.head}
 
     def own_group(self, name: str) -> str:
         return "lora" if name.startswith("lora.") else "new"
@@ -67,10 +67,9 @@ class MSFT(Method):
         layers = cast(list[list[dict[str, LoRA]]], self.lora)  # by layer, set and target
         if len(layers[0]) > 1:
             raise self.unmergeable(f"has a LoRA for each of {len(self.plan.scales)} scales on the same weights")
-        for target in self.spec.adapter_targets:
-            linears = [name for name, _ in backbone.named_modules() if name.rpartition(".")[2] == target]
-            for name, sets in zip(linears, layers, strict=True):
-                lora = sets[0][target]
+        for adapter, target in self.spec.adapter_targets.items():
+            for name, sets in zip(target.names(backbone), layers, strict=True):
+                lora = sets[0][adapter]
                 state[f"{name}.weight"] = state[f"{name}.weight"] + lora.scaling * lora.b @ lora.a
         return state
 

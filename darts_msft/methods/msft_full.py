@@ -12,4 +12,4 @@ class MSFTFull(MSFT):
     rates = LearningRates(pretrained=3e-4, new=3e-4, head=3e-4, omega=1e-2, lora=3e-3)
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        return {"head": self.spec.head, "pretrained": ("*",)}
+        return {"new": self.spec.prompts, "head": self.spec.head, "pretrained": ("*",)}

@@ -23,6 +23,8 @@ class Prompt(Method):
 
     They stand right before the first observed token, behind any padding, so that padding changes nothing. Any token
     takes a share of the attention: training doesn't start at the pretrained model's forecast, but near it.
+
+    A backbone with tokens of its own for each data set (`Spec.prompts`) has these trained instead.
     """
 
     options = ("prompt_length", *MIXING)
@@ -32,18 +34,21 @@ class Prompt(Method):
 
     def __init__(self, spec: Spec, plan: ScalePlan, config: MethodConfig) -> None:
         super().__init__(spec, plan, config)
-        self.tokens = nn.Parameter(torch.randn(config.prompt_length, spec.width) * PROMPT_INIT_STD)
+        if not spec.prompts:
+            self.tokens = nn.Parameter(torch.randn(config.prompt_length, spec.width) * PROMPT_INIT_STD)
 
     @classmethod
     def added_tokens(cls, config: MethodConfig) -> int:
         return config.prompt_length
 
     def backbone_patterns(self) -> dict[str, tuple[str, ...]]:
-        return {}
+        return {"new": self.spec.prompts}
 
     def add_tokens(
         self, tokens: list[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
     ) -> tuple[list[Float[Tensor, "B V _ D"]], list[Bool[Tensor, "B V _"] | None]]:
+        if self.spec.prompts:
+            return tokens, list(masks)
         length = len(self.tokens)
         placed: list[Tensor] = []
         extended: list[Tensor | None] = []
@@ -65,6 +70,8 @@ class Prompt(Method):
     def drop_tokens(
         self, tokens: list[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]
     ) -> list[Float[Tensor, "B V _ D"]]:
+        if self.spec.prompts:
+            return tokens
         length, kept = len(self.tokens), []
         for part, mask in zip(tokens, masks, strict=True):
             if mask is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from darts_msft.backbones.base import Backbone
+from darts_msft.backbones.base import Backbone, standardise
+from darts_msft.backbones.families import DensityFamily
 from darts_msft.pretraining.synthetic import QUIET, synthetic_series
 
 PATCH_SIZE_SHARES = {16: 0.5, 32: 0.5}
@@ -169,16 +170,14 @@ def make_task(series: Float[np.ndarray, "rows length"], layout: Layout, rng: np.
 def horizon_loss(backbones: Mapping[int, Backbone], task: Task) -> Float[Tensor, ""]:
     """Mean negative log-likelihood of the horizon, in units of each context's standard deviation."""
     backbone = backbones[task.patch_size]
-    values, stats = backbone.normalise(task.context)
-    observed = ~torch.isnan(task.context)
-    horizon = task.horizon.shape[-1]
-    tokens = backbone.embed(values, observed, horizon // task.patch_size)
-    mask = None
-    if not observed.all():
-        mask = rearrange(observed, "b v (n p) -> b v n p", p=task.patch_size).any(dim=-1)
-        mask = torch.cat([mask, mask.new_ones((*mask.shape[:2], horizon // task.patch_size))], dim=-1)
+    observed, known = ~torch.isnan(task.context), torch.zeros_like(task.horizon, dtype=torch.bool)
+    nothing = torch.zeros_like(task.horizon)
+    exact = backbone.statistics(task.context, torch.full_like(task.horizon, torch.nan))
+    tokens = backbone.embed(standardise(task.context, exact), observed, nothing, known)
+    mask, stats = backbone.token_mask(observed, known, targets=1), exact.to(task.context.dtype)
+    attended = None if observed.all() else mask
     for layer in range(backbone.spec.num_layers):
-        tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, mask, {}))
-    params = backbone.head(tokens, 0, horizon).float()
+        tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, attended, {}), None)
+    params = backbone.head(tokens, task.horizon.shape[-1], mask).float()
     target = ((task.horizon - stats.loc) / stats.spread).clamp(-FARTHEST, FARTHEST)
-    return -backbone.family.log_prob(params, target).mean()
+    return -cast(DensityFamily, backbone.family).log_prob(params, target).mean()

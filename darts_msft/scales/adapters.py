@@ -1,4 +1,4 @@
-"""Modules that MSFT adds for each scale: the input adapter and LoRA (arXiv 2506.14087, knowledge activation)."""
+"""Modules that are added to a backbone: input adapter and LoRA (arXiv 2506.14087, knowledge activation), new heads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from darts_msft.scales.pyramid import ScalePlan
 
 HEAD_INIT_STD = 0.01
 
@@ -110,14 +112,35 @@ class _LowRankUpdate(torch.autograd.Function):
         return grad_x, None, grad_bias, None, *by_scale
 
 
-class StepHead(nn.Linear):
-    """A new head for a likelihood that the backbone has none for: (D) of a patch -> (P, R); starts near zero."""
+class StepHead(nn.Module):
+    """A new head on the horizon's tokens, one for all scales: (D) of a patch -> (P, R); starts near zero."""
 
     def __init__(self, width: int, patch_size: int, num_parameters: int) -> None:
-        super().__init__(width, patch_size * num_parameters)
+        super().__init__()
         self.patch_size = patch_size
-        nn.init.normal_(self.weight, std=HEAD_INIT_STD)
-        nn.init.zeros_(self.bias)
+        self.linear = _near_zero(width, patch_size * num_parameters, HEAD_INIT_STD)
 
-    def forward(self, patches: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V L R"]:
-        return super().forward(patches).unflatten(-1, (self.patch_size, -1)).flatten(-3, -2)
+    def forward(self, patches: Float[Tensor, "B V NH D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
+        steps: Tensor = self.linear(patches).unflatten(-1, (self.patch_size, -1)).flatten(-3, -2)
+        return steps[..., :horizon, :]
+
+
+class FlatHeads(nn.ModuleList):
+    """New heads on all of a context's tokens at once, one a scale: (N_i, D) -> (H_i, R); they start near zero."""
+
+    def __init__(self, width: int, plan: ScalePlan, num_parameters: int) -> None:
+        lengths = zip(plan.context_token_counts, plan.horizons, strict=True)
+        super().__init__(
+            _near_zero(count * width, steps * num_parameters, HEAD_INIT_STD / sqrt(count)) for count, steps in lengths
+        )
+
+    def forward(self, tokens: Float[Tensor, "B V N D"], scale: int, horizon: int) -> Float[Tensor, "B V H R"]:
+        steps: Tensor = self[scale](tokens.flatten(-2)).unflatten(-1, (horizon, -1))
+        return steps
+
+
+def _near_zero(inputs: int, outputs: int, std: float) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    nn.init.normal_(linear.weight, std=std)
+    nn.init.zeros_(linear.bias)
+    return linear

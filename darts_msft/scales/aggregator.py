@@ -33,8 +33,9 @@ class CrossScaleAggregator(nn.Module):
         self.f2c = _zero_linears(plan.num_scales, width) if branches in ("both", "f2c") else None
         for scale in range(plan.num_scales):
             covers = plan.cover(scale)
-            # the oldest coarse tokens may cover none: they take no part
-            self.register_buffer(f"covers_{scale}", covers[covers.any(dim=1)], persistent=False)
+            # the oldest coarse tokens, and those before them, may cover none: they take no part
+            first = int(covers.any(dim=1).int().argmax())
+            self.register_buffer(f"covers_{scale}", covers[first:], persistent=False)
 
     def forward(
         self, tokens: Sequence[Float[Tensor, "B V _ D"]], masks: Sequence[Bool[Tensor, "B V _"] | None]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,21 @@ from darts_msft.options import check_choice, check_number
 
 FACTOR = 2  # s in the paper
 MIN_CONTEXT_TOKENS = 2
+
+
+class TokenLayout(NamedTuple):
+    """The parts of a scale's sequence: lead | context | middle | horizon.
+
+    `horizon` False: the horizon has no tokens, and is read off the context's. `lead` and `middle` are how many tokens,
+    of no time, stand before the context and between it and the horizon.
+    """
+
+    horizon: bool = True
+    lead: int = 0
+    middle: int = 0
+
+
+PLAIN_LAYOUT = TokenLayout()
 
 
 def largest_num_scales(context: int, horizon: int, patch_size: int) -> int:
@@ -57,8 +73,8 @@ class ScalePlan:
         C, H and P, in steps.
     num_scales
         K: new scales beside scale 0.
-    horizon_tokens
-        Whether the backbone gives the horizon tokens of its own.
+    layout
+        The parts of the backbone's sequence of tokens.
     finest_context
         c: how many of the last steps scale 0 sees; None: all C, as in the paper. Scale i sees the last c * 2**i.
     """
@@ -67,7 +83,7 @@ class ScalePlan:
     horizon: int
     patch_size: int
     num_scales: int
-    horizon_tokens: bool = True
+    layout: TokenLayout = PLAIN_LAYOUT
     finest_context: int | None = None
 
     def __post_init__(self) -> None:
@@ -126,23 +142,33 @@ class ScalePlan:
 
     @cached_property
     def horizon_token_counts(self) -> tuple[int, ...]:
-        if not self.horizon_tokens:
+        if not self.layout.horizon:
             return (0,) * (self.num_scales + 1)
         return tuple(math.ceil(steps / self.patch_size) for steps in self.horizons)
 
     @cached_property
-    def token_counts(self) -> tuple[int, ...]:
-        """N_i: context tokens, then horizon tokens."""
+    def timed_token_counts(self) -> tuple[int, ...]:
+        """How many tokens of each scale cover some time."""
         return tuple(map(sum, zip(self.context_token_counts, self.horizon_token_counts, strict=True)))
+
+    @cached_property
+    def token_counts(self) -> tuple[int, ...]:
+        """N_i: all tokens."""
+        return tuple(sum(self.sections(scale)) for scale in self.scales)
+
+    def sections(self, scale: int) -> list[int]:
+        """How many tokens are in the lead, the context, the middle and the horizon."""
+        _, lead, middle = self.layout
+        return [lead, self.context_token_counts[scale], middle, self.horizon_token_counts[scale]]
 
     @property
     def reach(self) -> int:
         """How many of the last steps the coarsest scale sees."""
         return min(self.context, self.contexts[-1] * FACTOR**self.num_scales)
 
-    def one_scale(self, max_tokens: int | None) -> ScalePlan:
-        """Scale 0 alone with the whole context, or as much of it as leaves at most `max_tokens` tokens."""
-        context = self.context
+    def one_scale(self, max_context: int | None, max_tokens: int | None) -> ScalePlan:
+        """Scale 0 alone with the whole context, or as much of it as a checkpoint takes, in steps and in tokens."""
+        context = self.context if max_context is None else min(self.context, max_context)
         if max_tokens is not None:
             context = min(context, (max_tokens - self.horizon_token_counts[0]) * self.patch_size)
         return replace(self, context=context, num_scales=0, finest_context=None)
@@ -164,10 +190,10 @@ class ScalePlan:
         missing = self.context_token_counts[scale] * self.patch_size - self.contexts[scale]
         return F.pad(values, (missing, 0)) if missing else values
 
-    def token_mask(self, observed: Bool[Tensor, "*batch L"], scale: int) -> Bool[Tensor, "*batch N"]:
-        """Tokens with at least one observed step, from a padded context; horizon tokens always count."""
-        context = rearrange(observed, "... (n p) -> ... n p", p=self.patch_size).any(dim=-1)
-        return F.pad(context, (0, self.horizon_token_counts[scale]), value=True)
+    def pad_horizon(self, values: Float[Tensor, "*batch Hi"] | Bool[Tensor, "*batch Hi"], scale: int) -> Tensor:
+        """Fills the horizon with zeros (False) on the right, to whole patches; none of it where it has no tokens."""
+        length = self.horizon_token_counts[scale] * self.patch_size
+        return F.pad(values, (0, length - self.horizons[scale]))
 
     def upsample(self, values: Float[Tensor, "*batch Hi R"], scale: int, how: str) -> Float[Tensor, "*batch H R"]:
         """Brings scale i's horizon to the original rate: "repeat", or "linear" between the centres of its steps."""
@@ -202,19 +228,17 @@ class ScalePlan:
         """1 where a token of `scale + 1` covers the time of a token of `scale`, else 0.
 
         Context tokens are counted from the origin backwards, horizon tokens forwards; each covers two. One that is
-        older than all that the finer scale sees covers none.
+        older than all that the finer scale sees covers none, nor do those of no time.
         """
-        fine_context, fine_horizon = self._split(scale)
-        coarse_context, coarse_horizon = self._split(scale + 1)
+        lead, fine_context, middle, fine_horizon = self.sections(scale)
+        _, coarse_context, _, coarse_horizon = self.sections(scale + 1)
         parts = []
         for coarse, fine, from_right in ((coarse_context, fine_context, True), (coarse_horizon, fine_horizon, False)):
             pairs = torch.eye(coarse).repeat_interleave(FACTOR, dim=-1)
             surplus = coarse * FACTOR - fine  # coarse tokens at the far end may cover one fine token, or none
             parts.append(pairs[:, surplus:] if from_right else pairs[:, :fine])
-        return torch.block_diag(*parts)
-
-    def _split(self, scale: int) -> list[int]:
-        return [self.context_token_counts[scale], self.horizon_token_counts[scale]]
+        context, horizon = parts
+        return torch.block_diag(torch.zeros(lead, lead), context, torch.zeros(middle, middle), horizon)
 
 
 def pool_steps(values: Float[Tensor, "*batch T"], step: int, anchor: str) -> Float[Tensor, "*batch T2"]:

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -140,19 +141,22 @@ def load_state(source: Source) -> dict[str, Tensor]:
     return state
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], origin: str, dropped: Sequence[str] = ()) -> None:
     """Copy ``state`` into ``module``; names and shapes must agree exactly and every value be finite.
 
     Parameters
     ----------
     origin
         What the error calls the state, such as ``str(source)``.
+    dropped
+        Patterns (``fnmatch``) of the names of tensors that are left out on purpose, where there are any.
 
     Raises
     ------
     ValueError
         Anything disagrees; the module is then left as it was.
     """
+    state = {name: tensor for name, tensor in state.items() if not any(fnmatchcase(name, one) for one in dropped)}
     expected = module.state_dict()
     shared = [name for name in expected if name in state]
     misfits = [(name, expected[name].shape, state[name].shape) for name in shared]

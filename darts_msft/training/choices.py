@@ -12,13 +12,13 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrain
 from darts_msft import arguments
 from darts_msft.backbones import load_class
 from darts_msft.building import build_module
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.training.score import stack_weights
 from darts_msft.training.units import Units, find_units
 from darts_msft.training.validation_windows import located_loader
-from darts_msft.training.windows import spread
+from darts_msft.training.windows import spread_over
 
 logger = logging.getLogger("darts_msft")
 
@@ -55,28 +55,30 @@ class Batches(NamedTuple):
     units: Units
 
 
-def choose_settings(model: Any, train: Any, val: Any) -> dict[str, Any]:
+def choose_settings(model: Any, train: Any, val: Any, judged: dict[Any, Any]) -> dict[str, Any]:
     """Arguments that are best for what the model left open, by the validation dataset `val`; none where all was given.
 
     First the patch size, at the default finest context, then the finest context, each only if it gains `LEAST_GAIN`;
     then the smallest K whose score is within that of the largest's; 0 only where scale 0 sees the whole input.
+    `judged`, which is filled, keeps the windows and scores for other models of the same data, lengths and backbone.
     """
     free, settings = _open_settings(model), model._module_settings
     options = {
-        "patch_size": load_class(settings["architecture"]).patch_sizes(settings["backbone_config"]),
+        "patch_size": load_class(settings["architecture"]).traits_of(settings["backbone_config"]).patch_sizes,
         "finest_context": tuple(steps for steps in FINEST_CONTEXTS if steps < model.input_chunk_length),
     }
     options = {name: values for name, values in options.items() if name in free and values}
     if not (options or "num_scales" in free) or not _has_labels(model, val):
         return {}
-    batches = _batches(model, train, val)
-    found = _trial(model, batches, {})
+    if "batches" not in judged:
+        judged["batches"] = _batches(model, train, val)
+    found = _trial(model, judged, {})
     if found is None:
         return {}
     for name, values in options.items():
         for value in values:
             settled = {"patch_size": found.patch_size, "finest_context": found.finest_context, name: value}
-            other = None if settled[name] == getattr(found, name) else _trial(model, batches, settled)
+            other = None if settled[name] == getattr(found, name) else _trial(model, judged, settled)
             if other is not None and other.score < (1 - LEAST_GAIN) * found.score:
                 found = other
     chosen = {name: getattr(found, name) for name in options}
@@ -114,10 +116,10 @@ def _batches(model: Any, train: Any, val: Any) -> Batches:
     """Validation windows, evenly, with the units of the score."""
     count = max(LEAST_WINDOWS, min(WINDOWS, VALUES // val[0].future_target.size))
     data = TorchDataModule(train, val, batch_size=model.batch_size, collate_fn=_batch_collate_fn_train)
-    return Batches(list(located_loader(data, sampler=spread(len(val), count))), find_units(train, val))
+    return Batches(list(located_loader(data, sampler=spread_over(val, count))), find_units(train, val))
 
 
-def _trial(model: Any, batches: Batches, changes: dict[str, int]) -> Trial | None:
+def _trial(model: Any, judged: dict[Any, Any], changes: dict[str, int]) -> Trial | None:
     """With these arguments; None where the model can't have them, or has no finite score."""
     try:
         arguments.resolve({**model.model_params, **changes}, warns=False)
@@ -128,16 +130,23 @@ def _trial(model: Any, batches: Batches, changes: dict[str, int]) -> Trial | Non
     fixed = {"method": "zero_shot", "likelihood": "native", "enable_finetuning": False, "linear_member": False}
     options = {**MethodConfig().to_dict(), **MixingConfig().to_dict()}
     resolved = arguments.resolve({**options, **given, **fixed, **changes}, warns=False)
-    module = _module(model, resolved, batches.windows[0])
-    form = _form(module, batches)
+    settings, batches = resolved.settings, judged["batches"]
+    key, scales = (settings["patch_size"], settings["finest_context"]), settings["num_scales"] + 1
+    if len(judged.get(key, ())) < scales:
+        judged[key] = _stacked(_form(_module(model, resolved, batches.windows[0]), batches))
+    stacked = judged[key][:scales]
+    return Trial(*key, stacked) if len(stacked) == scales else None
+
+
+def _stacked(form: torch.Tensor) -> list[float]:
+    """The least values of the form for 1, 2, ... scales; none where it is not finite."""
     if not bool(form.isfinite().all()):
-        return None
+        return []
     stacked = []
     for size in range(1, len(form) + 1):
         weights = stack_weights(form[:size, :size])
         stacked.append(float(weights @ form[:size, :size] @ weights))
-    settings = resolved.settings
-    return Trial(settings["patch_size"], settings["finest_context"], stacked)
+    return stacked
 
 
 _LENGTHS = ("input_chunk_length", "output_chunk_length", "output_chunk_shift")
@@ -158,6 +167,7 @@ def _form(module: MSFTModule, batches: Batches) -> torch.Tensor:
     """The score of these windows as a quadratic form in the scales' weights."""
     module.take(Form.STACKED)
     module.score_in(batches.units)
+    add = module.validation_step if module.is_mixture else module.add_errors  # of points: squared errors
     for index, batch in enumerate(batches.windows):
-        module.validation_step(batch, index)
-    return module.score.compute().form
+        add(batch, index)
+    return module.score.compute().form if module.is_mixture else module.error_products.compute()

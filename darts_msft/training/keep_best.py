@@ -27,6 +27,7 @@ logger = logging.getLogger("darts_msft")
 BEFORE = "before this fit"  # the label of a state that an earlier fit left
 LEAST_STEPS = 16  # without a better state before a fit goes back: an epoch by default, several where they are shorter
 RATE_CUT = 3.0  # by which the rates are divided after an epoch that was undone
+SCORE = "CRPS of series in units of the naive error"  # in checkpoints: scores of another kind can't be compared
 METHOD_KEY = "darts_msft_method"  # in Lightning's checkpoints: what an interrupted fit's method goes on from
 
 
@@ -62,6 +63,8 @@ class KeepBest(pl.Callback):
         self._scored_step, self._seconds_before, self._started = -1, 0.0, began
         self._undone_step = 0  # where the fit last went back
         self._fitting, self._resumed, self._learned_paths = False, False, False
+        self._units: Tensor | None = None  # of the scores (N, V)
+        self._comparable = True  # whether a resumed fit's scores are those of now
         self._start_label: str | None = None  # a new head's training begins before Lightning's sanity check
 
     @contextmanager
@@ -115,6 +118,8 @@ class KeepBest(pl.Callback):
             "tensors": dict(self._tensors),
             "start": dict(self._start),
             "by_series": dict(self._by_series),
+            "score": SCORE,
+            "units": self._units,
             "scored_step": self._scored_step,
             "undone_step": self._undone_step,
             "seed": self.seed,
@@ -127,6 +132,7 @@ class KeepBest(pl.Callback):
         self._tensors = {name: tensor.cpu() for name, tensor in state_dict["tensors"].items()}
         self._start = dict(state_dict.get("start", {}))  # a checkpoint of an older version has none
         self._by_series = dict(state_dict.get("by_series", {}))
+        self._units = state_dict["units"] if state_dict.get("score") == SCORE else None
         self._scored_step, self.seed = state_dict["scored_step"], state_dict["seed"]
         self._undone_step = state_dict.get("undone_step", 0)
         self.epoch_seconds, self._seconds_before = list(state_dict["epoch_seconds"]), state_dict["seconds"]
@@ -149,12 +155,17 @@ class KeepBest(pl.Callback):
         trainer.num_sanity_val_steps = 0 if self._resumed else inf
         pl_module.start_from_one_scale()
         self._start_label = pl_module.start_label
+        if self.validates:
+            before, self._units = self._units, torch.as_tensor(pl_module.units.values)
+            same = before is not None and before.shape == self._units.shape and torch.allclose(before, self._units)
+            self._comparable = same or not self._resumed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.validates and not self._resumed:
             for form in pl_module.scale_forms:
                 pl_module.take(form)
                 self._score(trainer, pl_module)
+        self._make_comparable(trainer, pl_module)
         pl_module.train()  # Lightning leaves the mode of the last forecast
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -195,9 +206,18 @@ class KeepBest(pl.Callback):
             self._learned_paths = learn_paths(pl_module, partial(_each_batch, trainer, pl_module), windows)
         self.report = self._report(pl_module, trains)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        # other processes may not know of it
+        alone = trainer.world_size == 1
+        if isinstance(exception, KeyboardInterrupt) and alone and self._fitting and self.best is not None:
+            trains = self._fitting
+            self._restore(pl_module)
+            self.report = self._report(pl_module, trains)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._fitting:  # resumed after the last epoch: Lightning had nothing left to do
             pl_module.to(trainer.strategy.root_device)
+            self._make_comparable(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
             pl_module.cpu()
 
@@ -237,27 +257,48 @@ class KeepBest(pl.Callback):
         elif self.validates:
             logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
 
-    def _score(self, trainer: pl.Trainer, module: Any, label: str | None = None) -> None:
+    def _score(self, trainer: pl.Trainer, module: Any, label: str | None = None, step: int | None = None) -> None:
         """Scores the present state in a pass over the validation data of its own."""
         if module.solves_on_errors:
             _solve_on_errors(trainer, module)
         module.score.reset()
         if _each_batch(trainer, module, module.validation_step):
-            self._consider(trainer, module, label)
+            self._consider(trainer, module, label, step)
         module.val_metrics.reset()  # the user's are of Lightning's own passes
 
-    def _consider(self, trainer: pl.Trainer, module: Any, label: str | None = None) -> float:
+    def _make_comparable(self, trainer: pl.Trainer, module: Any) -> None:
+        """A resumed fit's scores in other units than now's are dropped; the best state is scored anew."""
+        best = self.best
+        if self._comparable or best is None:
+            return
+        self.candidates, self._by_series, self._comparable = [], {}, True
+        logger.warning(
+            "this fit goes on with validation scores in other units than before: %s, the best state until now, is "
+            "scored anew, and the other scores are dropped",
+            best.label,
+        )
+        state = module.state_dict()
+        present = {name: state[name].detach().clone() for name in module.own_names()}
+        scored_step = self._scored_step
+        module.load_state_dict(self._tensors, strict=False)
+        # by its own label where a pass scores several forms
+        self._score(trainer, module, None if module.start_label == best.label else best.label, best.step)
+        module.load_state_dict(present, strict=False)
+        self._scored_step = scored_step
+
+    def _consider(self, trainer: pl.Trainer, module: Any, label: str | None = None, step: int | None = None) -> float:
         """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie).
 
-        Without a label it is the module's own for its form; a pass may score several.
+        Without a label it is the module's own for its form, without a step the present one; a pass may score several.
         """
+        step = trainer.global_step if step is None else step
         score = inf
         for _, score in module.settle_scores():
             best = self.best
             if isfinite(score):
-                if best is None and trainer.global_step == 0:
+                if best is None and step == 0:
                     self._by_series["before"] = module.by_series
-                self.candidates.append(Candidate(label or module.start_label, score, trainer.global_step))
+                self.candidates.append(Candidate(label or module.start_label, score, step))
                 self._by_series["naive"] = module.naives
                 if best is None or score < best.score:
                     self._by_series["kept"] = module.by_series
@@ -269,7 +310,8 @@ class KeepBest(pl.Callback):
 
     def _report(self, module: Any, trains: bool) -> FitReport:
         best = self.best
-        weights, season = module.shared_weights(), module.units.season
+        weights, units = module.shared_weights(), module.units
+        repeats = float(module.seasonal.compute()) if self.best is not None and module.seasonal.update_called else 0.0
         learned, asked = module.learned_by(solved=best is not None and (best.step > 0 or best.label == BEFORE))
         return FitReport(
             kept="last weights (without a validation score)" if self.best is None else self.best.label,
@@ -282,14 +324,16 @@ class KeepBest(pl.Callback):
             weight_learning_asked=asked,
             moved=self._moved,
             naive=mean_of(self._by_series.get("naive")),
-            season=season,
-            naive_season=season if season is not None and season <= module.input_chunk_length else None,
-            measured_on=module.units.measured_on,
+            season=units.season if units.seasonal else None,
+            naive_season=units.season if repeats else None,
+            measured_on=units.measured_on,
             weights=None if weights is None else tuple(weights.tolist()),
             has_linear=module.linear is not None,
             lookback=None if module.linear is None or module.linear.absent else module.linear.lookback,
-            path_correlations=module.paths.at_lags([1, season or 1]) if self._learned_paths else {},
-            by_series=rows_of(self._by_series, module.units.components),
+            path_correlations=module.paths.at_lags([1, units.season or 1]) if self._learned_paths else {},
+            by_series=rows_of(self._by_series, units.components),
+            season_share=units.seasonal or 1.0,
+            naive_share=repeats or 1.0,
         )
 
     def _seconds(self) -> float:

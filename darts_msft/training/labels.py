@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 
 FORM_LABELS = {
     Form.ONE_SCALE: "zero-shot",

@@ -11,7 +11,7 @@ import numpy as np
 from darts import TimeSeries
 from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.linear.equations import Frame
 from darts_msft.linear.fitting import fit_linear
 from darts_msft.linear.seasons import candidate_lookbacks, find_season

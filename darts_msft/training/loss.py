@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from darts_msft.backbones.base import Family, Stats
+from darts_msft.backbones.base import Stats
+from darts_msft.backbones.families import Family
 from darts_msft.scales.pyramid import ScalePlan
 
 

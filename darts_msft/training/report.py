@@ -36,8 +36,10 @@ class FitReport:
 
     Scores are of the validation series: the CRPS over the error of the seasonal naive where that was `measured_on` (the
     training part, unless the validation series are others, or no series), averaged over series and components; lower is
-    better. Its season has `season` steps; None: none was found, and it is the last value. `naive` is its own score on
-    the same windows, with `naive_season` steps; None where that is longer than the input: it is the last value there.
+    better. Its season has `season` steps for the share `season_share` of series and components; where there is none
+    (`season` is None), or a series is too short for it, the unit is the error of the last value. `naive` is the naive
+    forecast's own score on the same windows, of `naive_season` steps at the share `naive_share` of the steps; it is the
+    last value elsewhere, and everywhere with None: where no window has a whole season.
 
     `kept` labels the state that the model now has; `candidates` are all with a finite score, those before the first
     step first: the pretrained model at one scale, at all scales weighted by backcasts, and at all scales with stacked
@@ -84,6 +86,8 @@ class FitReport:
     by_series: tuple[Row, ...] = field(default=(), repr=False)
     chosen: Mapping[str, int] = field(default_factory=dict)
     path_correlations: Mapping[int, float] = field(default_factory=dict)
+    season_share: float = 1.0
+    naive_share: float = 1.0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"moved": {}, "chosen": {}, "path_correlations": {}, **state})  # older ones lack it
@@ -120,10 +124,11 @@ class FitReport:
 
     @property
     def per_series(self) -> pd.DataFrame | None:
-        """A row for each validation series (by position) and component with a score; None without validation data.
+        """A row for each validation series (by position) and component; None without validation data.
 
+        NaN where nothing was scored: of more than 256 series, 256 are, evenly.
         `naive`, `before` and `kept` are scores (`before` as in the property of that name), `ratio` is kept / before,
-        and `worse` says where that is more than 1. NaN where unknown.
+        and `worse` says where that is more than 1.
         """
         if not self.by_series:
             return None
@@ -143,7 +148,7 @@ class FitReport:
 
     @property
     def _naive_name(self) -> str:
-        return _name_of(self.naive_season)
+        return _name_of(self.naive_season, self.naive_share, "of the steps")
 
     def __str__(self) -> str:
         """At most eleven lines."""
@@ -173,9 +178,10 @@ class FitReport:
             return []
         lines = []
         if self.naive is not None:
+            unit = _name_of(self.season, self.season_share, "of the series")
             lines.append(
-                f"validation score: CRPS over the error of {_name_of(self.season)} on the {self.measured_on}, averaged "
-                "over series and components; lower is better"
+                f"validation score: CRPS over the error of {unit} on the {self.measured_on}, averaged over series and "
+                f"components{self._scored()}; lower is better"
             )
         start = [f"{one.label} {one.score:.4f}" for one in self.candidates if one.step == 0]
         naive = [] if self.naive is None else [f"{self._naive_name.removeprefix('the ')} {self.naive:.4f}"]
@@ -192,6 +198,11 @@ class FitReport:
             longer = " (the last was the best: train longer)" if self.still_improving else ""
             lines.append("epochs: " + ", ".join(parts) + longer)
         return lines
+
+    def _scored(self) -> str:
+        """How many series have a score, where not all have."""
+        series, scored = {row[0] for row in self.by_series}, {row[0] for row in self.by_series if row[-1] is not None}
+        return f" ({len(scored)} of {len(series)} series were scored)" if len(scored) < len(series) else ""
 
     def _kept(self) -> str:
         if self.best is None:
@@ -222,8 +233,12 @@ class FitReport:
         return f"weights, by {learned}: " + ", ".join(f"{name} {100 * part:.0f} %" for name, part in shown)
 
 
-def _name_of(season: int | None) -> str:
-    return "the last value" if season is None else f"the seasonal naive ({season} steps)"
+def _name_of(season: int | None, share: float, of: str) -> str:
+    """Of the naive forecast; the `share` with a season is one `of` something."""
+    if season is None:
+        return "the naive forecast (last value)"
+    rest = f"; last value in {1 - share:.0%} {of}" if share < 1 else ""
+    return f"the seasonal naive ({season} steps{rest})"
 
 
 def mean_of(scores: Float[Tensor, "N V"] | None) -> float | None:
@@ -234,7 +249,7 @@ def mean_of(scores: Float[Tensor, "N V"] | None) -> float | None:
 
 
 def rows_of(scores: Mapping[str, Float[Tensor, "N V"]], components: tuple[str, ...]) -> tuple[Row, ...]:
-    """By series and component that was observed, from scores by name: "naive", "before", "kept"; None where unknown."""
+    """By series and component, from scores by name: "naive", "before", "kept"; None where unknown."""
     if "kept" not in scores:
         return ()
     missing = scores["kept"].new_full(scores["kept"].shape, float("nan"))
@@ -243,7 +258,6 @@ def rows_of(scores: Mapping[str, Float[Tensor, "N V"]], components: tuple[str, .
         (series, component, _known(naive[series][v]), _known(before[series][v]), _known(row[v]))
         for series, row in enumerate(kept)
         for v, component in enumerate(components)
-        if isfinite(row[v])
     )
 
 

@@ -17,12 +17,15 @@ SHORTEST = 10.0  # seconds: a fit that takes less is not told of
 
 
 class ExpectedTime(pl.Callback):
-    """Logs one line: the seconds that are left, from the first steps and the validation passes before them.
+    """Tells in one line the seconds that are left, by the first steps and the validation passes before them.
+
+    The line stands above the progress bar; without one, or with a lower `level` than INFO, it is logged at that level:
+    by default lines of INFO are not shown.
 
     Parameters
     ----------
     level
-        Of the line.
+        Of the line where it is logged.
     """
 
     def __init__(self, level: int = logging.INFO) -> None:
@@ -62,7 +65,11 @@ class ExpectedTime(pl.Callback):
         if epochs > 0 and seconds >= SHORTEST:
             each = f"{epochs} epochs of {batches} steps, {step:.2g} s each"
             passes = f", and {self.validation:.2g} s of validation after each" if self.validation else ""
-            logger.log(self.level, "the fit takes about %s: %s%s", in_words(seconds), each, passes)
+            line, bar = f"the fit takes about {in_words(seconds)}: {each}{passes}", trainer.progress_bar_callback
+            if bar is None or self.level < logging.INFO:
+                logger.log(self.level, line)
+            elif trainer.is_global_zero:
+                bar.print(line)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from darts.utils.data.torch_datasets.training_dataset import ShiftedTorchTrainingDataset
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from darts_msft.linear.seasons import find_season, naive_error
 
@@ -17,12 +17,16 @@ MOST_WINDOWS = 256  # that tell the units where the series are not known
 
 
 class Units(NamedTuple):
-    """Positive units for N series, in theirs, and where they were measured; the season in steps, None: none found."""
+    """Positive units for N series, in theirs, and where they were measured; the season in steps, None: none found.
+
+    `seasonal` is the share of the units that are errors of the seasonal naive forecast.
+    """
 
     values: Float[np.ndarray, "N V"]
     season: int | None = None
     components: tuple[str, ...] = ()
     measured_on: str = "training part"
+    seasonal: float = 0.0
 
 
 def find_units(train: Any, val: Any) -> Units:
@@ -38,33 +42,44 @@ def find_units(train: Any, val: Any) -> Units:
         indices = np.unique(np.linspace(0, len(val) - 1, min(len(val), MOST_WINDOWS)).astype(int))
         windows = [val[int(index)].past_target for index in indices]
         components = tuple(str(number) for number in range(windows[0].shape[1]))
-        return Units(_first_positive([windows], None)[None], None, components, "validation windows")
+        return Units(_first_positive([windows], None)[0][None], None, components, "validation windows")
     own = [one.values(copy=False) for one in val.series]
     known = isinstance(train, ShiftedTorchTrainingDataset)
     before = [one.values(copy=False) for one in train.series] if known else own
     season = find_season(val.series[0].freq, _columns(before))
     paired = known and len(before) == len(own)
     pairs: Iterable[tuple[np.ndarray, ...]] = zip(before, own, strict=True) if paired else zip(own, strict=True)
-    values = np.stack([_first_positive([[one] for one in parts], season) for parts in pairs])
-    livelier = np.stack([naive_error([_double(one)], season) for one in own])
-    values = np.where(livelier > LIVELIER * values, livelier, values)
+    found = [_first_positive([[one] for one in parts], season) for parts in pairs]
+    values, seasonal = (np.stack(part) for part in zip(*found, strict=True))
+    own_error = np.stack([naive_error([_double(one)], season) for one in own])
+    livelier = own_error > LIVELIER * values
+    values = np.where(livelier, own_error, values)
+    share = float((seasonal | livelier).mean()) if season is not None else 0.0
     where = "training part" if paired else "validation series"
-    return Units(values, season, tuple(map(str, val.series[0].components)), where)
+    return Units(values, season, tuple(map(str, val.series[0].components)), where, share)
 
 
-def _first_positive(parts: Sequence[Sequence[np.ndarray]], season: int | None) -> Float[np.ndarray, "V"]:
-    """The first error above 0, of each component: a part's with the season, without it, those of the next part."""
+def _first_positive(
+    parts: Sequence[Sequence[np.ndarray]], season: int | None
+) -> tuple[Float[np.ndarray, "V"], Bool[np.ndarray, "V"]]:
+    """The first error above 0, of each component: a part's with the season, without it, those of the next part.
+
+    And whether it is one with the season.
+    """
     unit = np.full(parts[0][0].shape[1], np.nan)
+    seasonal = np.zeros(len(unit), dtype=bool)
     for part in parts:
         series = [_double(one) for one in part]
         for lag in dict.fromkeys((season, None)):
-            unit = np.where(unit > 0, unit, naive_error(series, lag))
+            open_yet, error = ~(unit > 0), naive_error(series, lag)
+            unit = np.where(open_yet, error, unit)
+            seasonal |= open_yet & (error > 0) & (lag is not None)
             if (unit > 0).all():
-                return unit
+                return unit, seasonal
     values = np.abs(np.concatenate(series))
     seen = np.isfinite(values)
     level = np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    return np.where(unit > 0, unit, np.where(level > 0, level, 1.0))
+    return np.where(unit > 0, unit, np.where(level > 0, level, 1.0)), seasonal
 
 
 def _columns(series: Sequence[np.ndarray]) -> list[np.ndarray]:

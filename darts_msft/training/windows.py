@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from darts import TimeSeries
 from darts.models.forecasting.torch_forecasting_model import TorchDataModule
-from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
+from darts.utils.data.torch_datasets.training_dataset import (
+    SequentialTorchTrainingDataset,
+    ShiftedTorchTrainingDataset,
+)
 from torch.utils.data import DataLoader, DistributedSampler
 
 from darts_msft.linear.seasons import find_season
@@ -57,13 +60,23 @@ def scored_windows(model: Any, windows: SequentialTorchTrainingDataset, weight: 
     return windows_of(model, windows.series, weight, most, stride=1, labels=True)
 
 
-def spread(total: int, count: int) -> list[int]:
+def spread(total: int, count: int, parts: int = 1) -> list[int]:
     """Ascending: `count` of `total` positions, or all where there are no more; evenly, also modulo any season.
 
-    One from each of equal slices, at a place in it that differs from slice to slice.
+    As many, give or take one, from each of the equal `parts` that the positions are made of (the series); in a part one
+    from each of equal slices, at a place in it that differs from slice to slice.
     """
     count = min(count, total)
-    return _one_a_slice(total, np.arange(1, count + 1) * GOLDEN % 1).tolist()
+    places = np.arange(1, count + 1) * GOLDEN % 1
+    each = np.split(places, np.arange(1, parts) * count // parts)
+    size = total // parts
+    return np.concatenate([part * size + _one_a_slice(size, own) for part, own in enumerate(each)]).tolist()
+
+
+def spread_over(windows: Any, count: int) -> list[int]:
+    """At most `count` of a dataset's windows, as `spread` has it; its series are as equal parts."""
+    known = isinstance(windows, ShiftedTorchTrainingDataset)
+    return spread(len(windows), count, len(windows) // windows.max_samples_per_ts if known else 1)
 
 
 def draw(total: int, count: int, seed: int) -> list[int]:
@@ -123,7 +136,7 @@ class FitData(TorchDataModule):
         if self.val_dataset is None or not self._thins or self._has_sampler:
             return located_loader(self)
         # processes share what a sampler gives, which Lightning sees to
-        return located_loader(self, sampler=spread(len(self.val_dataset), VALIDATION_WINDOWS))
+        return located_loader(self, sampler=spread_over(self.val_dataset, VALIDATION_WINDOWS))
 
     @property
     def _has_sampler(self) -> bool:

@@ -1,18 +1,20 @@
-"""The laws of `darts_msft.backbones.base.Backbone`, for every registered architecture and a toy one."""
+"""The laws of `darts_msft.backbones.base.Backbone`, for every registered architecture and the toys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
-from contract_backbone import MAKERS, Beside, forecast, load_backbone, random_walks, with_gaps
+from contract_backbone import MAKERS, Beside, embed, forecast, load_backbone, random_walks, with_gaps
 from torch import Tensor
-from toy_backbone import registered_toy
+from toy_backbone import registered_toys
 
 from darts_msft.backbones import ARCHITECTURES, describe
-from darts_msft.backbones.base import Backbone, with_stats
+from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
 from darts_msft.storage.weights import load_state
 
 PATCH = 4
@@ -23,7 +25,7 @@ HORIZON = 6  # two patches, the second cut short
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp(request.param)
     MAKERS[request.param](path)
-    with registered_toy():
+    with registered_toys():
         yield path
 
 
@@ -46,16 +48,38 @@ def test_every_architecture_has_a_tiny_checkpoint() -> None:
 # ------------------------------------------------------------------------------------------- description and loading
 
 
-def test_patch_sizes_are_ascending_integers(directory: Path, backbone: Backbone) -> None:
+def test_traits_are_known_before_there_are_weights(directory: Path, backbone: Backbone) -> None:
     config = describe(str(directory))[2]
-    sizes = type(backbone).patch_sizes(config)
-    assert sizes == (4, 8)
-    assert all(type(size) is int for size in sizes)
-    assert backbone.spec.patch_sizes == sizes
-    for size in sizes:
+    traits = type(backbone).traits_of(config)
+    assert PATCH in traits.patch_sizes
+    assert list(traits.patch_sizes) == sorted(set(traits.patch_sizes))
+    assert all(type(size) is int for size in traits.patch_sizes)
+    assert {*traits.multivariate} <= {"independent", "joint"}
+    own = backbone.traits
+    families = [
+        (type(one.family), one.family.names, one.family.levels, one.family.deterministic) for one in (own, traits)
+    ]
+    assert families[0] == families[1]
+    for name in (field.name for field in fields(traits) if field.name != "family"):
+        assert getattr(own, name) == getattr(traits, name), name
+    for size in traits.patch_sizes:
         other = type(backbone).from_config(config, size)
+        assert other.patch_size == size
         assert other.spec.width == backbone.spec.width
-        assert forecast(other, random_walks(1, 1, 24), HORIZON, size).params.shape[:3] == (1, 1, HORIZON)
+        count = HORIZON if traits.pretrained_head else 2
+        assert forecast(other, random_walks(1, 1, 24), HORIZON, size).params.shape[:3] == (1, 1, count)
+
+
+def test_names_in_the_spec_are_those_of_parameters_and_linears(backbone: Backbone) -> None:
+    spec, names = backbone.spec, [name for name, _ in backbone.named_parameters()]
+    for pattern in (*spec.tuned, *spec.head, *spec.prompts, *spec.unused):
+        assert any(fnmatchcase(name, pattern) for name in names), pattern
+    assert bool(spec.head) == backbone.traits.pretrained_head
+    for adapter, target in spec.adapter_targets.items():
+        assert "." not in adapter
+        linears = [backbone.get_submodule(name) for name in target.names(backbone)]
+        assert len(linears) == spec.num_layers
+        assert {linear.weight.shape for linear in linears} == {(target.outputs, target.inputs)}
 
 
 def test_loading_replaces_every_weight(directory: Path, backbone: Backbone) -> None:
@@ -64,7 +88,10 @@ def test_loading_replaces_every_weight(directory: Path, backbone: Backbone) -> N
     fresh = type(backbone).from_config(config, PATCH)
     before = {name: parameter.detach().clone() for name, parameter in fresh.named_parameters()}
     fresh.load_pretrained(state, "here")
-    assert sum(tensor.numel() for tensor in state.values()) == sum(p.numel() for p in fresh.parameters())
+    kept = [tensor for name, tensor in state.items() if not any(fnmatchcase(name, one) for one in fresh.dropped)]
+    buffers = set(fresh.state_dict()) - set(before)
+    own = sum(parameter.numel() for parameter in fresh.parameters())
+    assert sum(map(torch.numel, kept)) == own + sum(fresh.state_dict()[name].numel() for name in buffers)
     for name, parameter in fresh.named_parameters():
         assert not torch.equal(parameter, before[name]), name
         assert torch.equal(parameter, dict(backbone.named_parameters())[name]), name
@@ -76,7 +103,7 @@ def test_loading_is_strict_and_names_the_origin(directory: Path, backbone: Backb
     fresh = type(backbone).from_config(config, PATCH)
     with pytest.raises(ValueError, match=r"the shelf.*1 unexpected"):
         fresh.load_pretrained({**state, "surplus": torch.zeros(1)}, "the shelf")
-    state.pop(next(iter(state)))
+    state.pop(next(name for name in state if not any(fnmatchcase(name, one) for one in fresh.dropped)))
     with pytest.raises(ValueError, match=r"the shelf.*1 missing"):
         fresh.load_pretrained(state, "the shelf")
 
@@ -84,14 +111,21 @@ def test_loading_is_strict_and_names_the_origin(directory: Path, backbone: Backb
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
-def test_normalise_can_be_undone(backbone: Backbone) -> None:
+def statistics(backbone: Backbone, context: Tensor) -> Stats:
+    return backbone.statistics(context, context.new_full((*context.shape[:2], HORIZON), torch.nan))
+
+
+def test_standardising_can_be_undone(backbone: Backbone) -> None:
     context = with_gaps(random_walks(3, 2, 24))
-    values, (loc, scale) = backbone.normalise(context)
+    stats = statistics(backbone, context)
+    values, (loc, scale) = standardise(context, stats), stats
     observed = ~torch.isnan(context)
     assert loc.shape == scale.shape == (3, 2, 1)
+    assert loc.dtype == scale.dtype == torch.float64
+    assert values.dtype == context.dtype
     assert (scale > 0).all()
     assert (values[~observed] == 0).all()
-    torch.testing.assert_close((values * scale + loc)[observed], context[observed], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((values * scale + loc)[observed].float(), context[observed], rtol=1e-5, atol=1e-5)
     # the windows are of order one
     spread = values.masked_fill(~observed, torch.nan).flatten(0, 1)
     assert torch.nanmean(spread, dim=-1).abs().max() < 1
@@ -100,11 +134,11 @@ def test_normalise_can_be_undone(backbone: Backbone) -> None:
 
 def test_statistics_are_of_observed_values_of_one_window(backbone: Backbone) -> None:
     context = random_walks(2, 2, 24)
-    alone = backbone.normalise(context)[1]
+    alone = statistics(backbone, context)
     beside = context.clone()
     beside[0, 0] = beside[0, 0] * 100 + 7
     longer = torch.cat([torch.full((2, 2, 9), torch.nan), beside], dim=-1)
-    after = backbone.normalise(longer)[1]
+    after = statistics(backbone, longer)
     for before, now in zip(alone, after, strict=True):
         torch.testing.assert_close(now[1], before[1], rtol=1e-6, atol=0)
         torch.testing.assert_close(now[0, 1], before[0, 1], rtol=1e-6, atol=0)
@@ -114,19 +148,24 @@ def test_statistics_are_of_observed_values_of_one_window(backbone: Backbone) -> 
 
 @pytest.mark.parametrize("filling", [torch.nan, 0.0, 37.5, -1e6])
 def test_windows_without_variation_stay_finite(backbone: Backbone, filling: float) -> None:
-    values, (loc, scale) = backbone.normalise(torch.full((1, 1, 24), filling))
+    """Beside another one, and with all of a series missing."""
+    context = torch.full((1, 1, 24), filling)
+    loc, scale = stats = statistics(backbone, context)
     assert torch.isfinite(scale).all()
     assert (scale > 0).all()
-    assert (values == 0).all()
+    assert (standardise(context, stats) == 0).all()
     assert loc.item() == (0 if filling != filling else filling)
+    both = torch.cat([context, random_walks(1, 1, 24)], dim=1)
+    for series in (context, both, torch.cat([both, torch.full_like(both, torch.nan)])):
+        assert torch.isfinite(forecast(backbone, series, HORIZON, PATCH).params).all()
 
 
 def test_location_and_spread_are_appended(backbone: Backbone) -> None:
     params, stats = forecast(backbone, random_walks(2, 3, 24), HORIZON, PATCH)
     full = with_stats(params, stats)
-    assert full.shape == (2, 3, HORIZON, params.shape[-1] + 2)
+    assert full.shape == (*params.shape[:3], params.shape[-1] + 2)
     assert torch.equal(full[..., :-2], params)
-    for step in range(HORIZON):
+    for step in range(params.shape[2]):
         assert torch.equal(full[:, :, step, -2:], torch.cat([*stats], dim=-1))
 
 
@@ -136,8 +175,8 @@ def test_nothing_about_a_call_is_kept(backbone: Backbone) -> None:
     other = forecast(backbone, second, 3, PATCH)
     again = forecast(backbone, first, HORIZON, PATCH)
     assert torch.equal(before.params, again.params)
-    stats = backbone.normalise(first)[1]
-    backbone.normalise(second)
+    stats = statistics(backbone, first).to(first.dtype)
+    statistics(backbone, second)
     assert torch.equal(with_stats(before.params, stats), with_stats(again.params, before.stats))
     assert torch.equal(forecast(backbone, second, 3, PATCH).params, other.params)
 
@@ -145,13 +184,18 @@ def test_nothing_about_a_call_is_kept(backbone: Backbone) -> None:
 # ------------------------------------------------------------------------------------------------------------ layers
 
 
-def test_horizon_tokens_do_not_depend_on_the_context(backbone: Backbone) -> None:
-    if not backbone.spec.horizon_tokens:
-        pytest.skip("the horizon has no tokens of its own")
-    observed = torch.ones(1, 1, 8, dtype=torch.bool)
-    first, second = (backbone.embed(torch.full((1, 1, 8), value), observed, 3) for value in (-1.0, 2.0))
-    assert torch.equal(first[..., 2:, :], second[..., 2:, :])
-    assert not torch.equal(first[..., :2, :], second[..., :2, :])
+def test_tokens_stand_in_the_order_of_the_layout(backbone: Backbone) -> None:
+    """Each context token hears of its own patch at most; the mask is False where nothing of a patch was observed."""
+    has_horizon, lead, middle = backbone.traits.layout
+    context = with_gaps(random_walks(3, 2, 22))
+    tokens, mask, _ = embed(backbone, context, HORIZON, PATCH)
+    counts = [lead, 6, middle, 2 if has_horizon else 0]
+    assert tokens.shape == (3, 2, sum(counts), backbone.spec.width)
+    padded = torch.cat([torch.full((3, 2, 2), torch.nan), context], dim=-1)
+    ahead = torch.zeros(3, 2, 2 * PATCH if has_horizon else 0, dtype=torch.bool)
+    found = backbone.token_mask(~torch.isnan(padded), ahead, targets=2)
+    assert torch.equal(found, mask)
+    assert (~mask[..., lead : lead + 6]).any()
 
 
 def test_attention_respects_the_mask(backbone: Backbone, tokens: Tensor) -> None:
@@ -177,20 +221,30 @@ def test_no_mask_is_a_mask_of_all(backbone: Backbone, tokens: Tensor) -> None:
         torch.testing.assert_close(without, given, rtol=0, atol=1e-5)
 
 
-def test_feed_forward_acts_on_each_token_alone(backbone: Backbone, tokens: Tensor) -> None:
+def test_feed_forward_acts_on_each_variate_alone_and_is_blind_to_masked_tokens(
+    backbone: Backbone, tokens: Tensor
+) -> None:
+    """Where it doesn't mix time, on each token alone."""
+    mask = torch.ones(tokens.shape[:3], dtype=torch.bool)
     changed = tokens.clone()
     changed[1, 2, 3] += 1
     for layer in range(backbone.spec.num_layers):
-        difference = backbone.feed_forward(layer, changed) - backbone.feed_forward(layer, tokens)
+        difference = backbone.feed_forward(layer, changed, mask) - backbone.feed_forward(layer, tokens, mask)
         assert difference[1, 2, 3].abs().max() > 1e-3
-        difference[1, 2, 3] = 0
+        difference[1, 2, slice(None) if backbone.mixes_time else 3] = 0
         assert difference.abs().max() < 1e-6
+        masked = mask.clone()
+        masked[1, 2, :4] = False
+        before, after = (backbone.feed_forward(layer, part, masked) for part in (tokens, changed))
+        torch.testing.assert_close(after[masked], before[masked], rtol=0, atol=1e-6)
+        if not backbone.mixes_time:
+            torch.testing.assert_close(backbone.feed_forward(layer, tokens, None), before, rtol=0, atol=1e-6)
 
 
 def test_adapters_join_the_output_of_their_target(backbone: Backbone, tokens: Tensor) -> None:
     """A zero adapter changes nothing, any other is seen in every layer; shapes are as the Spec says."""
     assert backbone.spec.adapter_targets
-    for target, (inputs, outputs) in backbone.spec.adapter_targets.items():
+    for target, (_, inputs, outputs) in backbone.spec.adapter_targets.items():
         adapter, zero = (Beside(torch.nn.Linear(inputs, outputs)) for _ in range(2))
         torch.nn.init.zeros_(zero.own.weight)
         torch.nn.init.zeros_(zero.own.bias)
@@ -203,12 +257,21 @@ def test_adapters_join_the_output_of_their_target(backbone: Backbone, tokens: Te
 # -------------------------------------------------------------------------------------------------- the whole forward
 
 
-def test_series_and_variates_stand_alone(backbone: Backbone) -> None:
-    """Batch equals loop, in any order."""
+def test_series_stand_alone_and_variates_too_unless_they_are_joint(backbone: Backbone) -> None:
+    """Batch equals loop, in any order; of variates, where they don't hear of one another."""
     context = with_gaps(random_walks(3, 4, 24))
     together, rows, variates = forecast(backbone, context, HORIZON, PATCH), [2, 0, 1], [3, 1, 0, 2]
     permuted = forecast(backbone, context[rows][:, variates], HORIZON, PATCH)
     torch.testing.assert_close(permuted.params, together.params[rows][:, variates], rtol=1e-5, atol=1e-5)
+    for row in range(3):
+        alone = forecast(backbone, context[row : row + 1], HORIZON, PATCH).params
+        torch.testing.assert_close(alone[0], together.params[row], rtol=1e-5, atol=1e-5)
+    if "joint" in backbone.traits.multivariate:
+        changed = context.clone()
+        changed[:, 1] = changed[:, 1].flip(-1)
+        other = forecast(backbone, changed, HORIZON, PATCH).params
+        assert ((other - together.params)[:, 0].abs().amax(dim=(1, 2)) > 1e-4).all()
+        return
     for row, variate in [(0, 0), (0, 3), (2, 1)]:
         alone = forecast(backbone, context[row : row + 1, variate : variate + 1], HORIZON, PATCH).params
         torch.testing.assert_close(alone[0, 0], together.params[row, variate], rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The laws of `darts_msft.backbones.base.Family`, for every backbone's and each kind of MOIRAI component."""
+"""The laws of `darts_msft.backbones.families.DensityFamily`, for every backbone's and each kind of MOIRAI component."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from contract_backbone import MAKERS, forecast, load_backbone, random_moirai, random_walks
 from torch import Tensor
-from toy_backbone import registered_toy
+from toy_backbone import registered_toys
 from uni2ts.distribution import (
     DistributionOutput,
     LaplaceOutput,
@@ -20,7 +20,8 @@ from uni2ts.distribution import (
     StudentTOutput,
 )
 
-from darts_msft.backbones.base import Backbone, Family
+from darts_msft.backbones.base import Backbone
+from darts_msft.backbones.families import DensityFamily
 from darts_msft.backbones.moirai import MoiraiBackbone
 
 LEVELS = (0.01, 0.1, 0.5, 0.8, 0.99)
@@ -33,22 +34,23 @@ OUTPUTS: dict[str, Callable[[], DistributionOutput]] = {
     "continuous_mixture": lambda: MixtureOutput([StudentTOutput(), NormalFixedScaleOutput(), LogNormalOutput()]),
     "three_student_t": lambda: MixtureOutput([StudentTOutput() for _ in range(3)]),
 }
+DENSITIES = ("moirai", "toy")
 DISCRETE = {"moirai", "negative_binomial"}  # the official mixture has a negative binomial: its density is no density
 
 
-@pytest.fixture(scope="module", params=[*MAKERS, *OUTPUTS])
+@pytest.fixture(scope="module", params=[*DENSITIES, *OUTPUTS])
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
     if request.param in OUTPUTS:
         yield MoiraiBackbone(random_moirai(output=OUTPUTS[request.param]()), 4).eval()
         return
     path: Path = tmp_path_factory.mktemp(request.param)
     MAKERS[request.param](path)
-    with registered_toy():
+    with registered_toys():
         yield load_backbone(path, 4)
 
 
 @pytest.fixture(scope="module")
-def family(backbone: Backbone) -> Family:
+def family(backbone: Backbone) -> DensityFamily:
     return backbone.family
 
 
@@ -64,7 +66,7 @@ def is_discrete(request: pytest.FixtureRequest) -> bool:
     return request.node.callspec.params["backbone"] in DISCRETE
 
 
-def test_one_distinct_name_a_column_and_any_leading_axes(family: Family, params: Tensor) -> None:
+def test_one_distinct_name_a_column_and_any_leading_axes(family: DensityFamily, params: Tensor) -> None:
     assert len(family.names) == len(set(family.names)) == params.shape[-1]
     assert all(name.isidentifier() for name in family.names)
     for part in (params[0, 0, 0], params[0, 0], params):
@@ -75,7 +77,7 @@ def test_one_distinct_name_a_column_and_any_leading_axes(family: Family, params:
         assert family.quantile(part, 0.5).shape == shape
 
 
-def test_steps_are_independent_of_one_another(family: Family, params: Tensor) -> None:
+def test_steps_are_independent_of_one_another(family: DensityFamily, params: Tensor) -> None:
     value = torch.linspace(0.1, 2, params[..., 0].numel()).reshape(params.shape[:-1])
     density, median = family.log_prob(params, value), family.quantile(params, 0.5)
     for index in [(0, 0, 0), (1, 0, 2), (1, 1, 1)]:
@@ -83,7 +85,7 @@ def test_steps_are_independent_of_one_another(family: Family, params: Tensor) ->
         torch.testing.assert_close(family.quantile(params[index], 0.5), median[index], rtol=1e-5, atol=1e-5)
 
 
-def _grid(family: Family, params: Tensor) -> Tensor:
+def _grid(family: DensityFamily, params: Tensor) -> Tensor:
     """(grid,): wide and coarse, and fine around every component's place, wherever that is."""
     wide = torch.sinh(torch.linspace(-12, 12, 50_001, dtype=torch.float64)) / 4
     places = torch.stack([family.quantile(params, level) for level in torch.linspace(0.01, 0.99, 15).tolist()])
@@ -91,7 +93,9 @@ def _grid(family: Family, params: Tensor) -> Tensor:
     return torch.cat([wide, near]).unique()
 
 
-def test_density_integrates_to_one_and_to_the_shares_below(family: Family, params: Tensor, is_discrete: bool) -> None:
+def test_density_integrates_to_one_and_to_the_shares_below(
+    family: DensityFamily, params: Tensor, is_discrete: bool
+) -> None:
     if is_discrete:
         pytest.skip("not a continuous distribution")
     step = params[1, 1, 2].double()
@@ -107,7 +111,7 @@ def test_density_integrates_to_one_and_to_the_shares_below(family: Family, param
     assert (shares.diff() >= -1e-7).all()
 
 
-def test_quantiles_have_their_level_below(family: Family, params: Tensor) -> None:
+def test_quantiles_have_their_level_below(family: DensityFamily, params: Tensor) -> None:
     """Where the distribution jumps, the quantile is at the jump."""
     for level in LEVELS:
         quantile = family.quantile(params.double(), level)
@@ -116,7 +120,7 @@ def test_quantiles_have_their_level_below(family: Family, params: Tensor) -> Non
         assert (family.cdf(params.double(), quantile - slack) <= level + 1e-5).all()
 
 
-def test_draws_match_the_quantiles(family: Family, params: Tensor) -> None:
+def test_draws_match_the_quantiles(family: DensityFamily, params: Tensor) -> None:
     torch.manual_seed(0)
     draws = family.sample(params.expand(DRAWS, *params.shape))
     for level in LEVELS:
@@ -128,7 +132,7 @@ def test_draws_match_the_quantiles(family: Family, params: Tensor) -> None:
         assert (less <= level + SHARE).all()
 
 
-def test_draws_are_independent_of_one_another(family: Family, params: Tensor) -> None:
+def test_draws_are_independent_of_one_another(family: DensityFamily, params: Tensor) -> None:
     """Two steps with the same parameters, and two draws of one step, go up and down on their own."""
     torch.manual_seed(0)
     pairs = family.sample(params[0, 0, :1].expand(4000, 2, -1))
@@ -137,14 +141,14 @@ def test_draws_are_independent_of_one_another(family: Family, params: Tensor) ->
     assert torch.corrcoef(torch.stack([above[1:, 0], above[:-1, 0]]))[0, 1].abs() < 0.1
 
 
-def test_quantiles_rise_with_the_level(family: Family, params: Tensor) -> None:
+def test_quantiles_rise_with_the_level(family: DensityFamily, params: Tensor) -> None:
     values = torch.stack([family.quantile(params, level) for level in (0.001, *LEVELS, 0.999)])
     assert torch.isfinite(values).all()
     assert (values.diff(dim=0) >= -2e-6 * (1 + values[1:].abs())).all()  # they are roots, found to 1e-6
     assert (values[-1] > values[0]).all()
 
 
-def test_double_precision(family: Family, params: Tensor) -> None:
+def test_double_precision(family: DensityFamily, params: Tensor) -> None:
     value = torch.full(params.shape[:-1], 0.7)
     density = family.log_prob(params.double(), value.double())
     assert density.dtype == torch.float64
@@ -156,7 +160,7 @@ def test_double_precision(family: Family, params: Tensor) -> None:
     torch.testing.assert_close(median.float(), family.quantile(params, 0.5), rtol=1e-4, atol=1e-4)
 
 
-def test_convex_combinations_are_parameters_too(family: Family, params: Tensor) -> None:
+def test_convex_combinations_are_parameters_too(family: DensityFamily, params: Tensor) -> None:
     """Upsampling interpolates parameters."""
     between = torch.lerp(params[0], params[1], 0.3)
     assert torch.isfinite(family.quantile(between, 0.5)).all()
@@ -164,7 +168,9 @@ def test_convex_combinations_are_parameters_too(family: Family, params: Tensor) 
 
 
 @pytest.mark.parametrize("value", [-3.0, 0.0, 0.5, 40.0])
-def test_gradients_are_finite_inside_and_outside_of_supports(family: Family, params: Tensor, value: float) -> None:
+def test_gradients_are_finite_inside_and_outside_of_supports(
+    family: DensityFamily, params: Tensor, value: float
+) -> None:
     leaf = params.clone().requires_grad_()
     point = torch.full(params.shape[:-1], value, requires_grad=True)
     state = torch.get_rng_state()
@@ -181,7 +187,7 @@ def test_gradients_are_finite_inside_and_outside_of_supports(family: Family, par
         assert (leaf.grad.abs().sum(dim=-1) > 0).all()
 
 
-def test_loss_is_the_mean_over_observed_values(family: Family, params: Tensor) -> None:
+def test_loss_is_the_mean_over_observed_values(family: DensityFamily, params: Tensor) -> None:
     value = torch.rand(params.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1
     weight = torch.linspace(0.5, 2, value.numel()).reshape(value.shape)
     missing = value.clone()
@@ -193,7 +199,7 @@ def test_loss_is_the_mean_over_observed_values(family: Family, params: Tensor) -
     assert family.loss(params, missing, weight).item() == pytest.approx(-total / len(steps), rel=1e-4)
 
 
-def test_mixed_loss_of_one_scale_is_the_loss(family: Family, params: Tensor) -> None:
+def test_mixed_loss_of_one_scale_is_the_loss(family: DensityFamily, params: Tensor) -> None:
     value = torch.rand(params.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1
     value[1, 0, 0] = torch.nan
     loc, spread = torch.full((2, 2, 1, 1), -3.0), torch.full((2, 2, 1, 1), 2.5)
@@ -203,7 +209,7 @@ def test_mixed_loss_of_one_scale_is_the_loss(family: Family, params: Tensor) -> 
         assert mixed.item() == pytest.approx(family.loss(params, value, equal).item(), rel=1e-3, abs=1e-4)
 
 
-def test_mixed_loss_mixes_densities_in_the_first_scale_s_units(family: Family, params: Tensor) -> None:
+def test_mixed_loss_mixes_densities_in_the_first_scale_s_units(family: DensityFamily, params: Tensor) -> None:
     both = torch.stack([params, params.flip(0)], dim=-2)
     loc, scale = torch.zeros(2, 2, 1, 2), torch.tensor([2.0, 3.0]).expand(2, 2, 1, 2)
     weights, value = torch.tensor([0.3, 0.7]), torch.full(params.shape[:-1], 1.2)

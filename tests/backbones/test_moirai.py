@@ -312,7 +312,7 @@ def test_checkpoints_are_uni2ts_own(module: MoiraiModule, directory: Path, tmp_p
     """Both sides read the same weights, and what is saved from ours loads there."""
     source, architecture, config = describe(str(directory))
     assert architecture == "moirai"
-    assert load_class(architecture).patch_sizes(config) == (4, 8, 16)
+    assert load_class(architecture).traits_of(config).patch_sizes == (4, 8, 16)
     backbone = load_class(architecture).from_config(config, 4)
     backbone.load_pretrained(load_state(source), source.location)
     assert isinstance(backbone, MoiraiBackbone)

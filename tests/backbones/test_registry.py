@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -12,17 +13,20 @@ from contract_backbone import save_moirai
 from contract_method import make_module
 from model_fixtures import HORIZON, wave
 from model_fixtures import make_model as make_tiny
-from toy_backbone import ToyBackbone, registered_toy, save_toy
+from toy_backbone import TOY, ToyBackbone, registered_toys, save_toy
 
+from darts_msft import backbones
 from darts_msft.backbones import (
     ARCHITECTURES,
     BUNDLED,
     PRETRAINED,
+    Architecture,
     describe,
     find_architecture,
     find_source,
     licence_of,
     load_class,
+    register,
 )
 from darts_msft.backbones.base import Backbone
 from darts_msft.storage import weights
@@ -144,13 +148,54 @@ def test_a_config_of_no_known_architecture(tmp_path: Path) -> None:
 def test_classes_are_loaded_by_name(directory: Path, tmp_path: Path) -> None:
     assert all(issubclass(load_class(name), Backbone) for name in ARCHITECTURES)
     save_toy(tmp_path)
-    with registered_toy():
+    with registered_toys():
         assert load_class("toy") is ToyBackbone
         assert describe(str(tmp_path))[1] == "toy"
         assert describe(str(directory))[1] == "moirai"
 
 
+def test_an_encoder_of_one_s_own_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_toy(tmp_path)
+    monkeypatch.setattr(backbones, "ARCHITECTURES", dict(ARCHITECTURES))
+    for _ in range(2):  # again is no harm
+        register("mine", TOY)
+    assert describe(str(tmp_path))[1] == "mine"
+    assert load_class("mine") is ToyBackbone
+    with pytest.raises(ValueError, match=r"^name='moirai'[^\n]*MoiraiBackbone[^\n]*$"):
+        register("moirai", TOY)
+    assert backbones.ARCHITECTURES["moirai"] == ARCHITECTURES["moirai"]
+
+
+def test_an_architecture_that_nobody_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a saved model."""
+    with pytest.raises(ValueError, match=r"^architecture='mine'[^\n]*register[^\n]*$"):
+        load_class("mine")
+
+
+def test_a_missing_package_is_told_with_its_install_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needy.py").write_text("import surely_not_installed")
+    (tmp_path / "config.json").write_text('{"needy": 1}')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(backbones, "ARCHITECTURES", {})
+    register("needy", Architecture("needy:Needy", ("needy",), install="pip install this"))
+    register("lost", Architecture("no_such_module:Lost", ("lost",), install="pip install that"))
+    assert describe(str(tmp_path))[1] == "needy"  # imports nothing
+    with pytest.raises(ModuleNotFoundError, match=r"^[^\n]*'surely_not_installed'[^\n]*pip install this$"):
+        load_class("needy")
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'no_such_module'$"):
+        load_class("lost")
+
+
 # ------------------------------------------------------------------------------------------------------- from the hub
+
+
+def test_one_checkpoint_can_be_run_in_several_ways(hub: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By options of its name, beside config.json."""
+    other = replace(PRETRAINED[SMALL], options={"attn_dropout_p": 0.5, "way": "other"})
+    monkeypatch.setitem(PRETRAINED, "other-way", other)
+    plain, changed = describe(SMALL)[2], describe("other-way")[2]
+    assert changed == {**plain, "attn_dropout_p": 0.5, "way": "other"} != plain
+    assert describe(SMALL)[2] == plain
 
 
 def test_a_model_by_name_comes_from_the_hub_at_its_pin_or_revision(hub: Asked, directory: Path) -> None:

@@ -137,7 +137,7 @@ def test_chunks_that_are_fed_back_have_paths_too(tiny_moirai: str, kind: dict[st
 
 def test_a_first_chunk_that_is_fed_back_is_distributed_as_the_forecast(tiny_moirai: str) -> None:
     model = zero_shot(tiny_moirai)
-    alone, fed_back = (np.sort(samples(model, wave(), 800, n)[:HORIZON, 0]) for n in (HORIZON, HORIZON + 1))
+    alone, fed_back = (np.sort(samples(model, wave(), 800, n)[:HORIZON, 0]) for n in (HORIZON, 2 * HORIZON))
     spread = alone.std(axis=-1, keepdims=True)
     middle = slice(80, 720)
     assert (np.abs(fed_back - alone)[:, middle] / spread).mean() < 0.12
@@ -150,7 +150,7 @@ def test_a_first_chunk_that_is_fed_back_is_distributed_as_the_forecast(tiny_moir
     "kind",
     [
         {},
-        {"num_scales": 0},
+        {"mixing": "first"},
         {"linear_member": True},
         {"likelihood": QUANTILES},
         {"mixing": "quantile"},
@@ -287,7 +287,7 @@ def test_historical_forecasts_have_paths(tiny_moirai: str) -> None:
     found = zero_shot(tiny_moirai).historical_forecasts(
         walks(80), forecast_horizon=HORIZON, num_samples=60, retrain=False, last_points_only=False, stride=10
     )
-    assert neighbours(values_of(found)) > 0.3
+    assert neighbours(values_of(found)) > 0.1
 
 
 def test_an_ensemble_keeps_paths(tiny_moirai: str) -> None:
@@ -299,7 +299,7 @@ def test_an_ensemble_keeps_paths(tiny_moirai: str) -> None:
     assert neighbours(found) > 0.3
 
 
-@pytest.mark.parametrize("value", ["gaussian", None, True])
+@pytest.mark.parametrize("value", ["gaussian", "Copula"])
 def test_unknown_dependences_are_refused(tiny_moirai: str, value: Any) -> None:
     with pytest.raises(ValueError, match="sample_dependence"):
         zero_shot(tiny_moirai, sample_dependence=value)

@@ -59,7 +59,7 @@ def test_training_helps_from_the_zero_shot_forecast_on(
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_new_head_trains_beside_the_method(tiny_moirai: str, method: str) -> None:
     trained = free_names(make_module(Path(tiny_moirai), method, likelihood=GaussianLikelihood()))
-    assert {"step_head.weight", "step_head.bias"} <= trained
+    assert {"new_heads.linear.weight", "new_heads.linear.bias"} <= trained
     assert not any(name.startswith("backbone.module.param_proj") for name in trained)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 from darts import TimeSeries
+from darts.metrics import mae
 from darts.models import LinearRegressionModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
+from joblib import parallel_config
 
-from darts_msft import MSFTFoundationModel
+from darts_msft import MSFTFoundationModel, hooks
+from darts_msft.ensembles import trained_by_new_ensemble
 from tests.model_fixtures import (
     CONTEXT,
     HORIZON,
@@ -50,6 +54,27 @@ def test_darts_default_refits_are_refused_after_a_zero_shot_forecast_too(tiny_mo
         model.backtest(wave(60), start=50)
     positional = (None, None, 1, 1, None, 0, 50, "position", 1, False)  # retrain is the last
     assert len(model.historical_forecasts(wave(60), *positional)) == 10
+
+
+@pytest.mark.parametrize("how", [{}, {"n_jobs": 2}, {"n_random_samples": 2}])
+def test_gridsearch_refits_along_the_series(tiny_moirai: str, how: dict[str, Any]) -> None:
+    settings = make_model(tiny_moirai, num_scales=0, method="linear_probe").model_params
+    grid = {name: [value] for name, value in settings.items()} | {"lr_head": [1e-2, 0.0]}
+    search = {"start": -2, "start_format": "position", "forecast_horizon": 1, "random_state": 0}
+    series = wave(60)
+    with parallel_config(backend="threading"):  # as good as processes, into which no context comes either
+        best, found, error = MSFTFoundationModel.gridsearch(grid, series, metric=mae, **search, **how)
+    errors = []
+    for rate in grid["lr_head"]:
+        model = MSFTFoundationModel(**{**settings, "lr_head": rate})
+        model._refits = True
+        errors.append(model.backtest(series, retrain=True, metric=mae, last_points_only=False, **search))
+    assert errors[0] != errors[1]
+    assert error == pytest.approx(min(errors))
+    assert found["lr_head"] == grid["lr_head"][int(np.argmin(errors))]
+    assert type(best) is MSFTFoundationModel
+    with pytest.raises(ValueError, match="retrain=False"):
+        best.backtest(series, start=50)
 
 
 # ---------------------------------------------------------------- ensembles
@@ -98,6 +123,26 @@ def test_joins_a_regression_ensemble_of_fitted_models(tiny_moirai: str) -> None:
     own, other = (values_of(one.predict(HORIZON, series)).ravel() for one in members)
     constant = ensemble.ensemble_model.model.intercept_
     assert np.allclose(values_of(forecast).ravel(), weights[0] * own + weights[1] * other + constant, rtol=1e-4)
+
+
+def test_darts_tells_what_ensemble_is_being_made(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red where a version of Darts keeps the arguments of what is being made elsewhere: mend `ensembles`."""
+    model, told = make_model(tiny_moirai), []
+
+    def noted(one: Any) -> bool | None:
+        told.append(trained_by_new_ensemble(one))
+        return told[-1]
+
+    monkeypatch.setattr(hooks, "trained_by_new_ensemble", noted)
+    NaiveEnsembleModel([model])
+    RegressionEnsembleModel(forecasting_models=[model], regression_train_n_points=8)
+    assert set(told) == {True}
+    told.clear()
+    NaiveEnsembleModel([model], False)
+    assert set(told) == {False}
+    told.clear()
+    assert not model._fit_called
+    assert told == [None]
 
 
 def test_only_an_ensemble_sees_an_unfitted_model_as_fitted(tiny_moirai: str) -> None:
@@ -150,6 +195,64 @@ def test_after_a_failed_fit_the_model_forecasts_zero_shot(tiny_moirai: str, fail
     assert np.array_equal(values_of(model.predict(HORIZON, wave())), expected)
     with pytest.raises(ValueError, match="fit"):  # it knows no series
         model.predict(HORIZON)
+
+
+class Interrupts(Breaks):
+    """As Ctrl-C does."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.after -= 1
+        if self.armed and self.after == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Lightning ignores further interrupts for good."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("after", [2, 6])
+def test_an_interrupted_fit_keeps_the_best_state(
+    tiny_moirai: str, caplog: pytest.LogCaptureFixture, after: int
+) -> None:
+    """An epoch has four steps."""
+    train, val = wave(), wave(60, seed=1)
+    stop = Interrupts(after)
+    model = make_model(tiny_moirai, {"callbacks": [stop]}, n_epochs=3, **LEARNS)
+    with pytest.raises(SystemExit):
+        model.fit(train, val_series=val)
+    if after > 4:
+        expected = make_model(tiny_moirai, **LEARNS).fit(train, val_series=val)
+        assert model.fit_report.kept == expected.fit_report.kept == "epoch 1"
+        assert np.array_equal(values_of(model.predict(HORIZON)), values_of(expected.predict(HORIZON)))
+    else:
+        assert model.fit_report.kept == min(model.candidates, key=lambda one: one.score).label
+        assert model.fit_report.kept.startswith("zero-shot")
+    assert [one.message for one in caplog.records if "interrupted" in one.message]
+    best = model.fit_report.best
+    assert model.fit(train, val_series=val, epochs=1).fit_report.best <= best * (1 + 1e-5)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("trained", [False, True])
+def test_without_a_score_an_interrupted_fit_leaves_the_model(
+    tiny_moirai: str, caplog: pytest.LogCaptureFixture, trained: bool
+) -> None:
+    stop = Interrupts(2)
+    stop.armed = False
+    model = make_model(tiny_moirai, {"callbacks": [stop]}, **LEARNS)
+    if trained:
+        model.fit(wave())
+    before = model.predict(HORIZON, wave())
+    stop.armed, stop.after = True, 2
+    with pytest.raises(SystemExit):
+        model.fit(wave())
+    assert np.array_equal(values_of(model.predict(HORIZON, wave())), values_of(before))
+    assert len([one for one in caplog.records if "interrupted" in one.message]) == 1
 
 
 @pytest.mark.parametrize("failure", FAILURES)

@@ -13,7 +13,7 @@ from model_fixtures import CONTEXT, HORIZON, LONG, fitted, from_values, make_mod
 from oracles import memory_of, pool_loop
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 from darts_msft.scales.backcasts import COUNT
 

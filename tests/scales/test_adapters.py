@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from darts_msft.scales import adapters
-from darts_msft.scales.adapters import InputAdapter, LoRA, StepHead, through_loras
+from darts_msft.scales.adapters import FlatHeads, InputAdapter, LoRA, StepHead, through_loras
+from darts_msft.scales.pyramid import ScalePlan, TokenLayout
 
 
 def randomise(module: nn.Module) -> None:
@@ -157,25 +158,41 @@ def test_tf32_products_round_small_updates_too(precision: str, rounds: bool) -> 
 
 
 def test_step_head_lays_out_patches_then_steps_then_parameters() -> None:
-    """Parameter r of step p of patch n comes from row p * R + r, and reads patch n alone."""
+    """Parameter r of step p of patch n comes from row p * R + r, and reads patch n alone; the last patch may be cut."""
     width, patch_size, num_parameters = 5, 3, 2
     head, patches = StepHead(width, patch_size, num_parameters), torch.randn(2, 2, 4, width)
     randomise(head)
-    result = head(patches)
-    assert result.shape == (2, 2, 4 * patch_size, num_parameters)
-    for patch in range(4):
-        for step in range(patch_size):
-            for parameter in range(num_parameters):
-                row = step * num_parameters + parameter
-                expected = dot(head.weight[row], patches[1, 0, patch]) + head.bias[row].item()
-                found = result[1, 0, patch * patch_size + step, parameter].item()
-                assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    result = head(patches, 0, 11)
+    assert result.shape == (2, 2, 11, num_parameters)
+    for index in range(11):
+        patch, step = divmod(index, patch_size)
+        for parameter in range(num_parameters):
+            row = step * num_parameters + parameter
+            expected = dot(head.linear.weight[row], patches[1, 0, patch]) + head.linear.bias[row].item()
+            assert result[1, 0, index, parameter].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_a_new_step_head_starts_near_zero_and_learns() -> None:
     torch.manual_seed(0)
     head = StepHead(width=64, patch_size=16, num_parameters=3)
-    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
-    assert torch.equal(head.bias, torch.zeros(48))
-    head(torch.randn(2, 1, 2, 64)).square().sum().backward()
+    assert head.linear.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert torch.equal(head.linear.bias, torch.zeros(48))
+    head(torch.randn(2, 1, 2, 64), 0, 20).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+
+
+def test_flat_heads_read_all_tokens_of_their_scale() -> None:
+    """Parameter r of step h comes from row h * R + r, and reads the tokens one after another."""
+    torch.manual_seed(0)
+    plan = ScalePlan(44, 6, 4, 2, TokenLayout(horizon=False))  # 11, 6 and 3 tokens; 6, 3 and 2 steps
+    heads = FlatHeads(5, plan, 2)
+    assert [tuple(head.weight.shape) for head in heads] == [(12, 55), (6, 30), (4, 15)]
+    for head, count in zip(heads, (11, 6, 3), strict=True):
+        assert head.weight.std().item() == pytest.approx(0.01 / count**0.5, rel=0.2)
+        assert not head.bias.any()
+    randomise(heads)
+    tokens = torch.randn(2, 3, 6, 5)
+    result = heads(tokens, 1, 3)
+    assert result.shape == (2, 3, 3, 2)
+    expected = dot(heads[1].weight[5], tokens[1, 2].flatten()) + heads[1].bias[5].item()
+    assert result[1, 2, 2, 1].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)

@@ -6,7 +6,7 @@ from oracles import covered, covering, token_stretches
 from torch import Tensor, nn
 
 from darts_msft.scales.aggregator import CrossScaleAggregator
-from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.scales.pyramid import ScalePlan, TokenLayout
 
 WIDTH = 4
 PLAIN = (61, 29, 8, 2, None)
@@ -21,7 +21,7 @@ def make_aggregator(
     shape: Shape, branches: str, horizon_tokens: bool = True, trained: bool = True
 ) -> CrossScaleAggregator:
     *lengths, finest = shape
-    plan = ScalePlan(*lengths, horizon_tokens=horizon_tokens, finest_context=finest)
+    plan = ScalePlan(*lengths, layout=TokenLayout(horizon_tokens), finest_context=finest)
     aggregator = CrossScaleAggregator(plan, WIDTH, branches)
     if trained:
         generator = torch.Generator().manual_seed(7)
@@ -51,7 +51,7 @@ def aggregate_one(aggregator: CrossScaleAggregator, tokens: Tokens, masks: list[
     """One variate of one series; tokens[i] is (N_i, D). AvgPool(Linear(h)) is over the valid fine tokens."""
     plan, outcomes = aggregator.plan, []
     stretches = [
-        token_stretches(plan.context, plan.horizon, plan.patch_size, scale, plan.horizon_tokens, plan.finest_context)
+        token_stretches(plan.context, plan.horizon, plan.patch_size, scale, plan.layout.horizon, plan.finest_context)
         for scale in plan.scales
     ]
     if aggregator.c2f is not None:
@@ -132,3 +132,26 @@ def test_tokens_older_than_the_finer_scale_s_memory_neither_give_nor_take(masked
     other = aggregator(tokens, given)
     assert all(torch.equal(other[scale], found[scale]) for scale in range(3))
     assert torch.equal(other[3][..., 1:, :], found[3][..., 1:, :])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("shape", [PLAIN, LONG])
+@torch.no_grad()
+def test_tokens_of_no_time_neither_give_nor_take(shape: Shape, masked: bool) -> None:
+    """Lead and middle stay as they are, and the others are as if they were not there."""
+    plain = make_aggregator(shape, "both")
+    *lengths, finest = shape
+    plan = ScalePlan(*lengths, TokenLayout(True, 2, 3), finest)
+    aggregator = CrossScaleAggregator(plan, WIDTH, "both")
+    aggregator.load_state_dict(plain.state_dict())
+    tokens, masks = tokens_and_masks(plan)
+    masks = [torch.ones_like(mask) for mask in masks]
+    timed = [
+        torch.cat([torch.full((count,), index % 2 == 1) for index, count in enumerate(plan.sections(scale))])
+        for scale in plan.scales
+    ]
+    found = aggregator(tokens, masks if masked else [None] * len(masks))
+    expected = plain([part[:, :, kept] for part, kept in zip(tokens, timed, strict=True)], [None] * len(masks))
+    for part, before, kept, bare in zip(found, tokens, timed, expected, strict=True):
+        assert torch.equal(part[:, :, ~kept], before[:, :, ~kept])
+        torch.testing.assert_close(part[:, :, kept], bare)

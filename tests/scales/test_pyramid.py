@@ -10,7 +10,7 @@ from oracles import Stretch, covered, covering, memory_of, pool_loop, token_stre
 from torch import Tensor
 
 from darts_msft.scales.aggregator import pool_tokens, repeat_tokens
-from darts_msft.scales.pyramid import ScalePlan, largest_num_scales
+from darts_msft.scales.pyramid import ScalePlan, TokenLayout, largest_num_scales
 
 Shape = tuple[int, int, int, int, int | None]
 SHAPES: list[Shape] = [  # context, horizon, patch size, K, finest context
@@ -31,7 +31,7 @@ SHAPES: list[Shape] = [  # context, horizon, patch size, K, finest context
 
 def make_plan(shape: Shape, horizon_tokens: bool = True) -> ScalePlan:
     *lengths, finest = shape
-    return ScalePlan(*lengths, horizon_tokens=horizon_tokens, finest_context=finest)
+    return ScalePlan(*lengths, layout=TokenLayout(horizon_tokens), finest_context=finest)
 
 
 def stretches_of(shape: Shape, scale: int, horizon_tokens: bool) -> list[Stretch]:
@@ -144,9 +144,11 @@ def test_one_scale_has_as_much_of_the_context_as_a_checkpoint_takes(shape: Shape
             if limit is None or len(token_stretches(steps, horizon, patch_size, 0, horizon_tokens)) <= limit
         ]
         if fitting:
-            one = plan.one_scale(limit)
+            one = plan.one_scale(None, limit)
             assert (one.contexts, one.horizons, one.num_scales) == ((max(fitting),), plan.horizons[:1], 0)
-            assert one.horizon_tokens == horizon_tokens
+            assert one.layout == plan.layout
+            shorter = plan.one_scale(patch_size + 2, limit)
+            assert shorter.contexts == (min(max(fitting), patch_size + 2),)
 
 
 # --- pooling ----------------------------------------------------------------------------------------------------------
@@ -196,22 +198,41 @@ def test_padding_fills_whole_patches_on_the_left(shape: Shape) -> None:
 
 @pytest.mark.parametrize("horizon_tokens", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_token_is_valid_with_one_observed_step_and_in_the_horizon(shape: Shape, horizon_tokens: bool) -> None:
+def test_the_horizon_is_filled_on_the_right_and_is_nothing_without_tokens(shape: Shape, horizon_tokens: bool) -> None:
     plan = make_plan(shape, horizon_tokens)
     for scale in plan.scales:
-        length = plan.context_token_counts[scale] * plan.patch_size
-        observed = torch.rand(4, 2, length, generator=torch.Generator().manual_seed(scale)) < 0.4 / plan.patch_size
-        observed[0] = False
-        observed[1] = True
-        mask = plan.token_mask(observed, scale)
-        assert mask.shape == (4, 2, plan.token_counts[scale])
-        for batch in range(4):
-            for variate in range(2):
-                for token in range(plan.token_counts[scale]):
-                    steps = range(token * plan.patch_size, (token + 1) * plan.patch_size)
-                    in_horizon = token >= plan.context_token_counts[scale]
-                    expected = in_horizon or any(bool(observed[batch, variate, step]) for step in steps)
-                    assert bool(mask[batch, variate, token]) == expected
+        values = torch.rand(2, 3, plan.horizons[scale]) + 1
+        padded, known = (plan.pad_horizon(part, scale) for part in (values, values > 0))
+        assert known.dtype == torch.bool
+        length = -(-plan.horizons[scale] // plan.patch_size) * plan.patch_size if horizon_tokens else 0
+        assert padded.shape == known.shape == (2, 3, length)
+        assert torch.equal(padded[known], values[..., : length or 0].flatten())
+        assert not padded[~known].any()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tokens_of_no_time_neither_cover_nor_are_covered(shape: Shape) -> None:
+    *lengths, finest = shape
+    plan, timed = ScalePlan(*lengths, TokenLayout(True, 2, 3), finest), make_plan(shape)
+    for scale in plan.scales:
+        context, horizon = timed.context_token_counts[scale], timed.horizon_token_counts[scale]
+        assert plan.sections(scale) == [2, context, 3, horizon]
+        assert plan.token_counts[scale] == timed.token_counts[scale] + 5
+        assert plan.timed_token_counts == timed.token_counts
+    for scale in range(plan.num_scales):
+        coarse, fine = (
+            [
+                index
+                for index, size in enumerate((2, timed.context_token_counts[i], 3, timed.horizon_token_counts[i]))
+                for _ in range(size)
+            ]
+            for i in (scale + 1, scale)
+        )
+        rows, columns = (torch.tensor([part in (1, 3) for part in parts]) for parts in (coarse, fine))
+        cover = plan.cover(scale)
+        assert torch.equal(cover[rows][:, columns], timed.cover(scale))
+        assert not cover[~rows].any()
+        assert not cover[:, ~columns].any()
 
 
 # --- upsampling -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from darts.utils.likelihood_models.torch import QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, STILL, TRAINER, ZERO_SHOT, make_model, naive_unit, wave
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.likelihoods import DartsFamily
 
 SAVES = {name: value for name, value in TRAINER.items() if name != "enable_checkpointing"}

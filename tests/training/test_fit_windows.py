@@ -44,6 +44,18 @@ def test_few_positions_are_all_taken() -> None:
     assert spread(5, 5) == spread(5, 9) == draw(5, 5, 0) == draw(5, 9, 0) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("series", "size"), [(200, 20), (300, 1), (300, 20), (7, 100), (256, 5)])
+def test_validation_positions_are_of_all_series_alike(series: int, size: int) -> None:
+    chosen = np.array(spread(series * size, 256, series))
+    assert len(set(chosen.tolist())) == 256
+    counts = np.bincount(chosen // size, minlength=series)
+    assert counts.min() == 256 // series
+    assert counts.max() - counts.min() <= 1
+    assert np.abs(np.cumsum(counts) - 256 / series * np.arange(1, series + 1)).max() <= 1  # nor only of the first
+    places = np.bincount(chosen % size * 5 // size, minlength=min(5, size)) if size >= 5 else np.array([256])
+    assert places.max() < 1.5 * 256 / len(places)
+
+
 def test_every_position_is_as_likely_to_be_drawn() -> None:
     """15 of 40: slices of two and of three positions."""
     epochs = [draw(40, 15, seed) for seed in range(4000)]
@@ -102,6 +114,14 @@ def test_all_windows_with_none_and_where_there_are_fewer(tiny_moirai: str, monke
     assert sorted(order.seen[0]) == every
     how = {"dataloader_kwargs": {"sampler": list(range(30)), "shuffle": False}}
     assert len(seen_by(tiny_moirai, epochs=1, windows_per_epoch=20, how=how)[0]) == 30
+
+
+def test_batches_of_the_users_own(tiny_moirai: str) -> None:
+    """torch takes a batch sampler with batches of one alone, and takes no other sampler beside it."""
+    batches = [[0, 1, 2], [5, 6], [3]]
+    how = {"dataloader_kwargs": {"batch_sampler": batches, "batch_size": 1, "shuffle": False}}
+    (seen,) = seen_by(tiny_moirai, epochs=1, how={**how, "val_series": wave(60, seed=1)})
+    assert seen == [first_values(wave())[::-1][place] for batch in batches for place in batch]
 
 
 def test_draws_among_strided_windows_of_all_series(tiny_moirai: str) -> None:

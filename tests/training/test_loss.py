@@ -10,7 +10,8 @@ from oracles import pool_loop
 from torch import Tensor
 from torch.distributions import Normal
 
-from darts_msft.backbones.base import Family, Stats
+from darts_msft.backbones.base import Stats
+from darts_msft.backbones.families import DensityFamily
 from darts_msft.options import WEIGHT_LEARNINGS
 from darts_msft.scales.mixing import ScaleWeights
 from darts_msft.scales.pyramid import ScalePlan
@@ -20,7 +21,7 @@ BATCH, VARIATES = 3, 2
 PLANS = [ScalePlan(64, 16, 4, 2), ScalePlan(61, 13, 4, 3), ScalePlan(40, 5, 4, 0)]
 
 
-class NormalFamily(Family):
+class NormalFamily(DensityFamily):
     """Columns: location, standard deviation."""
 
     names = ("loc", "std")

@@ -30,7 +30,7 @@ from model_fixtures import (
 )
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 
 SENSIBLE: dict[str, Any] = {"lr_head": 1e-2, "lr_new": 1e-3, "n_epochs": 4}
@@ -73,7 +73,7 @@ def test_absurd_rates_return_the_pretrained_model(tiny_moirai: str, likelihood: 
     assert model.fit_report.kept == zero_shot.fit_report.kept
     forecasts = [values_of(one.predict(HORIZON, wave(), **samples)) for one in (model, zero_shot)]
     assert np.array_equal(*forecasts)
-    assert not {name for name in differing(zero_shot, model) if "method." not in name and "step_head" not in name}
+    assert not {name for name in differing(zero_shot, model) if "method." not in name and "new_heads" not in name}
 
 
 def test_training_that_diverges(tiny_moirai: str) -> None:

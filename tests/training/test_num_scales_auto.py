@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 from model_fixtures import HORIZON, LEARNS, differing, fitted, make_model, values_of, wave
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.training import choices
 
 VAL = wave(60, seed=1)
 
@@ -65,6 +69,57 @@ def test_a_k_with_more_tokens_than_the_checkpoint_takes_is_left_out(
     assert all(f"leaves {scales} out: input_chunk_length=4200" in caplog.text for scales in (0, 1))
 
 
+def test_what_the_choices_find_is_found_once(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every K chooses a patch size no more, and a finest context from scores that K's larger ones know."""
+    monkeypatch.setattr(choices, "FINEST_CONTEXTS", (12, 16))
+    seen: list[tuple[int, int, int]] = []
+    form = choices._form
+
+    def noted(module: Any, batches: Any) -> Any:
+        seen.append((module.plan.patch_size, module.plan.finest_context, module.plan.num_scales))
+        return form(module, batches)
+
+    windows: list[Any] = []
+    found = choices._batches
+    with monkeypatch.context() as patched:
+        patched.setattr(choices, "_form", noted)
+        patched.setattr(choices, "_batches", lambda *args: windows.append(args) or found(*args))
+        model = auto(tiny_moirai, finest_context=None, method="linear_probe", lr_new=None).fit(wave(), val_series=VAL)
+    assert len(windows) == 1
+    assert len({one[:2] for one in seen}) == len(seen)
+    scores = model.fit_report.num_scales_scores
+    assert len(scores) > 1
+    for scales, score in scores.items():  # as if chosen alone
+        alone = auto(tiny_moirai, finest_context=None, method="linear_probe", lr_new=None, num_scales=scales)
+        assert alone.fit(wave(), val_series=VAL).fit_report.best == score
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Lightning ignores further interrupts for good."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupted_search_has_the_best_so_far(tiny_moirai: str) -> None:
+    """The larger K comes first; an epoch has four steps."""
+
+    class Interrupts(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *args: Any) -> None:
+            if module.plan.num_scales == 0 and trainer.global_step == 2:
+                raise KeyboardInterrupt
+
+    model = auto(tiny_moirai, trainer={"callbacks": [Interrupts()]})
+    with pytest.raises(SystemExit):
+        model.fit(wave(), val_series=VAL)
+    scores = model.fit_report.num_scales_scores
+    assert scores[1] == single(tiny_moirai, 1).fit_report.best
+    assert model.model_params["num_scales"] == min(scores, key=scores.__getitem__)
+    assert model.predict(HORIZON).values().shape == (HORIZON, 1)
+
+
 def test_a_forecast_before_fit_leaves_nothing(tiny_moirai: str) -> None:
     """What was found is not taken for a zero-shot model, which is built anew for a series of another kind."""
     model, alone = auto(tiny_moirai), make_model(tiny_moirai, num_scales=0, **LEARNS)
@@ -88,8 +143,7 @@ def test_the_whole_search_is_timed_and_told_in_one_line(tiny_moirai: str, caplog
     fits = [line for level, line in own if level == logging.DEBUG and line.startswith("fit: ")]
     assert len(fits) == 2
     seconds = [float(re.search(r"([\d.]+) s in all", line)[1]) for line in fits]
-    assert report.seconds == pytest.approx(sum(seconds), abs=0.11)
-    assert max(seconds) < report.seconds < took
+    assert sum(seconds) - 0.11 < report.seconds < took  # what the search itself does is part of it
 
 
 def test_all_that_a_fit_sets_arrives(tiny_moirai: str, searched: MSFTFoundationModel, tmp_path: Path) -> None:

@@ -77,6 +77,29 @@ def test_a_season_longer_than_the_input(tiny_moirai: str) -> None:
     assert report.naive == pytest.approx(np.mean(errors) / naive_unit(train)[0], rel=1e-4)
 
 
+def test_windows_shorter_than_a_season(tiny_moirai: str) -> None:
+    """Padded on the left: the naive forecast is the last value there, and the unit of such a series too."""
+    train = [hourly(0, 1, 300, 0), hourly(0, 1, 20, 2)]
+    options = {"input_chunk_length": (8, CONTEXT), "method": "zero_shot", "finest_context": 16, "num_scales": 1}
+    for lengths, share in (((20, 20), None), ((60, 60), 1.0), ((60, 20), "mixed")):
+        val = [hourly(0, 1, length, seed) for seed, length in enumerate(lengths, 3)]
+        report = make_model(tiny_moirai, **options).fit(train, val_series=val).fit_report
+        assert (report.season, report.season_share) == (24, 0.5)  # the second training series is shorter
+        if share is None:
+            assert report.naive_season is None
+            values = [one.values() for one in val]
+            unit = [naive_unit(train[0])[0], naive_unit(train[1], season=1)[0]]
+            errors = [[np.abs(one[at:][:HORIZON] - one[at - 1]) for at in range(8, 20 - HORIZON + 1)] for one in values]
+            expected = np.mean([np.mean(one) / own for one, own in zip(errors, unit, strict=True)])
+            assert report.naive == pytest.approx(expected, rel=1e-4)
+        elif share == 1.0:
+            # some of the windows have no more than 8 to 23 steps
+            assert 0.5 < report.naive_share < 1
+        else:
+            assert 0.2 < report.naive_share < 0.5
+        assert report.naive_season == (None if share is None else 24)
+
+
 def test_datasets_of_series_are_as_series(tiny_moirai: str) -> None:
     lengths = {"input_chunk_length": CONTEXT, "output_chunk_length": HORIZON}
     train, val = [wave(100), wave(100, seed=1)], [wave(60, seed=2), wave(60, seed=3)]
@@ -120,6 +143,19 @@ def test_kept_scores_are_those_of_the_best_state(tiny_moirai: str) -> None:
     assert report.per_series["before"].mean() == pytest.approx(report.before, rel=1e-6)
     again = model.fit(train, val_series=val, epochs=1).fit_report
     np.testing.assert_allclose(again.per_series["before"], report.per_series["kept"], rtol=1e-6)
+
+
+def test_series_beyond_those_that_are_scored_have_no_score(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darts_msft.training.windows.VALIDATION_WINDOWS", 4)
+    val = [wave(50, 2, seed=seed) for seed in range(8)]
+    report = make_model(tiny_moirai, method="zero_shot").fit(wave(100, 2), val_series=val).fit_report
+    scored = report.per_series.groupby("series")["kept"].count()
+    assert scored.tolist() == [0, 2] * 4
+    assert not report.per_series["worse"][::4].any()
+    assert "4 of 8 series" in str(report)
+    everything = make_model(tiny_moirai, method="zero_shot").fit(wave(100, 2), val_series=val[:4]).fit_report
+    assert everything.per_series.notna().all(axis=None)
+    assert "of 4 series" not in str(everything)
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -180,6 +216,13 @@ def test_the_linear_member_s_fit_is_timed(tiny_moirai: str, monkeypatch: pytest.
         assert model.fit(wave(), val_series=wave(60, seed=1)).fit_report.seconds > 1.0
 
 
+def test_the_choices_are_timed(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darts_msft.hooks.choose_settings", lambda *_: time.sleep(1.0) or {})
+    for settings in ({"method": "zero_shot"}, {"method": "linear_probe"}, {"num_scales": "auto", "n_epochs": 0}):
+        model = make_model(tiny_moirai, **settings)
+        assert model.fit(wave(), val_series=wave(60, seed=1)).fit_report.seconds > 1.0
+
+
 def test_its_look_back_is_told(tiny_moirai: str) -> None:
     model = make_model(tiny_moirai, method="zero_shot", linear_member=True, **LONG)
     report = model.fit(wave(400), val_series=wave(120, seed=1)).fit_report
@@ -207,6 +250,22 @@ def test_the_expected_time_is_told_after_the_first_steps(
     assert step is not None
     assert 0.1 <= float(step[1]) < 2
     assert not [one for one in model.trainer.callbacks if type(one).__name__ == "ExpectedTime"]
+
+
+@pytest.mark.parametrize("rich", [True, False])
+@pytest.mark.parametrize("num_scales", [0, "auto"])
+def test_the_expected_time_is_shown_by_default(
+    tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rich: bool, num_scales: Any
+) -> None:
+    """Above the bar, as by default no line of INFO is shown; not of the parts of a search."""
+    if not rich:
+        monkeypatch.setattr("darts_msft.display.find_spec", lambda name: None)
+    monkeypatch.setattr("darts_msft.training.timing.SHORTEST", 0.0)
+    trainer = {"enable_progress_bar": True}
+    make_model(tiny_moirai, trainer, method="linear_probe", num_scales=num_scales).fit(wave(60), val_series=wave(60))
+    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "the fit takes about" in line]
+    assert len(lines) == (0 if num_scales == "auto" else 1)
+    assert all(line.strip().startswith("the fit takes") for line in lines)
 
 
 def test_double_precision_is_warned_of_once(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,13 +14,14 @@ import pytest
 import torch
 from child_process import run_in_child
 from darts import TimeSeries
-from model_fixtures import TRAINER, ZERO_SHOT, Order, differing, make_model, wave
+from model_fixtures import TRAINER, ZERO_SHOT, Order, differing, make_model, values_of, wave
 from torch.optim import lr_scheduler
 
-from darts_msft import MSFTFoundationModel
+from darts_msft import MSFTFoundationModel, hooks
 from darts_msft.module import MSFTModule
 from darts_msft.training import keep_best
 from darts_msft.training.keep_best import KeepBest
+from darts_msft.training.units import Units, find_units
 
 EPOCHS = 3
 PLATEAU = {
@@ -146,6 +147,42 @@ def test_what_a_resumed_fit_keeps(
         with pytest.raises(InterruptedError):
             broken.fit(train, **copy.deepcopy(options))
     assert_as_whole(resume(tmp_path / "run").fit(train, **copy.deepcopy(options)), whole)
+
+
+@pytest.mark.parametrize("rate", [0.2, 1e-2])
+@pytest.mark.parametrize("how", ["middle", "end"])
+def test_scores_in_other_units_are_not_compared(
+    tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, rate: float, how: str
+) -> None:
+    """The fit that is interrupted has scores a hundredth as large, which no later state would beat.
+
+    With the rate 0.2 the best state is one before training, with the other one an epoch.
+    """
+    train, val = data()
+    options = {"lr_scheduler_cls": None}
+    whole = build(tiny_moirai, tmp_path / "whole", "msft", rate, **options).fit(train, val_series=val)
+    broken = build(tiny_moirai, tmp_path / "run", "msft", rate, **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(hooks, "find_units", lambda *sets: hundredfold(find_units(*sets)))
+        if how == "end":
+            patched.setattr(KeepBest, "on_train_end", lambda *_: interrupt())
+        else:
+            patched.setattr(MSFTModule, "training_step", in_last_epoch(interrupt))
+        with pytest.raises(InterruptedError):
+            broken.fit(train, val_series=val)
+    resumed = resume(tmp_path / "run").fit(train, val_series=val)
+    assert resumed.fit_report.kept == whole.fit_report.kept
+    assert resumed.fit_report.best == pytest.approx(whole.fit_report.best, rel=1e-4)
+    assert "in other units" in caplog.text
+    steps = {one.step: one.score for one in whole.candidates if one.step > 0}
+    found = {one.step: one.score for one in resumed.candidates if one.step > 0}
+    assert found == pytest.approx({step: steps[step] for step in found}, rel=1e-4)
+    assert resumed.fit_report.per_series["kept"].mean() == pytest.approx(resumed.fit_report.best)
+    assert values_of(resumed.predict(8)) == pytest.approx(values_of(whole.predict(8)), rel=1e-3)
+
+
+def hundredfold(units: Units) -> Units:
+    return units._replace(values=100 * units.values)
 
 
 def test_persistent_workers_validate_every_epoch(tiny_moirai: str) -> None:

@@ -27,7 +27,7 @@ from model_fixtures import (
 )
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forecasting import Form
+from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 
 FORMS = (Form.ONE_SCALE, Form.BACKCASTS, Form.STACKED)
@@ -120,7 +120,7 @@ def test_mixtures_are_weighed_for_the_least_crps(tiny_moirai: str, monkeypatch: 
     model = zero_shot(tiny_moirai).fit(wave(), val_series=val_series())
     stacked = model.candidates[2].score
     grid = simplex()
-    losses = np.einsum("ns,st,nt->n", grid, forms[2], grid)
+    losses = np.einsum("ns,st,nt->n", grid, forms[-1], grid)
     assert stacked <= losses.min() * (1 + 1e-7)
     assert stacked == pytest.approx(losses.min(), rel=1e-3)
     assert model.fit_report.kept == ZERO_SHOT[2]
