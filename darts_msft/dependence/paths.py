@@ -105,8 +105,8 @@ class SamplePaths(nn.Module):
         else:
             steps = by_lag(constant_form(horizon).to(past.device)).expand(len(past), -1, -1)
             components = torch.eye(past.shape[2], device=past.device).double().expand(len(past), -1, -1)
-        factors = (torch.linalg.cholesky(part).float() for part in (steps, components))
-        return normal_draws(count, *factors, generator)
+        steps, components = (torch.linalg.cholesky(part).float() for part in (steps, components))
+        return normal_draws(count, steps, components, generator)
 
     def _joined(self, context: Float[Tensor, "B N N"], fitted: Float[Tensor, "N N"]) -> Float[Tensor, "B N N"]:
         rounded = fitted.dtype not in (torch.float32, torch.float64)

@@ -42,7 +42,7 @@ def zero_shot(checkpoint: str, **changes: Any) -> MSFTFoundationModel:
 
 def fitted(checkpoint: str, components: int = 1, **changes: Any) -> MSFTFoundationModel:
     model = zero_shot(checkpoint, **changes)
-    return model.fit(walks(300, components), val_series=walks(300, components, seed=1))
+    return model.fit(walks(160, components), val_series=walks(160, components, seed=1))
 
 
 def neighbours(values: np.ndarray) -> float:
@@ -332,7 +332,7 @@ def test_long_horizons_keep_no_matrix() -> None:
 def test_many_windows_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = torch.randn(30, 5, HORIZON, 2)
     monkeypatch.setattr("darts_msft.dependence.paths._MOST_NUMBERS", 2 * 30 * HORIZON * 2)
-    found = SamplePaths(HORIZON, 2).order(drawn, torch.randn(5, CONTEXT, 2))
+    found = SamplePaths(HORIZON, 2).order(drawn, torch.randn(5, CONTEXT, 2).cumsum(dim=1))
     assert found.shape == drawn.shape
     assert torch.equal(found.sort(dim=0).values, drawn.sort(dim=0).values)
     assert neighbours(found.permute(1, 2, 3, 0).numpy()) > 0.3
