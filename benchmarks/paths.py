@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,15 +46,14 @@ def make(dependence: str, lower: float | None) -> MSFTFoundationModel:
     )
 
 
-def models(
-    series: TimeSeries, train: int, val: int, lower: float | None, fits: bool, folder: Path
-) -> dict[str, MSFTFoundationModel]:
+def models(series: TimeSeries, train: int, val: int, lower: float | None, fits: bool) -> dict[str, MSFTFoundationModel]:
     """With independent steps and with the model's own dependence; one fit for both."""
     found = {name: make(name, lower) for name in ("independent", "copula")}
     if fits:
         found["copula"].fit(series[:train], val_series=series[train - CONTEXT : val])
-        found["copula"].save_adapter(folder, overwrite=True)
-        found["independent"].load_adapter(folder)
+        with tempfile.TemporaryDirectory() as folder:
+            found["copula"].save_adapter(Path(folder) / "adapter")
+            found["independent"].load_adapter(Path(folder) / "adapter")
     return found
 
 
@@ -103,7 +103,7 @@ def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return found | {"energy": energy_score(samples, truth)}
 
 
-def measure(name: str, fits: bool, origins: int, data: Path | None, folder: Path) -> dict[str, Any]:
+def measure(name: str, fits: bool, origins: int, data: Path | None) -> dict[str, Any]:
     """Both models' scores on a data set's test part."""
     series = load_dataset(name, data)
     train, val, end = (int(part * len(series)) if part <= 1 else int(part) for part in PARTS[name])
@@ -112,7 +112,7 @@ def measure(name: str, fits: bool, origins: int, data: Path | None, folder: Path
     truth = np.stack([series.values()[place : place + HORIZON] for place in places]).astype(float)
     found: dict[str, Any] = {"data": name, "fitted": fits, "origins": len(places)}
     drawn = {}
-    for how, model in models(series, train, val, LOWER.get(name), fits, folder).items():
+    for how, model in models(series, train, val, LOWER.get(name), fits).items():
         drawn[how], seconds = samples_of(model, contexts)
         found[how] = {key: round(value, 4) for key, value in scores(drawn[how], truth).items()}
         found[how]["cpu_seconds"] = round(seconds, 2)
@@ -137,7 +137,7 @@ def main(
     rows = []
     for name in only or PARTS:
         for fits in (False, True):
-            row = measure(name, fits, origins, data, output.with_suffix(".adapter"))
+            row = measure(name, fits, origins, data)
             print(name, "fitted" if fits else "unfitted", f"same samples: {row['same_samples_at_each_step']}")
             for how in ("independent", "copula"):
                 print(f"  {how:12}", *(f"{key} {value:.3f}" for key, value in row[how].items()), flush=True)

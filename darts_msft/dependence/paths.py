@@ -15,7 +15,7 @@ from darts_msft.dependence.reorder import in_order_of, normal_draws, picked
 from darts_msft.options import SAMPLE_DEPENDENCES, check_choice
 
 MOST_STEPS = 1024  # for which a matrix is kept (4 MiB), and one made for each window; beyond, the constant form
-DRAWS = 64  # among which a path that is fed back finds its value, at each step
+DRAWS = 32  # among which a path that is fed back finds its value, at each step
 _MOST_NUMBERS = 20_000_000  # held at once
 
 
