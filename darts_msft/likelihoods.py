@@ -79,7 +79,10 @@ class DartsFamily(DensityFamily):
     def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.levels:
             raise ValueError("QuantileRegression has quantiles, and no distribution function between them")
-        return self._distribution(_as_steps(params)).cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
+        distribution = self._distribution(_as_steps(params))
+        for one in (distribution, getattr(distribution, "base_dist", distribution)):
+            one._validate_args = False  # far out, what it is made of is rounded to the end of its support
+        return distribution.cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
 
     @torch.no_grad()
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:

@@ -113,12 +113,11 @@ class MSFTFoundationModel(DartsHooks):
         training series of the last `fit`; before a fit, in the window's own context. A file's bounds are loaded with
         its weights where no number is given here.
     sample_dependence
-        How the steps of a sample path hang together. "copula": forecasts that err at one step err alike at the next
-        ones, and at the same time of the next day, as they did on the `val_series` of the last `fit`; the same holds
-        between components. So the samples' sums, largest and smallest values are likely ones. Without a `val_series`,
-        and before a fit, as is usual for hourly series, and components are independent. "independent": each step is
-        drawn on its own; sums and peaks of several steps are then told far too narrowly. The samples of a single step
-        are the same numbers in both.
+        How the steps and components of a sample path hang together, so that samples of sums and peaks are likely
+        ones. "copula": as the errors on the `val_series` of the last `fit` did, and as what the season leaves of each
+        window's past does; the more validation data, the less of the latter, which is all there is before a fit.
+        "independent": every step is drawn on its own, and the intervals of sums and peaks are far too narrow. A single
+        step has the same samples in both (later ones than `output_chunk_length` differ, as they follow from paths).
     linear_member
         Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
         anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.

@@ -49,11 +49,11 @@ class ScoreSums(Metric):
         return Sums(*(getattr(self, name).cpu().numpy() for name in Sums._fields))
 
 
-def learn_paths(module: Any, each_batch: Callable[[Act], Any], windows: float) -> bool:
+def learn_paths(module: Any, each_batch: Callable[[Act], Any], windows: Callable[[], float]) -> bool:
     """Estimates the dependence of the module's sample paths; says whether it could.
 
-    `each_batch(act)` calls `act(batch, index)` on all validation batches; `windows` is how many there are that don't
-    overlap.
+    `each_batch(act)` calls `act(batch, index)` on all validation batches; `windows()` then says how many there are that
+    don't overlap.
     """
     if not module.paths.learns or module.likelihood is None:
         return False
@@ -63,7 +63,7 @@ def learn_paths(module: Any, each_batch: Callable[[Act], Any], windows: float) -
         sums.update(normal_scores(module, batch, SEED + index))
 
     each_batch(add)
-    found = estimate(sums.compute(), windows)
+    found = estimate(sums.compute(), windows())
     if found is None:
         logger.warning("sample paths keep the dependence they had: no validation window has a finite forecast")
         return False
@@ -77,7 +77,8 @@ def normal_scores(module: Any, batch: Any, seed: int) -> Float[Tensor, "B H V"]:
 
     NaN where the truth is missing.
     """
-    past, target = batch.past_target, batch.future_target
+    past, missing = batch.past_target, batch.future_target.isnan()
+    target = batch.future_target.nan_to_num(0.0)
     forecast = module.mix(module.forecast(past))
     devices = [target.device] if target.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -93,4 +94,4 @@ def normal_scores(module: Any, batch: Any, seed: int) -> Float[Tensor, "B H V"]:
             upto = ((draws <= target).sum(dim=0) + 1) / (RANKED_DRAWS + 1)
         share = below + (upto - below) * torch.rand_like(target)
     scores = torch.special.ndtri(share.double()).clamp(-FARTHEST, FARTHEST)
-    return scores.where(~target.isnan(), torch.nan)
+    return scores.where(~missing, torch.nan)

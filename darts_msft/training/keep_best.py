@@ -104,9 +104,8 @@ class KeepBest(pl.Callback):
 
     def learn_paths(self, trainer: Any, module: Any, batches: Any) -> None:
         """Where nothing is trained: the dependence of sample paths, in a pass over the validation data of its own."""
-        self._learned_paths = learn_paths(
-            module, partial(_validate, trainer, module, batches), apart(batches, module.output_chunk_length)
-        )
+        windows = partial(apart, batches, module.output_chunk_length)
+        self._learned_paths = learn_paths(module, partial(_validate, trainer, module, batches), windows)
 
     # ---------------------------------------------------------------- an interrupted fit
 
@@ -202,8 +201,9 @@ class KeepBest(pl.Callback):
         trains = self._fitting
         self._restore(pl_module)
         if self.validates:
-            windows = apart(trainer.val_dataloaders, pl_module.output_chunk_length)
-            self._learned_paths = learn_paths(pl_module, partial(_each_batch, trainer, pl_module), windows)
+            each_batch = partial(_each_batch, trainer, pl_module)  # a resumed fit has no loader before it
+            length = pl_module.output_chunk_length
+            self._learned_paths = learn_paths(pl_module, each_batch, lambda: apart(trainer.val_dataloaders, length))
         self.report = self._report(pl_module, trains)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from darts import TimeSeries
 from darts.models import NaiveEnsembleModel
-from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
+from darts.utils.likelihood_models.torch import GaussianLikelihood, GumbelLikelihood, QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, TRAINER, from_values, make_model, values_of, wave
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.dependence.copula import Correlations
 from darts_msft.dependence.paths import MOST_STEPS, SamplePaths
 from darts_msft.dependence.reorder import normal_draws
+from darts_msft.likelihoods import DartsFamily
 from darts_msft.training.dependence import ScoreSums, normal_scores
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "v0_1"
@@ -205,11 +206,12 @@ def test_a_fit_scores_and_keeps_the_same_with_either(tiny_moirai: str) -> None:
     np.testing.assert_array_equal(np.sort(samples(one, wave())), np.sort(samples(other, wave())))
 
 
-def test_missing_truths_are_left_out(tiny_moirai: str) -> None:
+@pytest.mark.parametrize("kind", [{}, {"method": "linear_probe", "likelihood": GaussianLikelihood()}])
+def test_missing_truths_are_left_out(tiny_moirai: str, kind: dict[str, Any]) -> None:
     holes = walks(300, seed=1)
     values = holes.values().copy()
     values[::3] = np.nan
-    model = zero_shot(tiny_moirai).fit(walks(300), val_series=holes.with_values(values))
+    model = zero_shot(tiny_moirai, **kind).fit(walks(300), val_series=holes.with_values(values))
     assert 0.2 < model.model.paths.at_lags([1])[1] < 1
 
 
@@ -272,6 +274,13 @@ def test_an_adapter_serves_a_model_of_independent_steps(tiny_moirai: str, tmp_pa
     other.load_adapter(tmp_path / "adapter")
     np.testing.assert_array_equal(np.sort(samples(other, wave())), np.sort(samples(model, wave())))
     assert abs(neighbours(samples(other, wave()))) < 0.2
+
+
+def test_a_distribution_function_far_out() -> None:
+    """Where torch's Gumbel rounds to the end of its support."""
+    family = DartsFamily(GumbelLikelihood())
+    params, far = torch.zeros(3, 2), torch.tensor([-1e4, 0.0, 1e4])
+    assert family.cdf(params, far)[[0, 2]].tolist() == [0.0, 1.0]
 
 
 def test_models_saved_by_0_1_have_paths() -> None:
