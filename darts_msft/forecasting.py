@@ -17,18 +17,19 @@ from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Stats, with_stats
-from darts_msft.backbones.families import Family
 from darts_msft.bounds import Bounds, BoundsConfig
+from darts_msft.dependence.paths import SamplePaths
 from darts_msft.embedding import embed_scale
 from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
+from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
-from darts_msft.linear.member import LinearForecast, LinearMember
+from darts_msft.linear.member import LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
 from darts_msft.options import MethodConfig, MixingConfig
-from darts_msft.plans import check_group
+from darts_msft.outputs import ScaleOutputs
 from darts_msft.scales.adapters import FlatHeads, StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
@@ -43,20 +44,6 @@ class Parts(NamedTuple):
     plan: ScalePlan
     method: Method
     new_heads: StepHead | FlatHeads | None
-
-
-class ScaleOutputs(NamedTuple):
-    """Parameters (B, V, H_i, R) of the plan's scales, standardised, their statistics, whose they are, and weights.
-
-    `linear` is the linear member's forecast, where it takes part.
-    """
-
-    plan: ScalePlan
-    params: list[Float[Tensor, "B V _ R"]]
-    stats: list[Stats]
-    family: Family
-    weights: Float[Tensor, "B S"]
-    linear: LinearForecast | None = None
 
 
 class ForecastingModule(PLForecastingModule):
@@ -81,6 +68,7 @@ class ForecastingModule(PLForecastingModule):
         finest_context: int | None = None,
         bounds_config: dict[str, Any] | None = None,
         multivariate: str = "independent",
+        sample_dependence: str = "copula",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -104,6 +92,7 @@ class ForecastingModule(PLForecastingModule):
         )
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
+        self.paths = SamplePaths(self.output_chunk_length, self.n_targets, sample_dependence)
         self.family = family_for(self.likelihood, traits.family)
         self.new_heads = self._make_new_heads()
         self.untouched = ZeroShot(spec, self.plan, config)
@@ -162,9 +151,11 @@ class ForecastingModule(PLForecastingModule):
         return result
 
     def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole state, with what an older version's lacks: its form, bounds, and that it has no linear member."""
+        """A whole state, with what an older version's lacks: form, bounds, paths, and that it has no linear member."""
         kind = self.scale_weights.omega.detach()
         absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
+        unfitted = SamplePaths.unfitted(self.output_chunk_length, self.n_targets)
+        absent |= {f"paths.{name}": value for name, value in unfitted.items()}
         if not (self.linear is None or "linear.weight" in state):
             absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
             absent["scale_weights.linear"] = torch.zeros(self.n_targets)
@@ -253,7 +244,7 @@ class ForecastingModule(PLForecastingModule):
         windows = joined([window, *(window.ending(end, self.output_chunk_shift) for end in backcasts.ends)])
         outputs = self.forecast_scales(windows)
         outputs = outputs._replace(stats=constant_where_flat(outputs.plan, windows.past_target, outputs.stats))
-        own, earlier = (_rows(outputs, rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
+        own, earlier = (outputs.rows(rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
 
@@ -351,6 +342,7 @@ class ForecastingModule(PLForecastingModule):
             return super().predict_step(batch, batch_idx, dataloader_idx)
         forecast = self(module_input(batch, self.output_chunk_length)).prediction
         samples = self._sample(forecast, self.pred_num_samples, batch.past_target)
+        samples = self.paths.order(samples, batch.past_target)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
@@ -361,7 +353,12 @@ class ForecastingModule(PLForecastingModule):
                 output = output.replace(prediction=self.bounds.clip_quantiles(output.prediction, x.past_target))
             return output
         if self.likelihood is None or self.pred_num_samples > 1:
-            return PLModuleOutput(prediction=self._sample(self(x).prediction, 1, x.past_target)[0])
+            forecast = self(x).prediction
+            if self.likelihood is None:
+                return PLModuleOutput(prediction=self._sample(forecast, 1, x.past_target)[0])
+            # later chunks see the path itself: what is left of each chunk's errors hardly depends on earlier ones
+            path = self.paths.one(lambda count: self._sample(forecast, count, x.past_target), x.past_target)
+            return PLModuleOutput(prediction=path)
         self._check_zero_shot()
         return PLModuleOutput(prediction=self.point(self.window(x)))
 
@@ -383,10 +380,3 @@ class ForecastingModule(PLForecastingModule):
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
         return self._at_original_rate(outputs, self._quantiles(outputs, [0.5])).squeeze(-1)
-
-
-def _rows(outputs: ScaleOutputs, rows: slice) -> ScaleOutputs:
-    """The outputs of some windows."""
-    params = [part[rows] for part in outputs.params]
-    stats = [Stats(loc[rows], spread[rows]) for loc, spread in outputs.stats]
-    return outputs._replace(params=params, stats=stats, weights=outputs.weights[rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
-from darts_msft.forecasting import ForecastingModule, ScaleOutputs
+from darts_msft.forecasting import ForecastingModule
 from darts_msft.forms import Form
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
+from darts_msft.outputs import ScaleOutputs
 from darts_msft.scales.mixing import upsample_all
 from darts_msft.training.keep_best import BEFORE
 from darts_msft.training.labels import FORM_LABELS, FORM_LEARNING
@@ -52,6 +53,7 @@ class MSFTModule(ForecastingModule):
         self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
         self.seasonal = MeanMetric()  # of their steps, those where the naive forecast repeats a season
         self.diverged = False
+        self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
         self.apply_trainable()
 
     # ---------------------------------------------------------------- what trains
@@ -155,6 +157,9 @@ class MSFTModule(ForecastingModule):
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
         target = val_batch.future_target
+        if self.observer is not None:
+            self.observer(val_batch, batch_idx)
+            return target.new_zeros(())
         outputs = self.forecast(self.window(val_batch))
         forecast = self.mix(outputs) if _finite(outputs) else None
         if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored

@@ -8,6 +8,7 @@ from darts.logging import get_logger
 
 from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Traits
+from darts_msft.groups import TooLong
 from darts_msft.methods import find_method
 from darts_msft.options import AUTO, MethodConfig, check_number, is_integer
 from darts_msft.scales import pyramid
@@ -19,10 +20,6 @@ DEFAULT_SCALES, DEFAULT_MAX_SCALES = 2, 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
 DEFAULT_FINEST_CONTEXT = 1024  # steps that scale 0 sees; more where the coarsest scale would not reach back over all
-
-
-class TooLong(ValueError):
-    """A scale has more tokens, or steps, than the checkpoint was made for."""
 
 
 def largest_num_scales(
@@ -176,24 +173,6 @@ def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> Non
             f"backbone={name!r}; give more scales (num_scales), a shorter finest_context, a shorter "
             f"input_chunk_length, or a larger patch_size ({', '.join(map(str, traits.patch_sizes))})"
         )
-
-
-def check_group(traits: Traits, plan: ScalePlan, variates: int, joined: bool) -> int | None:
-    """The most tokens of each of `variates` that attend to one another; refuses more, as where a group is too wide.
-
-    If `joined`, the tokens of all scales attend to one another.
-    """
-    limit, count = traits.max_group_tokens, sum(plan.token_counts) if joined else max(plan.timed_token_counts)
-    if variates == 1 or limit is None:
-        return traits.max_tokens
-    if variates * count > limit:
-        raise TooLong(
-            f"{variates} variates (covariates count) attend to one another with {count} tokens of {plan.patch_size} "
-            f"steps each, {variates * count} in all, more than the {limit} that the backbone was made for; give fewer "
-            "covariates, multivariate='independent' for the targets, a shorter finest_context with more scales "
-            f"(num_scales), or a larger patch_size ({', '.join(map(str, traits.patch_sizes))})"
-        )
-    return min(limit // variates, traits.max_tokens or limit)
 
 
 def choose_multivariate(checkpoint: Checkpoint, asked: str) -> str:

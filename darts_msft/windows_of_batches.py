@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-Batch = PLModuleInput | TorchTrainingBatch | TorchInferenceBatch
+Batch: TypeAlias = PLModuleInput | TorchTrainingBatch | TorchInferenceBatch
 
 
 class Widths(NamedTuple):

@@ -87,7 +87,7 @@ class ToyBackbone(Backbone):
         return Traits(tuple(config["toy_patch_sizes"]), NormalFamily())
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> ToyBackbone:
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> ToyBackbone:
         return cls(config["toy_width"], config["toy_layers"], cls.traits_of(config), patch_size)
 
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:

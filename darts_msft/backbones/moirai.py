@@ -138,10 +138,9 @@ class MoiraiBackbone(Backbone):
             for name in ("q_proj", "k_proj", "v_proj")
         )
         time = torch.arange(tokens.shape[-2], device=tokens.device).reshape(1, 1, 1, -1)
+        seen = None if mask is None else rearrange(mask, "b v n -> (b v) 1 1 n")
         if together:
             time, seen = time.repeat(1, 1, 1, tokens.shape[1]), self._variate_bias(layer, tokens, mask)
-        else:
-            seen = None if mask is None else rearrange(mask, "b v n -> (b v) 1 1 n")
         query, key = attn.time_qk_proj(attn.q_norm(query), attn.k_norm(key), query_id=time, kv_id=time)
         attended = F.scaled_dot_product_attention(
             query.flatten(1, 2),  # one group a head: four axes select the fused kernel
@@ -165,8 +164,8 @@ class MoiraiBackbone(Backbone):
         bias = rearrange(torch.where(same, own, others), "q k head -> 1 head q k")
         if mask is None:
             return bias
-        # not -inf: nothing may be valid
-        return torch.where(rearrange(mask, "b v n -> b 1 1 (v n)"), bias, torch.finfo(bias.dtype).min)
+        # not -inf, also in half precision: nothing may be valid
+        return torch.where(rearrange(mask, "b v n -> b 1 1 (v n)"), bias, torch.finfo(torch.float16).min)
 
     def feed_forward(
         self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None

@@ -18,9 +18,9 @@ from darts_msft import arguments
 from darts_msft.backbones import load_class
 from darts_msft.building import build_module
 from darts_msft.forms import Form
+from darts_msft.groups import TooLong
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
-from darts_msft.plans import TooLong
 from darts_msft.training.score import stack_weights
 from darts_msft.training.units import Units, find_units
 from darts_msft.training.validation_windows import located_loader

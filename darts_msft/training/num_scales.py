@@ -10,7 +10,7 @@ from math import inf
 from typing import Any
 
 from darts_msft.building import install
-from darts_msft.plans import TooLong
+from darts_msft.groups import TooLong
 from darts_msft.training.choices import SETTINGS
 from darts_msft.training.failed_fits import Stopped
 
