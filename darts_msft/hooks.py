@@ -63,7 +63,7 @@ class DartsHooks(FoundationModel):
     _told_of_double: bool = False
     _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _fit_report: FitReport | None
-    _zero_shot_kind: tuple[Widths, Any] | None
+    _zero_shot_kind: tuple[tuple[int, ...], Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
 
     _search_scales: bool
@@ -307,7 +307,7 @@ class DartsHooks(FoundationModel):
         first = _first(series)
         assert first is not None
         widths = self._widths(first, _first(past_covariates), _first(future_covariates))
-        kind = (widths, first.dtype)
+        kind = (tuple(widths), first.dtype)  # plain, to be saved
         if self.model is not None and self._zero_shot_kind == kind:
             return
         self._install_pretrained(widths, first.dtype.name)

@@ -170,12 +170,6 @@ def test_types_where_no_hook_checks_them(tiny_moirai: str, tmp_path: Path) -> No
     assert run_in_child(check_types, tiny_moirai, str(tmp_path / "model.pt")) == 0
 
 
-def test_covariates_are_darts_own_refusal(tiny_moirai: str) -> None:
-    for kind in ("past_covariates", "future_covariates"):
-        with pytest.raises(ValueError, match=f"does not support `{kind}`"):
-            make_model(tiny_moirai).fit(wave(50), **{kind: wave(70)})
-
-
 def test_zero_shot_takes_series_of_any_width_and_precision(tiny_moirai: str) -> None:
     """Nothing was fitted, so nothing ties the model to the first series it saw."""
     model = make_model(tiny_moirai, **LONG)

@@ -65,7 +65,7 @@ def bare(checkpoint: str) -> np.ndarray:
 @pytest.mark.parametrize("num_scales", [0, 2])
 def test_native_quantiles_are_the_pretrained_head_s(quantiles: str, num_scales: int) -> None:
     """Unfitted, by name, as a point, among draws, and by `predict_quantiles` at levels with and without a column."""
-    model, expected = make_model(quantiles, num_scales=num_scales), bare(quantiles)
+    model, expected = make_model(quantiles, num_scales=num_scales, multivariate="independent"), bare(quantiles)
     numbers = model.predict(HORIZON, LATER, predict_likelihood_parameters=True)
     assert f"{LATER.components[1]}_s0_q0.25" in numbers.components
     own = values_of(model.predict_quantiles(HORIZON, LATER, (0.1, 0.4, 0.9)))[..., 0].reshape(HORIZON, 2, 3)
@@ -83,7 +83,9 @@ def test_native_quantiles_are_the_pretrained_head_s(quantiles: str, num_scales: 
 def test_quantile_regression_within_the_levels_is_served_by_the_pretrained_head(
     quantiles: str, num_scales: int
 ) -> None:
-    model = make_model(quantiles, num_scales=num_scales, likelihood=QuantileRegression(SERVED))
+    model = make_model(
+        quantiles, num_scales=num_scales, likelihood=QuantileRegression(SERVED), multivariate="independent"
+    )
     expected = np.sort(bare(quantiles), axis=-1)
     found = values_of(model.predict(HORIZON, LATER, predict_likelihood_parameters=True))[..., 0]
     levels = np.stack([[np.interp(SERVED, LEVELS, part) for part in step] for step in expected])
@@ -157,7 +159,7 @@ def test_an_unfitted_model_weighs_scales_that_look_further_back(kind: str, reque
 
 def test_points_are_the_pretrained_head_s(points: str) -> None:
     for likelihood in ("native", None):
-        model = make_model(points, likelihood=likelihood)
+        model = make_model(points, likelihood=likelihood, multivariate="independent")
         found = values_of(model.predict(HORIZON, LATER))
         np.testing.assert_allclose(found, bare(points), rtol=1e-4, atol=1e-4)
         with pytest.raises(ValueError, match="num_samples"):
