@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
 from darts_msft.backbones.families import Family
+from darts_msft.backbones.units import statistics_in_any_unit
 from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
@@ -192,7 +193,7 @@ class ForecastingModule(PLForecastingModule):
         unknown = torch.full_like(values[..., :1], torch.nan).expand(-1, -1, plan.horizon)
         windows = list(zip(plan.pool_context(values), plan.pool_horizon(unknown), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
-        stats = of_those_that_saw(seen, [self.backbone.statistics(*window) for window in windows])
+        stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, values, windows))
         if not self.backbone.traits.own_statistics:
             stats = stats[:1] * len(stats)
         tokens, masks = [], []
