@@ -206,8 +206,9 @@ class ForecastingModule(PLForecastingModule):
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
         weights = self.scale_weights()[: len(params)].expand(len(past_target), -1)
+        kind = torch.promote_types(past_target.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
-            [rearrange(one.to(past_target.dtype), f"{rows} ... -> b v ...", b=len(past_target)) for one in parts]
+            [rearrange(one.to(kind), f"{rows} ... -> b v ...", b=len(past_target)) for one in parts]
             for parts in (params, *zip(*stats, strict=True))
         )
         return ScaleOutputs(plan, params, list(map(Stats, locs, spreads)), family, weights)
