@@ -32,7 +32,7 @@ from darts_msft.scales.adapters import FlatHeads, StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
-from darts_msft.window_statistics import constant_where_flat, of_those_that_saw
+from darts_msft.window_statistics import constant_where_flat, nan_where_unseen, of_those_that_saw
 
 
 class Parts(NamedTuple):
@@ -282,7 +282,8 @@ class ForecastingModule(PLForecastingModule):
         points = rearrange(self._medians(outputs), "b h v s -> s b h v")
         if outputs.linear is not None:
             points = torch.cat([points, outputs.linear.loc[None]])
-        return [*self.bounds(points, past_target)[:, 0].cpu().numpy()]
+        points = nan_where_unseen(self.parts.plan, past_target, self.bounds(points, past_target))
+        return [*points[:, 0].cpu().numpy()]
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
@@ -347,11 +348,20 @@ class ForecastingModule(PLForecastingModule):
         if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
             return super().predict_step(batch, batch_idx, dataloader_idx)
         forecast = self(PLModuleInput(past_target=batch.past_target)).prediction
-        samples = self._sample(forecast, self.pred_num_samples, batch.past_target)
+        samples = nan_where_unseen(
+            self.parts.plan, batch.past_target, self._sample(forecast, self.pred_num_samples, batch.past_target)
+        )
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
-        """Darts' step, which also makes what is fed back, within bounds; but a single sample is the point forecast."""
+        """Darts' step, which also makes what is fed back, within bounds; but a single sample is the point forecast.
+
+        NaN for components of which nothing was seen.
+        """
+        output = self._predicted(x)
+        return output.replace(prediction=nan_where_unseen(self.parts.plan, x.past_target, output.prediction))
+
+    def _predicted(self, x: PLModuleInput) -> PLModuleOutput:
         if self.predict_likelihood_parameters:
             output = super()._produce_predict_output(x)
             if isinstance(self.likelihood, QuantileRegression | ByLevel):

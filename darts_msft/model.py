@@ -246,7 +246,7 @@ class MSFTFoundationModel(DartsHooks):
         At the original rate, in the series' units; a series for each scale that is used, then the linear member's. Of
         several series: such a list for each. Raises ValueError for series that are too short or of other components.
         """
-        self._prepare_zero_shot(series)
+        series = self._prepare_zero_shot(series)
         if isinstance(series, TimeSeries):
             return inspection.scale_forecasts(self, series)
         return [inspection.scale_forecasts(self, one) for one in series]
