@@ -88,6 +88,8 @@ class DartsHooks(FoundationModel):
         if isinstance(self.enable_finetuning, dict):
             arguments.check_patterns(self.enable_finetuning, [name for name, _ in model.named_parameters()])
             super()._setup_finetuning(model)
+        elif self.enable_finetuning is False and isinstance(model, MSFTModule):
+            model.freeze()
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)

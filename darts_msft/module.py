@@ -53,7 +53,7 @@ class MSFTModule(ForecastingModule):
         self.error_products = ErrorProducts(self.n_targets, members)
         self.told = PreciseMean()  # of the validation windows, those that the linear member can tell
         self.seasonal = PreciseMean()  # of their steps, those where the naive forecast repeats a season
-        self.diverged = False
+        self.diverged = self.frozen = False
         self.apply_trainable()
 
     # ---------------------------------------------------------------- what trains
@@ -61,14 +61,31 @@ class MSFTModule(ForecastingModule):
     def apply_trainable(self) -> None:
         """Freezes everything but what the method declares."""
         for name, parameter in self.backbone.named_parameters():
-            group = self.method.group_of(name)
-            parameter.requires_grad = group is not None and not (group == "head" and self.new_heads is not None)
+            parameter.requires_grad = self.declares(name)
         learns = self.method.trains and self.learning != "uniform"
         self.scale_weights.omega.requires_grad = learns and self.plan.num_scales > 0
 
+    def declares(self, name: str) -> bool:
+        """Whether the method trains a parameter of the backbone, by its name there."""
+        group = self.method.group_of(name)
+        return group is not None and not (group == "head" and self.new_heads is not None)
+
+    def freeze(self) -> None:
+        """Nothing trains, though the method would."""
+        self.frozen = True
+        self.requires_grad_(False)
+
+    def learned_of_backbone(self, backbone: nn.Module) -> set[str]:
+        """Names, in the backbone, of what trains there, or would but for `freeze`."""
+        return {
+            name
+            for name, parameter in backbone.named_parameters()
+            if (self.declares(name) if self.frozen else parameter.requires_grad)
+        }
+
     def own_names(self) -> frozenset[str]:
         """Names in `state_dict` of what the pretrained model lacks: what trains, and all outside the backbone."""
-        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        learned = {f"backbone.{name}" for name in self.learned_of_backbone(self.backbone)}
         return frozenset(learned | {name for name in self.state_dict() if not name.startswith("backbone.")})
 
     def to_dtype(self, dtype: torch.dtype) -> None:
