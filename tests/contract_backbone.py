@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from tiny_encoders import save_chronos2, save_patchtst_fm
 from torch import Tensor, nn
 from toy_backbone import save_toy
 from toy_layouts import save_headless_toy, save_quantile_toy
@@ -71,6 +72,8 @@ def save_moirai(directory: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "moirai": save_moirai,
+    "chronos2": save_chronos2,
+    "patchtst_fm": save_patchtst_fm,
     "toy": save_toy,
     "toy_of_quantiles": save_quantile_toy,
     "toy_without_head": save_headless_toy,
@@ -119,14 +122,12 @@ def patch_context(context: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
 
 def embed(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> tuple[Tensor, Tensor, Stats]:
     """Tokens (B, V, N, D) of (B, V, C), by a loop of its own: no pyramid; with their mask and the statistics."""
-    padded, observed = patch_context(context, patch_size)
-    _, lead, middle = backbone.traits.layout
+    padded, _ = patch_context(context, patch_size)
     stats = backbone.statistics(context, context.new_full((*context.shape[:2], horizon), torch.nan))
     ahead = -(-horizon // patch_size) if backbone.traits.layout.horizon else 0
     future = padded.new_zeros(*padded.shape[:2], ahead * patch_size)
     tokens = backbone.embed(standardise(padded, stats), ~torch.isnan(padded), future, future > 0)
-    valid = torch.ones(*observed.shape[:2], lead + middle + ahead, dtype=torch.bool)
-    mask = torch.cat([valid[..., :lead], observed, valid[..., lead:]], dim=-1)
+    mask = backbone.token_mask(~torch.isnan(padded), future > 0, targets=context.shape[1])
     return tokens, mask, stats.to(context.dtype)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract_backbone import MAKERS, Beside, embed, forecast, load_backbone, random_walks, with_gaps
+from contract_backbone import MAKERS, Beside, embed, forecast, load_backbone, patch_context, random_walks, with_gaps
 from torch import Tensor
 from toy_backbone import registered_toys
 
@@ -185,17 +185,24 @@ def test_nothing_about_a_call_is_kept(backbone: Backbone) -> None:
 
 
 def test_tokens_stand_in_the_order_of_the_layout(backbone: Backbone) -> None:
-    """Each context token hears of its own patch at most; the mask is False where nothing of a patch was observed."""
+    """The mask is False before the series begins; in gaps too, unless the backbone has a mask of its own."""
     has_horizon, lead, middle = backbone.traits.layout
     context = with_gaps(random_walks(3, 2, 22))
     tokens, mask, _ = embed(backbone, context, HORIZON, PATCH)
     counts = [lead, 6, middle, 2 if has_horizon else 0]
     assert tokens.shape == (3, 2, sum(counts), backbone.spec.width)
-    padded = torch.cat([torch.full((3, 2, 2), torch.nan), context], dim=-1)
-    ahead = torch.zeros(3, 2, 2 * PATCH if has_horizon else 0, dtype=torch.bool)
-    found = backbone.token_mask(~torch.isnan(padded), ahead, targets=2)
-    assert torch.equal(found, mask)
-    assert (~mask[..., lead : lead + 6]).any()
+    assert mask.shape == tokens.shape[:3]
+    _, observed = patch_context(context, PATCH)
+    ahead, own, behind = mask.split([lead, 6, middle + counts[-1]], dim=-1)
+    assert ahead.all()
+    assert behind.all()
+    assert own[observed].all()
+    begun = observed.cumsum(dim=-1) > 0
+    assert not own[~begun].any()
+    gaps = begun & ~observed
+    assert gaps.any()
+    if type(backbone).token_mask is Backbone.token_mask:
+        assert not own[gaps].any()
 
 
 def test_attention_respects_the_mask(backbone: Backbone, tokens: Tensor) -> None:
