@@ -286,7 +286,9 @@ def resolve_likelihood(
             f"likelihood={likelihood!r} is not known; give 'native', a Darts likelihood such as "
             "QuantileRegression(), or None for point forecasts"
         )
-    priors = {name: value for name, value in vars(likelihood).items() if name.startswith("prior_") and value is not None}
+    priors = {
+        name: value for name, value in vars(likelihood).items() if name.startswith("prior_") and value is not None
+    }
     if priors.keys() - {"prior_strength"}:
         asked = ", ".join(f"{name}={value!r}" for name, value in priors.items() if name != "prior_strength")
         raise ValueError(

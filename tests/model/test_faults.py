@@ -167,9 +167,7 @@ def test_half_precision_draws_what_single_precision_does(tiny_moirai: str, preci
     expected = values_of(exact.predict_quantiles(HORIZON, series, levels))[..., 0]
     found = np.quantile(draws[:, 0], levels, axis=-1).T
     np.testing.assert_allclose(found, expected, atol=0.25 * float(series.values().std()))
-    np.testing.assert_allclose(
-        values_of(model.predict_quantiles(HORIZON, series, levels))[..., 0], expected, atol=0.1
-    )
+    np.testing.assert_allclose(values_of(model.predict_quantiles(HORIZON, series, levels))[..., 0], expected, atol=0.1)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
