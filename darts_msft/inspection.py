@@ -10,6 +10,7 @@ from darts import TimeSeries
 from darts.utils.utils import generate_index
 
 from darts_msft.forms import Form, first_form
+from darts_msft.inputs import check_finite
 from darts_msft.lengths import check_lengths
 from darts_msft.options import MixingConfig
 from darts_msft.scales.pyramid import ScalePlan
@@ -33,6 +34,7 @@ def scale_forecasts(model: Any, series: TimeSeries) -> list[TimeSeries]:
     """Each scale's medians, as `MSFTFoundationModel.scale_forecasts` gives them."""
     module, length = model._require_module(), model.input_chunk_length
     check_lengths(model, series, "a forecast")
+    check_finite(series, last=length)
     context = series.values(copy=False)[-length:]
     if context.shape[1] != module.n_targets:
         raise ValueError(f"series has {context.shape[1]} components; give {module.n_targets}, as in fit()")
