@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tiny_encoders import save_chronos2, save_patchtst_fm
 from tiny_point_encoders import save_masked_moment, save_moment, save_units
 from torch import Tensor, nn
 from toy_backbone import save_toy
@@ -71,6 +72,8 @@ def save_moirai(directory: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "moirai": save_moirai,
+    "chronos2": save_chronos2,
+    "patchtst_fm": save_patchtst_fm,
     "moment": save_moment,
     "moment_masked": save_masked_moment,
     "units": save_units,

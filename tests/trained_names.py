@@ -49,6 +49,32 @@ LAYOUT_BODY = (
 )
 LAYOUT_LORA = ("method.lora.{0,1}.{0,1,2}.{time,variate}.{a,b}",)
 LAYOUT_LINEARS = f"{LAYOUT_LAYERS}.attention.{{0,1}}.qkv"
+CHRONOS_LAYERS, CHRONOS_HEAD = "backbone.encoder.block.{0,1}.layer", "backbone.output_patch_embedding.*"
+CHRONOS_TUNED = (
+    f"{CHRONOS_LAYERS}.{{0,1}}.self_attention.o.weight",
+    f"{CHRONOS_LAYERS}.{{0,1,2}}.layer_norm.weight",
+    "backbone.encoder.final_layer_norm.weight",
+)
+CHRONOS_BODY = (
+    *CHRONOS_TUNED,
+    "backbone.shared.weight",
+    "backbone.input_patch_embedding.{hidden,output,residual}_layer.{weight,bias}",
+    f"{CHRONOS_LAYERS}.0.self_attention.{{q,k,v}}.weight",
+    f"{CHRONOS_LAYERS}.1.self_attention.v.weight",
+    f"{CHRONOS_LAYERS}.2.mlp.{{wi,wo}}.weight",
+)  # not q and k between variates: they are series of their own
+CHRONOS_LORA = ("method.lora.{0,1}.{0,1,2}.{time_q,time_k,time_v,group_v}.{a,b}",)
+CHRONOS_LINEARS = (f"{CHRONOS_LAYERS}.0.self_attention.{{q,k,v}}", f"{CHRONOS_LAYERS}.1.self_attention.v")
+PATCHTST_LAYERS, PATCHTST_HEAD = "backbone.backbone.blocks.{0,1}", "backbone.backbone.out_layer.*"
+PATCHTST_TUNED = (f"{PATCHTST_LAYERS}.{{attn.proj,norm1,norm2}}.{{weight,bias}}",)
+PATCHTST_BODY = (
+    *PATCHTST_TUNED,
+    "backbone.backbone.pos_embed.embedding.weight",
+    "backbone.backbone.in_layer.{layer1,layer2,residual}.{weight,bias}",
+    f"{PATCHTST_LAYERS}.attn.qkv.{{weight,bias}}",
+    f"{PATCHTST_LAYERS}.mlp.layers.*.{{weight,bias}}",
+)
+PATCHTST_LINEARS = f"{PATCHTST_LAYERS}.attn.qkv"
 MOMENT_LAYERS = "backbone.module.encoder.block.{0,1}"
 MOMENT_TUNED = (
     f"{MOMENT_LAYERS}.layer.0.SelfAttention.o.weight",
@@ -121,6 +147,50 @@ TRAINED_NAMES: dict[str, dict[str, Groups]] = {
         "prompt": {"new": ("method.tokens",), **OMEGA},
         "lora": {"lora": (f"{MOIRAI_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
         "adalora": {"lora": (f"{MOIRAI_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
+    },
+    "chronos2": {
+        "msft": {
+            "pretrained": CHRONOS_TUNED,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": CHRONOS_LORA,
+            "head": (CHRONOS_HEAD,),
+            **OMEGA,
+        },
+        "msft_full": {
+            "pretrained": CHRONOS_BODY,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": CHRONOS_LORA,
+            "head": (CHRONOS_HEAD,),
+            **OMEGA,
+        },
+        "zero_shot": {},
+        **{key: {"pretrained": CHRONOS_BODY, "head": (CHRONOS_HEAD,), **OMEGA} for key in ("full", "scratch")},
+        "linear_probe": {"head": (CHRONOS_HEAD,), **OMEGA},
+        "prompt": {"new": ("method.tokens",), **OMEGA},
+        "lora": {"lora": tuple(f"{one}.lora_{{A,B}}.default.weight" for one in CHRONOS_LINEARS), **OMEGA},
+        "adalora": {"lora": tuple(f"{one}.lora_{{A,B,E}}.default" for one in CHRONOS_LINEARS), **OMEGA},
+    },
+    "patchtst_fm": {
+        "msft": {
+            "pretrained": PATCHTST_TUNED,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": ("method.lora.{0,1}.{0,1,2}.qkv.{a,b}",),
+            "head": (PATCHTST_HEAD,),
+            **OMEGA,
+        },
+        "msft_full": {
+            "pretrained": PATCHTST_BODY,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": ("method.lora.{0,1}.{0,1,2}.qkv.{a,b}",),
+            "head": (PATCHTST_HEAD,),
+            **OMEGA,
+        },
+        "zero_shot": {},
+        **{key: {"pretrained": PATCHTST_BODY, "head": (PATCHTST_HEAD,), **OMEGA} for key in ("full", "scratch")},
+        "linear_probe": {"head": (PATCHTST_HEAD,), **OMEGA},
+        "prompt": {"new": ("method.tokens",), **OMEGA},
+        "lora": {"lora": (f"{PATCHTST_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
+        "adalora": {"lora": (f"{PATCHTST_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
     },
     "toy": {
         "msft": {

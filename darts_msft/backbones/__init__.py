@@ -13,6 +13,7 @@ from darts_msft.backbones.base import Backbone
 from darts_msft.storage.weights import Source, bundled, load_config, pinned
 
 MOIRAI_LICENCE = "CC BY-NC 4.0 (non-commercial)"
+APACHE = "Apache-2.0"
 MOMENT_REVISIONS = {
     "small": "411e288267f82cce86296dbe4d6c8bc533cc162f",
     "base": "5e44b0ea26376a176360f87831124e018f876d96",
@@ -70,6 +71,18 @@ ARCHITECTURES = {
         source="uni2ts 0.1.3 (timecopilot-uni2ts), Apache-2.0",
         citation="Woo et al. 2024, arXiv 2402.02592",
     ),
+    "chronos2": Architecture(
+        "darts_msft.backbones.chronos2:Chronos2Backbone",
+        ("chronos_config", "d_kv", "rope_theta"),
+        source="Darts 0.48.1, after amazon-science/chronos-forecasting, Apache-2.0",
+        citation="Ansari et al. 2025, arXiv 2510.15821",
+    ),
+    "patchtst_fm": Architecture(
+        "darts_msft.backbones.patchtst_fm:PatchTSTFMBackbone",
+        ("d_patch", "n_layer", "quantile_levels"),
+        source="Darts 0.48.1, after ibm-granite/granite-tsfm, Apache-2.0",
+        citation="Wen et al. 2026, arXiv 2602.06909",
+    ),
     "moment": Architecture(
         "darts_msft.backbones.moment:MomentBackbone",
         ("t5_config", "patch_len", "seq_len"),
@@ -100,6 +113,15 @@ PRETRAINED = {
     "moirai-1.1-R-small": Pretrained("Salesforce/moirai-1.1-R-small", None, MOIRAI_LICENCE),
     "moirai-1.1-R-base": Pretrained("Salesforce/moirai-1.1-R-base", None, MOIRAI_LICENCE),
     "moirai-1.1-R-large": Pretrained("Salesforce/moirai-1.1-R-large", None, MOIRAI_LICENCE),
+    "chronos-2": Pretrained("amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c", APACHE),
+    "chronos-2-small": Pretrained("autogluon/chronos-2-small", "ddec01313e50b6bc58ebaa92ede81bc24a3d9f9a", APACHE),
+    "chronos-2-synth": Pretrained("autogluon/chronos-2-synth", "3607918a9fd027d5c465d8213e46b98e2c041cea", APACHE),
+    "patchtst-fm-r1": Pretrained(
+        "ibm-granite/granite-timeseries-patchtst-fm-r1", "151f9c6d576281b95c2ff784d0863bd3f12c80f1", APACHE
+    ),
+    "patchtst-fm-r1-research": Pretrained(
+        "ibm-research/patchtst-fm-r1", None, "CC BY-NC-SA 4.0 (non-commercial, share alike)"
+    ),
     **{
         f"moment-1-{size}{ending}": Pretrained(f"AutonLab/MOMENT-1-{size}", revision, "MIT", options)
         for ending, options in (("", {}), ("-masked", {"masked_horizon": True}))

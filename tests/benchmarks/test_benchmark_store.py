@@ -51,7 +51,15 @@ def test_every_stored_result_is_readable_under_its_key() -> None:
 
 def test_files_of_settled_questions_are_readable() -> None:
     """Defaults, the checkpoint's zero-shot figures, its sizes: their programs are gone, what they measured isn't."""
-    for name in ("checkpoint", "sizes", "efficiency", "defaults/ETTh1", "defaults/ETTm1", "methods/methods_ETTh1"):
+    for name in (
+        "checkpoint",
+        "sizes",
+        "efficiency",
+        "chronos2",
+        "defaults/ETTh1",
+        "defaults/ETTm1",
+        "methods/methods_ETTh1",
+    ):
         assert json.loads((store.FOLDER / f"{name}.json").read_text()), name
     for name in ("repetition", "sizes/96x4", "sizes/patches-8-16-32"):
         lines = (store.FOLDER / f"{name}.jsonl").read_text().splitlines()
