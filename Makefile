@@ -15,6 +15,7 @@ else
 endif
 
 TORCH := torch==2.13.0
+MOMENTFM := momentfm==0.1.4 # it pins old versions of what it needs, hence --no-deps
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile # Python compiles what is imported, once
@@ -79,7 +80,8 @@ $(DEMO_READY): $(MADE)
 
 $(TEST_READY): $(MADE)
 	@rm -f $(DEMO_READY); touch $(VENV)/.installing
-	$(PIP_INSTALL) -c constraints.txt -e '.[peft,baselines,benchmarks,dev]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,baselines,benchmarks,dev]'
+	$(PIP_INSTALL) -c constraints.txt --no-deps $(MOMENTFM)
 	@rm $(VENV)/.installing; touch $(DEMO_READY) $@
 
 clean:

@@ -21,7 +21,16 @@ from darts_msft.backbones.base import Traits
 from darts_msft.bounds import BoundsConfig
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
-from darts_msft.options import AUTO, MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number
+from darts_msft.options import (
+    AUTO,
+    MIXINGS,
+    SAMPLE_DEPENDENCES,
+    LearningRates,
+    MethodConfig,
+    MixingConfig,
+    check_choice,
+    check_number,
+)
 from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_plan, warn_of_reach
 
 logger = get_logger("darts_msft")
@@ -56,6 +65,8 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
         given["linear_member"] = may_have_linear_member(given)
     mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
     bounds = BoundsConfig(given.get("lower"), given.get("upper"))
+    dependence = given.get("sample_dependence", SAMPLE_DEPENDENCES[0])
+    check_choice("sample_dependence", dependence, SAMPLE_DEPENDENCES)
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     checkpoint = Checkpoint(given["backbone"], load_class(architecture).traits_of(config))
@@ -83,6 +94,7 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
         "method_config": method_config.to_dict(),
         "mixing_config": mixing_config.to_dict(),
         "bounds_config": bounds.to_dict(),
+        "sample_dependence": dependence,
         "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
 from darts_msft.backbones.families import Family
-from darts_msft.backbones.units import statistics_in_any_unit
+from darts_msft.backbones.window_units import statistics_in_any_unit
 from darts_msft.bounds import Bounds, BoundsConfig
+from darts_msft.dependence.paths import SamplePaths
 from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
@@ -78,6 +79,7 @@ class ForecastingModule(PLForecastingModule):
         mixing_config: dict[str, Any],
         finest_context: int | None = None,
         bounds_config: dict[str, Any] | None = None,
+        sample_dependence: str = "copula",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,6 +99,7 @@ class ForecastingModule(PLForecastingModule):
         )
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
+        self.paths = SamplePaths(self.output_chunk_length, self.n_targets, sample_dependence)
         self.family = family_for(self.likelihood, traits.family)
         self.new_heads = self._make_new_heads()
         self.untouched = ZeroShot(spec, self.plan, config)
@@ -155,9 +158,11 @@ class ForecastingModule(PLForecastingModule):
         return result
 
     def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole state, with what an older version's lacks: its form, bounds, and that it has no linear member."""
+        """A whole state, with what an older version's lacks: form, bounds, paths, and that it has no linear member."""
         kind = self.scale_weights.omega.detach()
         absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
+        unfitted = SamplePaths.unfitted(self.output_chunk_length, self.n_targets)
+        absent |= {f"paths.{name}": value for name, value in unfitted.items()}
         if not (self.linear is None or "linear.weight" in state):
             absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
             absent["scale_weights.linear"] = torch.zeros(self.n_targets)
@@ -348,9 +353,9 @@ class ForecastingModule(PLForecastingModule):
         if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
             return super().predict_step(batch, batch_idx, dataloader_idx)
         forecast = self(PLModuleInput(past_target=batch.past_target)).prediction
-        samples = nan_where_unseen(
-            self.parts.plan, batch.past_target, self._sample(forecast, self.pred_num_samples, batch.past_target)
-        )
+        samples = self._sample(forecast, self.pred_num_samples, batch.past_target)
+        samples = self.paths.order(samples, batch.past_target)
+        samples = nan_where_unseen(self.parts.plan, batch.past_target, samples)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
@@ -368,7 +373,12 @@ class ForecastingModule(PLForecastingModule):
                 output = output.replace(prediction=self.bounds.clip_quantiles(output.prediction, x.past_target))
             return output
         if self.likelihood is None or self.pred_num_samples > 1:
-            return PLModuleOutput(prediction=self._sample(self(x).prediction, 1, x.past_target)[0])
+            forecast = self(x).prediction
+            if self.likelihood is None:
+                return PLModuleOutput(prediction=self._sample(forecast, 1, x.past_target)[0])
+            # later chunks see the path itself: what is left of each chunk's errors hardly depends on earlier ones
+            path = self.paths.one(lambda count: self._sample(forecast, count, x.past_target), x.past_target)
+            return PLModuleOutput(prediction=path)
         self._check_zero_shot()
         return PLModuleOutput(prediction=self.point(x.past_target))
 

@@ -232,7 +232,7 @@ class DartsHooks(FoundationModel):
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
-        own = ["backbone", "revision", "weight_init", "linear_member", "lower", "upper", *SETTINGS]
+        own = ["backbone", "revision", "weight_init", "linear_member", "lower", "upper", "sample_dependence", *SETTINGS]
         rates = [name for name in self.model_params if name.startswith("lr_")] + ["windows_per_epoch"]
         return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
 

@@ -22,6 +22,7 @@ from darts_msft.backbones.families import DensityFamily, Family
 from darts_msft.scales.mixing import (
     MixedForecast,
     average_of_quantiles,
+    cdf_of_mixture,
     draw_scale,
     quantile_of_mixture,
     sample_mixture,
@@ -78,7 +79,10 @@ class DartsFamily(DensityFamily):
     def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.levels:
             raise ValueError("QuantileRegression has quantiles, and no distribution function between them")
-        return self._distribution(_as_steps(params)).cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
+        distribution = self._distribution(_as_steps(params))
+        for one in (distribution, getattr(distribution, "base_dist", distribution)):
+            one._validate_args = False  # far out, what it is made of is rounded to the end of its support
+        return distribution.cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
 
     @torch.no_grad()
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
@@ -187,6 +191,10 @@ class ScaleMixture(TorchLikelihood):
                 "samples, or mixing='mixture' or 'quantile'"
             )
         return torch.stack(found, dim=-1)
+
+    def cdf(self, model_output: Float[Tensor, "B H V Z"], value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
+        """The share of the forecast distribution at or below `value`; of a mixture alone."""
+        return cdf_of_mixture(self.family.cdf, self.unpack(model_output), value)
 
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)

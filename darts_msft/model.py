@@ -96,7 +96,7 @@ class MSFTFoundationModel(DartsHooks):
         "in_scale"; "full": all scales' tokens in one sequence; or "one_sequence": that without an aggregator, our
         reading of the paper's ablation. With these training doesn't start at the pretrained model.
     mixing
-        How distributions are mixed: "mixture" (each path from one scale), "quantile" (averaged quantiles), "samples"
+        How distributions are mixed: "mixture" (each sample from one scale), "quantile" (averaged quantiles), "samples"
         (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
         with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are refused).
     upsampling
@@ -113,6 +113,12 @@ class MSFTFoundationModel(DartsHooks):
         and points are clipped. None: no bound. `lower="auto"`: 0 for each component that is never below 0 in all
         training series of the last `fit`; before a fit, in the window's own context. A file's bounds are loaded with
         its weights where no number is given here.
+    sample_dependence
+        How the steps and components of a sample path hang together, so that samples of sums and peaks are likely
+        ones. "copula": as the errors on the `val_series` of the last `fit` did, and as what the season leaves of each
+        window's past does; the more validation data, the less of the latter, which is all there is before a fit.
+        "independent": every step is drawn on its own, and the intervals of sums and peaks are far too narrow. A single
+        step has the same samples in both (later ones than `output_chunk_length` differ, as they follow from paths).
     linear_member
         Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
         anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
@@ -166,6 +172,7 @@ class MSFTFoundationModel(DartsHooks):
         weight_init: str | Sequence[float] = "uniform",
         lower: float | str | None = None,
         upper: float | None = None,
+        sample_dependence: str = "copula",
         linear_member: bool | None = None,
         windows_per_epoch: int | None = WINDOWS_PER_EPOCH,
         lr_pretrained: float | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,7 @@ class MSFTModule(ForecastingModule):
         self.told = PreciseMean()  # of the validation windows, those that the linear member can tell
         self.seasonal = PreciseMean()  # of their steps, those where the naive forecast repeats a season
         self.diverged = self.frozen = False
+        self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
         self.apply_trainable()
 
     # ---------------------------------------------------------------- what trains
@@ -181,6 +182,9 @@ class MSFTModule(ForecastingModule):
         """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
         val_batch = scored_precisely(val_batch)
         target = val_batch.future_target
+        if self.observer is not None:
+            self.observer(val_batch, batch_idx)
+            return target.new_zeros(())
         outputs = self.forecast(val_batch.past_target)
         forecast = self.mix(outputs) if _finite(outputs) else None
         if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored

@@ -31,7 +31,7 @@ from darts_msft.storage.weights import state_hash
 
 _CONFIGS = {"method_config": MethodConfig().to_dict(), "mixing_config": MixingConfig().to_dict()}
 _CHOSEN = ("num_scales", "finest_context", "patch_size")  # what is chosen for a user who gives none
-_FREE = ("learning_rates", "bounds_config")  # what may differ between models that share an adapter
+_FREE = ("learning_rates", "bounds_config", "sample_dependence")  # what may differ between models that share an adapter
 _OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
 
 

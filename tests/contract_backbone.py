@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from tiny_encoders import save_chronos2, save_patchtst_fm
+from tiny_point_encoders import save_masked_moment, save_moment, save_units
 from torch import Tensor, nn
 from toy_backbone import save_toy
 from toy_layouts import save_headless_toy, save_quantile_toy
@@ -74,11 +74,14 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "moirai": save_moirai,
     "chronos2": save_chronos2,
     "patchtst_fm": save_patchtst_fm,
+    "moment": save_moment,
+    "moment_masked": save_masked_moment,
+    "units": save_units,
     "toy": save_toy,
     "toy_of_quantiles": save_quantile_toy,
     "toy_without_head": save_headless_toy,
 }
-WITHOUT_HEAD = {"toy_without_head"}
+WITHOUT_HEAD = {"moment", "toy_without_head"}
 """Those that have no forecast before they are trained."""
 
 
@@ -112,17 +115,15 @@ class Encoded(NamedTuple):
     stats: Stats
 
 
-def patch_context(context: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """Fills (B, V, C) with NaN on the left to whole patches; also returns which tokens have something observed."""
+def patch_context(context: Tensor, patch_size: int) -> Tensor:
+    """Fills (B, V, C) with NaN on the left to whole patches."""
     missing = -context.shape[-1] % patch_size
-    padded = torch.cat([context.new_full((*context.shape[:2], missing), torch.nan), context], dim=-1)
-    observed = rearrange(~torch.isnan(padded), "b v (n p) -> b v n p", p=patch_size).any(dim=-1)
-    return padded, observed
+    return torch.cat([context.new_full((*context.shape[:2], missing), torch.nan), context], dim=-1)
 
 
 def embed(backbone: Backbone, context: Tensor, horizon: int, patch_size: int) -> tuple[Tensor, Tensor, Stats]:
     """Tokens (B, V, N, D) of (B, V, C), by a loop of its own: no pyramid; with their mask and the statistics."""
-    padded, _ = patch_context(context, patch_size)
+    padded = patch_context(context, patch_size)
     stats = backbone.statistics(context, context.new_full((*context.shape[:2], horizon), torch.nan))
     ahead = -(-horizon // patch_size) if backbone.traits.layout.horizon else 0
     future = padded.new_zeros(*padded.shape[:2], ahead * patch_size)

@@ -103,7 +103,8 @@ def training_batch(batch: int = 3) -> TorchTrainingBatch:
 
 def table_of(directory: Path, method: str) -> list[tuple[str, str]]:
     """The hand-written table's (pattern, group) for a method on a checkpoint."""
-    return patterns_of(describe(str(directory))[1], method)
+    _, architecture, config = describe(str(directory))
+    return patterns_of(f"{architecture}_masked" if config.get("masked_horizon") else architecture, method)
 
 
 def what_trains(module: MSFTModule, directory: Path, method: str, **settings: Any) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import darts_msft.backbones
 import darts_msft.datasets
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -105,3 +106,16 @@ def test_tune_for_one_trial(example: Example) -> None:
     assert set(settings) == {"patch_size", "num_scales", "lora_rank", "lr_new", "lr_head"}
     assert settings["patch_size"] in ("16", "32")
     assert 1e-5 <= float(settings["lr_new"]) <= 1e-3
+
+
+def test_an_encoder_of_one_s_own_is_registered_and_learns(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(darts_msft.backbones, "ARCHITECTURES", dict(darts_msft.backbones.ARCHITECTURES))
+    printed = example("04_add_a_backbone.py", *flags(epochs=1, out=tmp_path / "weights"))
+    assert {file.name for file in (tmp_path / "weights").iterdir()} == {"config.json", "model.safetensors"}
+    zero_shot, epoch = (re.search(pattern, printed) for pattern in (r"zero-shot (\d+\.\d+);", r"epochs: 1: (\d+\.\d+)"))
+    assert zero_shot
+    assert epoch
+    assert float(epoch[1]) < 0.9 * float(zero_shot[1])
+    assert re.search(r"^mean absolute error: \d+\.\d\d flights an hour$", printed, re.MULTILINE)

@@ -75,6 +75,48 @@ PATCHTST_BODY = (
     f"{PATCHTST_LAYERS}.mlp.layers.*.{{weight,bias}}",
 )
 PATCHTST_LINEARS = f"{PATCHTST_LAYERS}.attn.qkv"
+MOMENT_LAYERS = "backbone.module.encoder.block.{0,1}"
+MOMENT_TUNED = (
+    f"{MOMENT_LAYERS}.layer.0.SelfAttention.o.weight",
+    f"{MOMENT_LAYERS}.layer.{{0,1}}.layer_norm.weight",
+    "backbone.module.encoder.final_layer_norm.weight",
+)
+MOMENT_BODY = (
+    *MOMENT_TUNED,
+    "backbone.module.patch_embedding.value_embedding.weight",
+    f"{MOMENT_LAYERS}.layer.0.SelfAttention.{{q,k,v}}.weight",
+    "backbone.module.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    f"{MOMENT_LAYERS}.layer.1.DenseReluDense.{{wi_0,wi_1,wo}}.weight",
+)
+MASKED_MOMENT_BODY = (*MOMENT_BODY, "backbone.module.patch_embedding.mask_embedding")
+MOMENT_HEAD = ("backbone.module.head.linear.{weight,bias}",)
+MOMENT_LINEARS = f"{MOMENT_LAYERS}.layer.0.SelfAttention.{{q,k,v}}"
+MOMENT_LORA = ("method.lora.{0,1}.{0,1,2}.{q,k,v}.{a,b}",)
+UNITS_LAYERS = "backbone.blocks.{0,1}"
+UNITS_TUNED = (
+    f"{UNITS_LAYERS}.seq_att_block.attn_seq.proj.{{weight,bias}}",
+    f"{UNITS_LAYERS}.var_att_block.attn_var.proj.{{weight,bias}}",
+    f"{UNITS_LAYERS}.{{seq,var}}_att_block.norm1.{{weight,bias}}",
+    f"{UNITS_LAYERS}.{{seq,var}}_att_block.ls1.gate.{{weight,bias}}",
+    f"{UNITS_LAYERS}.dynamic_mlp.{{norm2,ls2.gate}}.{{weight,bias}}",
+)
+UNITS_BODY = (
+    *UNITS_TUNED,
+    "backbone.patch_embeddings.value_embedding.weight",
+    "backbone.position_embedding.pe",
+    "backbone.prompt2forecat.{weights,bias}",
+    f"{UNITS_LAYERS}.seq_att_block.attn_seq.qkv.weight",
+    f"{UNITS_LAYERS}.var_att_block.attn_var.qkv.weight",
+    f"{UNITS_LAYERS}.dynamic_mlp.mlp.{{fc1,fc2}}.{{weight,bias}}",
+    f"{UNITS_LAYERS}.dynamic_mlp.mlp.{{seq,prompt}}_fc.{{weights,bias}}",
+)
+UNITS_TOKENS = ("backbone.{prompt,mask}_token",)
+UNITS_HEAD = (
+    "backbone.forecast_head.{proj_in,proj_out,mlp.fc1,mlp.fc2}.{weight,bias}",
+    "backbone.forecast_head.pos_proj.{weights,bias}",
+)
+UNITS_LINEARS = (f"{UNITS_LAYERS}.seq_att_block.attn_seq.qkv", f"{UNITS_LAYERS}.var_att_block.attn_var.qkv")
+UNITS_LORA = ("method.lora.{0,1}.{0,1,2}.{seq,var}_qkv.{a,b}",)
 OMEGA: Groups = {"omega": ("scale_weights.omega",)}
 
 TRAINED_NAMES: dict[str, dict[str, Groups]] = {
@@ -227,6 +269,74 @@ TRAINED_NAMES: dict[str, dict[str, Groups]] = {
         "prompt": {"new": ("method.tokens",), "head": FLAT_HEADS, **OMEGA},
         "lora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B}}.default.weight",), "head": FLAT_HEADS, **OMEGA},
         "adalora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B,E}}.default",), "head": FLAT_HEADS, **OMEGA},
+    },
+    "moment": {
+        "msft": {
+            "pretrained": MOMENT_TUNED,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": MOMENT_LORA,
+            "head": FLAT_HEADS,
+            **OMEGA,
+        },
+        "msft_full": {
+            "pretrained": MOMENT_BODY,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": MOMENT_LORA,
+            "head": FLAT_HEADS,
+            **OMEGA,
+        },
+        **{key: {"pretrained": MOMENT_BODY, "head": FLAT_HEADS, **OMEGA} for key in ("full", "scratch")},
+        "linear_probe": {"head": FLAT_HEADS, **OMEGA},
+        "prompt": {"new": ("method.tokens",), "head": FLAT_HEADS, **OMEGA},
+        "lora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B}}.default.weight",), "head": FLAT_HEADS, **OMEGA},
+        "adalora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B,E}}.default",), "head": FLAT_HEADS, **OMEGA},
+    },
+    "moment_masked": {
+        "msft": {
+            "pretrained": MOMENT_TUNED,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": MOMENT_LORA,
+            "head": MOMENT_HEAD,
+            **OMEGA,
+        },
+        "msft_full": {
+            "pretrained": MASKED_MOMENT_BODY,
+            "new": ADAPTERS_AND_AGGREGATOR,
+            "lora": MOMENT_LORA,
+            "head": MOMENT_HEAD,
+            **OMEGA,
+        },
+        "zero_shot": {},
+        **{key: {"pretrained": MASKED_MOMENT_BODY, "head": MOMENT_HEAD, **OMEGA} for key in ("full", "scratch")},
+        "linear_probe": {"head": MOMENT_HEAD, **OMEGA},
+        "prompt": {"new": ("method.tokens",), **OMEGA},
+        "lora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
+        "adalora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
+    },
+    "units": {
+        "msft": {
+            "pretrained": UNITS_TUNED,
+            "new": (*ADAPTERS_AND_AGGREGATOR, *UNITS_TOKENS),
+            "lora": UNITS_LORA,
+            "head": UNITS_HEAD,
+            **OMEGA,
+        },
+        "msft_full": {
+            "pretrained": UNITS_BODY,
+            "new": (*ADAPTERS_AND_AGGREGATOR, *UNITS_TOKENS),
+            "lora": UNITS_LORA,
+            "head": UNITS_HEAD,
+            **OMEGA,
+        },
+        "zero_shot": {},
+        **{
+            key: {"pretrained": (*UNITS_BODY, *UNITS_TOKENS), "head": UNITS_HEAD, **OMEGA}
+            for key in ("full", "scratch")
+        },
+        "linear_probe": {"head": UNITS_HEAD, **OMEGA},
+        "prompt": {"new": UNITS_TOKENS, **OMEGA},
+        "lora": {"lora": tuple(f"{one}.lora_{{A,B}}.default.weight" for one in UNITS_LINEARS), **OMEGA},
+        "adalora": {"lora": tuple(f"{one}.lora_{{A,B,E}}.default" for one in UNITS_LINEARS), **OMEGA},
     },
 }
 

@@ -14,6 +14,11 @@ from darts_msft.storage.weights import Source, bundled, load_config, pinned
 
 MOIRAI_LICENCE = "CC BY-NC 4.0 (non-commercial)"
 APACHE = "Apache-2.0"
+MOMENT_REVISIONS = {
+    "small": "411e288267f82cce86296dbe4d6c8bc533cc162f",
+    "base": "5e44b0ea26376a176360f87831124e018f876d96",
+    "large": "ca58581bc7bea2ebed4e80dc0a3e4b8b609c6ecc",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,19 @@ ARCHITECTURES = {
         source="Darts 0.48.1, after ibm-granite/granite-tsfm, Apache-2.0",
         citation="Wen et al. 2026, arXiv 2602.06909",
     ),
+    "moment": Architecture(
+        "darts_msft.backbones.moment:MomentBackbone",
+        ("t5_config", "patch_len", "seq_len"),
+        source="momentfm 0.1.4, MIT",
+        citation="Goswami et al. 2024, arXiv 2402.03885",
+        install='pip install "darts-msft[moment]", then pip install --no-deps momentfm==0.1.4',
+    ),
+    "units": Architecture(
+        "darts_msft.backbones.units:UnitsBackbone",
+        ("prompt_num", "patch_len", "e_layers", "d_model", "n_heads"),
+        source="written anew after github.com/mims-harvard/UniTS (MIT)",
+        citation="Gao et al. 2024, arXiv 2403.00131",
+    ),
 }
 
 BUNDLED = ("moirai-tiny",)
@@ -104,6 +122,11 @@ PRETRAINED = {
     "patchtst-fm-r1-research": Pretrained(
         "ibm-research/patchtst-fm-r1", None, "CC BY-NC-SA 4.0 (non-commercial, share alike)"
     ),
+    **{
+        f"moment-1-{size}{ending}": Pretrained(f"AutonLab/MOMENT-1-{size}", revision, "MIT", options)
+        for ending, options in (("", {}), ("-masked", {"masked_horizon": True}))
+        for size, revision in MOMENT_REVISIONS.items()
+    },
 }
 
 

@@ -192,7 +192,7 @@ def test_tokens_stand_in_the_order_of_the_layout(backbone: Backbone) -> None:
     counts = [lead, 6, middle, 2 if has_horizon else 0]
     assert tokens.shape == (3, 2, sum(counts), backbone.spec.width)
     assert mask.shape == tokens.shape[:3]
-    _, observed = patch_context(context, PATCH)
+    observed = (~torch.isnan(patch_context(context, PATCH))).unflatten(-1, (6, PATCH)).any(dim=-1)
     ahead, own, behind = mask.split([lead, 6, middle + counts[-1]], dim=-1)
     assert ahead.all()
     assert behind.all()

@@ -14,7 +14,7 @@ from model_fixtures import from_values, make_model, wave
 from toy_backbone import registered_toys
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.backbones.units import spread_of, statistics_in_any_unit, unit_of
+from darts_msft.backbones.window_units import spread_of, statistics_in_any_unit, unit_of
 from darts_msft.linear.fitting import fit_linear
 
 HORIZON = 8
