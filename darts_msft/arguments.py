@@ -298,11 +298,9 @@ def resolve_likelihood(
             f"likelihood={likelihood!r} is not known; give 'native', a Darts likelihood such as "
             "QuantileRegression(), or None for point forecasts"
         )
-    priors = {
-        name: value for name, value in vars(likelihood).items() if name.startswith("prior_") and value is not None
-    }
-    if priors.keys() - {"prior_strength"}:
-        asked = ", ".join(f"{name}={value!r}" for name, value in priors.items() if name != "prior_strength")
+    own = {name: value for name, value in vars(likelihood).items() if name.startswith("prior_")}
+    if priors := {name: value for name, value in own.items() if value is not None and name != "prior_strength"}:
+        asked = ", ".join(f"{name}={value!r}" for name, value in priors.items())
         raise ValueError(
             f"{asked} of {type(likelihood).__name__} is not allowed: forecasts are made in standardised units of each "
             "window, where a prior in the series' units means nothing; leave it out"

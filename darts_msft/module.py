@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from darts_msft.training.labels import FORM_LABELS, FORM_LEARNING
 from darts_msft.training.loss import combine, scale_losses
 from darts_msft.training.naive import naive_forecast
 from darts_msft.training.optimisers import make_optimisers
-from darts_msft.training.precise import PreciseMean
+from darts_msft.training.precise import PreciseMean, scored_precisely
 from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_members
 from darts_msft.training.units import Units
 from darts_msft.training.validation_windows import series_of
@@ -181,7 +180,7 @@ class MSFTModule(ForecastingModule):
 
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
-        val_batch = _scored_precisely(val_batch)
+        val_batch = scored_precisely(val_batch)
         target = val_batch.future_target
         if self.observer is not None:
             self.observer(val_batch, batch_idx)
@@ -294,7 +293,7 @@ class MSFTModule(ForecastingModule):
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
-        batch = _scored_precisely(batch)
+        batch = scored_precisely(batch)
         outputs, target = self.forecast(batch.past_target), batch.future_target.unsqueeze(-1)
         size = self.error_products.products.shape[-1]
         errors = target.new_full((*target.shape[:-1], size), torch.nan)
@@ -402,9 +401,3 @@ class MSFTModule(ForecastingModule):
 
 def _finite(outputs: ScaleOutputs) -> bool:
     return bool(torch.stack([torch.isfinite(params).all() for params in outputs.params]).all())
-
-
-def _scored_precisely(batch: TorchTrainingBatch) -> TorchTrainingBatch:
-    """With targets in single precision at least: in half precision errors are rounded away."""
-    target = batch.future_target
-    return replace(batch, future_target=target.to(torch.promote_types(target.dtype, torch.float32)))

@@ -1,9 +1,12 @@
-"""Metrics whose sums keep their precision in a module of half precision."""
+"""Scores in a module of half precision are computed, and summed, in a better one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -18,3 +21,9 @@ class Precise(Metric):
 
 class PreciseMean(Precise, MeanMetric):
     """A mean."""
+
+
+def scored_precisely(batch: Any) -> Any:
+    """A batch with targets in single precision at least: in half precision errors are rounded away."""
+    target = batch.future_target
+    return replace(batch, future_target=target.to(torch.promote_types(target.dtype, torch.float32)))
