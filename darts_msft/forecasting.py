@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Backbone, Stats, with_stats
+from darts_msft.backbones.window_units import statistics_in_any_unit
 from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.dependence.paths import SamplePaths
 from darts_msft.embedding import embed_scale
@@ -34,7 +35,7 @@ from darts_msft.scales.adapters import FlatHeads, StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
-from darts_msft.window_statistics import constant_where_flat, of_those_that_saw
+from darts_msft.window_statistics import constant_where_flat, nan_where_unseen, of_those_that_saw
 from darts_msft.windows_of_batches import Batch, Widths, Window, joined, module_input, window_of
 
 
@@ -192,7 +193,7 @@ class ForecastingModule(PLForecastingModule):
         rows = window.rows(self.multivariate == "joint")
         windows = list(zip(plan.pool_context(rows.past), plan.pool_horizon(rows.future), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
-        stats = of_those_that_saw(seen, [self.backbone.statistics(*window) for window in windows])
+        stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, rows.past, windows))
         if not self.backbone.traits.own_statistics:
             stats = stats[:1] * len(stats)
         tokens, masks = [], []
@@ -207,11 +208,9 @@ class ForecastingModule(PLForecastingModule):
         family = self.backbone.family if new_heads is None else self.family
         count = len(window.past)
         weights = self.scale_weights()[: len(params)].expand(count, -1)
+        kind = torch.promote_types(window.past.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
-            [
-                rearrange(one[:, : rows.targets].to(window.past.dtype), "(b t) v ... -> b (t v) ...", b=count)
-                for one in parts
-            ]
+            [rearrange(one[:, : rows.targets].to(kind), "(b t) v ... -> b (t v) ...", b=count) for one in parts]
             for parts in (params, *zip(*stats, strict=True))
         )
         return ScaleOutputs(plan, params, list(map(Stats, locs, spreads)), family, weights)
@@ -276,7 +275,9 @@ class ForecastingModule(PLForecastingModule):
         points = rearrange(self._medians(outputs), "b h v s -> s b h v")
         if outputs.linear is not None:
             points = torch.cat([points, outputs.linear.loc[None]])
-        return [*self.bounds(points, window.past_target)[:, 0].cpu().numpy()]
+        past_target = window.past_target
+        points = nan_where_unseen(self.parts.plan, past_target, self.bounds(points, past_target))
+        return [*points[:, 0].cpu().numpy()]
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
@@ -343,10 +344,18 @@ class ForecastingModule(PLForecastingModule):
         forecast = self(module_input(batch, self.output_chunk_length)).prediction
         samples = self._sample(forecast, self.pred_num_samples, batch.past_target)
         samples = self.paths.order(samples, batch.past_target)
+        samples = nan_where_unseen(self.parts.plan, batch.past_target, samples)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
-        """Darts' step, which also makes what is fed back, within bounds; but a single sample is the point forecast."""
+        """Darts' step, which also makes what is fed back, within bounds; but a single sample is the point forecast.
+
+        NaN for components of which nothing was seen.
+        """
+        output = self._predicted(x)
+        return output.replace(prediction=nan_where_unseen(self.parts.plan, x.past_target, output.prediction))
+
+    def _predicted(self, x: PLModuleInput) -> PLModuleOutput:
         if self.predict_likelihood_parameters:
             output = super()._produce_predict_output(x)
             if isinstance(self.likelihood, QuantileRegression | ByLevel):

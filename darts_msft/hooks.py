@@ -20,7 +20,7 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.torch import random_method
 
-from darts_msft import arguments, persistence
+from darts_msft import arguments, inputs, persistence
 from darts_msft.backbones import load_class
 from darts_msft.backbones.base import Traits
 from darts_msft.building import build_for, build_module, install, weights_kept
@@ -61,6 +61,7 @@ class DartsHooks(FoundationModel):
     _report_level: int = logging.INFO
     _windows_per_epoch: int | None = WINDOWS_PER_EPOCH  # of a model that an older version saved
     _told_of_double: bool = False
+    _many_forecasts: bool = False  # are being made along a series: what they lack is told of at the end
     _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[tuple[int, ...], Any] | None
@@ -89,6 +90,8 @@ class DartsHooks(FoundationModel):
         if isinstance(self.enable_finetuning, dict):
             arguments.check_patterns(self.enable_finetuning, [name for name, _ in model.named_parameters()])
             super()._setup_finetuning(model)
+        elif self.enable_finetuning is False and isinstance(model, MSFTModule):
+            model.freeze()
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
@@ -146,6 +149,10 @@ class DartsHooks(FoundationModel):
 
         A user who interrupts it gets the best state that was scored, if any; the program ends, as with Lightning.
         """
+        given = signature(FoundationModel.fit).bind(self, *args, **kwargs).arguments
+        for name, series in given.items():
+            if name.endswith(("series", "covariates")):
+                inputs.check_finite(series, name)
         with as_before_if_it_fails(self):
             return super().fit(*args, **kwargs)
 
@@ -243,9 +250,15 @@ class DartsHooks(FoundationModel):
     def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Darts' `predict`; a model that was never fitted forecasts zero-shot and needs `series`."""
         given = signature(super().predict).bind(n, series, *args, **kwargs).arguments
-        self._prepare_zero_shot(series, given.get("past_covariates"), given.get("future_covariates"))
+        covariates = given.get("past_covariates"), given.get("future_covariates")
+        series = self._prepare_zero_shot(series, *covariates)
         check_lengths(self, series, "a forecast")
-        return super().predict(n, series, *args, **kwargs)
+        inputs.check_finite(series, last=self.input_chunk_length)
+        inputs.check_covariates(*covariates)
+        forecast = super().predict(n, series, *args, **kwargs)
+        if not self._many_forecasts:
+            inputs.tell_of_unknown(forecast, series, self.input_chunk_length)
+        return forecast
 
     def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
         """Darts' `historical_forecasts`; with `retrain=False` a model that was never fitted forecasts zero-shot.
@@ -256,8 +269,13 @@ class DartsHooks(FoundationModel):
         call.arguments.setdefault("verbose", self._shows_bars)
         call.apply_defaults()
         asked = call.arguments
+        if not isinstance(asked["retrain"], bool) and asked["retrain"] == 0:
+            asked["retrain"] = False
+        covariates = asked["past_covariates"], asked["future_covariates"]
+        inputs.check_finite(series)
+        inputs.check_covariates(*covariates)
         if not asked["retrain"]:
-            self._prepare_zero_shot(series, asked["past_covariates"], asked["future_covariates"])
+            series = asked["series"] = self._prepare_zero_shot(series, *covariates)
             ahead = 0 if asked["overlap_end"] else self.output_chunk_shift + asked["forecast_horizon"]
             check_lengths(self, series, "a historical forecast", ahead)
         elif self._fresh and not self._refits:
@@ -265,8 +283,14 @@ class DartsHooks(FoundationModel):
                 f"retrain={asked['retrain']!r} would fit this model, which was never fitted, again and again along the "
                 "series: pass retrain=False for forecasts of one model, zero-shot or after fit()"
             )
-        with one_bar():
-            return super().historical_forecasts(*call.args[1:], **call.kwargs)
+        many, self._many_forecasts = self._many_forecasts, True
+        try:
+            with one_bar():
+                forecasts = super().historical_forecasts(*call.args[1:], **call.kwargs)
+        finally:
+            self._many_forecasts = many
+        inputs.tell_of_unknown(forecasts, series, self.input_chunk_length)
+        return forecasts
 
     def backtest(self, series: Any, *args: Any, **kwargs: Any) -> Any:
         """Darts' `backtest`, of which `historical_forecasts` is a part, with a bar unless the trainer has none."""
@@ -286,32 +310,34 @@ class DartsHooks(FoundationModel):
     def _shows_bars(self) -> bool:
         return shows_bars(self.model_params.get("pl_trainer_kwargs") or {})
 
-    def _prepare_zero_shot(
-        self,
-        series: TimeSeries | Sequence[TimeSeries] | None,
-        past_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
-        future_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
-    ) -> None:
+    def _prepare_zero_shot(self, series: Any, past_covariates: Any = None, future_covariates: Any = None) -> Any:
+        """The series in the type of numbers that the model computes in; without a fit its weights are made for them."""
         if self.model is None and self.__dict__["_fit_called"] and not self._zero_shot_only:
             raise ValueError(
                 "this copy of a fitted model has no weights, which Darts leaves out of copies and pickles: use save() "
                 "and load(), or fit() it"
             )
-        if series is None or not self._fresh:
-            return
+        kind = None if series is None else inputs.kind_of(series)
+        if kind is None:
+            return series
+        if self._fresh:
+            first = _first(series)
+            assert first is not None
+            self._make_for(self._widths(first, _first(past_covariates), _first(future_covariates)), kind[1])
+        single = self._require_module().dtype == torch.float32  # for other types Lightning converts the windows
+        return inputs.in_type(series, np.dtype("float32") if single else kind[1])
+
+    def _make_for(self, widths: Widths, dtype: np.dtype) -> None:
         if not self._is_pretrained:
             method, backbone = self.model_params["method"], self.model_params["backbone"]
             random = f"method={method!r} starts from random weights"
             why = f"backbone={backbone!r} was pretrained without a head" if find_method(method).pretrained else random
             raise ValueError(f"{why}: it can't forecast before fit(), call that")
-        first = _first(series)
-        assert first is not None
-        widths = self._widths(first, _first(past_covariates), _first(future_covariates))
-        kind = (tuple(widths), first.dtype)  # plain, to be saved
+        kind = (tuple(widths), dtype)  # plain, to be saved
         if self.model is not None and self._zero_shot_kind == kind:
             return
-        self._install_pretrained(widths, first.dtype.name)
-        self._tell_of_double(first.dtype)
+        self._install_pretrained(widths, dtype.name)
+        self._tell_of_double(dtype)
         self._zero_shot_only, self._zero_shot_kind = True, kind
 
     def _widths(self, series: TimeSeries, past: TimeSeries | None, future: TimeSeries | None) -> Widths:

@@ -10,6 +10,7 @@ from darts.utils.data.torch_datasets.utils import _batch_collate_fn_predict
 from darts.utils.utils import generate_index
 
 from darts_msft.forms import Form, first_form
+from darts_msft.inputs import check_finite
 from darts_msft.lengths import check_lengths
 from darts_msft.options import MixingConfig
 from darts_msft.scales.pyramid import ScalePlan
@@ -33,6 +34,7 @@ def scale_forecasts(model: Any, series: TimeSeries, covariates: dict[str, TimeSe
     """Each scale's medians, as `MSFTFoundationModel.scale_forecasts` gives them."""
     module = model._require_module()
     check_lengths(model, series, "a forecast")
+    check_finite(series, last=model.input_chunk_length)
     if series.n_components != module.n_targets:
         raise ValueError(f"series has {series.n_components} components; give {module.n_targets}, as in fit()")
     call = model._setup_for_predict_from_dataset(model.output_chunk_length, [series], **covariates)

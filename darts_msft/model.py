@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,7 +162,7 @@ class MSFTFoundationModel(DartsHooks):
         input_chunk_length: int | tuple[int, int],
         output_chunk_length: int,
         output_chunk_shift: int = 0,
-        backbone: str = "moirai-tiny",
+        backbone: str | os.PathLike[str] = "moirai-tiny",
         revision: str | None = None,
         num_scales: int | str | None = None,
         finest_context: int | None = None,
@@ -200,6 +201,17 @@ class MSFTFoundationModel(DartsHooks):
         self._windows_per_epoch = windows
         self.pl_module_params["likelihood"] = likelihood
         self._search_scales = num_scales == AUTO
+
+    def __str__(self) -> str:
+        """The arguments that differ from their defaults."""
+        defaults = arguments.darts_defaults(find_method(self.model_params["method"]).trains)
+        defaults |= self._get_default_model_params()
+        shown = {
+            name: value
+            for name, value in self.model_params.items()
+            if name not in defaults or np.any(value != defaults[name])
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -270,7 +282,7 @@ class MSFTFoundationModel(DartsHooks):
 
         Raises ValueError for series that are too short or of other components.
         """
-        self._prepare_zero_shot(series, past_covariates, future_covariates)
+        series = self._prepare_zero_shot(series, past_covariates, future_covariates)
         every: dict[str, Any] = {"past_covariates": past_covariates, "future_covariates": future_covariates}
         given = {name: value for name, value in every.items() if value is not None}
         if isinstance(series, TimeSeries):

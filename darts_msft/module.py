@@ -13,7 +13,7 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from darts_msft.forecasting import ForecastingModule
 from darts_msft.forms import Form
@@ -26,6 +26,7 @@ from darts_msft.training.labels import FORM_LABELS, FORM_LEARNING
 from darts_msft.training.loss import combine, scale_losses
 from darts_msft.training.naive import naive_forecast
 from darts_msft.training.optimisers import make_optimisers
+from darts_msft.training.precise import PreciseMean, scored_precisely
 from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_members
 from darts_msft.training.units import Units
 from darts_msft.training.validation_windows import series_of
@@ -50,9 +51,9 @@ class MSFTModule(ForecastingModule):
         members = len(self.plan.scales) + (self.linear is not None)
         self.score_in(Units(np.ones((1, self.n_targets))))  # until a fit
         self.error_products = ErrorProducts(self.n_targets, members)
-        self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
-        self.seasonal = MeanMetric()  # of their steps, those where the naive forecast repeats a season
-        self.diverged = False
+        self.told = PreciseMean()  # of the validation windows, those that the linear member can tell
+        self.seasonal = PreciseMean()  # of their steps, those where the naive forecast repeats a season
+        self.diverged = self.frozen = False
         self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
         self.apply_trainable()
 
@@ -61,15 +62,39 @@ class MSFTModule(ForecastingModule):
     def apply_trainable(self) -> None:
         """Freezes everything but what the method declares."""
         for name, parameter in self.backbone.named_parameters():
-            group = self.method.group_of(name)
-            parameter.requires_grad = group is not None and not (group == "head" and self.new_heads is not None)
+            parameter.requires_grad = self.declares(name)
         learns = self.method.trains and self.learning != "uniform"
         self.scale_weights.omega.requires_grad = learns and self.plan.num_scales > 0
 
+    def declares(self, name: str) -> bool:
+        """Whether the method trains a parameter of the backbone, by its name there."""
+        group = self.method.group_of(name)
+        return group is not None and not (group == "head" and self.new_heads is not None)
+
+    def freeze(self) -> None:
+        """Nothing trains, though the method would."""
+        self.frozen = True
+        self.requires_grad_(False)
+
+    def learned_of_backbone(self, backbone: nn.Module) -> set[str]:
+        """Names, in the backbone, of what trains there, or would but for `freeze`."""
+        return {
+            name
+            for name, parameter in backbone.named_parameters()
+            if (self.declares(name) if self.frozen else parameter.requires_grad)
+        }
+
     def own_names(self) -> frozenset[str]:
         """Names in `state_dict` of what the pretrained model lacks: what trains, and all outside the backbone."""
-        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        learned = {f"backbone.{name}" for name in self.learned_of_backbone(self.backbone)}
         return frozenset(learned | {name for name in self.state_dict() if not name.startswith("backbone.")})
+
+    def to_dtype(self, dtype: torch.dtype) -> None:
+        """As Darts', which doesn't know the type that it computes series of float16 in."""
+        if dtype == torch.bfloat16:
+            self.to(dtype)
+        else:
+            super().to_dtype(dtype)
 
     def train(self, mode: bool = True) -> MSFTModule:
         super().train(mode)
@@ -156,6 +181,7 @@ class MSFTModule(ForecastingModule):
 
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
+        val_batch = scored_precisely(val_batch)
         target = val_batch.future_target
         if self.observer is not None:
             self.observer(val_batch, batch_idx)
@@ -268,6 +294,7 @@ class MSFTModule(ForecastingModule):
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
+        batch = scored_precisely(batch)
         outputs, target = self.forecast(self.window(batch)), batch.future_target.unsqueeze(-1)
         size = self.error_products.products.shape[-1]
         errors = target.new_full((*target.shape[:-1], size), torch.nan)

@@ -197,7 +197,7 @@ def _frozen(module: MSFTModule) -> dict[str, Tensor]:
     if not module.method.pretrained:
         return {}
     with module.bare_backbone() as backbone:
-        trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+        trained = module.learned_of_backbone(backbone)
         unused = module.method.spec.unused
         state = backbone.state_dict().items()
         return {name: v for name, v in state if name not in trained and not module.method.matches(name, unused)}

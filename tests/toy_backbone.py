@@ -29,7 +29,7 @@ from darts_msft.backbones.families import DensityFamily
 TOY = Architecture("toy_backbone:ToyBackbone", ("toy_width", "toy_layers", "toy_patch_sizes"))
 TOY_OF_QUANTILES = Architecture("toy_layouts:ToyOfLayouts", ("toy_lead", "toy_middle"))
 TOY_WITHOUT_HEAD = Architecture("toy_layouts:ToyOfLayouts", ("toy_headless",))
-MINIMUM_SCALE = 1e-4
+MINIMUM_SCALE = 1e-5
 
 
 class NormalFamily(DensityFamily):

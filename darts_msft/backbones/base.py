@@ -176,8 +176,8 @@ class Backbone(nn.Module, ABC):
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:
         """Of each window, in double precision; NaN is missing, as is the future but for covariates.
 
-        Location 0 where nothing is observed; the scale is above 0. Standardising is affine: what is not, such as
-        asinh, belongs to `embed` and `head`.
+        Location 0 where nothing is observed; the scale is above 0: a constant that sees to that changes a scale of 1 by
+        1e-5 at most. Standardising is affine: what is not, such as asinh, belongs to `embed` and `head`.
         """
 
     @abstractmethod

@@ -5,7 +5,7 @@ Reference: Woo et al. 2024, "Unified Training of Universal Time Series Forecasti
 are used. What differs from its forward: shapes are fixed (no packing), only the chosen patch size is
 projected, the head sees horizon tokens only, and missing values enter as the window's location
 (0 after scaling) where uni2ts lets raw zeros through, and wholly missing patches are not attended to. As in
-uni2ts, 1e-5 is added to each window's variance: bring series with a deviation below about 0.03 to a larger unit.
+uni2ts, 1e-5 is added to each window's variance; `units.py` sees to it that this never matters.
 Statistics are in double precision throughout (uni2ts standardises in float32, which shows where a series' level is
 a thousand times its spread). Where variates do not attend to one another, the same-variate attention bias is a
 constant that cancels in the softmax.

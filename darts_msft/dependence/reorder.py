@@ -22,10 +22,9 @@ def normal_draws(
     The correlation of two components at two steps is the product of the two.
     """
     shape = (len(steps), components.shape[-1], steps.shape[-1], count)
-    draws = steps.unsqueeze(1) @ torch.randn(shape, generator=generator, device=steps.device, dtype=steps.dtype)
-    if components.shape[-1] == 1:
-        return draws
-    return (components @ draws.flatten(2)).unflatten(2, shape[2:])
+    with torch.autocast(steps.device.type, enabled=False):  # products would be rounded
+        draws = steps.unsqueeze(1) @ torch.randn(shape, generator=generator, device=steps.device, dtype=steps.dtype)
+        return draws if shape[1] == 1 else (components @ draws.flatten(2)).unflatten(2, shape[2:])
 
 
 @torch.no_grad()

@@ -183,4 +183,4 @@ def _form(module: MSFTModule, batches: Batches) -> torch.Tensor:
     add = module.validation_step if module.is_mixture else module.add_errors  # of points: squared errors
     for index, batch in enumerate(batches.windows):
         add(batch, index)
-    return module.score.compute().form if module.is_mixture else module.error_products.compute()
+    return module.score.compute().form if module.is_mixture else module.error_products.compute().mean(dim=0)

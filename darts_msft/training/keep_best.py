@@ -314,7 +314,7 @@ class KeepBest(pl.Callback):
         repeats = float(module.seasonal.compute()) if self.best is not None and module.seasonal.update_called else 0.0
         learned, asked = module.learned_by(solved=best is not None and (best.step > 0 or best.label == BEFORE))
         return FitReport(
-            kept="last weights (without a validation score)" if self.best is None else self.best.label,
+            kept=_unscored(module) if self.best is None else self.best.label,
             candidates=tuple(self.candidates),
             trained_parameters=sum(value.numel() for value in module.parameters() if value.requires_grad and trains),
             all_parameters=sum(value.numel() for value in module.parameters()),
@@ -380,3 +380,9 @@ def _each_batch(trainer: Any, module: Any, act: Callable[[Any, int], Any]) -> bo
             act(batch, index)
     module.train(was_training)
     return True
+
+
+def _unscored(module: Any) -> str:
+    """What a fit without a score keeps."""
+    state = "last weights" if module.global_step > 0 else module.start_label
+    return f"{state} (without a validation score)"

@@ -58,6 +58,12 @@ def test_ranks_correlate_as_asked():
     assert np.abs(between[:6, 6:]).max() < 0.03
 
 
+def test_mixed_precision_does_not_round_the_draws():
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = draws(5)
+    assert torch.equal(rounded, draws(5))
+
+
 def test_one_of_many_is_distributed_as_they_are_and_correlates():
     series = 4000
     generator = torch.Generator().manual_seed(2)

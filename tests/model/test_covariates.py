@@ -320,3 +320,12 @@ def test_a_group_that_is_too_wide_is_refused_with_the_numbers(tiny_moirai: str) 
         make_model(tiny_moirai, **settings).predict(HORIZON, wave(50, 52))
     with pytest.raises(ValueError, match=r"^52 variates [^\n]* 520 [^\n]*$"):
         make_model(tiny_moirai, num_scales=0).predict(HORIZON, wave(50), past_covariates=noise(50, 51, seed=0))
+
+
+def test_infinite_covariates_are_refused(model: MSFTFoundationModel) -> None:
+    given = covariates(50)
+    for name, one in given.items():
+        values = one.values().copy()
+        values[-1] = np.inf
+        with pytest.raises(ValueError, match=rf"^{name} has infinite values"):
+            model.predict(HORIZON, wave(50), **(given | {name: one.with_values(values)}))

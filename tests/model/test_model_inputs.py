@@ -214,7 +214,7 @@ def test_integers_are_served(tiny_moirai: str) -> None:
 def test_flat_context_gives_a_flat_forecast(tiny_moirai: str, likelihood: str | None, trained: bool) -> None:
     options = {"likelihood": likelihood, **LONG}
     model = fitted(tiny_moirai, **options) if trained else make_model(tiny_moirai, **options)
-    for value, expected in ((3.25, 3.25), (0.0, 0.0), (-1e6, -1e6), (np.nan, 0.0)):
+    for value, expected in ((3.25, 3.25), (0.0, 0.0), (-1e6, -1e6), (np.nan, np.nan)):
         flat = from_values(np.full((CONTEXT, 1), value, dtype=np.float32))
         for samples in (1,) if likelihood is None else (1, 5):
             forecast = values_of(model.predict(2 * HORIZON, flat, num_samples=samples))

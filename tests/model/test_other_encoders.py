@@ -164,7 +164,7 @@ def test_points_are_the_pretrained_head_s(points: str) -> None:
         np.testing.assert_allclose(found, bare(points), rtol=1e-4, atol=1e-4)
         with pytest.raises(ValueError, match="num_samples"):
             model.predict(HORIZON, LATER, num_samples=2)
-    model = make_model(points, likelihood=QuantileRegression([0.2, 0.5, 0.8]))
+    model = make_model(points, likelihood=QuantileRegression([0.2, 0.5, 0.8]), multivariate="independent")
     spread = values_of(model.predict(HORIZON, LATER, predict_likelihood_parameters=True)).reshape(HORIZON, 2, 3)
     np.testing.assert_allclose(spread, np.repeat(bare(points), 3, axis=-1), rtol=1e-4, atol=1e-4)
 
