@@ -321,9 +321,8 @@ class DartsHooks(FoundationModel):
         if kind is None:
             return series
         if self._fresh:
-            first = _first(series)
-            assert first is not None
-            self._make_for(self._widths(first, _first(past_covariates), _first(future_covariates)), kind[1])
+            widths = self._widths(*map(_first, (series, past_covariates, future_covariates)))
+            self._make_for(widths, kind[1])
         single = self._require_module().dtype == torch.float32  # for other types Lightning converts the windows
         return inputs.in_type(series, np.dtype("float32") if single else kind[1])
 
@@ -396,5 +395,5 @@ class DartsHooks(FoundationModel):
         return self.model
 
 
-def _first(series: TimeSeries | Sequence[TimeSeries] | None) -> TimeSeries | None:
+def _first(series: Any) -> Any:
     return series if series is None or isinstance(series, TimeSeries) else next(iter(series))

@@ -43,6 +43,7 @@ def make_model(directory: Path, method: str, context: int = CONTEXT, **settings:
         "num_scales": SCALES,
         "patch_size": PATCH,
         "linear_member": False,
+        "multivariate": "independent",  # as `forecast_apart` has it
         **{name: value for name, value in options.items() if name in find_method(method).options},
         "batch_size": 16,
         "n_epochs": 1,
