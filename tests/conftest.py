@@ -3,15 +3,21 @@
 Import nothing from darts_msft here: the jaxtyping hook must be in place before the package is first imported.
 """
 
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typechecking
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads only wait for one another
 
 _NEEDS_NETWORK = {"network": "needs the network", "weights": "needs official pretrained weights"}
+
+
+typechecking.install()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +33,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.enable_socket)
             else:
                 item.add_marker(pytest.mark.skip(reason=f"{reason}; run pytest with --run-network"))
+
+
+@pytest.fixture(autouse=True)
+def _every_test_checks_shapes() -> None:
+    typechecking.start_afresh()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_are_searched_once() -> Iterator[None]:
+    """Every Lightning trainer looks for callbacks in all installed packages, a quarter of a tiny forecast's time."""
+    from lightning_fabric.utilities import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
+        yield
 
 
 @pytest.fixture(scope="session")
