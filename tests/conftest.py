@@ -4,6 +4,7 @@ Import nothing from darts_msft here: the jaxtyping hook must be in place before 
 """
 
 import functools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +42,22 @@ def _every_test_checks_shapes() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _packages_are_searched_once() -> Iterator[None]:
-    """Every Lightning trainer looks for callbacks in all installed packages, a quarter of a tiny forecast's time."""
+def _what_is_always_the_same_is_done_once() -> Iterator[None]:
+    """Of a tiny fit's time, other packages take a fifth for what doesn't matter here."""
+    import torch
     from lightning_fabric.utilities import registry
 
+    from darts_msft.backbones import moirai
+
+    decode = functools.cache(lambda text: moirai_decode(json.loads(text)))
+    moirai_decode = moirai.decode_distr_output
     with pytest.MonkeyPatch.context() as patch:
+        # every trainer looks for callbacks in all installed packages
         patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
+        # uni2ts reads a distribution's description by way of hydra
+        patch.setattr(moirai, "decode_distr_output", lambda config: decode(json.dumps(config)))
+        if not torch.cuda.is_available():  # every seed is kept, with its traceback, for a device that may come
+            patch.setattr(torch.cuda.random, "_lazy_call", lambda *_, **__: None)
         yield
 
 
