@@ -4,21 +4,30 @@ Import nothing from darts_msft here: the jaxtyping hook must be in place before 
 """
 
 import functools
+import gc
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typechecking
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads only wait for one another
+gc.disable()  # a tenth of the time that imports take
 
 _NEEDS_NETWORK = {"network": "needs the network", "weights": "needs official pretrained weights"}
 
 
-typechecking.install()
+def pytest_configure() -> None:
+    import typechecking  # imports numpy, which reads OMP_NUM_THREADS
+
+    typechecking.install()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _every_test_checks_shapes() -> None:
+    import typechecking
+
     typechecking.start_afresh()
 
 
