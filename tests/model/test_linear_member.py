@@ -153,11 +153,11 @@ def test_a_second_fit_learns_from_its_own_series(tiny_moirai: str) -> None:
 
 
 def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: str) -> None:
-    values = wave(120, seed=1).values().copy()
+    values = VAL.values().copy()
     values[::3] = values[1::3] = np.nan
     for likelihood in ("native", None):
         model = make_model(tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, **LONG)
-        gapped = wave(120).with_values(values)
+        gapped = VAL.with_values(values)
         model.fit(wave(400), val_series=gapped)
         assert model.scale_weights is None or model.scale_weights[-1] == 0
         model.fit(wave(400), val_series=wave(120, seed=1))  # windows of an earlier fit don't count
