@@ -74,7 +74,8 @@ def dlinear(train: TimeSeries, val: TimeSeries, lower: float | None) -> dict[str
         model.fit(parts[0], val_series=parts[1], stride=max(1, len(train) // 6000), load_best=True, verbose=False)
 
     def draw(contexts: list[TimeSeries], seed: int) -> list[TimeSeries]:
-        paths = scaler.inverse_transform(_draw(model, scaler.transform(contexts), seed))
+        known = [scaler.transform(context) for context in contexts]
+        paths = [scaler.inverse_transform(one) for one in _draw(model, known, seed)]
         return [path.map(lambda values: np.maximum(values, lower)) for path in paths] if lower is not None else paths
 
     return {"dlinear": draw}
