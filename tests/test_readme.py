@@ -22,7 +22,7 @@ SHORT: dict[str, Any] = {**LONG, "look_back": [1024]}
 ONE: dict[str, Any] = {"num_scales": 0, "look_back": [512, 1024, 2048], "patch_size": [32]}
 ONE_SHORT: dict[str, Any] = {**ONE, "look_back": [512, 1024]}
 BACKCASTS = {"stacked": False}
-LINEAR = {"linear_member": True}
+LINEAR = {"linear_member": True, "likelihood": "default"}
 Rows = dict[str, tuple[str, list[dict[str, Any]], int]]
 TABLES: dict[str, Rows] = {  # by section, of its table's rows: model, options (by place) and epochs of their results
     "Longer memory": {
