@@ -29,6 +29,7 @@ from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.signatures import as_in_darts
 from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import SETTINGS, choose_settings
 from darts_msft.training.failed_fits import Stopped, as_before_if_it_fails, train_until_stopped
@@ -49,6 +50,7 @@ from darts_msft.training.windows import (
 )
 
 logger = get_logger("darts_msft")
+FIT_FROM_DATASET = signature(FoundationModel.fit_from_dataset)
 
 
 class DartsHooks(FoundationModel):
@@ -139,6 +141,7 @@ class DartsHooks(FoundationModel):
                 "series.astype(np.float32), or ask for it by pl_trainer_kwargs={'precision': '64-true'}"
             )
 
+    @as_in_darts
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Darts' `fit`; if it fails, the model stays as it was.
 
@@ -147,6 +150,7 @@ class DartsHooks(FoundationModel):
         with as_before_if_it_fails(self):
             return super().fit(*args, **kwargs)
 
+    @as_in_darts
     def fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Darts' `fit_from_dataset`; with `num_scales="auto"` once for every K. If it fails, all stays as it was.
 
@@ -156,7 +160,7 @@ class DartsHooks(FoundationModel):
             self._began, self._chosen = time.perf_counter(), {}
             judged: dict[Any, Any] = {} if self._judged is None else self._judged
             if self._fresh and self._is_pretrained:
-                given = signature(super().fit_from_dataset).bind(*args, **kwargs).arguments
+                given = FIT_FROM_DATASET.bind(self, *args, **kwargs).arguments
                 with weights_kept(self), without_asides():
                     self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset"), judged))
             if self._search_scales and self._requires_training:
@@ -184,7 +188,7 @@ class DartsHooks(FoundationModel):
         whole = self.output_chunk_shift + self.output_chunk_length
         check_lengths(self, kwargs["series"], "training", whole if self._requires_training else 0)
         after = whole if self._requires_training or weighs else 0
-        check_lengths(self, kwargs["val_series"], "validation", after, "val_series")
+        check_lengths(self, kwargs.get("val_series"), "validation", after, "val_series")
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
         if self._requires_training:
             warn_of_stride(parameters["train_dataset"].stride, series[0])
@@ -210,7 +214,8 @@ class DartsHooks(FoundationModel):
         if torch.backends.mps.is_available():  # lacks the double precision that statistics and scores need
             defaults["accelerator"] = "cpu"
         with without_asides():
-            return FoundationModel._init_trainer(with_display({**defaults, **trainer_params}), max_epochs)
+            trainer_params = with_display({**defaults, **trainer_params})
+            return FoundationModel._init_trainer(trainer_params=trainer_params, max_epochs=max_epochs)
 
     def _predict(self, *args: Any, **kwargs: Any) -> Any:
         with without_asides():  # and the trainer has a bar: none for what Darts makes of its output
@@ -234,12 +239,14 @@ class DartsHooks(FoundationModel):
 
     # ---------------------------------------------------------------- zero-shot without fit
 
+    @as_in_darts
     def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Darts' `predict`; a model that was never fitted forecasts zero-shot and needs `series`."""
         self._prepare_zero_shot(series)
         check_lengths(self, series, "a forecast")
         return super().predict(n, series, *args, **kwargs)
 
+    @as_in_darts
     def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
         """Darts' `historical_forecasts`; with `retrain=False` a model that was never fitted forecasts zero-shot.
 
@@ -261,6 +268,7 @@ class DartsHooks(FoundationModel):
         with one_bar():
             return super().historical_forecasts(*call.args[1:], **call.kwargs)
 
+    @as_in_darts
     def backtest(self, series: Any, *args: Any, **kwargs: Any) -> Any:
         """Darts' `backtest`, of which `historical_forecasts` is a part, with a bar unless the trainer has none."""
         call = signature(FoundationModel.backtest).bind(self, series, *args, **kwargs)

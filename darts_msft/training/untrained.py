@@ -33,5 +33,5 @@ def weigh_scales(trainer: Any, module: Any, data: Any, began: float) -> FitRepor
         return None
     keep = KeepBest(seed=0, validates=True, began=began)
     with keep.attached_to(trainer):
-        keep.compare_untrained(trainer, module, data.val_dataloader())
+        keep.compare_untrained(trainer, module, data.scored_batches())
     return keep.report
