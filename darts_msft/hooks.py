@@ -48,12 +48,13 @@ from darts_msft.training.windows import (
     warn_of_stride,
     windows_of,
 )
+from darts_msft.tuning import TunedModel
 
 logger = get_logger("darts_msft")
 FIT_FROM_DATASET = signature(FoundationModel.fit_from_dataset)
 
 
-class DartsHooks(FoundationModel):
+class DartsHooks(TunedModel):
     """A Darts foundation model that forecasts before `fit`, and whose `fit` ends in the best state that it scored."""
 
     enable_finetuning: bool | dict[str, list[str]] | None
@@ -198,6 +199,12 @@ class DartsHooks(FoundationModel):
         return series, parameters
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        parameters = self._set_up_for_train(*args, **kwargs)
+        if self._tuning is not None:
+            parameters["model"].tune(*self._tuning)
+        return parameters
+
+    def _set_up_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.trainer_params = dict(self.trainer_params)  # Darts adds to it, and it is the caller's own after load()
         if not self._zero_shot_only:
             return super()._setup_for_train(*args, **kwargs)

@@ -25,6 +25,7 @@ from darts_msft.training.labels import FORM_LABELS, FORM_LEARNING
 from darts_msft.training.loss import combine, scale_losses
 from darts_msft.training.naive import naive_forecast
 from darts_msft.training.optimisers import make_optimisers
+from darts_msft.training.range_test import Divergence
 from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_members
 from darts_msft.training.units import Units
 from darts_msft.training.validation_windows import series_of
@@ -52,6 +53,7 @@ class MSFTModule(ForecastingModule):
         self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
         self.seasonal = MeanMetric()  # of their steps, those where the naive forecast repeats a season
         self.diverged = False
+        self.tuning: Divergence | None = None  # while Darts' `lr_find` or `scale_batch_size` runs
         self.apply_trainable()
 
     # ---------------------------------------------------------------- what trains
@@ -296,6 +298,12 @@ class MSFTModule(ForecastingModule):
         finally:
             self.learning = self.mixing.learning
 
+    def tune(self, divergence: Divergence | None, validates: bool = True) -> None:
+        """Trains as in a fit with or without validation data, under Darts' tuner, until told None."""
+        self.tuning, self.learning, self.diverged = divergence, self.mixing.learning, False
+        if divergence is not None and self.learning == "stacking" and not validates:
+            self.learning = "mixed_loss"
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if not self._forecasts_zero_shot():
@@ -328,6 +336,8 @@ class MSFTModule(ForecastingModule):
         stepped, self.steps_seen = self.global_step > self.steps_seen, self.global_step
         if stepped and not self.diverged:
             self.method.after_step(self.global_step)
+        if self.tuning is not None and self.tuning.update(float(outputs["loss"])):
+            self.trainer.should_stop = True
 
     def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         outputs = self.forecast_scales(train_batch.past_target)

@@ -14,6 +14,6 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def as_in_darts(method: Method) -> Method:
     """Gives `method` the signature of Darts' method of that name, which Darts' tools and help() read."""
     own = signature(getattr(FoundationModel, method.__name__))
-    function = getattr(method, "__func__", method)
+    function: Any = getattr(method, "__func__", method)
     function.__signature__ = own
     return method
