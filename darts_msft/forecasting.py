@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
 from darts_msft.window_statistics import constant_where_flat, of_those_that_saw
+
+logger = logging.getLogger("darts_msft")
 
 
 class Parts(NamedTuple):
@@ -161,6 +164,13 @@ class ForecastingModule(PLForecastingModule):
             absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
             absent["scale_weights.linear"] = torch.zeros(self.n_targets)
         return {name: value.to(kind) for name, value in absent.items()} | in_forms(state)
+
+    def drop_linear(self) -> None:
+        """Forecasts without the linear member from now on, whose weight the scales get."""
+        if self.linear is not None and not self.linear.absent:
+            logger.warning("the linear member of these weights is of another horizon: it is left out until a fit")
+            self.linear.load_state_dict(LinearMember().state_dict())
+            self.scale_weights.linear.zero_()
 
     @contextmanager
     def bare_backbone(self) -> Iterator[Backbone]:

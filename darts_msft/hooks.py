@@ -62,6 +62,7 @@ class DartsHooks(TunedModel):
     _report_level: int = logging.INFO
     _windows_per_epoch: int | None = WINDOWS_PER_EPOCH  # of a model that an older version saved
     _told_of_double: bool = False
+    _other_horizon: bool = False  # than that of the saved model whose weights are loaded
     _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _fit_report: FitReport | None
     _zero_shot_kind: tuple[int, Any] | None
@@ -229,7 +230,10 @@ class DartsHooks(TunedModel):
             return super()._predict(*args, **{**kwargs, "verbose": False})
 
     def load_weights_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._other_horizon = False
         super().load_weights_from_checkpoint(*args, **kwargs)
+        if self._other_horizon:
+            self._require_module().drop_linear()
         self._zero_shot_only, self._fit_report, self._search_scales = False, None, False
 
     def _check_ckpt_parameters(self, tfm_save: Any) -> None:
@@ -240,7 +244,7 @@ class DartsHooks(TunedModel):
     def _ckpt_skipped_params(self) -> list[str]:
         own = ["backbone", "revision", "weight_init", "linear_member", "lower", "upper", *SETTINGS]
         rates = [name for name in self.model_params if name.startswith("lr_")] + ["windows_per_epoch"]
-        return [name for name in super()._ckpt_skipped_params + own + rates if name != "output_chunk_length"]
+        return super()._ckpt_skipped_params + own + rates
 
     supports_past_covariates = supports_future_covariates = supports_static_covariates = property(lambda self: False)
 

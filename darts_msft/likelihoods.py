@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from darts.utils.likelihood_models.base import quantile_names
-from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
+from darts.utils.likelihood_models.torch import (
+    CauchyLikelihood,
+    GaussianLikelihood,
+    GumbelLikelihood,
+    LaplaceLikelihood,
+    QuantileRegression,
+    TorchLikelihood,
+)
 from darts.utils.serialization import add_safe_globals
 from einops import rearrange
 from jaxtyping import Float
@@ -36,6 +43,7 @@ SAMPLERS = {
     "samples": sample_path_average,
     "first": sample_mixture,  # all the weight is on scale 0
 }
+LOCATION_SCALE = (GaussianLikelihood, LaplaceLikelihood, CauchyLikelihood, GumbelLikelihood)  # by their parameters
 MIXTURES = ("mixture", "first")  # whose distribution is the weighted sum of the scales'
 
 
@@ -134,7 +142,8 @@ class ScaleMixture(TorchLikelihood):
 
     The parameters of a step, by scale i: `s{i}_` and the distribution's parameters in standardised units,
     `s{i}_loc` and `s{i}_scale` (value = loc + scale * standardised value), `s{i}_weight`; then the linear member's
-    `linear_loc`, `linear_scale`, `linear_df` and `linear_weight`: the scales share what that leaves of 1.
+    `linear_loc`, `linear_scale`, `linear_df` and `linear_weight`: the scales share what that leaves of 1. With a `base`
+    at one scale, without a linear member: its own two, a location and a scale, in the series' units.
     """
 
     with_linear = False  # of those that version 0.1 saved
@@ -151,9 +160,11 @@ class ScaleMixture(TorchLikelihood):
         self.architecture, self.config_json = architecture, json.dumps(config, sort_keys=True)
         self.num_scales, self.mixing, self.base, self.with_linear = num_scales, mixing, base, with_linear
         own = [*self.family.names, "loc", "scale", "weight"]
+        alone = isinstance(base, LOCATION_SCALE) and num_scales == 1 and not with_linear
         names = [f"s{scale}_{name}" for scale in range(num_scales) for name in own]
         if with_linear:
             names += [f"linear_{name}" for name in ("loc", "scale", "df", "weight")]
+        names = base.parameter_names if alone and base is not None else names
         super().__init__(likelihood_type=ScaleMixtureType.SCALE_MIXTURE, parameter_names=names)
 
     @property
@@ -187,6 +198,16 @@ class ScaleMixture(TorchLikelihood):
                 "samples, or mixing='mixture' or 'quantile'"
             )
         return torch.stack(found, dim=-1)
+
+    def predict_likelihood_parameters(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H VR"]:
+        """As Darts'; of a Darts likelihood at one scale, its location and scale in the series' units."""
+        if self.base is None or self.parameter_names != self.base.parameter_names:
+            parameters: Tensor = super().predict_likelihood_parameters(model_output)
+            return parameters
+        forecast = self.unpack(model_output)
+        location, scale = self.base._params_from_output(forecast.params.squeeze(-2))
+        loc, spread = forecast.loc.squeeze(-1), forecast.spread.squeeze(-1)
+        return rearrange([location * spread + loc, scale * spread], "r b h v -> b h (v r)")
 
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)

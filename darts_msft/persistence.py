@@ -12,7 +12,8 @@ from typing import Any
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from torch import Tensor
 
-from darts_msft.arguments import resolve
+from darts_msft.arguments import brings_head, resolve
+from darts_msft.backbones import load_class
 from darts_msft.building import build_for, install
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
@@ -107,6 +108,20 @@ def check_saved(model: Any, saved: Any) -> None:
         raise ValueError("the saved model has a linear member; create the model with linear_member=True")
     if taken:
         settle(model, taken)
+    _check_horizon(model, saved)
+
+
+def _check_horizon(model: Any, saved: Any) -> None:
+    """Another horizon than the saved model's: refused where the new head is of its length."""
+    here, there = ((one.output_chunk_length, one.output_chunk_shift) for one in (model, saved))
+    model._other_horizon = here != there
+    traits = load_class(model._module_settings["architecture"]).traits_of(model._module_settings["backbone_config"])
+    flat = brings_head(model.model_params["likelihood"], traits) and not traits.layout.horizon
+    if model._other_horizon and flat:
+        raise ValueError(
+            f"output_chunk_length and output_chunk_shift are {here} here but {there} in the saved model, whose new "
+            "head is of that length; create the model with these"
+        )
 
 
 def settle(model: Any, chosen: dict[str, Any]) -> None:

@@ -58,6 +58,7 @@ class KeepBest(pl.Callback):
         self._moved: dict[str, float] = {}
         self._by_series: dict[str, Tensor] = {}  # scores (N, V): "naive", "before", "kept"
         self._scored_step, self._seconds_before, self._started = -1, 0.0, began
+        self._scored_sums: list[float] = []  # by which weights that were scored are known again
         self._undone_step = 0  # where the fit last went back
         self._fitting, self._resumed = False, False
         self._units: Tensor | None = None  # of the scores (N, V)
@@ -68,10 +69,13 @@ class KeepBest(pl.Callback):
     def attached_to(self, trainer: Any) -> Iterator[None]:
         """While a fit runs: among the trainer's callbacks, before those that write checkpoints."""
         checks = trainer.num_sanity_val_steps
+        scorer = _Scorer(self)
+        trainer.callbacks.insert(0, scorer)
         trainer.callbacks.insert(sum(not isinstance(one, Checkpoint) for one in trainer.callbacks), self)
         try:
             yield
         finally:
+            trainer.callbacks.remove(scorer)
             trainer.callbacks.remove(self)
             trainer.num_sanity_val_steps = checks
 
@@ -172,7 +176,8 @@ class KeepBest(pl.Callback):
             _solve_on_errors(trainer, pl_module)
         pl_module.score.reset()
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def end_validation(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Makes what was validated a candidate."""
         if not pl_module.score.update_called:  # Darts runs an empty loop where there is no validation series
             return
         trains = self._fitting and not trainer.sanity_checking
@@ -187,6 +192,8 @@ class KeepBest(pl.Callback):
         """
         if self.validates and self._scored_step != trainer.global_step:  # no validation after the last step
             self._score(trainer, pl_module, "end of training")
+        elif self.validates and _sums(pl_module) != self._scored_sums:  # by a callback that averages weights
+            self._score(trainer, pl_module, "averaged weights")
         self._finish(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -226,6 +233,7 @@ class KeepBest(pl.Callback):
     def _finish(self, module: Any) -> None:
         trains, self._fitting, best = self._fitting, False, self.best
         self._moved, self._start = moved(module.trained_groups(), self._start), {}
+        module.form.fill_(module.kind)
         if best is not None:
             module.load_state_dict(self._tensors, strict=False)
             self._tensors = {}
@@ -275,6 +283,7 @@ class KeepBest(pl.Callback):
         step = trainer.global_step if step is None else step
         score = inf
         for _, score in module.settle_scores():
+            module.form.fill_(module.kind)  # Lightning's averages round it
             best = self.best
             if isfinite(score):
                 if best is None and step == 0:
@@ -286,7 +295,7 @@ class KeepBest(pl.Callback):
                     state = module.state_dict()
                     self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
         module.score.reset()
-        self._scored_step = trainer.global_step
+        self._scored_step, self._scored_sums = trainer.global_step, _sums(module)
         return score
 
     def _report(self, module: Any, trains: bool) -> FitReport:
@@ -318,6 +327,22 @@ class KeepBest(pl.Callback):
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._started
+
+
+class _Scorer(pl.Callback):
+    """The end of a validation, before callbacks that validate averaged weights put the others back."""
+
+    def __init__(self, keep: KeepBest) -> None:
+        self.keep = keep
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.keep.end_validation(trainer, pl_module)
+
+
+def _sums(module: Any) -> list[float]:
+    """Of the parameters that train, one by one."""
+    groups = module.trained_groups().values()
+    return [float(parameter.detach().double().sum()) for members in groups for _, parameter in members]
 
 
 def _label(epoch: int) -> str:

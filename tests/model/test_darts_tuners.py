@@ -72,7 +72,7 @@ def test_the_batch_size(tiny_moirai: str) -> None:
     model, series = make_model(tiny_moirai), wave(32 + HORIZON + 15)
     assert model.scale_batch_size(series, val_series=series, steps_per_trial=1, init_val=4) == model.batch_size == 16
     zero_shot = make_model(tiny_moirai)
-    assert zero_shot.scale_batch_size([wave(60)] * 8, method="predict", n=2, steps_per_trial=1) == 8
+    assert zero_shot.scale_batch_size([wave(60)] * 8, method="predict", n=2, steps_per_trial=1, init_val=4) == 8
 
 
 @pytest.mark.parametrize("what", ["lr_find", "scale_batch_size"])
