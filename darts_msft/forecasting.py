@@ -149,6 +149,8 @@ class ForecastingModule(PLForecastingModule):
             self.parts = Parts(self.plan, self.method, self.new_heads)
         else:
             self.parts = Parts(self.one_scale if self.kind is Form.ONE_SCALE else self.plan, self.untouched, None)
+        if isinstance(self.likelihood, ScaleMixture):
+            self.likelihood.name_parameters(linear=self.has_linear)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         state = self.completed(state_dict) if strict else in_forms(state_dict)

@@ -143,7 +143,7 @@ class ScaleMixture(TorchLikelihood):
     The parameters of a step, by scale i: `s{i}_` and the distribution's parameters in standardised units,
     `s{i}_loc` and `s{i}_scale` (value = loc + scale * standardised value), `s{i}_weight`; then the linear member's
     `linear_loc`, `linear_scale`, `linear_df` and `linear_weight`: the scales share what that leaves of 1. With a `base`
-    at one scale, without a linear member: its own two, a location and a scale, in the series' units.
+    at one scale, while there is no linear member: its own two, a location and a scale, in the series' units.
     """
 
     with_linear = False  # of those that version 0.1 saved
@@ -159,13 +159,19 @@ class ScaleMixture(TorchLikelihood):
     ) -> None:
         self.architecture, self.config_json = architecture, json.dumps(config, sort_keys=True)
         self.num_scales, self.mixing, self.base, self.with_linear = num_scales, mixing, base, with_linear
+        super().__init__(likelihood_type=ScaleMixtureType.SCALE_MIXTURE, parameter_names=[])
+        self.name_parameters(linear=with_linear)
+
+    def name_parameters(self, linear: bool) -> None:
+        """Names a step's parameters; `linear` says whether there is a linear member now."""
+        if isinstance(self.base, LOCATION_SCALE) and self.num_scales == 1 and not linear:
+            self._parameter_names = self.base.parameter_names
+            return
         own = [*self.family.names, "loc", "scale", "weight"]
-        alone = isinstance(base, LOCATION_SCALE) and num_scales == 1 and not with_linear
-        names = [f"s{scale}_{name}" for scale in range(num_scales) for name in own]
-        if with_linear:
+        names = [f"s{scale}_{name}" for scale in range(self.num_scales) for name in own]
+        if self.with_linear:
             names += [f"linear_{name}" for name in ("loc", "scale", "df", "weight")]
-        names = base.parameter_names if alone and base is not None else names
-        super().__init__(likelihood_type=ScaleMixtureType.SCALE_MIXTURE, parameter_names=names)
+        self._parameter_names = names
 
     @property
     def family(self) -> Family:

@@ -26,7 +26,7 @@ def test_signatures_are_those_of_darts(name: str) -> None:
 
 @pytest.mark.parametrize("components", [1, 2])
 def test_parameters_of_a_likelihood_at_one_scale_are_in_the_series_units(tiny_moirai: str, components: int) -> None:
-    model = make_model(tiny_moirai, likelihood=GaussianLikelihood(), num_scales=0).fit(wave(components=components))
+    model = make_model(tiny_moirai, likelihood=GaussianLikelihood(), num_scales=0, linear_member=None).fit(wave(components=components))
     series = wave(60, components=components, seed=3)
     parameters = model.predict(HORIZON, series, predict_likelihood_parameters=True)
     assert [*parameters.components] == ["0_mu", "0_sigma", "1_mu", "1_sigma"][: 2 * components]
