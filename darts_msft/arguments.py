@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -20,8 +21,17 @@ from darts_msft.backbones.base import Traits
 from darts_msft.bounds import BoundsConfig
 from darts_msft.likelihoods import DartsFamily, ScaleMixture
 from darts_msft.methods import find_method, methods_with
-from darts_msft.options import AUTO, MIXINGS, LearningRates, MethodConfig, MixingConfig, check_number
-from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_plan, warn_of_reach
+from darts_msft.options import (
+    AUTO,
+    MIXINGS,
+    SAMPLE_DEPENDENCES,
+    LearningRates,
+    MethodConfig,
+    MixingConfig,
+    check_choice,
+    check_number,
+)
+from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_multivariate, choose_plan, warn_of_reach
 
 logger = get_logger("darts_msft")
 
@@ -55,6 +65,8 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
         given["linear_member"] = may_have_linear_member(given)
     mixing_config = MixingConfig(**{field.name: given[field.name] for field in fields(MixingConfig)})
     bounds = BoundsConfig(given.get("lower"), given.get("upper"))
+    dependence = given.get("sample_dependence", SAMPLE_DEPENDENCES[0])
+    check_choice("sample_dependence", dependence, SAMPLE_DEPENDENCES)
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     checkpoint = Checkpoint(given["backbone"], load_class(architecture).traits_of(config))
@@ -82,6 +94,8 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
         "method_config": method_config.to_dict(),
         "mixing_config": mixing_config.to_dict(),
         "bounds_config": bounds.to_dict(),
+        "multivariate": choose_multivariate(checkpoint, given.get("multivariate", AUTO)),
+        "sample_dependence": dependence,
         "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's
@@ -107,16 +121,29 @@ def settle_darts_arguments(model: type, given: dict[str, Any], trains: bool) -> 
         logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
     if given.get("enable_finetuning") is None:
         given["enable_finetuning"] = trains
+    defaults = darts_defaults(trains)
     if "optimizer_cls" not in given:
-        given["optimizer_cls"] = torch.optim.AdamW
+        given["optimizer_cls"] = defaults["optimizer_cls"]
         given["optimizer_kwargs"] = {**ADAMW, **(given.get("optimizer_kwargs") or {})}
-    given.setdefault("n_epochs", 10)
+    given.setdefault("n_epochs", defaults["n_epochs"])
+
+
+def darts_defaults(trains: bool) -> dict[str, Any]:
+    """Ours for Darts' own arguments, of a method that trains or not."""
+    return {
+        "enable_finetuning": trains,
+        "optimizer_cls": torch.optim.AdamW,
+        "optimizer_kwargs": dict(ADAMW),
+        "n_epochs": 10,
+    }
 
 
 def as_python(value: Any) -> Any:
-    """A numpy scalar, or those in a list or tuple, as Python's own."""
+    """A numpy scalar, or those in a list or tuple, as Python's own; a path as a string."""
     if isinstance(value, list | tuple):
         return type(value)(map(as_python, value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -271,6 +298,13 @@ def resolve_likelihood(
         raise ValueError(
             f"likelihood={likelihood!r} is not known; give 'native', a Darts likelihood such as "
             "QuantileRegression(), or None for point forecasts"
+        )
+    own = {name: value for name, value in vars(likelihood).items() if name.startswith("prior_")}
+    if priors := {name: value for name, value in own.items() if value is not None and name != "prior_strength"}:
+        asked = ", ".join(f"{name}={value!r}" for name, value in priors.items())
+        raise ValueError(
+            f"{asked} of {type(likelihood).__name__} is not allowed: forecasts are made in standardised units of each "
+            "window, where a prior in the series' units means nothing; leave it out"
         )
     DartsFamily(likelihood)  # refuses a likelihood that can't describe standardised values
     return ScaleMixture(architecture, config, scales, how.mixing, likelihood, how.linear_member)

@@ -17,22 +17,27 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from darts_msft.backbones import load_class
-from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
-from darts_msft.backbones.families import Family
+from darts_msft.backbones.base import Backbone, Stats, with_stats
+from darts_msft.backbones.window_units import statistics_in_any_unit
 from darts_msft.bounds import Bounds, BoundsConfig
+from darts_msft.dependence.paths import SamplePaths
+from darts_msft.embedding import embed_scale
 from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
+from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
-from darts_msft.linear.member import LinearForecast, LinearMember
+from darts_msft.linear.member import LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
 from darts_msft.options import MethodConfig, MixingConfig
+from darts_msft.outputs import ScaleOutputs
 from darts_msft.scales.adapters import FlatHeads, StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
-from darts_msft.window_statistics import constant_where_flat, of_those_that_saw
+from darts_msft.window_statistics import constant_where_flat, nan_where_unseen, of_those_that_saw
+from darts_msft.windows_of_batches import Batch, Widths, Window, joined, module_input, window_of
 
 logger = logging.getLogger("darts_msft")
 
@@ -43,20 +48,6 @@ class Parts(NamedTuple):
     plan: ScalePlan
     method: Method
     new_heads: StepHead | FlatHeads | None
-
-
-class ScaleOutputs(NamedTuple):
-    """Parameters (B, V, H_i, R) of the plan's scales, standardised, their statistics, whose they are, and weights.
-
-    `linear` is the linear member's forecast, where it takes part.
-    """
-
-    plan: ScalePlan
-    params: list[Float[Tensor, "B V _ R"]]
-    stats: list[Stats]
-    family: Family
-    weights: Float[Tensor, "B S"]
-    linear: LinearForecast | None = None
 
 
 class ForecastingModule(PLForecastingModule):
@@ -80,18 +71,24 @@ class ForecastingModule(PLForecastingModule):
         mixing_config: dict[str, Any],
         finest_context: int | None = None,
         bounds_config: dict[str, Any] | None = None,
+        multivariate: str = "independent",
+        sample_dependence: str = "copula",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.multivariate, self.widths = multivariate, Widths.of_shapes(self.train_sample_shape)
+        group = self.widths.group(multivariate)
         self.criterion = self.train_criterion = self.val_criterion = None  # Darts' loss, which is not ours
-        self.backbone = load_class(architecture).from_config(backbone_config, patch_size)
+        together = {"joint": True} if group > 1 else {}
+        self.backbone = load_class(architecture).from_config(backbone_config, patch_size, **together)
         spec, traits = self.backbone.spec, self.backbone.traits
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
         context = kwargs["input_chunk_length"]
         self.plan = ScalePlan(context, horizon, patch_size, num_scales, traits.layout, finest_context)
-        # with K = 0 the user says what scale 0 sees
-        self.one_scale = self.plan.one_scale(traits.max_context, traits.max_tokens) if num_scales else self.plan
         config = MethodConfig.from_dict(method_config)
+        most_tokens = check_group(traits, self.plan, group, config.joined)
+        # with K = 0 the user says what scale 0 sees
+        self.one_scale = self.plan.one_scale(traits.max_context, most_tokens) if num_scales else self.plan
         self.method = find_method(method)(spec, self.plan, config)
         self.mixing = MixingConfig.from_dict(mixing_config)
         self.scale_weights = ScaleWeights(
@@ -99,6 +96,7 @@ class ForecastingModule(PLForecastingModule):
         )
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
+        self.paths = SamplePaths(self.output_chunk_length, self.n_targets, sample_dependence)
         self.family = family_for(self.likelihood, traits.family)
         self.new_heads = self._make_new_heads()
         self.untouched = ZeroShot(spec, self.plan, config)
@@ -159,9 +157,11 @@ class ForecastingModule(PLForecastingModule):
         return result
 
     def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole state, with what an older version's lacks: its form, bounds, and that it has no linear member."""
+        """A whole state, with what an older version's lacks: form, bounds, paths, and that it has no linear member."""
         kind = self.scale_weights.omega.detach()
         absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
+        unfitted = SamplePaths.unfitted(self.output_chunk_length, self.n_targets)
+        absent |= {f"paths.{name}": value for name, value in unfitted.items()}
         if not (self.linear is None or "linear.weight" in state):
             absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
             absent["scale_weights.linear"] = torch.zeros(self.n_targets)
@@ -195,43 +195,37 @@ class ForecastingModule(PLForecastingModule):
         """Whether the forecast is the weighted sum of the scales' distributions."""
         return isinstance(self.likelihood, ScaleMixture) and self.likelihood.mixing in MIXTURES
 
-    def forecast_scales(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
-        """The scales' forecasts, each at its own rate, with the weights that all windows share."""
+    def window(self, batch: Batch) -> Window:
+        """What a forecast sees of a batch of Darts'."""
+        return window_of(batch, self.output_chunk_length, self.output_chunk_shift)
+
+    def forecast_scales(self, window: Window) -> ScaleOutputs:
+        """The scales' forecasts of the targets, each at its own rate, with the weights that all windows share."""
         plan, method, new_heads = self.parts
-        # no variate hears of another: where the backbone lets them, each is a series of its own
-        rows = "(b v) 1" if "joint" in self.backbone.traits.multivariate else "b v"
-        values = rearrange(past_target, f"b c v -> {rows} c")
-        unknown = torch.full_like(values[..., :1], torch.nan).expand(-1, -1, plan.horizon)
-        windows = list(zip(plan.pool_context(values), plan.pool_horizon(unknown), strict=True))
+        rows = window.rows(self.multivariate == "joint")
+        windows = list(zip(plan.pool_context(rows.past), plan.pool_horizon(rows.future), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
-        stats = of_those_that_saw(seen, [self.backbone.statistics(*window) for window in windows])
+        stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, rows.past, windows))
         if not self.backbone.traits.own_statistics:
             stats = stats[:1] * len(stats)
         tokens, masks = [], []
-        for scale, window in enumerate(windows):
-            embedded, mask = self._embed(plan, scale, *window, stats[scale])
-            lead, past, middle, future = embedded.split(plan.sections(scale), dim=-2)
-            tokens.append(torch.cat([lead, method.adapt_input(past, scale), middle, future], dim=-2))
+        for scale, of_scale in enumerate(windows):
+            seen_rows = rows._replace(past=of_scale[0], future=of_scale[1])
+            embedded, mask = embed_scale(self.backbone, method, plan, scale, seen_rows, stats[scale])
+            tokens.append(embedded)
             masks.append(mask)
         encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
+        encoded, masks = ([one[:, : rows.targets] for one in parts] for parts in (encoded, masks))
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
-        weights = self.scale_weights()[: len(params)].expand(len(past_target), -1)
+        count = len(window.past)
+        weights = self.scale_weights()[: len(params)].expand(count, -1)
+        kind = torch.promote_types(window.past.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
-            [rearrange(one.to(past_target.dtype), f"{rows} ... -> b v ...", b=len(past_target)) for one in parts]
+            [rearrange(one[:, : rows.targets].to(kind), "(b t) v ... -> b (t v) ...", b=count) for one in parts]
             for parts in (params, *zip(*stats, strict=True))
         )
         return ScaleOutputs(plan, params, list(map(Stats, locs, spreads)), family, weights)
-
-    def _embed(
-        self, plan: ScalePlan, scale: int, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"], stats: Stats
-    ) -> tuple[Float[Tensor, "B V N D"], Bool[Tensor, "B V N"]]:
-        """A scale's tokens, and which of them can be attended to."""
-        observed, known = plan.pad_context(~torch.isnan(past), scale), plan.pad_horizon(~torch.isnan(future), scale)
-        values = plan.pad_context(standardise(past, stats), scale)
-        ahead = plan.pad_horizon(standardise(future, stats), scale)
-        tokens = self.backbone.embed(values, observed, ahead, known)
-        return tokens, self.backbone.token_mask(observed, known, targets=past.shape[1])
 
     def _heads(
         self,
@@ -245,22 +239,23 @@ class ForecastingModule(PLForecastingModule):
         scales = enumerate(zip(encoded, horizons, masks, strict=True))
         return [new_heads(self.backbone.readout(*one), scale, one[1]) for scale, one in scales]
 
-    def forecast(self, past_target: Float[Tensor, "B C V"]) -> ScaleOutputs:
+    def forecast(self, window: Window) -> ScaleOutputs:
         """As `forecast_scales`, but windows without variation are forecast as constant, and backcasts weigh the scales.
 
         Backcasts are forecast in the same pass as the windows.
         """
+        past_target = window.past_target
         if self.kind is not Form.BACKCASTS:
-            outputs = self.forecast_scales(past_target)
+            outputs = self.forecast_scales(window)
             stats = constant_where_flat(outputs.plan, past_target, outputs.stats)
             linear = self.linear(past_target) if self.linear is not None and self.mixes_linear else None
             return outputs._replace(stats=stats, linear=linear)
         finest = self.plan.contexts[0]
         backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift, finest)
-        windows = torch.cat([past_target, *backcasts.windows])
+        windows = joined([window, *(window.ending(end, self.output_chunk_shift) for end in backcasts.ends)])
         outputs = self.forecast_scales(windows)
-        outputs = outputs._replace(stats=constant_where_flat(outputs.plan, windows, outputs.stats))
-        own, earlier = (_rows(outputs, rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
+        outputs = outputs._replace(stats=constant_where_flat(outputs.plan, windows.past_target, outputs.stats))
+        own, earlier = (outputs.rows(rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
 
@@ -284,15 +279,17 @@ class ForecastingModule(PLForecastingModule):
         return weights
 
     @torch.no_grad()
-    def scale_points(self, past_target: Float[Tensor, "1 C V"]) -> list[Any]:
+    def scale_points(self, window: Window) -> list[Any]:
         """Each member's median of one window at the original rate: arrays of (H, V), in the series' units."""
         self.eval()
-        past_target = past_target.to(self.scale_weights.omega)
-        outputs = self.forecast(past_target)
+        window = window.to(self.scale_weights.omega)
+        outputs = self.forecast(window)
         points = rearrange(self._medians(outputs), "b h v s -> s b h v")
         if outputs.linear is not None:
             points = torch.cat([points, outputs.linear.loc[None]])
-        return [*self.bounds(points, past_target)[:, 0].cpu().numpy()]
+        past_target = window.past_target
+        points = nan_where_unseen(self.parts.plan, past_target, self.bounds(points, past_target))
+        return [*points[:, 0].cpu().numpy()]
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
@@ -337,7 +334,7 @@ class ForecastingModule(PLForecastingModule):
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         if x_in.stage is ModuleStage.PREDICT:
             self._check_zero_shot()
-        return PLModuleOutput(prediction=self.mix(self.forecast(x_in.past_target)))
+        return PLModuleOutput(prediction=self.mix(self.forecast(self.window(x_in))))
 
     def _forecasts_zero_shot(self) -> bool:
         """Whether there is a pretrained head that serves the likelihood: as it is, or its quantiles."""
@@ -356,25 +353,39 @@ class ForecastingModule(PLForecastingModule):
         once = self.pred_n <= self.output_chunk_length and self.likelihood is not None
         if not once or self.pred_num_samples == 1 or self.predict_likelihood_parameters:
             return super().predict_step(batch, batch_idx, dataloader_idx)
-        forecast = self(PLModuleInput(past_target=batch.past_target)).prediction
+        forecast = self(module_input(batch, self.output_chunk_length)).prediction
         samples = self._sample(forecast, self.pred_num_samples, batch.past_target)
+        samples = self.paths.order(samples, batch.past_target)
+        samples = nan_where_unseen(self.parts.plan, batch.past_target, samples)
         return samples[:, :, : self.pred_n], batch.series_schema, batch.pred_time
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
-        """Darts' step, which also makes what is fed back, within bounds; but a single sample is the point forecast."""
+        """Darts' step, which also makes what is fed back, within bounds; but a single sample is the point forecast.
+
+        NaN for components of which nothing was seen.
+        """
+        output = self._predicted(x)
+        return output.replace(prediction=nan_where_unseen(self.parts.plan, x.past_target, output.prediction))
+
+    def _predicted(self, x: PLModuleInput) -> PLModuleOutput:
         if self.predict_likelihood_parameters:
             output = super()._produce_predict_output(x)
             if isinstance(self.likelihood, QuantileRegression | ByLevel):
                 output = output.replace(prediction=self.bounds.clip_quantiles(output.prediction, x.past_target))
             return output
         if self.likelihood is None or self.pred_num_samples > 1:
-            return PLModuleOutput(prediction=self._sample(self(x).prediction, 1, x.past_target)[0])
+            forecast = self(x).prediction
+            if self.likelihood is None:
+                return PLModuleOutput(prediction=self._sample(forecast, 1, x.past_target)[0])
+            # later chunks see the path itself: what is left of each chunk's errors hardly depends on earlier ones
+            path = self.paths.one(lambda count: self._sample(forecast, count, x.past_target), x.past_target)
+            return PLModuleOutput(prediction=path)
         self._check_zero_shot()
-        return PLModuleOutput(prediction=self.point(x.past_target))
+        return PLModuleOutput(prediction=self.point(self.window(x)))
 
-    def point(self, past_target: Float[Tensor, "B C V"]) -> Float[Tensor, "B H V"]:
+    def point(self, window: Window) -> Float[Tensor, "B H V"]:
         """The weighted mean of the members' medians, within bounds."""
-        return self.bounds(self._mix_quantiles(self.forecast(past_target), [0.5]).squeeze(-1), past_target)
+        return self.bounds(self._mix_quantiles(self.forecast(window), [0.5]).squeeze(-1), window.past_target)
 
     def _sample(
         self, forecast: Float[Tensor, "B H V Z"], count: int, past_target: Float[Tensor, "B C V"]
@@ -390,10 +401,3 @@ class ForecastingModule(PLForecastingModule):
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
         return self._at_original_rate(outputs, self._quantiles(outputs, [0.5])).squeeze(-1)
-
-
-def _rows(outputs: ScaleOutputs, rows: slice) -> ScaleOutputs:
-    """The outputs of some windows."""
-    params = [part[rows] for part in outputs.params]
-    stats = [Stats(loc[rows], spread[rows]) for loc, spread in outputs.stats]
-    return outputs._replace(params=params, stats=stats, weights=outputs.weights[rows])

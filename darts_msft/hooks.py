@@ -20,8 +20,9 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.torch import random_method
 
-from darts_msft import arguments, persistence
+from darts_msft import arguments, inputs, persistence
 from darts_msft.backbones import load_class
+from darts_msft.backbones.base import Traits
 from darts_msft.building import build_for, build_module, install, weights_kept
 from darts_msft.display import one_bar, shows_bars, with_display, without_asides
 from darts_msft.ensembles import trained_by_new_ensemble
@@ -49,6 +50,7 @@ from darts_msft.training.windows import (
     windows_of,
 )
 from darts_msft.tuning import TunedModel
+from darts_msft.windows_of_batches import Widths
 
 logger = get_logger("darts_msft")
 FIT_FROM_DATASET = signature(FoundationModel.fit_from_dataset)
@@ -62,10 +64,11 @@ class DartsHooks(TunedModel):
     _report_level: int = logging.INFO
     _windows_per_epoch: int | None = WINDOWS_PER_EPOCH  # of a model that an older version saved
     _told_of_double: bool = False
+    _many_forecasts: bool = False  # are being made along a series: what they lack is told of at the end
     _other_horizon: bool = False  # than that of the saved model whose weights are loaded
     _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _fit_report: FitReport | None
-    _zero_shot_kind: tuple[int, Any] | None
+    _zero_shot_kind: tuple[tuple[int, ...], Any] | None
     _weights_at_hand: dict[str, torch.Tensor] | None
 
     _search_scales: bool
@@ -91,6 +94,8 @@ class DartsHooks(TunedModel):
         if isinstance(self.enable_finetuning, dict):
             arguments.check_patterns(self.enable_finetuning, [name for name, _ in model.named_parameters()])
             super()._setup_finetuning(model)
+        elif self.enable_finetuning is False and isinstance(model, MSFTModule):
+            model.freeze()
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
@@ -149,6 +154,10 @@ class DartsHooks(TunedModel):
 
         A user who interrupts it gets the best state that was scored, if any; the program ends, as with Lightning.
         """
+        given = signature(FoundationModel.fit).bind(self, *args, **kwargs).arguments
+        for name, series in given.items():
+            if name.endswith(("series", "covariates")):
+                inputs.check_finite(series, name)
         with as_before_if_it_fails(self):
             return super().fit(*args, **kwargs)
 
@@ -183,7 +192,8 @@ class DartsHooks(TunedModel):
         max_samples_per_ts: int | None,
         stride: int = 1,
     ) -> FitWindows:
-        return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels=self._requires_training)
+        covariates, labels = (past_covariates, future_covariates), self._requires_training
+        return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels, covariates)
 
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
         weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
@@ -243,19 +253,29 @@ class DartsHooks(TunedModel):
     @property
     def _ckpt_skipped_params(self) -> list[str]:
         own = ["backbone", "revision", "weight_init", "linear_member", "lower", "upper", *SETTINGS]
+        own += ["multivariate", "sample_dependence"]
         rates = [name for name in self.model_params if name.startswith("lr_")] + ["windows_per_epoch"]
         return super()._ckpt_skipped_params + own + rates
 
-    supports_past_covariates = supports_future_covariates = supports_static_covariates = property(lambda self: False)
+    supports_past_covariates = property(lambda self: self._traits.past_covariates)
+    supports_future_covariates = property(lambda self: self._traits.future_covariates)
+    supports_static_covariates = property(lambda self: False)
 
     # ---------------------------------------------------------------- zero-shot without fit
 
     @as_in_darts
     def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Darts' `predict`; a model that was never fitted forecasts zero-shot and needs `series`."""
-        self._prepare_zero_shot(series)
+        given = signature(super().predict).bind(n, series, *args, **kwargs).arguments
+        covariates = given.get("past_covariates"), given.get("future_covariates")
+        series = self._prepare_zero_shot(series, *covariates)
         check_lengths(self, series, "a forecast")
-        return super().predict(n, series, *args, **kwargs)
+        inputs.check_finite(series, last=self.input_chunk_length)
+        inputs.check_covariates(*covariates)
+        forecast = super().predict(n, series, *args, **kwargs)
+        if not self._many_forecasts:
+            inputs.tell_of_unknown(forecast, series, self.input_chunk_length)
+        return forecast
 
     @as_in_darts
     def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
@@ -267,8 +287,13 @@ class DartsHooks(TunedModel):
         call.arguments.setdefault("verbose", self._shows_bars)
         call.apply_defaults()
         asked = call.arguments
+        if not isinstance(asked["retrain"], bool) and asked["retrain"] == 0:
+            asked["retrain"] = False
+        covariates = asked["past_covariates"], asked["future_covariates"]
+        inputs.check_finite(series)
+        inputs.check_covariates(*covariates)
         if not asked["retrain"]:
-            self._prepare_zero_shot(series)
+            series = asked["series"] = self._prepare_zero_shot(series, *covariates)
             ahead = 0 if asked["overlap_end"] else self.output_chunk_shift + asked["forecast_horizon"]
             check_lengths(self, series, "a historical forecast", ahead)
         elif self._fresh and not self._refits:
@@ -276,8 +301,14 @@ class DartsHooks(TunedModel):
                 f"retrain={asked['retrain']!r} would fit this model, which was never fitted, again and again along the "
                 "series: pass retrain=False for forecasts of one model, zero-shot or after fit()"
             )
-        with one_bar():
-            return super().historical_forecasts(*call.args[1:], **call.kwargs)
+        many, self._many_forecasts = self._many_forecasts, True
+        try:
+            with one_bar():
+                forecasts = super().historical_forecasts(*call.args[1:], **call.kwargs)
+        finally:
+            self._many_forecasts = many
+        inputs.tell_of_unknown(forecasts, series, self.input_chunk_length)
+        return forecasts
 
     @as_in_darts
     def backtest(self, series: Any, *args: Any, **kwargs: Any) -> Any:
@@ -298,32 +329,51 @@ class DartsHooks(TunedModel):
     def _shows_bars(self) -> bool:
         return shows_bars(self.model_params.get("pl_trainer_kwargs") or {})
 
-    def _prepare_zero_shot(self, series: TimeSeries | Sequence[TimeSeries] | None) -> None:
+    def _prepare_zero_shot(self, series: Any, past_covariates: Any = None, future_covariates: Any = None) -> Any:
+        """The series in the type of numbers that the model computes in; without a fit its weights are made for them."""
         if self.model is None and self.__dict__["_fit_called"] and not self._zero_shot_only:
             raise ValueError(
                 "this copy of a fitted model has no weights, which Darts leaves out of copies and pickles: use save() "
                 "and load(), or fit() it"
             )
-        if series is None or not self._fresh:
-            return
+        kind = None if series is None else inputs.kind_of(series)
+        if kind is None:
+            return series
+        if self._fresh:
+            widths = self._widths(*map(_first, (series, past_covariates, future_covariates)))
+            self._make_for(widths, kind[1])
+        single = self._require_module().dtype == torch.float32  # for other types Lightning converts the windows
+        return inputs.in_type(series, np.dtype("float32") if single else kind[1])
+
+    def _make_for(self, widths: Widths, dtype: np.dtype) -> None:
         if not self._is_pretrained:
             method, backbone = self.model_params["method"], self.model_params["backbone"]
             random = f"method={method!r} starts from random weights"
             why = f"backbone={backbone!r} was pretrained without a head" if find_method(method).pretrained else random
             raise ValueError(f"{why}: it can't forecast before fit(), call that")
-        first = series if isinstance(series, TimeSeries) else next(iter(series))
-        kind = (first.n_components, first.dtype)
+        kind = (tuple(widths), dtype)  # plain, to be saved
         if self.model is not None and self._zero_shot_kind == kind:
             return
-        self._install_pretrained(first.n_components, first.dtype.name)
-        self._tell_of_double(first.dtype)
+        self._install_pretrained(widths, dtype.name)
+        self._tell_of_double(dtype)
         self._zero_shot_only, self._zero_shot_kind = True, kind
 
+    def _widths(self, series: TimeSeries, past: TimeSeries | None, future: TimeSeries | None) -> Widths:
+        """Of a series and its covariates, those of `add_encoders` among them, before any fit."""
+        if self.model_params.get("add_encoders"):
+            self.encoders = self.initialize_encoders()
+            if self.encoders.encoding_available:
+                past, future = self.generate_fit_encodings(series, past, future)
+        used = (past, self.supports_past_covariates), (future, self.supports_future_covariates)
+        return Widths(
+            series.n_components, *(one.n_components if one is not None and known else 0 for one, known in used)
+        )
+
     @random_method
-    def _install_pretrained(self, n_components: int, dtype: str) -> None:
+    def _install_pretrained(self, widths: Widths, dtype: str) -> None:
         with weights_kept(self):
             dtype = "bfloat16" if dtype == "float16" else dtype  # as Darts does
-            module = build_for(self, self._module_settings, self.pl_module_params, n_components, dtype)
+            module = build_for(self, self._module_settings, self.pl_module_params, widths, dtype)
         install(self, module)
 
     @property
@@ -334,9 +384,12 @@ class DartsHooks(TunedModel):
     @property
     def _is_pretrained(self) -> bool:
         """Whether there is a model that can forecast before `fit`."""
+        return find_method(self._module_settings["method"]).pretrained and self._traits.pretrained_head
+
+    @property
+    def _traits(self) -> Traits:
         settings = self._module_settings
-        traits = load_class(settings["architecture"]).traits_of(settings["backbone_config"])
-        return find_method(settings["method"]).pretrained and traits.pretrained_head
+        return load_class(settings["architecture"]).traits_of(settings["backbone_config"])
 
     @property
     def _fit_called(self) -> bool:
@@ -359,3 +412,7 @@ class DartsHooks(TunedModel):
         if not isinstance(self.model, MSFTModule):
             raise ValueError("the model has no weights yet: call fit() or predict(n, series) first")
         return self.model
+
+
+def _first(series: Any) -> Any:
+    return series if series is None or isinstance(series, TimeSeries) else next(iter(series))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from darts import TimeSeries
+from darts.utils.data.torch_datasets.utils import _batch_collate_fn_predict
 from darts.utils.utils import generate_index
 
 from darts_msft.forms import Form, first_form
+from darts_msft.inputs import check_finite
 from darts_msft.lengths import check_lengths
 from darts_msft.options import MixingConfig
 from darts_msft.scales.pyramid import ScalePlan
@@ -29,15 +30,16 @@ def weights_before_fit(model: Any) -> np.ndarray | None:
     return np.eye(1, scales + 1 + mixing.linear_member)[0]
 
 
-def scale_forecasts(model: Any, series: TimeSeries) -> list[TimeSeries]:
+def scale_forecasts(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries]) -> list[TimeSeries]:
     """Each scale's medians, as `MSFTFoundationModel.scale_forecasts` gives them."""
-    module, length = model._require_module(), model.input_chunk_length
+    module = model._require_module()
     check_lengths(model, series, "a forecast")
-    context = series.values(copy=False)[-length:]
-    if context.shape[1] != module.n_targets:
-        raise ValueError(f"series has {context.shape[1]} components; give {module.n_targets}, as in fit()")
-    context = np.pad(context, ((length - len(context), 0), (0, 0)), constant_values=np.nan)
+    check_finite(series, last=model.input_chunk_length)
+    if series.n_components != module.n_targets:
+        raise ValueError(f"series has {series.n_components} components; give {module.n_targets}, as in fit()")
+    call = model._setup_for_predict_from_dataset(model.output_chunk_length, [series], **covariates)
+    batch = _batch_collate_fn_predict([call["dataset"][0]])
     start = series.end_time() + (1 + model.output_chunk_shift) * series.freq
     times = generate_index(start=start, length=model.output_chunk_length, freq=series.freq)
-    points = module.scale_points(torch.as_tensor(context)[None])
+    points = module.scale_points(module.window(batch))
     return [TimeSeries.from_times_and_values(times, one, columns=series.components) for one in points]

@@ -29,6 +29,7 @@ from darts_msft.backbones.families import DensityFamily, Family
 from darts_msft.scales.mixing import (
     MixedForecast,
     average_of_quantiles,
+    cdf_of_mixture,
     draw_scale,
     quantile_of_mixture,
     sample_mixture,
@@ -86,7 +87,10 @@ class DartsFamily(DensityFamily):
     def cdf(self, params: Float[Tensor, "*shape R"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.levels:
             raise ValueError("QuantileRegression has quantiles, and no distribution function between them")
-        return self._distribution(_as_steps(params)).cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
+        distribution = self._distribution(_as_steps(params))
+        for one in (distribution, getattr(distribution, "base_dist", distribution)):
+            one._validate_args = False  # far out, what it is made of is rounded to the end of its support
+        return distribution.cdf(value.reshape(-1, 1, 1)).reshape(value.shape)
 
     @torch.no_grad()
     def quantile(self, params: Float[Tensor, "*shape R"], level: float) -> Float[Tensor, "*shape"]:
@@ -205,15 +209,7 @@ class ScaleMixture(TorchLikelihood):
             )
         return torch.stack(found, dim=-1)
 
-    def predict_likelihood_parameters(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H VR"]:
-        """As Darts'; of a Darts likelihood at one scale, its location and scale in the series' units."""
-        if self.base is None or self.parameter_names != self.base.parameter_names:
-            parameters: Tensor = super().predict_likelihood_parameters(model_output)
-            return parameters
-        forecast = self.unpack(model_output)
-        location, scale = self.base._params_from_output(forecast.params.squeeze(-2))
-        loc, spread = forecast.loc.squeeze(-1), forecast.spread.squeeze(-1)
-        return rearrange([location * spread + loc, scale * spread], "r b h v -> b h (v r)")
+
 
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,11 @@ class MSFTFoundationModel(DartsHooks):
     (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True` (False: `fit` does not train; a dictionary names what
     trains, as in Darts); Apple GPUs are not used. An `lr` in `optimizer_kwargs`, or a schedule's `max_lr`, is the
     rate of the new modules and scales the others alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs`
-    says otherwise (a Trainer of your own brings its own clipping). Covariates are not used yet.
+    says otherwise (a Trainer of your own brings its own clipping).
+
+    Past and future covariates are used where the encoder has a place for them (MOIRAI, Chronos-2): each scale sees them
+    averaged like the series, and known future values over the horizon. They are no part of the loss, of the score, or
+    of the linear member. Static covariates are not used.
 
     Parameters
     ----------
@@ -95,7 +100,7 @@ class MSFTFoundationModel(DartsHooks):
         "in_scale"; "full": all scales' tokens in one sequence; or "one_sequence": that without an aggregator, our
         reading of the paper's ablation. With these training doesn't start at the pretrained model.
     mixing
-        How distributions are mixed: "mixture" (each path from one scale), "quantile" (averaged quantiles), "samples"
+        How distributions are mixed: "mixture" (each sample from one scale), "quantile" (averaged quantiles), "samples"
         (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
         with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are refused).
     upsampling
@@ -112,6 +117,12 @@ class MSFTFoundationModel(DartsHooks):
         and points are clipped. None: no bound. `lower="auto"`: 0 for each component that is never below 0 in all
         training series of the last `fit`; before a fit, in the window's own context. A file's bounds are loaded with
         its weights where no number is given here.
+    sample_dependence
+        How the steps and components of a sample path hang together, so that samples of sums and peaks are likely
+        ones. "copula": as the errors on the `val_series` of the last `fit` did, and as what the season leaves of each
+        window's past does; the more validation data, the less of the latter, which is all there is before a fit.
+        "independent": every step is drawn on its own, and the intervals of sums and peaks are far too narrow. A single
+        step has the same samples in both (later ones than `output_chunk_length` differ, as they follow from paths).
     linear_member
         Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
         anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
@@ -130,6 +141,11 @@ class MSFTFoundationModel(DartsHooks):
         new head, but for quantiles within the encoder's own levels), or None for point forecasts (weighted medians of
         the native distribution). With a likelihood too `num_samples=1` (Darts' default) gives the point forecast, the
         weighted mean of the scales' medians; more samples give the distribution.
+    multivariate
+        Whether the components of a series attend to one another ("joint"), or each is forecast for itself, with all
+        covariates ("independent"). "auto": what the encoder is made for (MOIRAI: "independent"; Chronos-2: "joint").
+        "joint" may forecast better where components lead one another, and costs memory with the square of their number
+        (MOIRAI, which refuses too many); any other encoder allows "independent" alone.
 
     Raises
     ------
@@ -146,7 +162,7 @@ class MSFTFoundationModel(DartsHooks):
         input_chunk_length: int | tuple[int, int],
         output_chunk_length: int,
         output_chunk_shift: int = 0,
-        backbone: str = "moirai-tiny",
+        backbone: str | os.PathLike[str] = "moirai-tiny",
         revision: str | None = None,
         num_scales: int | str | None = None,
         finest_context: int | None = None,
@@ -165,6 +181,7 @@ class MSFTFoundationModel(DartsHooks):
         weight_init: str | Sequence[float] = "uniform",
         lower: float | str | None = None,
         upper: float | None = None,
+        sample_dependence: str = "copula",
         linear_member: bool | None = None,
         windows_per_epoch: int | None = WINDOWS_PER_EPOCH,
         lr_pretrained: float | None = None,
@@ -173,6 +190,7 @@ class MSFTFoundationModel(DartsHooks):
         lr_omega: float | None = None,
         lr_lora: float | None = None,
         likelihood: str | TorchLikelihood | None = "native",
+        multivariate: str = AUTO,
         **kwargs: Any,
     ) -> None:
         own = dict(locals())  # of a subclass, Darts knows the arguments in its own signature alone
@@ -183,6 +201,17 @@ class MSFTFoundationModel(DartsHooks):
         self._windows_per_epoch = windows
         self.pl_module_params["likelihood"] = likelihood
         self._search_scales = num_scales == AUTO
+
+    def __str__(self) -> str:
+        """The arguments that differ from their defaults."""
+        defaults = arguments.darts_defaults(find_method(self.model_params["method"]).trains)
+        defaults |= self._get_default_model_params()
+        shown = {
+            name: value
+            for name, value in self.model_params.items()
+            if name not in defaults or np.any(value != defaults[name])
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -237,19 +266,29 @@ class MSFTFoundationModel(DartsHooks):
         Each component becomes one for each level, named as Darts does (`load_q0.100`). `kwargs` are those of `predict`.
         With a QuantileRegression the levels must be its own. Raises ValueError where there are no such quantiles.
         """
-        self._prepare_zero_shot(series)
+        self._prepare_zero_shot(series, kwargs.get("past_covariates"), kwargs.get("future_covariates"))
         return predict_quantiles(self, self._require_module(), n, series, quantiles, kwargs)
 
-    def scale_forecasts(self, series: TimeSeries | Sequence[TimeSeries]) -> list[TimeSeries] | list[list[TimeSeries]]:
+    def scale_forecasts(
+        self,
+        series: TimeSeries | Sequence[TimeSeries],
+        past_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
+        future_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
+    ) -> list[TimeSeries] | list[list[TimeSeries]]:
         """Each scale's point forecast (its median) of the `output_chunk_length` steps after `series`.
 
         At the original rate, in the series' units; a series for each scale that is used, then the linear member's. Of
-        several series: such a list for each. Raises ValueError for series that are too short or of other components.
+        several series: such a list for each. Covariates as in `predict`.
+
+        Raises ValueError for series that are too short or of other components.
         """
-        self._prepare_zero_shot(series)
+        series = self._prepare_zero_shot(series, past_covariates, future_covariates)
+        every: dict[str, Any] = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+        given = {name: value for name, value in every.items() if value is not None}
         if isinstance(series, TimeSeries):
-            return inspection.scale_forecasts(self, series)
-        return [inspection.scale_forecasts(self, one) for one in series]
+            return inspection.scale_forecasts(self, series, given)
+        each = ({name: value[index] for name, value in given.items()} for index in range(len(series)))
+        return [inspection.scale_forecasts(self, one, own) for one, own in zip(series, each, strict=True)]
 
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.

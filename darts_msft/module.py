@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,18 +13,20 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
-from darts_msft.forecasting import ForecastingModule, ScaleOutputs
+from darts_msft.forecasting import ForecastingModule
 from darts_msft.forms import Form
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.options import LearningRates
+from darts_msft.outputs import ScaleOutputs
 from darts_msft.scales.mixing import upsample_all
 from darts_msft.training.keep_best import BEFORE
 from darts_msft.training.labels import FORM_LABELS, FORM_LEARNING
 from darts_msft.training.loss import combine, scale_losses
 from darts_msft.training.naive import naive_forecast
 from darts_msft.training.optimisers import make_optimisers
+from darts_msft.training.precise import PreciseMean, scored_precisely
 from darts_msft.training.range_test import Divergence
 from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_members
 from darts_msft.training.units import Units
@@ -50,9 +52,10 @@ class MSFTModule(ForecastingModule):
         members = len(self.plan.scales) + (self.linear is not None)
         self.score_in(Units(np.ones((1, self.n_targets))))  # until a fit
         self.error_products = ErrorProducts(self.n_targets, members)
-        self.told = MeanMetric()  # of the validation windows, those that the linear member can tell
-        self.seasonal = MeanMetric()  # of their steps, those where the naive forecast repeats a season
-        self.diverged = False
+        self.told = PreciseMean()  # of the validation windows, those that the linear member can tell
+        self.seasonal = PreciseMean()  # of their steps, those where the naive forecast repeats a season
+        self.diverged = self.frozen = False
+        self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
         self.tuning: Divergence | None = None  # while Darts' `lr_find` or `scale_batch_size` runs
         self.apply_trainable()
 
@@ -61,15 +64,39 @@ class MSFTModule(ForecastingModule):
     def apply_trainable(self) -> None:
         """Freezes everything but what the method declares."""
         for name, parameter in self.backbone.named_parameters():
-            group = self.method.group_of(name)
-            parameter.requires_grad = group is not None and not (group == "head" and self.new_heads is not None)
+            parameter.requires_grad = self.declares(name)
         learns = self.method.trains and self.learning != "uniform"
         self.scale_weights.omega.requires_grad = learns and self.plan.num_scales > 0
 
+    def declares(self, name: str) -> bool:
+        """Whether the method trains a parameter of the backbone, by its name there."""
+        group = self.method.group_of(name)
+        return group is not None and not (group == "head" and self.new_heads is not None)
+
+    def freeze(self) -> None:
+        """Nothing trains, though the method would."""
+        self.frozen = True
+        self.requires_grad_(False)
+
+    def learned_of_backbone(self, backbone: nn.Module) -> set[str]:
+        """Names, in the backbone, of what trains there, or would but for `freeze`."""
+        return {
+            name
+            for name, parameter in backbone.named_parameters()
+            if (self.declares(name) if self.frozen else parameter.requires_grad)
+        }
+
     def own_names(self) -> frozenset[str]:
         """Names in `state_dict` of what the pretrained model lacks: what trains, and all outside the backbone."""
-        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        learned = {f"backbone.{name}" for name in self.learned_of_backbone(self.backbone)}
         return frozenset(learned | {name for name in self.state_dict() if not name.startswith("backbone.")})
+
+    def to_dtype(self, dtype: torch.dtype) -> None:
+        """As Darts', which doesn't know the type that it computes series of float16 in."""
+        if dtype == torch.bfloat16:
+            self.to(dtype)
+        else:
+            super().to_dtype(dtype)
 
     def train(self, mode: bool = True) -> MSFTModule:
         super().train(mode)
@@ -156,8 +183,12 @@ class MSFTModule(ForecastingModule):
 
     def validation_step(self, val_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         """Adds a batch to `score`, and returns its CRPS at the present weights, in the series' units."""
+        val_batch = scored_precisely(val_batch)
         target = val_batch.future_target
-        outputs = self.forecast(val_batch.past_target)
+        if self.observer is not None:
+            self.observer(val_batch, batch_idx)
+            return target.new_zeros(())
+        outputs = self.forecast(self.window(val_batch))
         forecast = self.mix(outputs) if _finite(outputs) else None
         if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
             assert self.linear is not None
@@ -265,7 +296,8 @@ class MSFTModule(ForecastingModule):
     @torch.no_grad()
     def add_errors(self, batch: TorchTrainingBatch, batch_idx: int) -> None:
         """Adds a validation batch to `error_products`; NaN where the forecast broke down."""
-        outputs, target = self.forecast(batch.past_target), batch.future_target.unsqueeze(-1)
+        batch = scored_precisely(batch)
+        outputs, target = self.forecast(self.window(batch)), batch.future_target.unsqueeze(-1)
         size = self.error_products.products.shape[-1]
         errors = target.new_full((*target.shape[:-1], size), torch.nan)
         if _finite(outputs):
@@ -340,7 +372,7 @@ class MSFTModule(ForecastingModule):
             self.trainer.should_stop = True
 
     def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
-        outputs = self.forecast_scales(train_batch.past_target)
+        outputs = self.forecast_scales(self.window(train_batch))
         if not _finite(outputs):  # a loss that moves nothing
             logger.warning("training stopped at step %d: forecasts are not finite; lower the rates", self.global_step)
             self.trainer.should_stop = self.diverged = True

@@ -12,6 +12,7 @@ AGGREGATORS = ("both", "c2f", "f2c", None)
 ATTENTIONS = ("in_scale", "full", "one_sequence")
 MIXINGS = ("mixture", "quantile", "samples", "first")
 UPSAMPLINGS = ("repeat", "linear")
+SAMPLE_DEPENDENCES = ("copula", "independent")
 WEIGHT_LEARNINGS = ("scale_loss", "mixed_loss", "stacking", "uniform")
 AUTO = "auto"
 FIRST_SCALE_LOGIT = 10.0  # the authors' scripts start the finest scale's logit here (hourly ETT sets)

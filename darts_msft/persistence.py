@@ -29,11 +29,13 @@ from darts_msft.storage.adapter_files import (
     write_adapter,
 )
 from darts_msft.storage.weights import state_hash
+from darts_msft.windows_of_batches import Widths
 
 _CONFIGS = {"method_config": MethodConfig().to_dict(), "mixing_config": MixingConfig().to_dict()}
 _CHOSEN = ("num_scales", "finest_context", "patch_size")  # what is chosen for a user who gives none
-_FREE = ("learning_rates", "bounds_config")  # what may differ between models that share an adapter
-_OF_A_MODULE = ("n_components", "dtype", "frozen_sha256")  # what of a model's identity is known once it has weights
+_FREE = ("learning_rates", "bounds_config", "sample_dependence")  # what may differ between models that share an adapter
+# what of a model's identity is known once it has weights
+_OF_A_MODULE = ("n_components", "covariates", "dtype", "frozen_sha256")
 
 
 def save_adapter(model: Any, path: str | Path, overwrite: bool) -> None:
@@ -57,7 +59,8 @@ def load_adapter(model: Any, path: str | Path) -> None:
         if taken:
             settings, likelihood, _ = resolve({**model.model_params, **taken})
         parameters = {**model.pl_module_params, "likelihood": likelihood}
-        module = build_for(model, settings, parameters, saved["n_components"], saved["dtype"])
+        widths = Widths(saved["n_components"], *saved["covariates"])
+        module = build_for(model, settings, parameters, widths, saved["dtype"])
     check_identity(path, saved, {**_identity(model, settings), **_kind_of(module)})
     tensors = module.completed(read_tensors(path, saved))
     check_tensors(path, tensors, _adapter_of(module), of_any_size="linear.")
@@ -103,6 +106,9 @@ def check_saved(model: Any, saved: Any) -> None:
         )
         if own != theirs:
             raise ValueError(f"{name} is {own} here but {theirs} in the saved model; create the model with {theirs}")
+    own, theirs = (one._module_settings.get("multivariate", "independent") for one in (model, saved))
+    if own != theirs:
+        raise ValueError(f"multivariate is {own!r} here but {theirs!r} in the saved model; create the model with that")
     own, theirs = (one._module_settings["mixing_config"].get("linear_member", False) for one in (model, saved))
     if theirs and not own:
         raise ValueError("the saved model has a linear member; create the model with linear_member=True")
@@ -147,6 +153,7 @@ def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         **{name: value for name, value in settings.items() if name not in _FREE},
         **own,
         "finest_context": settings.get("finest_context", longest_context(length)),  # version 0.1 had none
+        "multivariate": settings.get("multivariate", "independent"),
         "input_chunk_length": length if isinstance(length, int) else list(length),
         "output_chunk_length": model.model_params["output_chunk_length"],
         "output_chunk_shift": model.output_chunk_shift,
@@ -170,7 +177,7 @@ def _completed(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
     Its method had no use for these options: any value goes with it, such as that in the model's own `settings`. Scale
     0 saw the whole context.
     """
-    filled = dict(saved)
+    filled = {"multivariate": "independent", "covariates": [0, 0], **saved}
     if "input_chunk_length" in saved:
         filled.setdefault("finest_context", longest_context(saved["input_chunk_length"]))
     for part in _CONFIGS:
@@ -191,7 +198,8 @@ def _defaults_of_the_useless(method: str) -> dict[str, Any]:
 
 def _kind_of(module: MSFTModule) -> dict[str, Any]:
     dtype = str(module.dtype).removeprefix("torch.")
-    return dict(zip(_OF_A_MODULE, (module.n_targets, dtype, state_hash(_frozen(module))), strict=True))
+    covariates = [module.widths.past, module.widths.future]
+    return dict(zip(_OF_A_MODULE, (module.n_targets, covariates, dtype, state_hash(_frozen(module))), strict=True))
 
 
 def _adapter_of(module: MSFTModule) -> dict[str, Tensor]:
@@ -204,7 +212,7 @@ def _frozen(module: MSFTModule) -> dict[str, Tensor]:
     if not module.method.pretrained:
         return {}
     with module.bare_backbone() as backbone:
-        trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+        trained = module.learned_of_backbone(backbone)
         unused = module.method.spec.unused
         state = backbone.state_dict().items()
         return {name: v for name, v in state if name not in trained and not module.method.matches(name, unused)}

@@ -8,6 +8,7 @@ from darts.logging import get_logger
 
 from darts_msft.backbones import describe, load_class
 from darts_msft.backbones.base import Traits
+from darts_msft.groups import TooLong
 from darts_msft.methods import find_method
 from darts_msft.options import AUTO, MethodConfig, check_number, is_integer
 from darts_msft.scales import pyramid
@@ -19,10 +20,6 @@ DEFAULT_SCALES, DEFAULT_MAX_SCALES = 2, 3
 DEFAULT_CONTEXT_PATCHES = 16  # patch_size="auto" takes the largest patch that leaves so many in the context
 DEFAULT_COARSE_TOKENS = 4  # num_scales=None keeps so many context tokens at the coarsest scale
 DEFAULT_FINEST_CONTEXT = 1024  # steps that scale 0 sees; more where the coarsest scale would not reach back over all
-
-
-class TooLong(ValueError):
-    """A scale has more tokens, or steps, than the checkpoint was made for."""
 
 
 def largest_num_scales(
@@ -176,6 +173,17 @@ def check_tokens(checkpoint: Checkpoint, plan: ScalePlan, added: int = 0) -> Non
             f"backbone={name!r}; give more scales (num_scales), a shorter finest_context, a shorter "
             f"input_chunk_length, or a larger patch_size ({', '.join(map(str, traits.patch_sizes))})"
         )
+
+
+def choose_multivariate(checkpoint: Checkpoint, asked: str) -> str:
+    """What the variates of a series are to one another: "auto" takes what the backbone's traits name first."""
+    name, traits = checkpoint
+    allowed = (AUTO, *traits.multivariate)
+    if not isinstance(asked, str) or asked not in allowed:
+        raise ValueError(
+            f"multivariate={asked!r} is not allowed with backbone={name!r}; give {' or '.join(map(repr, allowed))}"
+        )
+    return traits.multivariate[0] if asked == AUTO else asked
 
 
 def check_joined_tokens(checkpoint: Checkpoint, plan: ScalePlan, attention: str) -> None:

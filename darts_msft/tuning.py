@@ -48,7 +48,7 @@ class TunedModel(FoundationModel):
         asked = signature(FoundationModel.scale_batch_size).bind(self, series, *args, **kwargs)
         asked.apply_defaults()
         if asked.arguments["method"] != "fit":
-            self._prepare_zero_shot(series)
+            series = self._prepare_zero_shot(series)
             return super().scale_batch_size(series, *args, **kwargs)
         validates = asked.arguments["method_kwargs"].get("val_series") is not None
         with self._tuner_runs("scale_batch_size", Divergence(None), validates):

@@ -36,3 +36,13 @@ def of_those_that_saw(seen: list[Bool[Tensor, "B V 1"]], stats: list[Stats]) -> 
         pairs = zip(stats[scale], found[scale + 1], strict=True)
         found[scale] = Stats(*(torch.where(seen[scale], own, coarser) for own, coarser in pairs))
     return found
+
+
+def nan_where_unseen(
+    plan: ScalePlan, past_target: Float[Tensor, "B C V"], forecast: Float[Tensor, "*M B H VR"]
+) -> Float[Tensor, "*M B H VR"]:
+    """NaN for the components of a window in which no scale saw a value; each may have several columns, side by side."""
+    memory = plan.memory(rearrange(past_target, "b c v -> b v c"), plan.num_scales)  # the longest
+    unseen = torch.isnan(memory).all(dim=-1)
+    columns = unseen.repeat_interleave(forecast.shape[-1] // unseen.shape[-1], dim=-1)
+    return forecast.masked_fill(columns[:, None], torch.nan)

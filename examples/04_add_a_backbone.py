@@ -25,7 +25,7 @@ args = parser.parse_args()
 # register before `MSFTFoundationModel.load` too.
 register("tiny", Architecture("tiny_encoder:TinyEncoder", ("tiny_width", "tiny_patch", "tiny_layers", "tiny_tokens")))
 
-# 2. A checkpoint is config.json and model.safetensors. These weights are random, and forecast poorly; yours are pretrained.
+# 2. A checkpoint is config.json and model.safetensors. These weights are random, so they forecast poorly.
 config, folder = {"tiny_width": 32, "tiny_patch": 12, "tiny_layers": 2, "tiny_tokens": 64}, Path(args.out)
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "config.json").write_text(json.dumps(config))

@@ -85,10 +85,10 @@ WITHOUT_HEAD = {"moment", "toy_without_head"}
 """Those that have no forecast before they are trained."""
 
 
-def load_backbone(directory: Path, patch_size: int) -> Backbone:
+def load_backbone(directory: Path, patch_size: int, joint: bool = False) -> Backbone:
     """The way of `MSFTFoundationModel`: config.json names the class, which takes the weights."""
     source, architecture, config = describe(str(directory))
-    backbone = load_class(architecture).from_config(config, patch_size)
+    backbone = load_class(architecture).from_config(config, patch_size, joint)
     backbone.load_pretrained(load_state(source), source.location)
     return backbone.eval()
 

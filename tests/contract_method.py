@@ -43,6 +43,7 @@ def make_model(directory: Path, method: str, context: int = CONTEXT, **settings:
         "num_scales": SCALES,
         "patch_size": PATCH,
         "linear_member": False,
+        "multivariate": "independent",  # as `forecast_apart` has it
         **{name: value for name, value in options.items() if name in find_method(method).options},
         "batch_size": 16,
         "n_epochs": 1,
@@ -125,7 +126,7 @@ def gradients_of(module: MSFTModule, of_forecast: bool = False) -> dict[str, Ten
     module.train()
     module.zero_grad()
     batch = training_batch()
-    outputs = module.forecast_scales(batch.past_target)
+    outputs = module.forecast_scales(module.window(batch))
     loss = sum(part.sum() for part in outputs.params) if of_forecast else module.training_loss(batch, outputs)
     loss.backward()
     return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
@@ -134,7 +135,7 @@ def gradients_of(module: MSFTModule, of_forecast: bool = False) -> dict[str, Ten
 @torch.no_grad()
 def params_of(module: MSFTModule, past: Tensor) -> list[Tensor]:
     """Every scale's standardised parameters (B, V, H_i, R)."""
-    params: list[Tensor] = module.forecast_scales(past).params
+    params: list[Tensor] = module.forecast_scales(module.window(PLModuleInput(past_target=past))).params
     return params
 
 

@@ -29,7 +29,7 @@ from darts_msft.backbones.families import DensityFamily
 TOY = Architecture("toy_backbone:ToyBackbone", ("toy_width", "toy_layers", "toy_patch_sizes"))
 TOY_OF_QUANTILES = Architecture("toy_layouts:ToyOfLayouts", ("toy_lead", "toy_middle"))
 TOY_WITHOUT_HEAD = Architecture("toy_layouts:ToyOfLayouts", ("toy_headless",))
-MINIMUM_SCALE = 1e-4
+MINIMUM_SCALE = 1e-5
 
 
 class NormalFamily(DensityFamily):
@@ -87,7 +87,7 @@ class ToyBackbone(Backbone):
         return Traits(tuple(config["toy_patch_sizes"]), NormalFamily())
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> ToyBackbone:
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> ToyBackbone:
         return cls(config["toy_width"], config["toy_layers"], cls.traits_of(config), patch_size)
 
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:

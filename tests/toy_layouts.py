@@ -84,7 +84,7 @@ class ToyOfLayouts(Backbone):
         return Traits((4,), family, layout, multivariate=BOTH, max_context=64)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> ToyOfLayouts:
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> ToyOfLayouts:
         return cls(16, 2, cls.traits_of(config))
 
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:

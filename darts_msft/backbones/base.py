@@ -75,6 +75,8 @@ class Traits:
         Most steps of a scale's context, and of its horizon; None: no limit.
     max_tokens
         Most tokens of a scale's context and horizon together; None: no limit.
+    max_group_tokens
+        The same of all variates that attend to one another.
     """
 
     patch_sizes: tuple[int, ...]
@@ -88,6 +90,7 @@ class Traits:
     max_context: int | None = None
     max_horizon: int | None = None
     max_tokens: int | None = None
+    max_group_tokens: int | None = None
 
 
 class Target(NamedTuple):
@@ -159,8 +162,11 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> Backbone:
-        """The architecture with random weights; `patch_size` in steps, one of the backbone's."""
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> Backbone:
+        """The architecture with random weights; `patch_size` in steps, one of the backbone's.
+
+        `joint`: variates that attend to one another are to come. It is given where the traits have such alone.
+        """
 
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Copies a checkpoint's tensors in, strictly but for those `dropped`; `origin` names it in errors."""
@@ -170,8 +176,8 @@ class Backbone(nn.Module, ABC):
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:
         """Of each window, in double precision; NaN is missing, as is the future but for covariates.
 
-        Location 0 where nothing is observed; the scale is above 0. Standardising is affine: what is not, such as
-        asinh, belongs to `embed` and `head`.
+        Location 0 where nothing is observed; the scale is above 0: a constant that sees to that changes a scale of 1 by
+        1e-5 at most. Standardising is affine: what is not, such as asinh, belongs to `embed` and `head`.
         """
 
     @abstractmethod

@@ -5,10 +5,10 @@ Reference: Woo et al. 2024, "Unified Training of Universal Time Series Forecasti
 are used. What differs from its forward: shapes are fixed (no packing), only the chosen patch size is
 projected, the head sees horizon tokens only, and missing values enter as the window's location
 (0 after scaling) where uni2ts lets raw zeros through, and wholly missing patches are not attended to. As in
-uni2ts, 1e-5 is added to each window's variance: bring series with a deviation below about 0.03 to a larger unit.
+uni2ts, 1e-5 is added to each window's variance; `units.py` sees to it that this never matters.
 Statistics are in double precision throughout (uni2ts standardises in float32, which shows where a series' level is
-a thousand times its spread). Variates do not attend to one another, so the
-same-variate attention bias is a constant that cancels in the softmax.
+a thousand times its spread). Where variates do not attend to one another, the same-variate attention bias is a
+constant that cancels in the softmax.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ _MINIMUM_VARIANCE = 1e-5  # PackedStdScaler's minimum_scale, added to the varian
 class MoiraiBackbone(Backbone):
     """A `MoiraiModule` with one patch size chosen for all its tokens.
 
-    The parameters live in `module`, under uni2ts' own names, so checkpoints of either side fit the other.
+    The parameters live in `module`, under uni2ts' own names, so checkpoints of either side fit the other. If `joint`,
+    a token attends to those of all variates of its series (any-variate attention).
     """
 
-    def __init__(self, module: MoiraiModule, patch_size: int) -> None:
+    def __init__(self, module: MoiraiModule, patch_size: int, joint: bool = False) -> None:
         super().__init__()
+        self.joint = joint
         self.module = module
         self.patch_size = patch_size
         self.patch_index = list(module.patch_sizes).index(patch_size)
@@ -54,7 +56,7 @@ class MoiraiBackbone(Backbone):
             },
             tuned=("module.encoder.*norm*.weight", "module.encoder.layers.*.self_attn.out_proj.weight"),
             head=("module.param_proj.*",),
-            unused=("module.encoder.layers.*.self_attn.var_attn_bias.*",),
+            unused=() if joint else ("module.encoder.layers.*.self_attn.var_attn_bias.*",),
         )
 
     @classmethod
@@ -62,14 +64,14 @@ class MoiraiBackbone(Backbone):
         return _traits(decode_distr_output(config["distr_output"]), config["patch_sizes"], config["max_seq_len"])
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> MoiraiBackbone:
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> MoiraiBackbone:
         known = ("d_model", "num_layers", "max_seq_len", "attn_dropout_p", "dropout_p", "scaling")
         module = MoiraiModule(
             distr_output=decode_distr_output(config["distr_output"]),
             patch_sizes=tuple(config["patch_sizes"]),
             **{name: config[name] for name in known if name in config},
         )
-        return cls(module, patch_size)
+        return cls(module, patch_size, joint)
 
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
         load_strict(self.module, state, origin)
@@ -94,15 +96,34 @@ class MoiraiBackbone(Backbone):
         future: Float[Tensor, "B V LH"],
         known: Bool[Tensor, "B V LH"],
     ) -> Float[Tensor, "B V N D"]:
-        patches = rearrange(past, "b v (n p) -> b v n p", p=self.patch_size)
-        projection = self.module.in_proj
-        weight = projection.weight[self.patch_index, :, : self.patch_size]
-        context = F.linear(patches, weight, projection.bias[self.patch_index])
+        context = self._project(past)
         count = future.shape[-1] // self.patch_size
         horizon = repeat(
             self.module.mask_encoding.weight, "1 d -> b v n d", b=context.shape[0], v=context.shape[1], n=count
         )
-        return torch.cat([context, horizon.to(context.dtype)], dim=-2)
+        horizon = horizon.to(context.dtype)
+        if self.joint:
+            horizon = torch.where(self._any_step(known).unsqueeze(-1), self._project(future), horizon)
+        return torch.cat([context, horizon], dim=-2)
+
+    def _project(self, values: Float[Tensor, "B V L"]) -> Float[Tensor, "B V N D"]:
+        patches = rearrange(values, "b v (n p) -> b v n p", p=self.patch_size)
+        projection = self.module.in_proj
+        weight = projection.weight[self.patch_index, :, : self.patch_size]
+        return F.linear(patches, weight, projection.bias[self.patch_index])
+
+    def _any_step(self, steps: Bool[Tensor, "B V L"]) -> Bool[Tensor, "B V N"]:
+        return rearrange(steps, "b v (n p) -> b v n p", p=self.patch_size).any(dim=-1)
+
+    def token_mask(
+        self, observed: Bool[Tensor, "B V L"], known: Bool[Tensor, "B V LH"], targets: int
+    ) -> Bool[Tensor, "B V N"]:
+        # a covariate has tokens where it has values alone: in the context, and in a known horizon
+        mask = super().token_mask(observed, known, targets)
+        if targets == observed.shape[1]:
+            return mask
+        own = torch.cat([self._any_step(observed), self._any_step(known)], dim=-1)
+        return torch.cat([mask[:, :targets], own[:, targets:]], dim=1)
 
     def attention(
         self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None, adapters: Adapters
@@ -110,23 +131,41 @@ class MoiraiBackbone(Backbone):
         block = self.module.encoder.layers[layer]
         attn = block.self_attn
         x = block.norm1(tokens)
-        heads = "b v n (group hpg d) -> (b v) group hpg n d"
+        together = self.joint and tokens.shape[1] > 1
+        heads = f"b v n (group hpg d) -> {'b group hpg (v n) d' if together else '(b v) group hpg n d'}"
         query, key, value = (
             rearrange(adapted(name, getattr(attn, name), x, adapters), heads, hpg=1, d=attn.head_dim)
             for name in ("q_proj", "k_proj", "v_proj")
         )
         time = torch.arange(tokens.shape[-2], device=tokens.device).reshape(1, 1, 1, -1)
+        seen = None if mask is None else rearrange(mask, "b v n -> (b v) 1 1 n")
+        if together:
+            time, seen = time.repeat(1, 1, 1, tokens.shape[1]), self._variate_bias(layer, tokens, mask)
         query, key = attn.time_qk_proj(attn.q_norm(query), attn.k_norm(key), query_id=time, kv_id=time)
         attended = F.scaled_dot_product_attention(
             query.flatten(1, 2),  # one group a head: four axes select the fused kernel
             key.flatten(1, 2),
             value.flatten(1, 2),
-            attn_mask=None if mask is None else rearrange(mask, "b v n -> (b v) 1 1 n"),
+            attn_mask=seen,
             dropout_p=attn.attn_dropout_p if self.training else 0.0,
             scale=attn.softmax_scale,
         )
-        joined = rearrange(attended, "(b v) head n d -> b v n (head d)", b=tokens.shape[0])
+        rows = "b head (v n) d" if together else "(b v) head n d"
+        joined = rearrange(attended, f"{rows} -> b v n (head d)", b=tokens.shape[0], v=tokens.shape[1])
         return tokens + block.dropout(attn.out_proj(joined))
+
+    def _variate_bias(
+        self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None
+    ) -> Float[Tensor, "#B heads VN VN"]:
+        """What is added to the attention's logits: one number for the own variate, one for all others."""
+        variate = torch.arange(tokens.shape[1], device=tokens.device).repeat_interleave(tokens.shape[-2])
+        same = (variate[:, None] == variate).unsqueeze(-1)
+        others, own = self.module.encoder.layers[layer].self_attn.var_attn_bias.emb.weight.to(tokens.dtype)
+        bias = rearrange(torch.where(same, own, others), "q k head -> 1 head q k")
+        if mask is None:
+            return bias
+        # not -inf, also in half precision: nothing may be valid
+        return torch.where(rearrange(mask, "b v n -> b 1 1 (v n)"), bias, torch.finfo(torch.float16).min)
 
     def feed_forward(
         self, layer: int, tokens: Float[Tensor, "B V N D"], mask: Bool[Tensor, "B V N"] | None
@@ -161,4 +200,12 @@ class MoiraiBackbone(Backbone):
 
 
 def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int) -> Traits:
-    return Traits(tuple(sorted(patch_sizes)), MoiraiFamily(output), max_tokens=int(max_tokens))
+    return Traits(
+        tuple(sorted(patch_sizes)),
+        MoiraiFamily(output),
+        past_covariates=True,
+        future_covariates=True,
+        multivariate=("independent", "joint"),
+        max_tokens=int(max_tokens),
+        max_group_tokens=int(max_tokens),
+    )

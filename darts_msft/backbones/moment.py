@@ -87,7 +87,7 @@ class MomentBackbone(Backbone):
         )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> MomentBackbone:
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> MomentBackbone:
         return MaskedMoment(config) if config.get(MASKED, False) else MomentBackbone(config)
 
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:

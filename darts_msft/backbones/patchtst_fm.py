@@ -68,7 +68,7 @@ class PatchTSTFMBackbone(Backbone):
         return Traits((patch,), QuantileFamily(levels, squashed=True), max_tokens=longest // patch)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> PatchTSTFMBackbone:
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> PatchTSTFMBackbone:
         return cls(config)
 
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:

@@ -196,7 +196,7 @@ class UnitsBackbone(Backbone):
         )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], patch_size: int) -> UnitsBackbone:
+    def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> UnitsBackbone:
         return cls(config)
 
     def statistics(self, past: Float[Tensor, "B V C"], future: Float[Tensor, "B V H"]) -> Stats:

@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.signal import correlate
 
+_ROUNDING = 1e-7  # of the largest value: what single precision leaves of a constant
+
 
 class Frame(NamedTuple):
     """What a window is made of, in steps."""
@@ -91,7 +93,7 @@ def spread_of(values: Float[np.ndarray, "_"]) -> float:
     """Standard deviation of the observed values; 0 where they don't vary beyond rounding."""
     seen = values[np.isfinite(values)]
     deviation = float(np.std(seen, dtype=np.float64)) if seen.size else 0.0
-    return deviation if deviation > 1e-6 * float(np.abs(seen).max(initial=0.0)) else 0.0
+    return deviation if deviation > _ROUNDING * float(np.abs(seen).max(initial=0.0)) else 0.0
 
 
 def standardised(values: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:

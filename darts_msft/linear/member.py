@@ -111,9 +111,9 @@ class LinearMember(nn.Module):
         if (season := int(self.season)) > 0:
             spread = spread * (size * unrest_of(inputs, deviation, season)) ** self.exponents[1]
         scale = self.scale.T * spread[:, None]
-        # no number of its own where nothing varied: what single precision leaves
         tells = loc.isfinite().all(dim=1)
-        scale = torch.maximum(scale, 1e-6 * loc.abs()).clamp(min=1e-12)
+        # no number of its own where nothing varied: what rounding leaves
+        scale = torch.maximum(scale, torch.finfo(loc.dtype).eps * loc.abs()).clamp(min=1e-30)
         return LinearForecast(
             torch.where(tells[:, None], loc, torch.nan), torch.where(tells[:, None], scale, torch.nan), tells
         )

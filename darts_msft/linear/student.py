@@ -78,7 +78,7 @@ def fit_student(residuals: Float[np.ndarray, "B V H"]) -> Student:
     count = seen.sum(axis=0)
     square = np.where(seen, square, 0.0)
     start = square.sum(axis=0) / count.clip(1)
-    floor = (1e-12 * start.max(axis=1, keepdims=True)).clip(1e-30)
+    floor = (1e-12 * start.max(axis=1, keepdims=True)).clip(1e-300)
     best, chosen, variances = np.full(len(start), -np.inf), np.full(len(start), DEGREES[-1]), start
     for df in DEGREES:
         variance = np.maximum(start, floor)

@@ -19,9 +19,9 @@ POWER = 8.0  # w_i ~ MSE_i ** -POWER: a scale that doesn't help gets next to not
 
 
 class Backcasts(NamedTuple):
-    """Windows that end J times earlier, padded with NaN on the left, and what followed them."""
+    """J earlier times to forecast from, and what followed."""
 
-    windows: Float[Tensor, "J B C V"]
+    ends: tuple[int, ...]  # J steps of the window, from which on they are forecast
     truth: Float[Tensor, "J B h V"]
     unit: Float[Tensor, "B V"]  # each window's variance
     tells: Bool[Tensor, "J B V"]  # whether a scale's error says how well it would forecast the window itself
@@ -50,15 +50,16 @@ def cut_backcasts(past_target: Float[Tensor, "B C V"], horizon: int, shift: int,
     length = past_target.shape[1]
     steps = max(1, min(horizon, (length - shift) // (2 * COUNT)))
     windows, truth = [], []
-    for ends in (length - steps * index for index in range(1, COUNT + 1)):
+    times = tuple(length - steps * index for index in range(1, COUNT + 1))
+    for ends in times:
         window = past_target[:, : max(ends - shift, 0)]
-        windows.append(F.pad(window, (0, 0, length - window.shape[1], 0), value=torch.nan))
+        windows.append(window)
         truth.append(past_target[:, max(ends, 0) : max(ends, 0) + steps])
     values = past_target.double()
     unit = (values - values.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1)
     varies = values.nan_to_num(-torch.inf).amax(dim=1) > values.nan_to_num(torch.inf).amin(dim=1)
     unit = torch.where(varies, unit, 0.0)  # rounding leaves a little where nothing varies
-    observed = ~torch.isnan(torch.stack(windows))
+    seen = torch.stack([(~torch.isnan(window)).sum(dim=1) for window in windows])
     older = ~torch.isnan(past_target[:, : length - finest_context]).all(dim=(1, 2))
-    tells = (2 * observed.sum(dim=2) >= finest_context) & older[:, None]
-    return Backcasts(torch.stack(windows), torch.stack(truth), unit, tells)
+    tells = (2 * seen >= finest_context) & older[:, None]
+    return Backcasts(times, torch.stack(truth), unit, tells)

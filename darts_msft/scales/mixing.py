@@ -260,6 +260,18 @@ def quantile_of_mixture(
     return found.reshape(centre.shape) * unit + centre
 
 
+@torch.no_grad()
+def cdf_of_mixture(
+    cdf: DistributionFunction, forecast: MixedForecast, value: Float[Tensor, "B H V"]
+) -> Float[Tensor, "B H V"]:
+    """The share of the members' distributions, summed with their weights, at or below `value`."""
+    place, width = (value.unsqueeze(-1) - forecast.loc), forecast.spread
+    below = cdf(forecast.params, place / width.where(width > 0, 1)).where(width > 0, (place >= 0).to(place))
+    weights = forecast.weights[:, None, None]
+    total = (below.where(weights > 0, 0) * weights).sum(dim=-1)
+    return total if forecast.linear is None else forecast.linear.beside(total, forecast.linear.cdf(value))
+
+
 def _in_units(linear: LinearPart, centre: Float[Tensor, "B H V"], unit: Float[Tensor, "B H V"]) -> LinearPart:
     """Its steps in one row, (N), as multiples of `unit` from `centre`."""
     weight = linear.weight[:, None].expand_as(centre)

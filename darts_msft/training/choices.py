@@ -7,12 +7,18 @@ from typing import Any, NamedTuple
 
 import torch
 from darts.models.forecasting.torch_forecasting_model import TorchDataModule
-from darts.utils.data.torch_datasets.utils import TorchTrainingBatch, TorchTrainingSample, _batch_collate_fn_train
+from darts.utils.data.torch_datasets.utils import (
+    FEATURE_FIELDS,
+    TorchTrainingBatch,
+    TorchTrainingSample,
+    _batch_collate_fn_train,
+)
 
 from darts_msft import arguments
 from darts_msft.backbones import load_class
 from darts_msft.building import build_module
 from darts_msft.forms import Form
+from darts_msft.groups import TooLong
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.training.score import stack_weights
@@ -127,13 +133,19 @@ def _trial(model: Any, judged: dict[Any, Any], changes: dict[str, int]) -> Trial
         logger.debug("settings %s are left out: %s", changes, error)
         return None
     given = {name: model.model_params[name] for name in ("backbone", "revision", *SETTINGS, *_LENGTHS)}
+    given["multivariate"] = model.model_params.get("multivariate", AUTO)
     fixed = {"method": "zero_shot", "likelihood": "native", "enable_finetuning": False, "linear_member": False}
     options = {**MethodConfig().to_dict(), **MixingConfig().to_dict()}
     resolved = arguments.resolve({**options, **given, **fixed, **changes}, warns=False)
     settings, batches = resolved.settings, judged["batches"]
     key, scales = (settings["patch_size"], settings["finest_context"]), settings["num_scales"] + 1
     if len(judged.get(key, ())) < scales:
-        judged[key] = _stacked(_form(_module(model, resolved, batches.windows[0]), batches))
+        try:
+            module = _module(model, resolved, batches.windows[0])
+        except TooLong as error:  # of too many variates
+            logger.debug("settings %s are left out: %s", changes, error)
+            return None
+        judged[key] = _stacked(_form(module, batches))
     stacked = judged[key][:scales]
     return Trial(*key, stacked) if len(stacked) == scales else None
 
@@ -154,7 +166,8 @@ _LENGTHS = ("input_chunk_length", "output_chunk_length", "output_chunk_shift")
 
 def _module(model: Any, resolved: arguments.Resolved, batch: TorchTrainingBatch) -> MSFTModule:
     """The pretrained model with these settings, on the CPU."""
-    sample = {"past_target": tuple(batch.past_target.shape[1:]), "future_target": tuple(batch.future_target.shape[1:])}
+    parts = {name: getattr(batch, name) for name in FEATURE_FIELDS}
+    sample = {name: tuple(part.shape[1:]) for name, part in parts.items() if part is not None}
     parameters = {**model.pl_module_params, "likelihood": resolved.likelihood, "train_sample_shape": sample}
     with torch.random.fork_rng(devices=[]):
         module = build_module(model, resolved.settings, parameters)
@@ -170,4 +183,4 @@ def _form(module: MSFTModule, batches: Batches) -> torch.Tensor:
     add = module.validation_step if module.is_mixture else module.add_errors  # of points: squared errors
     for index, batch in enumerate(batches.windows):
         add(batch, index)
-    return module.score.compute().form if module.is_mixture else module.error_products.compute()
+    return module.score.compute().form if module.is_mixture else module.error_products.compute().mean(dim=0)

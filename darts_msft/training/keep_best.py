@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from math import inf, isfinite
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from darts_msft.training.dependence import learn_paths
 from darts_msft.training.movement import moved, snapshot
 from darts_msft.training.report import Candidate, FitReport, mean_of, rows_of
+from darts_msft.training.validation_windows import apart
 
 logger = logging.getLogger("darts_msft")
 
@@ -60,7 +63,7 @@ class KeepBest(pl.Callback):
         self._scored_step, self._seconds_before, self._started = -1, 0.0, began
         self._scored_sums: list[float] = []  # by which weights that were scored are known again
         self._undone_step = 0  # where the fit last went back
-        self._fitting, self._resumed = False, False
+        self._fitting, self._resumed, self._learned_paths = False, False, False
         self._units: Tensor | None = None  # of the scores (N, V)
         self._comparable = True  # whether a resumed fit's scores are those of now
         self._start_label: str | None = None  # a new head's training begins before Lightning's sanity check
@@ -98,7 +101,15 @@ class KeepBest(pl.Callback):
         if self.best is None:
             logger.warning("no finite validation score: the scales are weighted as before")
         else:
-            self._finish(module)
+            self._restore(module)
+        self.learn_paths(trainer, module, batches)
+        if self.best is not None:
+            self.report = self._report(module, trains=False)
+
+    def learn_paths(self, trainer: Any, module: Any, batches: Any) -> None:
+        """Where nothing is trained: the dependence of sample paths, in a pass over the validation data of its own."""
+        windows = partial(apart, batches, module.output_chunk_length)
+        self._learned_paths = learn_paths(module, partial(_validate, trainer, module, batches), windows)
 
     # ---------------------------------------------------------------- an interrupted fit
 
@@ -172,7 +183,7 @@ class KeepBest(pl.Callback):
         self.epoch_seconds.append(time.perf_counter() - self._epoch_started)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if pl_module.solves_on_errors and not trainer.sanity_checking:
+        if pl_module.solves_on_errors and not (trainer.sanity_checking or pl_module.observer):
             _solve_on_errors(trainer, pl_module)
         pl_module.score.reset()
 
@@ -192,15 +203,23 @@ class KeepBest(pl.Callback):
         """
         if self.validates and self._scored_step != trainer.global_step:  # no validation after the last step
             self._score(trainer, pl_module, "end of training")
-        elif self.validates and _sums(pl_module) != self._scored_sums:  # by a callback that averages weights
+        elif self.validates and self._scored_sums not in ([], _sums(pl_module)):  # by a callback that averages weights
             self._score(trainer, pl_module, "averaged weights")
-        self._finish(pl_module)
+        trains = self._fitting
+        self._restore(pl_module)
+        if self.validates:
+            each_batch = partial(_each_batch, trainer, pl_module)  # a resumed fit has no loader before it
+            length = pl_module.output_chunk_length
+            self._learned_paths = learn_paths(pl_module, each_batch, lambda: apart(trainer.val_dataloaders, length))
+        self.report = self._report(pl_module, trains)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         # other processes may not know of it
         alone = trainer.world_size == 1
         if isinstance(exception, KeyboardInterrupt) and alone and self._fitting and self.best is not None:
-            self._finish(pl_module)
+            trains = self._fitting
+            self._restore(pl_module)
+            self.report = self._report(pl_module, trains)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._fitting:  # resumed after the last epoch: Lightning had nothing left to do
@@ -230,8 +249,9 @@ class KeepBest(pl.Callback):
         last = _label(trainer.current_epoch - 1)
         logger.info("%s was no better than %s: undone, rates are divided by %g", last, self.best.label, RATE_CUT)
 
-    def _finish(self, module: Any) -> None:
-        trains, self._fitting, best = self._fitting, False, self.best
+    def _restore(self, module: Any) -> None:
+        """The fit is over: back to the best state."""
+        self._fitting, best = False, self.best
         self._moved, self._start = moved(module.trained_groups(), self._start), {}
         module.form.fill_(module.kind)
         if best is not None:
@@ -244,7 +264,6 @@ class KeepBest(pl.Callback):
             )
         elif self.validates:
             logger.warning("no finite validation score: the last weights are kept, uncompared with zero-shot")
-        self.report = self._report(module, trains)
 
     def _score(self, trainer: pl.Trainer, module: Any, label: str | None = None, step: int | None = None) -> None:
         """Scores the present state in a pass over the validation data of its own."""
@@ -268,12 +287,12 @@ class KeepBest(pl.Callback):
         )
         state = module.state_dict()
         present = {name: state[name].detach().clone() for name in module.own_names()}
-        scored_step = self._scored_step
+        scored = self._scored_step, self._scored_sums
         module.load_state_dict(self._tensors, strict=False)
         # by its own label where a pass scores several forms
         self._score(trainer, module, None if module.start_label == best.label else best.label, best.step)
         module.load_state_dict(present, strict=False)
-        self._scored_step = scored_step
+        self._scored_step, self._scored_sums = scored
 
     def _consider(self, trainer: pl.Trainer, module: Any, label: str | None = None, step: int | None = None) -> float:
         """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie).
@@ -304,7 +323,7 @@ class KeepBest(pl.Callback):
         repeats = float(module.seasonal.compute()) if self.best is not None and module.seasonal.update_called else 0.0
         learned, asked = module.learned_by(solved=best is not None and (best.step > 0 or best.label == BEFORE))
         return FitReport(
-            kept="last weights (without a validation score)" if self.best is None else self.best.label,
+            kept=_unscored(module) if self.best is None else self.best.label,
             candidates=tuple(self.candidates),
             trained_parameters=sum(value.numel() for value in module.parameters() if value.requires_grad and trains),
             all_parameters=sum(value.numel() for value in module.parameters()),
@@ -320,6 +339,7 @@ class KeepBest(pl.Callback):
             weights=None if weights is None else tuple(weights.tolist()),
             has_linear=module.linear is not None,
             lookback=None if module.linear is None or module.linear.absent else module.linear.lookback,
+            path_correlations=module.paths.at_lags([1, units.season or 1]) if self._learned_paths else {},
             by_series=rows_of(self._by_series, units.components),
             season_share=units.seasonal or 1.0,
             naive_share=repeats or 1.0,
@@ -356,8 +376,17 @@ def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
         module.solve_on_errors()
 
 
+def _validate(trainer: Any, module: Any, batches: Any, act: Callable[[Any, int], Any]) -> None:
+    """Calls `act(batch, index)` on validation batches, where no fit runs."""
+    module.observer = act
+    try:
+        trainer.validate(module, batches, verbose=False)
+    finally:
+        module.observer = None
+
+
 @torch.no_grad()
-def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any, int], Any]) -> bool:
+def _each_batch(trainer: Any, module: Any, act: Callable[[Any, int], Any]) -> bool:
     """Calls `act(batch, index)` on the validation batches that Lightning would use; False where there are none."""
     loop = trainer.fit_loop.epoch_loop.val_loop if module.trainer.state.fn == "fit" else trainer.validate_loop
     loop.setup_data()  # a resumed fit may not have validated yet
@@ -376,3 +405,9 @@ def _each_batch(trainer: pl.Trainer, module: Any, act: Callable[[Any, int], Any]
             act(batch, index)
     module.train(was_training)
     return True
+
+
+def _unscored(module: Any) -> str:
+    """What a fit without a score keeps."""
+    state = "last weights" if module.global_step > 0 else module.start_label
+    return f"{state} (without a validation score)"

@@ -10,7 +10,7 @@ from math import inf
 from typing import Any
 
 from darts_msft.building import install
-from darts_msft.plans import TooLong
+from darts_msft.groups import TooLong
 from darts_msft.training.choices import SETTINGS
 from darts_msft.training.failed_fits import Stopped
 
@@ -38,12 +38,16 @@ def fit_every_scale(
     trials = _trials(model, judged)
     state = model._random_instance.get_state()
     scores: dict[int, float] = {}
-    best, stopped = None, None
+    best, stopped, refused = None, None, None
     for scales in sorted(trials, reverse=True):  # what the choices of the largest K found has the smaller ones' in it
         trial = trials.pop(scales)  # only the best one stays in memory
         trial._random_instance.set_state(state)
         try:
             trial.fit_from_dataset(train_dataset, val_dataset, **copy.deepcopy(kwargs))  # Darts takes some out
+        except TooLong as error:  # of too many variates
+            logger.info("num_scales='auto' leaves %d out: %s", scales, error)
+            refused = error
+            continue
         except Stopped as error:
             stopped = error
         score = trial.fit_report.best
@@ -53,6 +57,8 @@ def fit_every_scale(
         if stopped is not None:
             break
     scores = dict(sorted(scores.items()))
+    if not scores and refused is not None:
+        raise refused
     if best is None:
         raise ValueError(
             f"num_scales='auto' found no finite validation score for any K of {list(scores)}: give a validation series "

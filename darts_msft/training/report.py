@@ -60,6 +60,9 @@ class FitReport:
     "lora", "head", "omega", as in the learning rates' names): the norm of the change over the larger of the two norms.
     Weights of the scales that are stacked have no part in it.
 
+    `path_correlations` are the mean correlations of the normal scores of two steps in a sample path, by how many steps
+    they are apart: one, and a season. Empty where the fit has not told them.
+
     `chosen` are the model's arguments that the user left open and that the fit settled by the zero-shot score.
     """
 
@@ -82,11 +85,12 @@ class FitReport:
     lookback: int | None = None
     by_series: tuple[Row, ...] = field(default=(), repr=False)
     chosen: Mapping[str, int] = field(default_factory=dict)
+    path_correlations: Mapping[int, float] = field(default_factory=dict)
     season_share: float = 1.0
     naive_share: float = 1.0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"moved": {}, "chosen": {}, **state})  # a report of version 0.1 lacks it
+        self.__dict__.update({"moved": {}, "chosen": {}, "path_correlations": {}, **state})  # older ones lack it
 
     @property
     def before(self) -> float | None:
@@ -147,7 +151,7 @@ class FitReport:
         return _name_of(self.naive_season, self.naive_share, "of the steps")
 
     def __str__(self) -> str:
-        """At most ten lines."""
+        """At most eleven lines."""
         lines = self._scores()
         lines.append(self._kept())
         if self.warning is not None:
@@ -157,6 +161,9 @@ class FitReport:
             lines.append(f"best score by num_scales: {scores}")
         if self.weight_learning is not None:
             lines.append(self._members())
+        if self.path_correlations:
+            parts = [f"{part:.2f} at a distance of {lag}" for lag, part in self.path_correlations.items()]
+            lines.append(f"sample paths: steps correlate by {' and '.join(parts)}")
         if self.chosen:
             lines.append("chosen: " + ", ".join(f"{name}={value}" for name, value in self.chosen.items()))
         share = f"{self.trained_parameters:,} of {self.all_parameters:,} parameters ({self.trained_share:.1%})"

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import nnls
 from torch import Tensor
-from torchmetrics import Metric
+
+from darts_msft.training.precise import Precise
 
 LEFT = 1e-3  # share of all scales below which their weights say nothing about each other
 
@@ -120,7 +121,7 @@ class Scored:
         return torch.einsum("nvst,vs,vt->nv", self.forms, weights, weights)
 
 
-class ValidationScore(Metric):
+class ValidationScore(Precise):
     """The CRPS as a quadratic form: by series and component over observed steps, in units of each, averaged.
 
     So all series and components count alike. Beside it, the absolute error of the naive forecast in the same units,
@@ -179,7 +180,7 @@ class ValidationScore(Metric):
         return Scored(self.products / total[..., None, None], self.weighted / total, naives, self.weight > 0)
 
 
-class ErrorProducts(Metric):
+class ErrorProducts(Precise):
     """Products of the scales' errors, for the weights of forecasts that are no mixture: points and quantiles.
 
     Errors come in units of their series. Summed over observed steps of each component, and divided by its members' mean

@@ -20,9 +20,9 @@ def weigh_scales(trainer: Any, module: Any, data: Any, began: float) -> FitRepor
     """
     sample = data.val_dataset[0]
     labels = sample.future_target if isinstance(sample, TorchTrainingSample) else sample[-1]
-    if not module.scale_forms:
-        return None
     length = 0 if labels is None else len(labels)
+    if length != module.output_chunk_length and not module.scale_forms:
+        return None
     if length != module.output_chunk_length:
         logger.warning(
             "the scales are weighted as before: validation windows have %d steps to forecast, not "
@@ -33,5 +33,8 @@ def weigh_scales(trainer: Any, module: Any, data: Any, began: float) -> FitRepor
         return None
     keep = KeepBest(seed=0, validates=True, began=began)
     with keep.attached_to(trainer):
+        if not module.scale_forms:
+            keep.learn_paths(trainer, module, data.scored_batches())
+            return None
         keep.compare_untrained(trainer, module, data.scored_batches())
     return keep.report

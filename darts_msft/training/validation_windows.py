@@ -63,6 +63,15 @@ def located_loader(data: TorchDataModule, **options: Any) -> list[Any] | DataLoa
     return DataLoader(LocatedWindows(data.val_dataset), batch_size=data.batch_size, **options)
 
 
+def apart(batches: Any, horizon: int) -> float:
+    """How many windows of a loader's dataset share no step to forecast; all, where their places are not known."""
+    windows = batches.dataset.windows if isinstance(batches.dataset, LocatedWindows) else batches.dataset
+    if not isinstance(windows, ShiftedTorchTrainingDataset):
+        return float(len(windows))
+    positions = windows.max_samples_per_ts * windows.stride
+    return len(windows) / windows.max_samples_per_ts * (1 + (positions - 1) / horizon)
+
+
 def series_of(batch: TorchTrainingBatch) -> Tensor:
     """(B,), by position; 0 where the batch doesn't say."""
     if isinstance(batch, ValidationBatch) and batch.series is not None:

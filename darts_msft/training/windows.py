@@ -32,15 +32,23 @@ class FitWindows(SequentialTorchTrainingDataset):
 
 
 def windows_of(
-    model: Any, series: Sequence[TimeSeries], weight: Any, most: int | None, stride: int, labels: bool
+    model: Any,
+    series: Sequence[TimeSeries],
+    weight: Any,
+    most: int | None,
+    stride: int,
+    labels: bool,
+    covariates: tuple[Any, Any] = (None, None),
 ) -> FitWindows:
     """Windows of every `stride`-th position of each series, with what follows them if they have `labels`.
 
-    At most the latest `most` of each series, if given. A shorter series' windows come again and again, so that all
-    series have as many.
+    At most the latest `most` of each series, if given; a shorter series' windows come again and again, so that all
+    series have as many. `covariates` are the past and the future ones.
     """
     return FitWindows(
         series=series,
+        past_covariates=covariates[0],
+        future_covariates=covariates[1],
         sample_weight=weight,
         input_chunk_length=(model.min_input_chunk_length, model.input_chunk_length),
         output_chunk_length=model.output_chunk_length if labels else 0,
@@ -57,7 +65,8 @@ def scored_windows(model: Any, windows: SequentialTorchTrainingDataset, weight: 
     Darts gives them the training windows' stride, and no labels where nothing is trained.
     """
     most = windows.max_samples_per_ts * windows.stride
-    return windows_of(model, windows.series, weight, most, stride=1, labels=True)
+    covariates = windows.past_covariates, windows.future_covariates
+    return windows_of(model, windows.series, weight, most, stride=1, labels=True, covariates=covariates)
 
 
 def spread(total: int, count: int, parts: int = 1) -> list[int]:

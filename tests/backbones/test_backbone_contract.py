@@ -264,8 +264,13 @@ def test_adapters_join_the_output_of_their_target(backbone: Backbone, tokens: Te
 # -------------------------------------------------------------------------------------------------- the whole forward
 
 
-def test_series_stand_alone_and_variates_too_unless_they_are_joint(backbone: Backbone) -> None:
+@pytest.mark.parametrize("multivariate", ["joint", "independent"])
+def test_series_stand_alone_and_variates_too_unless_they_are_joint(directory: Path, multivariate: str) -> None:
     """Batch equals loop, in any order; of variates, where they don't hear of one another."""
+    backbone = load_backbone(directory, PATCH, joint=multivariate == "joint")
+    first, *others = backbone.traits.multivariate
+    if multivariate not in (first, *(other for other in others if other == "joint")):
+        pytest.skip("such variates are never given to it at once")
     context = with_gaps(random_walks(3, 4, 24))
     together, rows, variates = forecast(backbone, context, HORIZON, PATCH), [2, 0, 1], [3, 1, 0, 2]
     permuted = forecast(backbone, context[rows][:, variates], HORIZON, PATCH)
@@ -273,7 +278,7 @@ def test_series_stand_alone_and_variates_too_unless_they_are_joint(backbone: Bac
     for row in range(3):
         alone = forecast(backbone, context[row : row + 1], HORIZON, PATCH).params
         torch.testing.assert_close(alone[0], together.params[row], rtol=1e-5, atol=1e-5)
-    if "joint" in backbone.traits.multivariate:
+    if multivariate == "joint":
         changed = context.clone()
         changed[:, 1] = changed[:, 1].flip(-1)
         other = forecast(backbone, changed, HORIZON, PATCH).params

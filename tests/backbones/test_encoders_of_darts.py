@@ -91,10 +91,10 @@ def test_an_unfitted_model_at_one_scale_is_darts_own(
 
 
 def test_the_point_forecast_and_components_apart_are_darts_own(encoder: Encoder, directory: Path) -> None:
-    """The median; of several components, which are not joint here, each as a series of its own."""
+    """The median; of several components that are independent, each as a series of its own."""
     first, second = random_walk(40), random_walk(40, seed=1)
     theirs = encoder.theirs(32, 8, local_dir=directory, pl_trainer_kwargs=TRAINER)
-    ours = make_model(str(directory), **SETTINGS, likelihood=None)
+    ours = make_model(str(directory), **SETTINGS, likelihood=None, multivariate="independent")
     expected = np.concatenate([values_of(theirs.fit(one).predict(8, one)) for one in (first, second)], axis=1)
     found = values_of(ours.predict(8, first.stack(second)))
     assert np.abs(found - expected).max() < BOUND * np.ptp(expected)

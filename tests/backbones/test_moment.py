@@ -10,6 +10,7 @@ import pytest
 import torch
 from contract_backbone import embed, forecast, load_backbone, random_walks
 from contract_method import attached, make_module, windows
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from model_fixtures import HORIZON, make_model, wave
 from tiny_point_encoders import MOMENT_CONFIG, MOMENT_T5, random_moment, save_masked_moment, save_moment
 from torch import Tensor
@@ -76,7 +77,8 @@ def test_the_masked_form_s_forecast_is_short_forecast(masked: Path, context: int
 
 def test_scales_share_statistics_in_the_flat_form_alone(flat: Path, masked: Path) -> None:
     for path, shared in ((flat, True), (masked, False)):
-        first, *others = attached(make_module(path, "msft")).forecast_scales(windows()).stats
+        module = attached(make_module(path, "msft"))
+        first, *others = module.forecast_scales(module.window(PLModuleInput(past_target=windows()))).stats
         assert len(others) == 2
         assert all(torch.equal(first.spread, other.spread) == shared for other in others)
 

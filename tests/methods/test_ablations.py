@@ -156,7 +156,7 @@ def test_all_scales_train_with_equal_weights(directory: Path) -> None:
     uniform = attached(make_module(directory, "msft", weight_learning="uniform"))
     uniform.load_state_dict(first.state_dict())
     batch = training_batch()
-    losses = [module.training_loss(batch, module.forecast_scales(batch.past_target)) for module in (first, uniform)]
+    losses = [module.training_loss(batch, module.forecast_scales(module.window(batch))) for module in (first, uniform)]
     assert losses[0].item() == losses[1].item()
     found = gradients_of(first)
     assert all(found[f"method.input_adapters.{scale}.weight"].any() for scale in range(SCALES + 1))

@@ -62,7 +62,7 @@ def step(module: MSFTModule) -> tuple[list[Tensor], dict[str, Tensor], int]:
     batch = batch_with_gaps()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.backbone, "attention", counted)
-        outputs = module.forecast_scales(batch.past_target)
+        outputs = module.forecast_scales(module.window(batch))
     module.training_loss(batch, outputs).backward()
     gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
     return outputs.params, gradients, calls

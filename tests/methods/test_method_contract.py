@@ -34,6 +34,7 @@ from contract_method import (
     what_trains,
     windows,
 )
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from torch import Tensor
 from toy_backbone import registered_toys
 from trained_names import matching
@@ -44,7 +45,13 @@ from darts_msft.forms import Form
 from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.base import Method
 
-CASES = [case for case in itertools.product(METHODS, MAKERS) if case[0] != "zero_shot" or case[1] not in WITHOUT_HEAD]
+# another form of an architecture that is here with every method: those that its own parts matter to
+ONLY = {"moment_masked": {"zero_shot", "msft", "full", "prompt"}}
+CASES = [
+    case
+    for case in itertools.product(METHODS, MAKERS)
+    if (case[0] != "zero_shot" or case[1] not in WITHOUT_HEAD) and case[0] in ONLY.get(case[1], METHODS)
+]
 PRETRAINED = [case for case in CASES if find_method(case[0]).pretrained and case[1] not in WITHOUT_HEAD]
 UNCHANGED = [case for case in PRETRAINED if case[0] != "prompt"]  # training starts at the pretrained model's forecast
 TRAINED = [case for case in CASES if find_method(case[0]).trains]
@@ -100,7 +107,7 @@ def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str]
     module, past = attached(make_module(*case, **settings)), windows()
     backbone = load_backbone(case[0], PATCH)
     with torch.no_grad():
-        outputs = module.forecast_scales(past)
+        outputs = module.forecast_scales(module.window(PLModuleInput(past_target=past)))
         assert len(outputs.params) == settings.get("num_scales", SCALES) + 1
         for scale, (params, stats) in enumerate(zip(outputs.params, outputs.stats, strict=True)):
             ahead = -(-(HORIZON + settings.get("output_chunk_shift", 0)) // 2**scale)

@@ -175,7 +175,7 @@ class Breaks(pl.Callback):
 
 FAILURES: dict[str, tuple[Callable[[MSFTFoundationModel], Any], type[Exception]]] = {
     "short": (lambda model: model.fit(wave(20)), ValueError),
-    "covariates": (lambda model: model.fit(wave(), past_covariates=wave()), ValueError),
+    "covariates": (lambda model: model.fit(wave(), past_covariates=wave(30)), ValueError),
     "in training": (lambda model: model.fit(wave()), RuntimeError),
     "in training of wide series": (lambda model: model.fit(wave(components=2, dtype=np.float64)), Exception),
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from darts import TimeSeries
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models.torch import QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, LONG, fitted, from_values, make_model, parameters_of, values_of, wave
 from oracles import memory_of, pool_loop
@@ -68,9 +69,9 @@ def test_a_finest_context_of_the_whole_input_is_the_paper_s_form_to_the_bit(tiny
     settings = {name: value for name, value in model._module_settings.items() if name != "finest_context"}
     bare = MSFTModule(**settings, **model.pl_module_params)
     bare.load_state_dict(model.model.state_dict())
-    past = torch.as_tensor(wave(CONTEXT + 3, seed=4).values()[None, 3:])
+    past = PLModuleInput(past_target=torch.as_tensor(wave(CONTEXT + 3, seed=4).values()[None, 3:]))
     with torch.no_grad():
-        outputs = [module.eval().forecast(past) for module in (model.model, whole.model, bare)]
+        outputs = [module.eval().forecast(module.window(past)) for module in (model.model, whole.model, bare)]
     for other in outputs[1:]:
         assert torch.equal(other.weights, outputs[0].weights)
         assert all(torch.equal(*pair) for pair in zip(other.params, outputs[0].params, strict=True))

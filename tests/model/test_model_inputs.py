@@ -170,12 +170,6 @@ def test_types_where_no_hook_checks_them(tiny_moirai: str, tmp_path: Path) -> No
     assert run_in_child(check_types, tiny_moirai, str(tmp_path / "model.pt")) == 0
 
 
-def test_covariates_are_darts_own_refusal(tiny_moirai: str) -> None:
-    for kind in ("past_covariates", "future_covariates"):
-        with pytest.raises(ValueError, match=f"does not support `{kind}`"):
-            make_model(tiny_moirai).fit(wave(50), **{kind: wave(70)})
-
-
 def test_zero_shot_takes_series_of_any_width_and_precision(tiny_moirai: str) -> None:
     """Nothing was fitted, so nothing ties the model to the first series it saw."""
     model = make_model(tiny_moirai, **LONG)
@@ -220,7 +214,7 @@ def test_integers_are_served(tiny_moirai: str) -> None:
 def test_flat_context_gives_a_flat_forecast(tiny_moirai: str, likelihood: str | None, trained: bool) -> None:
     options = {"likelihood": likelihood, **LONG}
     model = fitted(tiny_moirai, **options) if trained else make_model(tiny_moirai, **options)
-    for value, expected in ((3.25, 3.25), (0.0, 0.0), (-1e6, -1e6), (np.nan, 0.0)):
+    for value, expected in ((3.25, 3.25), (0.0, 0.0), (-1e6, -1e6), (np.nan, np.nan)):
         flat = from_values(np.full((CONTEXT, 1), value, dtype=np.float32))
         for samples in (1,) if likelihood is None else (1, 5):
             forecast = values_of(model.predict(2 * HORIZON, flat, num_samples=samples))

@@ -84,7 +84,7 @@ def test_network_runs_once_for_all_samples(
     batches: list[int] = []
     forward = MSFTModule.forecast_scales
     monkeypatch.setattr(
-        MSFTModule, "forecast_scales", lambda self, past: batches.append(len(past)) or forward(self, past)
+        MSFTModule, "forecast_scales", lambda self, seen: batches.append(len(seen.past)) or forward(self, seen)
     )
     several = [wave(seed=seed) for seed in range(3)]
     model = make_model(tiny_moirai, likelihood=likelihood, **memory)

@@ -111,6 +111,7 @@ def test_fit_goes_on_after_load(own_weights: Path, tmp_path: Path, clean: bool) 
 def test_checkpoints(own_weights: Path, tmp_path: Path) -> None:
     """Two epochs, then two more, are four; the optimiser's state and its groups come from the file."""
     settings = {"work_dir": str(tmp_path), "model_name": "run", "save_checkpoints": True, "n_epochs": 2, **LEARNS}
+    settings["sample_dependence"] = "independent"  # that is learned after the last epoch's checkpoint
     model = make_model(str(own_weights), trainer={"enable_checkpointing": True}, **settings)
     model.fit(wave(), val_series=wave(60, seed=1))
     shutil.rmtree(own_weights)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contract_backbone import forecast_apart, load_backbone
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, changed, make_model, parameters_snapshot, values_of, wave
 from toy_backbone import registered_toys
@@ -64,7 +65,7 @@ def bare(checkpoint: str) -> np.ndarray:
 @pytest.mark.parametrize("num_scales", [0, 2])
 def test_native_quantiles_are_the_pretrained_head_s(quantiles: str, num_scales: int) -> None:
     """Unfitted, by name, as a point, among draws, and by `predict_quantiles` at levels with and without a column."""
-    model, expected = make_model(quantiles, num_scales=num_scales), bare(quantiles)
+    model, expected = make_model(quantiles, num_scales=num_scales, multivariate="independent"), bare(quantiles)
     numbers = model.predict(HORIZON, LATER, predict_likelihood_parameters=True)
     assert f"{LATER.components[1]}_s0_q0.25" in numbers.components
     own = values_of(model.predict_quantiles(HORIZON, LATER, (0.1, 0.4, 0.9)))[..., 0].reshape(HORIZON, 2, 3)
@@ -82,7 +83,9 @@ def test_native_quantiles_are_the_pretrained_head_s(quantiles: str, num_scales: 
 def test_quantile_regression_within_the_levels_is_served_by_the_pretrained_head(
     quantiles: str, num_scales: int
 ) -> None:
-    model = make_model(quantiles, num_scales=num_scales, likelihood=QuantileRegression(SERVED))
+    model = make_model(
+        quantiles, num_scales=num_scales, likelihood=QuantileRegression(SERVED), multivariate="independent"
+    )
     expected = np.sort(bare(quantiles), axis=-1)
     found = values_of(model.predict(HORIZON, LATER, predict_likelihood_parameters=True))[..., 0]
     levels = np.stack([[np.interp(SERVED, LEVELS, part) for part in step] for step in expected])
@@ -156,12 +159,12 @@ def test_an_unfitted_model_weighs_scales_that_look_further_back(kind: str, reque
 
 def test_points_are_the_pretrained_head_s(points: str) -> None:
     for likelihood in ("native", None):
-        model = make_model(points, likelihood=likelihood)
+        model = make_model(points, likelihood=likelihood, multivariate="independent")
         found = values_of(model.predict(HORIZON, LATER))
         np.testing.assert_allclose(found, bare(points), rtol=1e-4, atol=1e-4)
         with pytest.raises(ValueError, match="num_samples"):
             model.predict(HORIZON, LATER, num_samples=2)
-    model = make_model(points, likelihood=QuantileRegression([0.2, 0.5, 0.8]))
+    model = make_model(points, likelihood=QuantileRegression([0.2, 0.5, 0.8]), multivariate="independent")
     spread = values_of(model.predict(HORIZON, LATER, predict_likelihood_parameters=True)).reshape(HORIZON, 2, 3)
     np.testing.assert_allclose(spread, np.repeat(bare(points), 3, axis=-1), rtol=1e-4, atol=1e-4)
 
@@ -199,7 +202,10 @@ def test_all_scales_share_the_statistics_of_scale_0(headless: str, quantiles: st
     for checkpoint, shared in ((headless, True), (quantiles, False)):
         module = make_model(checkpoint, input_chunk_length=64, finest_context=16).fit(wave()).model
         with torch.no_grad():
-            locs = torch.cat([stats.loc for stats in module.forecast_scales(past).stats], dim=-1)
+            locs = torch.cat(
+                [stats.loc for stats in module.forecast_scales(module.window(PLModuleInput(past_target=past))).stats],
+                dim=-1,
+            )
         assert bool((locs[0] == locs[0, :, :1]).all()) == shared
         assert locs[0, 0, 0].item() == pytest.approx(past[0, -16:].mean().item(), rel=1e-5)
         assert locs[1, 0, 0].item() == locs[1, 0, 1].item()  # scale 1 sees 32 steps

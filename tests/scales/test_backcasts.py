@@ -8,9 +8,11 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from torch import Tensor
 
 from darts_msft.scales.backcasts import COUNT, POWER, cut_backcasts
+from darts_msft.windows_of_batches import window_of
 
 VARIATES, SCALES = 2, 3
 
@@ -72,9 +74,11 @@ def weights_loop(past: Tensor, points: Tensor, steps: int, shift: int) -> list[l
 def test_backcasts_are_cut_from_the_end(length: int, horizon: int, shift: int, gaps: bool) -> None:
     """One after the other, of the whole horizon where half of what the forecast could see has room for all of them."""
     past = windows(length, gaps)
-    windows_, truth, unit, _ = cut_backcasts(past, horizon, shift, FINEST)
+    ends, truth, unit, _ = cut_backcasts(past, horizon, shift, FINEST)
+    window = window_of(PLModuleInput(past_target=past), horizon, shift)
+    windows_ = [window.ending(end, shift).past_target for end in ends]
     steps = next(steps for steps in range(horizon, 0, -1) if 2 * COUNT * steps <= length - shift or steps == 1)
-    assert windows_.shape == (COUNT, 3, length, VARIATES)
+    assert len(ends) == COUNT
     assert truth.shape == (COUNT, 3, steps, VARIATES)
     for index in range(COUNT):
         first = length - (index + 1) * steps

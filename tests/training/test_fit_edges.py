@@ -127,7 +127,7 @@ def test_the_gap_before_a_shifted_horizon_teaches_nothing(tiny_moirai: str) -> N
     model = make_model(tiny_moirai, method="full", num_scales=0, output_chunk_shift=shift, enable_finetuning=False)
     module = model.fit(wave()).model
     batch = TorchTrainingBatch(past_target=torch.randn(4, CONTEXT, 1), future_target=torch.randn(4, HORIZON, 1))
-    outputs = module.forecast_scales(batch.past_target)
+    outputs = module.forecast_scales(module.window(batch))
     value = (batch.future_target.transpose(1, 2) - outputs.stats[0].loc) / outputs.stats[0].spread
     expected = outputs.family.loss(outputs.params[0][..., shift:, :], value, torch.ones_like(value))
     torch.testing.assert_close(module.training_loss(batch, outputs), expected)
