@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from darts_msft.backbones import load_class
-from darts_msft.backbones.families import DensityFamily, Family
+from darts_msft.backbones.families import DensityFamily, Family, in_first_units
 from darts_msft.scales.mixing import (
     MixedForecast,
     average_of_quantiles,
@@ -121,10 +121,8 @@ class DartsFamily(DensityFamily):
     ) -> Float[Tensor, ""]:
         if not self.levels:
             return super().mixed_loss(params, loc, spread, weights, value, weight)
-        quantiles = params * spread.unsqueeze(-1) + loc.unsqueeze(-1)
-        mixed = (quantiles * weights.unsqueeze(-1)).sum(dim=-2)
         weight = torch.ones_like(value) if weight is None else weight
-        return self.loss((mixed - loc[..., :1]) / spread[..., :1], (value - loc[..., 0]) / spread[..., 0], weight)
+        return self.loss(*in_first_units(params, loc, spread, weights, value), weight)
 
 
 class ScaleMixture(TorchLikelihood):

@@ -189,7 +189,7 @@ class MSFTModule(ForecastingModule):
             self.observer(val_batch, batch_idx)
             return target.new_zeros(())
         outputs = self.forecast(self.window(val_batch))
-        forecast = self.mix(outputs) if _finite(outputs) else None
+        forecast = self.mix(outputs) if outputs.finite else None
         if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
             assert self.linear is not None
             outputs = outputs._replace(linear=self.linear(val_batch.past_target))
@@ -300,7 +300,7 @@ class MSFTModule(ForecastingModule):
         outputs, target = self.forecast(self.window(batch)), batch.future_target.unsqueeze(-1)
         size = self.error_products.products.shape[-1]
         errors = target.new_full((*target.shape[:-1], size), torch.nan)
-        if _finite(outputs):
+        if outputs.finite:
             medians = self._medians(outputs)
             own = medians[..., 0]
             if outputs.linear is not None:
@@ -373,7 +373,7 @@ class MSFTModule(ForecastingModule):
 
     def training_step(self, train_batch: TorchTrainingBatch, batch_idx: int) -> Tensor:
         outputs = self.forecast_scales(self.window(train_batch))
-        if not _finite(outputs):  # a loss that moves nothing
+        if not outputs.finite:  # a loss that moves nothing
             logger.warning("training stopped at step %d: forecasts are not finite; lower the rates", self.global_step)
             self.trainer.should_stop = self.diverged = True
             return torch.zeros((), device=self.device, requires_grad=True)
@@ -408,7 +408,3 @@ class MSFTModule(ForecastingModule):
     def _labels(self, target: Float[Tensor, "B H V"]) -> Float[Tensor, "B V H2"]:
         """(B, V, H) over the whole horizon; the gap of `output_chunk_shift` is unknown."""
         return nn.functional.pad(rearrange(target, "b h v -> b v h"), (self.output_chunk_shift, 0), value=torch.nan)
-
-
-def _finite(outputs: ScaleOutputs) -> bool:
-    return bool(torch.stack([torch.isfinite(params).all() for params in outputs.params]).all())

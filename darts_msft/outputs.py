@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,11 @@ class ScaleOutputs(NamedTuple):
     family: Family
     weights: Float[Tensor, "B S"]
     linear: LinearForecast | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether no parameter broke down."""
+        return bool(torch.stack([torch.isfinite(params).all() for params in self.params]).all())
 
     def rows(self, rows: slice) -> ScaleOutputs:
         """The outputs of some windows."""

@@ -111,6 +111,18 @@ class DensityFamily(Family):
         return -(mixed * counted).sum() / observed.sum().clamp(min=1)
 
 
+def in_first_units(
+    params: Float[Tensor, "*shape S R"],
+    loc: Float[Tensor, "*#shape S"],
+    spread: Float[Tensor, "*#shape S"],
+    weights: Float[Tensor, "*#shape S"],
+    value: Float[Tensor, "*shape"],
+) -> tuple[Float[Tensor, "*shape R"], Float[Tensor, "*shape"]]:
+    """The weighted sum of the scales' values, and `value`, in scale 0's standardised units."""
+    mixed = ((params * spread.unsqueeze(-1) + loc.unsqueeze(-1)) * weights.unsqueeze(-1)).sum(dim=-2)
+    return (mixed - loc[..., :1]) / spread[..., :1], (value - loc[..., 0]) / spread[..., 0]
+
+
 class ValueFamily(Family):
     """A family whose parameters are values, such as quantiles: the scales are mixed by averaging them."""
 
@@ -135,11 +147,8 @@ class ValueFamily(Family):
         weight: Float[Tensor, "*shape"] | None = None,
     ) -> Float[Tensor, ""]:
         """Of the scales' weighted values."""
-        values = params * spread.unsqueeze(-1) + loc.unsqueeze(-1)
-        mixed = (values * weights.unsqueeze(-1)).sum(dim=-2)
-        standardised = (value - loc[..., 0]) / spread[..., 0]
         weight = torch.ones_like(value) if weight is None else weight
-        return self.loss((mixed - loc[..., :1]) / spread[..., :1], standardised, weight)
+        return self.loss(*in_first_units(params, loc, spread, weights, value), weight)
 
 
 class QuantileFamily(ValueFamily):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from darts import TimeSeries
 from darts.models import NaiveEnsembleModel
+from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from darts.utils.likelihood_models.torch import GaussianLikelihood, GumbelLikelihood, QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, TRAINER, from_values, make_model, values_of, wave
 
@@ -220,7 +220,7 @@ def test_truths_at_a_bound_have_any_place_in_the_share_below_it(tiny_moirai: str
     model = zero_shot(tiny_moirai, lower=20.0, **kind)  # above all that is forecast
     model.predict(HORIZON, wave())
     past = torch.tensor(np.stack([wave(60, seed=seed).values()[:CONTEXT] for seed in range(50)]))
-    batch = SimpleNamespace(past_target=past, future_target=torch.full((50, HORIZON, 1), 20.0))
+    batch = TorchTrainingBatch(past_target=past, future_target=torch.full((50, HORIZON, 1), 20.0))
     scores = normal_scores(model.model.eval(), batch, 0)
     assert scores.std() == pytest.approx(1, abs=0.15)
     assert scores.mean() == pytest.approx(0, abs=0.15)
@@ -231,7 +231,7 @@ def test_scores_of_the_models_own_samples_are_standard_normal(tiny_moirai: str, 
     model = fitted(tiny_moirai, **kind)
     found = samples(model, wave(), 800)[:, 0].T
     past = torch.tensor(wave().values()[-CONTEXT:]).expand(800, -1, -1)
-    batch = SimpleNamespace(past_target=past, future_target=torch.tensor(found).unsqueeze(-1))
+    batch = TorchTrainingBatch(past_target=past, future_target=torch.tensor(found).unsqueeze(-1))
     scores = normal_scores(model.model.eval(), batch, 0)
     assert scores.std(dim=0).mean() == pytest.approx(1, abs=0.06)
     assert scores.mean(dim=0).abs().max() < 0.2
