@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -36,10 +35,9 @@ from darts_msft.scales.adapters import FlatHeads, StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.states import completed
 from darts_msft.window_statistics import constant_where_flat, nan_where_unseen, of_those_that_saw
 from darts_msft.windows_of_batches import Batch, Widths, Window, joined, module_input, window_of
-
-logger = logging.getLogger("darts_msft")
 
 
 class Parts(NamedTuple):
@@ -59,6 +57,7 @@ class ForecastingModule(PLForecastingModule):
     """
 
     form: Tensor
+    takes_other_horizon = False  # in states that it loads
 
     def __init__(
         self,
@@ -151,28 +150,10 @@ class ForecastingModule(PLForecastingModule):
             self.likelihood.name_parameters(linear=self.has_linear)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        state = self.completed(state_dict) if strict else in_forms(state_dict)
+        state = completed(state_dict, self) if strict else in_forms(state_dict)
         result = super().load_state_dict(state, strict=strict, assign=assign)
         self.settle()
         return result
-
-    def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole state, with what an older version's lacks: form, bounds, paths, and that it has no linear member."""
-        kind = self.scale_weights.omega.detach()
-        absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
-        unfitted = SamplePaths.unfitted(self.output_chunk_length, self.n_targets)
-        absent |= {f"paths.{name}": value for name, value in unfitted.items()}
-        if not (self.linear is None or "linear.weight" in state):
-            absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
-            absent["scale_weights.linear"] = torch.zeros(self.n_targets)
-        return {name: value.to(kind) for name, value in absent.items()} | in_forms(state)
-
-    def drop_linear(self) -> None:
-        """Forecasts without the linear member from now on, whose weight the scales get."""
-        if self.linear is not None and not self.linear.absent:
-            logger.warning("the linear member of these weights is of another horizon: it is left out until a fit")
-            self.linear.load_state_dict(LinearMember().state_dict())
-            self.scale_weights.linear.zero_()
 
     @contextmanager
     def bare_backbone(self) -> Iterator[Backbone]:

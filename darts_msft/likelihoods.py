@@ -207,7 +207,19 @@ class ScaleMixture(TorchLikelihood):
             )
         return torch.stack(found, dim=-1)
 
+    def cdf(self, model_output: Float[Tensor, "B H V Z"], value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
+        """The share of the forecast distribution at or below `value`; of a mixture alone."""
+        return cdf_of_mixture(self.family.cdf, self.unpack(model_output), value)
 
+    def predict_likelihood_parameters(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H VR"]:
+        """As Darts'; of a Darts likelihood at one scale, its location and scale in the series' units."""
+        if self.base is None or self.parameter_names != self.base.parameter_names:
+            parameters: Tensor = super().predict_likelihood_parameters(model_output)
+            return parameters
+        forecast = self.unpack(model_output)
+        location, scale = self.base._params_from_output(forecast.params.squeeze(-2))
+        loc, spread = forecast.loc.squeeze(-1), forecast.spread.squeeze(-1)
+        return rearrange([location * spread + loc, scale * spread], "r b h v -> b h (v r)")
 
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)

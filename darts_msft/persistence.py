@@ -20,6 +20,7 @@ from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.plans import longest_context
+from darts_msft.states import completed
 from darts_msft.storage.adapter_files import (
     check_identity,
     check_tensors,
@@ -62,7 +63,7 @@ def load_adapter(model: Any, path: str | Path) -> None:
         widths = Widths(saved["n_components"], *saved["covariates"])
         module = build_for(model, settings, parameters, widths, saved["dtype"])
     check_identity(path, saved, {**_identity(model, settings), **_kind_of(module)})
-    tensors = module.completed(read_tensors(path, saved))
+    tensors = completed(read_tensors(path, saved), module)
     check_tensors(path, tensors, _adapter_of(module), of_any_size="linear.")
     module.load_state_dict(tensors, strict=False)
     model._model_params.update(taken)

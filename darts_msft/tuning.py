@@ -9,19 +9,17 @@ from typing import Any
 
 from darts.models.forecasting.foundation_model import FoundationModel
 
+from darts_msft.before_fit import PretrainedModel
 from darts_msft.display import without_asides
 from darts_msft.module import MSFTModule
 from darts_msft.signatures import as_in_darts
 from darts_msft.training.range_test import LEAST_STEPS, Divergence, RangeTest
 
 
-class TunedModel(FoundationModel):
-    """A Darts foundation model whose trials train as its fits do."""
+class TunedModel(PretrainedModel):
+    """Its trials train as its fits do."""
 
     _tuning: tuple[Divergence, bool] | None = None  # while a tuner runs, and whether there are validation data
-
-    def _prepare_zero_shot(self, series: Any) -> Any:
-        raise NotImplementedError
 
     @as_in_darts
     def lr_find(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor
 from darts_msft.training.dependence import learn_paths
 from darts_msft.training.movement import moved, snapshot
 from darts_msft.training.report import Candidate, FitReport, mean_of, rows_of
+from darts_msft.training.validation_passes import each_batch, solve_on_errors, validate
 from darts_msft.training.validation_windows import apart
 
 logger = logging.getLogger("darts_msft")
@@ -109,7 +109,7 @@ class KeepBest(pl.Callback):
     def learn_paths(self, trainer: Any, module: Any, batches: Any) -> None:
         """Where nothing is trained: the dependence of sample paths, in a pass over the validation data of its own."""
         windows = partial(apart, batches, module.output_chunk_length)
-        self._learned_paths = learn_paths(module, partial(_validate, trainer, module, batches), windows)
+        self._learned_paths = learn_paths(module, partial(validate, trainer, module, batches), windows)
 
     # ---------------------------------------------------------------- an interrupted fit
 
@@ -184,7 +184,7 @@ class KeepBest(pl.Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if pl_module.solves_on_errors and not (trainer.sanity_checking or pl_module.observer):
-            _solve_on_errors(trainer, pl_module)
+            solve_on_errors(trainer, pl_module)
         pl_module.score.reset()
 
     def end_validation(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -208,9 +208,9 @@ class KeepBest(pl.Callback):
         trains = self._fitting
         self._restore(pl_module)
         if self.validates:
-            each_batch = partial(_each_batch, trainer, pl_module)  # a resumed fit has no loader before it
+            batches = partial(each_batch, trainer, pl_module)  # a resumed fit has no loader before it
             length = pl_module.output_chunk_length
-            self._learned_paths = learn_paths(pl_module, each_batch, lambda: apart(trainer.val_dataloaders, length))
+            self._learned_paths = learn_paths(pl_module, batches, lambda: apart(trainer.val_dataloaders, length))
         self.report = self._report(pl_module, trains)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -268,9 +268,9 @@ class KeepBest(pl.Callback):
     def _score(self, trainer: pl.Trainer, module: Any, label: str | None = None, step: int | None = None) -> None:
         """Scores the present state in a pass over the validation data of its own."""
         if module.solves_on_errors:
-            _solve_on_errors(trainer, module)
+            solve_on_errors(trainer, module)
         module.score.reset()
-        if _each_batch(trainer, module, module.validation_step):
+        if each_batch(trainer, module, module.validation_step):
             self._consider(trainer, module, label, step)
         module.val_metrics.reset()  # the user's are of Lightning's own passes
 
@@ -367,44 +367,6 @@ def _sums(module: Any) -> list[float]:
 
 def _label(epoch: int) -> str:
     return f"epoch {epoch + 1}"  # Lightning counts from 0
-
-
-def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
-    """A pass over the validation data of its own: the weights must be there before the mixed forecast is scored."""
-    module.error_products.reset()
-    if _each_batch(trainer, module, module.add_errors):
-        module.solve_on_errors()
-
-
-def _validate(trainer: Any, module: Any, batches: Any, act: Callable[[Any, int], Any]) -> None:
-    """Calls `act(batch, index)` on validation batches, where no fit runs."""
-    module.observer = act
-    try:
-        trainer.validate(module, batches, verbose=False)
-    finally:
-        module.observer = None
-
-
-@torch.no_grad()
-def _each_batch(trainer: Any, module: Any, act: Callable[[Any, int], Any]) -> bool:
-    """Calls `act(batch, index)` on the validation batches that Lightning would use; False where there are none."""
-    loop = trainer.fit_loop.epoch_loop.val_loop if module.trainer.state.fn == "fit" else trainer.validate_loop
-    loop.setup_data()  # a resumed fit may not have validated yet
-    batches = trainer.val_dataloaders
-    if not trainer.enable_validation or batches is None or len(batches) == 0:
-        return False
-    was_training = module.training
-    module.eval()
-    batches = copy.copy(batches)
-    batches._iterator = None  # with persistent workers a loader serves one pass at a time: Lightning has one open
-    for index, batch in enumerate(batches):
-        if index >= loop.max_batches[0]:
-            break
-        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-        with trainer.precision_plugin.val_step_context():
-            act(batch, index)
-    module.train(was_training)
-    return True
 
 
 def _unscored(module: Any) -> str:

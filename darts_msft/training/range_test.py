@@ -10,8 +10,6 @@ from pytorch_lightning.tuner.lr_finder import _LRFinder
 from torch.optim import Optimizer
 
 SMOOTHING = 0.98  # as Lightning's
-
-
 LEAST_STEPS = 20  # of a range test
 SHARE = 0.1  # of a range test's steps that a slope is taken over
 
@@ -66,11 +64,12 @@ def keep_ratios(optimizer: Optimizer, new: float) -> None:
 
     def scale(*_: Any) -> None:
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-            group["told_lr"], group["lr"] = group["lr"], group["lr"] * ratio
+            if "told_lr" not in group:  # a subclass's step and its parent's each call the hooks
+                group["told_lr"], group["lr"] = group["lr"], group["lr"] * ratio
 
     def restore(*_: Any) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = group.pop("told_lr")
+            group["lr"] = group.pop("told_lr", group["lr"])
 
     optimizer.register_step_pre_hook(scale)
     optimizer.register_step_post_hook(restore)

@@ -26,7 +26,9 @@ def test_signatures_are_those_of_darts(name: str) -> None:
 
 @pytest.mark.parametrize("components", [1, 2])
 def test_parameters_of_a_likelihood_at_one_scale_are_in_the_series_units(tiny_moirai: str, components: int) -> None:
-    model = make_model(tiny_moirai, likelihood=GaussianLikelihood(), num_scales=0, linear_member=None).fit(wave(components=components))
+    model = make_model(tiny_moirai, likelihood=GaussianLikelihood(), num_scales=0, linear_member=None).fit(
+        wave(components=components)
+    )
     series = wave(60, components=components, seed=3)
     parameters = model.predict(HORIZON, series, predict_likelihood_parameters=True)
     assert [*parameters.components] == ["0_mu", "0_sigma", "1_mu", "1_sigma"][: 2 * components]
@@ -47,7 +49,8 @@ def test_weights_are_loaded_onto_another_horizon(tiny_moirai: str, tmp_path: Pat
     other.load_weights(str(tmp_path / "model.pt"))
     mine, theirs = model.model.state_dict(), other.model.state_dict()
     assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine if not name.startswith("paths."))
+    assert other.model.paths.trust == 0  # until a fit
     assert np.isfinite(values_of(other.predict(3, wave(60, seed=3)))).all()
     if change == {"output_chunk_length": HORIZON - 3}:
         expected = values_of(model.predict(4, wave(60, seed=3)))  # the first patch

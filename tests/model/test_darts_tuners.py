@@ -69,9 +69,9 @@ def test_losses_of_either_sign_diverge_alike() -> None:
 
 def test_the_batch_size(tiny_moirai: str) -> None:
     """All windows in a batch, where they fit; of forecasts also before a fit."""
-    model, series = make_model(tiny_moirai), wave(32 + HORIZON + 15)
+    model, series = make_model(tiny_moirai, batch_size=2), wave(32 + HORIZON + 15)
     assert model.scale_batch_size(series, val_series=series, steps_per_trial=1, init_val=4) == model.batch_size == 16
-    zero_shot = make_model(tiny_moirai)
+    zero_shot = make_model(tiny_moirai, batch_size=2)
     assert zero_shot.scale_batch_size([wave(60)] * 8, method="predict", n=2, steps_per_trial=1, init_val=4) == 8
 
 
