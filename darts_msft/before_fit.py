@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from darts import TimeSeries
 from darts.logging import get_logger
+from darts.models.components.huggingface_connector import HuggingFaceConnector
 from darts.models.forecasting.foundation_model import FoundationModel
 from darts.utils.torch import random_method
 
 from darts_msft import inputs
-from darts_msft.backbones import load_class
+from darts_msft.backbones import find_source, load_class
 from darts_msft.backbones.base import Traits
 from darts_msft.building import build_for, install, weights_kept
 from darts_msft.display import one_bar, shows_bars
@@ -46,6 +48,13 @@ class PretrainedModel(FoundationModel):
     supports_past_covariates = property(lambda self: self._traits.past_covariates)
     supports_future_covariates = property(lambda self: self._traits.future_covariates)
     supports_static_covariates = property(lambda self: False)
+
+    @property
+    def hf_connector(self) -> HuggingFaceConnector:
+        """Darts' reader of the checkpoint's files, where they are on the hub or in a directory."""
+        source = find_source(self.model_params["backbone"], self._revision)
+        local = None if source.kind == "hub" else Path(source.location).expanduser()
+        return HuggingFaceConnector(self.model_params["backbone"] if local else source.location, source.revision, local)
 
     @as_in_darts
     def predict(self, n: int, series: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,14 @@ def test_a_linear_member_of_another_horizon_is_left_out(tiny_moirai: str, tmp_pa
     assert not other.model.has_linear
     assert other.scale_weights.sum() == pytest.approx(1)
     assert other.scale_weights[-1] == 0
+
+
+def test_darts_reader_of_the_checkpoint(tiny_moirai: str) -> None:
+    connector = make_model(tiny_moirai).hf_connector
+    assert connector.load_config() == json.loads((Path(tiny_moirai) / "config.json").read_text())
+    of_hub = SimpleNamespace(model_params={"backbone": "org/name"}, _revision="a" * 40)
+    hub = MSFTFoundationModel.hf_connector.fget(of_hub)
+    assert (hub.model_name, hub.model_revision, hub.local_dir) == ("org/name", "a" * 40, None)
 
 
 averaged: dict[str, torch.Tensor] = {}
