@@ -72,12 +72,15 @@ class ForecastingModule(PLForecastingModule):
         bounds_config: dict[str, Any] | None = None,
         multivariate: str = "independent",
         sample_dependence: str = "copula",
+        trains_points: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.multivariate, self.widths = multivariate, Widths.of_shapes(self.train_sample_shape)
         group = self.widths.group(multivariate)
-        self.criterion = self.train_criterion = self.val_criterion = None  # Darts' loss, which is not ours
+        self.criterion = self.val_criterion = None  # Darts' loss, which is ours where a user gave one
+        if not trains_points:
+            self.train_criterion = None
         together = {"joint": True} if group > 1 else {}
         self.backbone = load_class(architecture).from_config(backbone_config, patch_size, **together)
         spec, traits = self.backbone.spec, self.backbone.traits
@@ -96,7 +99,7 @@ class ForecastingModule(PLForecastingModule):
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
         self.paths = SamplePaths(self.output_chunk_length, self.n_targets, sample_dependence)
-        self.family = family_for(self.likelihood, traits.family)
+        self.family = family_for(self.likelihood, traits.family, trains_points)
         self.new_heads = self._make_new_heads()
         self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
@@ -324,8 +327,9 @@ class ForecastingModule(PLForecastingModule):
 
     def _check_zero_shot(self) -> None:
         if self.parts.new_heads is None and not self._forecasts_zero_shot():
+            asked = "loss_fn" if self.likelihood is None else f"likelihood={self.likelihood!r}"
             raise ValueError(
-                f"likelihood={self.likelihood!r} needs a new head that is not trained yet; call fit() "
+                f"{asked} needs a new head that is not trained yet; call fit() "
                 "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
             )
 

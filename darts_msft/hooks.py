@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,8 @@ class DartsHooks(TunedModel):
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
+        if self.model_params.get("loss_fn") is not None:  # in no checkpoint
+            model.train_criterion = copy.deepcopy(self.model_params["loss_fn"])
         self._setup_finetuning(model)
         return model
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from darts_msft.backbones import load_class
-from darts_msft.backbones.families import DensityFamily, Family, in_first_units
+from darts_msft.backbones.families import DensityFamily, Family, PointFamily, in_first_units
 from darts_msft.scales.mixing import (
     MixedForecast,
     average_of_quantiles,
@@ -262,9 +262,14 @@ def native_family(architecture: str, config_json: str) -> Family:
     return load_class(architecture).traits_of(json.loads(config_json)).family
 
 
-def family_for(likelihood: TorchLikelihood | None, native: Family) -> Family:
-    """What each scale forecasts for a likelihood: the native family where it serves that, else the likelihood's own."""
+def family_for(likelihood: TorchLikelihood | None, native: Family, trains_points: bool = False) -> Family:
+    """What each scale forecasts for a likelihood: the native family where it serves that, else the likelihood's own.
+
+    Where points are trained the native family must be of values, whose median has a gradient; else they are new.
+    """
     base = likelihood.base if isinstance(likelihood, ScaleMixture) else likelihood
+    if trains_points:
+        return native if native.has_points else PointFamily()
     if base is None or (isinstance(base, QuantileRegression) and native.serves(base.quantiles)):
         return native
     return DartsFamily(base)

@@ -18,7 +18,7 @@ from darts_msft.options import LearningRates
 from darts_msft.outputs import ScaleOutputs
 from darts_msft.scales.mixing import upsample_all
 from darts_msft.scoring import ScoredModule
-from darts_msft.training.loss import combine, scale_losses
+from darts_msft.training.loss import combine, mixed_loss, scale_losses
 from darts_msft.training.optimisers import make_optimisers
 from darts_msft.training.range_test import Divergence
 
@@ -177,16 +177,14 @@ class MSFTModule(ScoredModule):
         target, sample_weight = self._labels(batch.future_target), None
         if batch.sample_weight is not None:
             sample_weight = self._labels(batch.sample_weight.expand_as(batch.future_target))
-        losses = scale_losses(outputs.family, self.plan, outputs.params, outputs.stats, target, sample_weight)
+        loss_fn = self.train_criterion
+        losses = scale_losses(outputs.family, self.plan, outputs.params, outputs.stats, target, sample_weight, loss_fn)
         weights = self.scale_weights()
         loss = combine(losses, weights, self.learning)
         if self.learning == "mixed_loss" and len(losses) > 1:
             blocks = [part.detach() for part in outputs.params]
-            params = upsample_all(self.plan, blocks, self.mixing.upsampling)
-            loc = torch.stack([stats.loc for stats in outputs.stats], dim=-1)
-            spread = torch.stack([stats.spread for stats in outputs.stats], dim=-1)
-            own = outputs.family.mixed_loss(params.transpose(1, 2), loc, spread, weights, target, sample_weight)
-            loss = loss + own
+            params = upsample_all(self.plan, blocks, self.mixing.upsampling).transpose(1, 2)
+            loss = loss + mixed_loss(outputs.family, params, outputs.stats, weights, target, sample_weight, loss_fn)
         elif self.learning == "stacking":
             loss = loss + 0 * weights.sum()  # processes that share a fit want a gradient of every parameter
         return loss + self.method.penalty()

@@ -122,13 +122,25 @@ def _check_horizon(model: Any, saved: Any) -> None:
     """Another horizon than the saved model's: refused where the new head is of its length."""
     here, there = ((one.output_chunk_length, one.output_chunk_shift) for one in (model, saved))
     model._other_horizon = here != there
+    own, theirs = (_has_new_head(one) for one in (model, saved))
+    if own != theirs:
+        mine, other = (one.model_params.get("loss_fn") for one in (model, saved))
+        raise ValueError(
+            f"loss_fn={mine!r} here but {other!r} in the saved model, and with one of them there is a new head; create "
+            f"the model with loss_fn={other!r}"
+        )
     traits = load_class(model._module_settings["architecture"]).traits_of(model._module_settings["backbone_config"])
-    flat = brings_head(model.model_params["likelihood"], traits) and not traits.layout.horizon
-    if model._other_horizon and flat:
+    if model._other_horizon and own and not traits.layout.horizon:
         raise ValueError(
             f"output_chunk_length and output_chunk_shift are {here} here but {there} in the saved model, whose new "
             "head is of that length; create the model with these"
         )
+
+
+def _has_new_head(model: Any) -> bool:
+    settings = model._module_settings
+    traits = load_class(settings["architecture"]).traits_of(settings["backbone_config"])
+    return brings_head(model.model_params["likelihood"], traits, settings.get("trains_points", False))
 
 
 def settle(model: Any, chosen: dict[str, Any]) -> None:
