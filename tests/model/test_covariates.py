@@ -301,6 +301,13 @@ def test_an_encoder_without_a_place_for_them_refuses_them(tmp_path: Path) -> Non
         make_model(str(tmp_path), multivariate="joint")
 
 
+def test_encoders_that_can_have_no_effect_are_refused(tmp_path: Path) -> None:
+    save_patchtst_fm(tmp_path)
+    make_model(str(tmp_path), add_encoders={"transformer": None})
+    with pytest.raises(ValueError, match=r"^add_encoders=.* no place for past or future covariates"):
+        make_model(str(tmp_path), add_encoders={"position": {"future": ["relative"], "past": ["relative"]}})
+
+
 def test_other_widths_and_static_covariates_are_refused(model: MSFTFoundationModel, checkpoint: str) -> None:
     series, given = wave(50), covariates(50)
     wide = given | {"past_covariates": noise(60, 2, seed=0)}
