@@ -124,7 +124,7 @@ def measure(name: str, seed: int, data: Path | None) -> list[dict[str, Any]]:
             seconds = time.process_time() - began
             later = {} if known is None else {"future_covariates": [known] * len(places)}
             errors = np.stack([one.values() for one in used.predict(HORIZON, contexts, **later)]) - truth
-            row = {"data": name, "seed": seed, "model": model, "covariates": covariates, "kept": used.fit_report.kept}
+            row = {"data": name, "seed": seed, "model": model, "covariates": covariates}
             row |= {"mse": round(float(np.square(errors).mean()), 4), "mae": round(float(np.abs(errors).mean()), 4)}
             rows.append(row | {"fit_cpu_seconds": round(seconds, 1)})
             print(rows[-1], flush=True)
