@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 
 from darts_msft.linear.equations import Frame
+from darts_msft.linear.fitting import MOST_OWN
 from darts_msft.linear.member import LinearMember
 from darts_msft.linear.windows import cut_windows
 
@@ -65,22 +66,29 @@ def find_effects(
     `weight` has the regressions, of each component or one for all, as `LinearMember` has them; each series counts in
     units of its spread.
     """
-    matrices, lookback, horizon = weight.shape
-    frame = Frame(lookback, horizon, shift)
+    frame = Frame(weight.shape[1], weight.shape[2], shift)
+    if max(map(len, series)) < frame.length:
+        return np.zeros((series[0].shape[1], covariates[0].shape[1]))
+    starts = range(0, series[0].shape[1], MOST_OWN)  # one, where each component has a regression of its own
+    parts = ([one[:, start : start + MOST_OWN] for one in series] for start in starts)
+    return np.concatenate([_effects_on_some(weight, part, covariates, frame) for part in parts])
+
+
+def _effects_on_some(
+    weight: Float[np.ndarray, "W L H"], series: Series, covariates: Covariates, frame: Frame
+) -> Float[np.ndarray, "V K"]:
     components, width = series[0].shape[1], covariates[0].shape[1]
     effects = np.zeros((components, width))
-    if max(map(len, series)) < frame.length:
-        return effects
     labels = np.array_split(_fold_of_each_step(sum(map(len, series))), np.cumsum([len(one) for one in series])[:-1])
     columns = [np.column_stack(parts) for parts in zip(series, covariates, labels, strict=True)]
     count = min(MOST_WINDOWS, MOST_VALUES // (frame.length * (components + width + 1)))
     windows = cut_windows(columns, frame, max(count, 1))
     past, future = (np.moveaxis(part, 2, 0) for part in (windows.past, windows.future))
-    for matrix in range(matrices):
-        errors, plain = _errors(weight[matrix], past[components:-1], future[components:-1])
-        for component in range(components) if matrices == 1 else [matrix]:
+    for matrix, own_weight in enumerate(weight):
+        errors, plain = _errors(own_weight, past[components:-1], future[components:-1])
+        for component in range(components) if len(weight) == 1 else [matrix]:
             unit = np.where(windows.unit[:, component] > 0, windows.unit[:, component], np.nan)[:, None]
-            own, _ = _errors(weight[matrix], past[[component]], future[[component]])
+            own, _ = _errors(own_weight, past[[component]], future[[component]])
             effects[component] = _least_squares(own / unit, errors / unit, plain / unit, future[-1])
     return effects
 

@@ -102,6 +102,14 @@ def test_series_count_alike_and_may_have_gaps() -> None:
     assert not find_effects(mean, series[:1], [np.ones((500, 2))]).any()
 
 
+def test_many_components_have_effects_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    known, effects = rng.standard_normal((400, 2)), rng.uniform(1, 5, (70, 2))
+    series = known @ effects.T + 0.3 * rng.standard_normal((400, 70))
+    found = find_effects(np.zeros((1, LOOKBACK, HORIZON)), [series], [known])
+    np.testing.assert_allclose(found, effects, atol=0.15)
+
+
 def test_the_rest_lacks_what_a_gap_hides_of_components_with_that_effect() -> None:
     known = np.array([[1.0, 2.0], [np.nan, 3.0], [5.0, np.nan]])
     rest = rest_of(np.full((3, 2), 10.0), known, np.array([[2.0, 0.0], [0.0, -1.0]]))
