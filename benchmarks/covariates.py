@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,15 +32,17 @@ from darts_msft.datasets import load_departures, load_departures_weather
 
 RESULTS = Path(__file__).parent / "results" / "covariates.json"
 CONTEXT, HORIZON, ORIGINS = 512, 96, 200
-STEPS, DAY = 4000, 24  # of synthetic series
-SHARES = (0.7, 0.85, 1.0)  # ends of the parts
-SEEDS = (0, 1, 2)
+STEPS, DAY, SEEDS = 4000, 24, (0, 1, 2)  # of synthetic series
 ZERO_SHOT: dict[str, Any] = {"method": "zero_shot"}
 SCALES: dict[str, Any] = {"method": "zero_shot", "linear_member": False}  # the pretrained model's forecasts alone
 TRAINED: dict[str, Any] = {"method": "full", "linear_member": False, "n_epochs": 5}
 
 Case = tuple[TimeSeries, tuple[int, ...], dict[str, TimeSeries | None], dict[str, dict[str, Any]]]
 """A series, the ends of its parts, the covariates to compare, and settings of the models to compare."""
+
+
+def _ends(steps: int) -> tuple[int, ...]:
+    return int(0.7 * steps), int(0.85 * steps), steps
 
 
 def _hourly(values: np.ndarray) -> TimeSeries:
@@ -72,38 +75,27 @@ def noise(seed: int, _: Path | None) -> Case:
 
 
 def departures(seed: int, _: Path | None) -> Case:
+    """Hours around holidays: one on, before and after them, times the hour's usual share, as nobody flies at night."""
     series, weather = load_departures(), load_departures_weather()
     holiday = holidays_timeseries(series.time_index, "US")
     days = holiday.values()[::DAY, 0]
     around = np.stack([days, np.roll(days, -1), np.roll(days, 1)], axis=1).repeat(DAY, axis=0)  # on, before, after
     shape = series.values()[: _ends(len(series))[0] // DAY * DAY].mean(axis=1).reshape(-1, DAY).mean(axis=0)
-    daily = np.tile(shape, len(days))[:, None]  # flights of an hour of the day: at night a holiday is no change
-    known = {
-        "none": None,
-        "holidays": holiday.astype(np.float32),
-        "days around holidays, by hour": series.with_values((around * daily / shape.mean()).astype(np.float32)),
-        "weather": weather,
-    }
+    daily = np.tile(shape, len(days))[:, None]
+    hours = series.with_values((around * daily / shape.mean()).astype(np.float32))
+    known = {"none": None, "holidays": holiday.astype(np.float32), "hours around holidays": hours, "weather": weather}
     return series, _ends(len(series)), known, {"fitted": ZERO_SHOT}
 
 
 def etth1(seed: int, data: Path | None) -> Case:
     found = load("ETTh1", "lsf", data)
     ends = tuple(found.bounds[part][1] for part in PARTS)
-    models = {how: TRAINED | {"multivariate": how} for how in ("independent", "joint")}
+    models = {how: TRAINED | {"multivariate": how, "windows_per_epoch": 128} for how in ("independent", "joint")}
     return found.series("test", found.bounds["test"][0]), ends, {"none": None}, models
 
 
-CASES: dict[str, Callable[[int, Path | None], Case]] = {
-    "told": told,
-    "noise": noise,
-    "departures": departures,
-    "ETTh1": etth1,
-}
-
-
-def _ends(steps: int) -> tuple[int, ...]:
-    return tuple(int(share * steps) for share in SHARES)
+CASES: dict[str, Callable[[int, Path | None], Case]]
+CASES = {"told": told, "noise": noise, "departures": departures, "ETTh1": etth1}
 
 
 def measure(name: str, seed: int, data: Path | None) -> list[dict[str, Any]]:
@@ -134,20 +126,22 @@ def measure(name: str, seed: int, data: Path | None) -> list[dict[str, Any]]:
 def main(
     data: Annotated[Path | None, typer.Option(help="folder with ETTh1.csv")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"some of {', '.join(CASES)}")] = None,
-    output: Annotated[Path, typer.Option(help="file of the results; other data sets' rows stay")] = RESULTS,
+    output: Annotated[Path, typer.Option(help="file of the results; others' rows stay")] = RESULTS,
 ) -> None:
-    """Measure, print a line for each row, and write the file after each data set."""
+    """Measure, print a line for each row, and write the file after each data set and seed."""
     if unknown := set(only or ()) - CASES.keys():
         raise Misuse(f"{sorted(unknown)} are not known; take some of {', '.join(CASES)}")
     torch.set_num_threads(1)
     quiet()
     settings = {"backbone": "moirai-tiny", "context": CONTEXT, "horizon": HORIZON, "origins": ORIGINS}
-    for name in only or CASES:
-        seeds = SEEDS[:1] if name == "departures" else SEEDS  # nothing random in it
+    for name, seed in product(only or CASES, SEEDS):
+        if name == "departures" and seed != SEEDS[0]:
+            continue  # nothing random in it
+        kept = json.loads(output.read_text()) if output.exists() else []
+        kept = [row for row in kept if (row["data"], row["seed"]) != (name, seed)]
         about = {"settings": settings, "provenance": provenance()}
-        rows = [row | about for seed in seeds for row in measure(name, seed, data)]
-        kept = [row for row in json.loads(output.read_text()) if row["data"] != name] if output.exists() else []
-        output.write_text("[\n" + ",\n".join(map(json.dumps, kept + rows)) + "\n]\n")
+        kept += [row | about for row in measure(name, seed, data)]
+        output.write_text("[\n" + ",\n".join(map(json.dumps, kept)) + "\n]\n")
 
 
 if __name__ == "__main__":
