@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
-from darts_msft.linear.member import LinearMember
+from darts_msft.linear.member import LinearForecast, LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
@@ -232,8 +232,7 @@ class ForecastingModule(PLForecastingModule):
         if self.kind is not Form.BACKCASTS:
             outputs = self.forecast_scales(window)
             stats = constant_where_flat(outputs.plan, past_target, outputs.stats)
-            linear = self.linear(past_target) if self.linear is not None and self.mixes_linear else None
-            return outputs._replace(stats=stats, linear=linear)
+            return outputs._replace(stats=stats, linear=self.linear_forecast(window) if self.mixes_linear else None)
         finest = self.plan.contexts[0]
         backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift, finest)
         windows = joined([window, *(window.ending(end, self.output_chunk_shift) for end in backcasts.ends)])
@@ -242,6 +241,13 @@ class ForecastingModule(PLForecastingModule):
         own, earlier = (outputs.rows(rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
+
+    def linear_forecast(self, window: Window) -> LinearForecast:
+        """The linear member's, of the targets."""
+        assert self.linear is not None
+        known = window.known
+        ahead = None if known is None else (known[0], known[1][:, self.output_chunk_shift :])
+        return cast(LinearForecast, self.linear(window.past_target, ahead))
 
     def linear_part(self, outputs: ScaleOutputs) -> LinearPart | None:
         """The linear member's forecast with its weight, which is 0 where it can't tell."""
