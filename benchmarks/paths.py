@@ -1,16 +1,17 @@
 """`python -m benchmarks.paths`: whether sums, largest and smallest values of sample paths are told as well as steps.
 
-For each data set, unfitted and fitted, forecasts of the test part with independent steps and with the model's own
-dependence: shares of the truth in the central 80 % interval, the CRPS of steps and sums, and the energy score.
+For each data set forecasts of the test part by the bundled model, unfitted and fitted, with independent steps and with
+its own dependence, and by DLinear: shares of the truth in the central 80 % interval, the CRPS of steps and sums, and
+the energy score, each a mean over the seeds of the draws; the energy score of every seed beside it.
 """
 
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,50 +19,73 @@ import numpy as np
 import torch
 import typer
 from darts import TimeSeries
+from darts.dataprocessing.transformers import Scaler
+from darts.models import DLinearModel
+from darts.utils.likelihood_models.torch import QuantileRegression
+from sklearn.preprocessing import StandardScaler
 
+from benchmarks.data import PARTS, load
 from benchmarks.errors import Misuse
+from benchmarks.models.base import QUIET
+from benchmarks.run.provenance import provenance, quiet
 from darts_msft import MSFTFoundationModel
-from darts_msft.datasets import load_dataset
+from darts_msft.datasets import load_departures
 
 RESULTS = Path(__file__).parent / "results" / "paths.json"
-CONTEXT, HORIZON, SAMPLES, SEED, DAY = 1024, 96, 200, 0, 24
-MONTH = 30 * 24  # hours
-PARTS: dict[str, tuple[float, float, float]] = {
-    "ETTh1": (12 * MONTH, 16 * MONTH, 20 * MONTH),
-    "ETTm1": (12 * MONTH * 4, 16 * MONTH * 4, 20 * MONTH * 4),
-    "departures": (0.7, 0.85, 1.0),
-    "sea_temperature": (0.7, 0.85, 1.0),
-}
-"""Where the training, validation and test part end, in steps or as shares."""
-LOWER = {"departures": 0.0}  # counts
-TRAINER: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_model_summary": False}
-TRAINER |= {"enable_progress_bar": False, "enable_checkpointing": False}
+CONTEXT, HORIZON, SAMPLES, DAY = 1024, 96, 200, 24
+SEEDS = (0, 1, 2)  # of the draws
+DATA = ("ETTh1", "ETTm1", "Weather", "sea_temperature", "departures")
+TRAINER: dict[str, Any] = {**QUIET, "accelerator": "cpu"}
+LEVELS = [0.01, 0.05, *(round(0.1 * step, 1) for step in range(1, 10)), 0.95, 0.99]
+
+Draw = Callable[[list[TimeSeries], int], list[TimeSeries]]
+"""Sample paths of the horizon after each series, by a seed."""
 
 
-def make(dependence: str, lower: float | None) -> MSFTFoundationModel:
-    """The bundled checkpoint, of which nothing is trained."""
+def ours(dependence: str, lower: float | None) -> MSFTFoundationModel:
+    """The bundled checkpoint, of which nothing is trained by gradients."""
     lengths = {"input_chunk_length": CONTEXT, "output_chunk_length": HORIZON, "method": "zero_shot"}
     return MSFTFoundationModel(
-        **lengths, lower=lower, sample_dependence=dependence, random_state=SEED, pl_trainer_kwargs=dict(TRAINER)
+        **lengths, lower=lower, sample_dependence=dependence, random_state=0, pl_trainer_kwargs=dict(TRAINER)
     )
 
 
-def models(series: TimeSeries, train: int, val: int, lower: float | None, fits: bool) -> dict[str, MSFTFoundationModel]:
+def both(train: TimeSeries, val: TimeSeries, lower: float | None, fits: bool) -> dict[str, Draw]:
     """With independent steps and with the model's own dependence; one fit for both."""
-    found = {name: make(name, lower) for name in ("independent", "copula")}
+    found = {name: ours(name, lower) for name in ("independent", "copula")}
     if fits:
-        found["copula"].fit(series[:train], val_series=series[train - CONTEXT : val])
+        found["copula"].fit(train, val_series=val)
         with tempfile.TemporaryDirectory() as folder:
             found["copula"].save_adapter(Path(folder) / "adapter")
             found["independent"].load_adapter(Path(folder) / "adapter")
+    return {name: partial(_draw, model) for name, model in found.items()}
+
+
+def dlinear(train: TimeSeries, val: TimeSeries, lower: float | None) -> dict[str, Draw]:
+    """As a user of Darts would: standardised, quantiles, the epoch that is best on the validation part."""
+    scaler = Scaler(StandardScaler())
+    parts = scaler.fit_transform(train), scaler.transform(val)
+    with tempfile.TemporaryDirectory() as folder:
+        keep = {"save_checkpoints": True, "force_reset": True, "work_dir": folder, "model_name": "dlinear"}
+        model = DLinearModel(
+            672, HORIZON, shared_weights=True, likelihood=QuantileRegression(LEVELS), n_epochs=30, random_state=0,
+            pl_trainer_kwargs=TRAINER | {"enable_checkpointing": True}, **keep,
+        )  # fmt: skip
+        model.fit(parts[0], val_series=parts[1], stride=max(1, len(train) // 6000), load_best=True, verbose=False)
+
+    def draw(contexts: list[TimeSeries], seed: int) -> list[TimeSeries]:
+        known = [scaler.transform(context) for context in contexts]
+        paths = [scaler.inverse_transform(one) for one in _draw(model, known, seed)]
+        return [path.map(lambda values: np.maximum(values, lower)) for path in paths] if lower is not None else paths
+
+    return {"dlinear": draw}
+
+
+def _draw(model: Any, contexts: list[TimeSeries], seed: int) -> list[TimeSeries]:
+    found: list[TimeSeries] = model.predict(
+        HORIZON, contexts, num_samples=SAMPLES, random_state=seed, verbose=False, show_warnings=False
+    )
     return found
-
-
-def samples_of(model: MSFTFoundationModel, contexts: list[TimeSeries]) -> tuple[np.ndarray, float]:
-    """(origin, step, component, sample), and the seconds of this process's own work."""
-    began = time.process_time()
-    forecasts = model.predict(HORIZON, contexts, num_samples=SAMPLES, random_state=SEED)
-    return np.stack([one.all_values(copy=False) for one in forecasts]).astype(float), time.process_time() - began
 
 
 def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -103,46 +127,64 @@ def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return found | {"energy": energy_score(samples, truth)}
 
 
-def measure(name: str, fits: bool, origins: int, data: Path | None) -> dict[str, Any]:
-    """Both models' scores on a data set's test part."""
-    series = load_dataset(name, data)
-    train, val, end = (int(part * len(series)) if part <= 1 else int(part) for part in PARTS[name])
+def _cut(name: str, folder: Path | None) -> tuple[TimeSeries, int, int, int, float | None]:
+    """A series, where its training, validation and test part end, and what its values are never below."""
+    if name == "departures":  # counts, so not standardised
+        series = load_departures()
+        return series, int(0.7 * len(series)), int(0.85 * len(series)), len(series), 0.0
+    found = load(name, "lsf", folder)
+    ends = [found.bounds[part][1] for part in PARTS]
+    return found.series("test", found.bounds["test"][0]), ends[0], ends[1], ends[2], None
+
+
+def measure(name: str, origins: int, data: Path | None) -> Iterator[dict[str, Any]]:
+    """A row of scores on a data set's test part for each model."""
+    series, train, val, end, lower = _cut(name, data)
     places = np.unique(np.linspace(val, end - HORIZON, origins).astype(int))
     contexts = [series[place - CONTEXT : place] for place in places]
     truth = np.stack([series.values()[place : place + HORIZON] for place in places]).astype(float)
-    found: dict[str, Any] = {"data": name, "fitted": fits, "origins": len(places)}
-    drawn = {}
-    for how, model in models(series, train, val, LOWER.get(name), fits).items():
-        drawn[how], seconds = samples_of(model, contexts)
-        found[how] = {key: round(value, 4) for key, value in scores(drawn[how], truth).items()}
-        found[how]["cpu_seconds"] = round(seconds, 2)
-    both = (np.sort(one, axis=-1) for one in drawn.values())
-    found["same_samples_at_each_step"] = bool(np.array_equal(*both))
-    return found
+    parts = series[:train], series[train - CONTEXT : val], lower
+    for model in ("unfitted", "fitted", "dlinear"):
+        steps = []  # of each dependence, sorted: the same numbers
+        draws = dlinear(*parts) if model == "dlinear" else both(*parts, model == "fitted")
+        for dependence, draw in draws.items():
+            row: dict[str, Any] = {"data": name, "model": model, "dependence": dependence, "origins": len(places)}
+            told, seconds = [], 0.0
+            for seed in SEEDS:
+                began = time.process_time()
+                paths = np.stack([one.all_values(copy=False) for one in draw(contexts, seed)]).astype(float)
+                seconds += time.process_time() - began
+                told.append(scores(paths, truth))
+            steps.append(np.sort(paths, axis=-1))
+            row |= {key: round(float(np.mean([one[key] for one in told])), 4) for key in told[0]}
+            row |= {
+                "energies": [round(one["energy"], 4) for one in told],
+                "cpu_seconds": round(seconds / len(SEEDS), 2),
+            }
+            if len(steps) > 1:
+                row["same_samples_at_each_step"] = bool(np.array_equal(*steps))
+            yield row
 
 
 def main(
-    data: Annotated[Path | None, typer.Option(help="folder with ETTh1.csv and ETTm1.csv")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder with ETTh1.csv, ETTm1.csv and Weather's")] = None,
     only: Annotated[list[str] | None, typer.Option(help="this data set alone")] = None,
     origins: Annotated[int, typer.Option(help="forecasts of each test part")] = 200,
-    output: Annotated[Path, typer.Option(help="file of the results")] = RESULTS,
+    output: Annotated[Path, typer.Option(help="file of the results; other data sets' rows stay")] = RESULTS,
 ) -> None:
-    """Measure, print a line for each data set and way, and write the file after each."""
-    if unknown := set(only or ()) - PARTS.keys():
-        raise Misuse(f"{sorted(unknown)} are not known; take some of {', '.join(PARTS)}")
+    """Measure, print a line for each row, and write the file after each."""
+    if unknown := set(only or ()) - set(DATA):
+        raise Misuse(f"{sorted(unknown)} are not known; take some of {', '.join(DATA)}")
+    quiet()
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
-    settings = {"backbone": "moirai-tiny", "context": CONTEXT, "horizon": HORIZON, "samples": SAMPLES, "seed": SEED}
-    settings |= {"commit": commit.stdout.strip(), "torch": torch.__version__, "python": platform.python_version()}
-    rows = []
-    for name in only or PARTS:
-        for fits in (False, True):
-            row = measure(name, fits, origins, data)
-            print(name, "fitted" if fits else "unfitted", f"same samples: {row['same_samples_at_each_step']}")
-            for how in ("independent", "copula"):
-                print(f"  {how:12}", *(f"{key} {value:.3f}" for key, value in row[how].items()), flush=True)
-            rows.append(row)
-            output.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+    settings = {"context": CONTEXT, "horizon": HORIZON, "samples": SAMPLES, "seeds": SEEDS}
+    rows = json.loads(output.read_text()) if output.exists() else []
+    for name in only or DATA:
+        rows = [row for row in rows if row["data"] != name]
+        for row in measure(name, origins, data):
+            print(*(f"{key} {value}" for key, value in row.items()), flush=True)
+            rows.append(row | {"settings": settings, "provenance": provenance()})
+            output.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -36,6 +36,11 @@ from darts_msft.plans import Asked, Checkpoint, check_lengths, choose_multivaria
 logger = get_logger("darts_msft")
 
 GRADIENT_CLIP = 1.0
+DARTS_WORDS = {  # of its own foundation models, and ours
+    "hub_model_name": "backbone={!r}",
+    "hub_model_revision": "revision={!r}",
+    "local_dir": "backbone={!r}, a directory with config.json and model.safetensors",
+}
 ADAMW = {"betas": (0.9, 0.98), "weight_decay": 0.01}
 
 
@@ -70,7 +75,13 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
     rates = {field.name: given.get(f"lr_{field.name}") for field in fields(LearningRates)}
     trains = given["enable_finetuning"]
     checkpoint = Checkpoint(given["backbone"], load_class(architecture).traits_of(config))
-    check_options(method, method_config, mixing_config, rates, brings_head(likelihood, checkpoint.traits), trains)
+    if likelihood == "native" and checkpoint.traits.family.deterministic:
+        likelihood = None
+    trains_points = given.get("loss_fn") is not None
+    if trains_points:
+        check_loss(given["loss_fn"], likelihood, method)
+    new_head = brings_head(likelihood, checkpoint.traits, trains_points)
+    check_options(method, method_config, mixing_config, rates, new_head, trains)
     finest = given.get("finest_context")
     if finest is None and mixing_config.only_first:
         finest = context  # scale 0 alone forecasts
@@ -79,11 +90,10 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
     if warns and plan.reach < context:
         warn_of_reach(plan)
     mixing_config.initial_logits(plan.num_scales)  # refuses a wrong number of them
-    if likelihood == "native" and checkpoint.traits.family.deterministic:
-        likelihood = None
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config)
     check_training(method, trains, resolved)
     check_pretrained_head(checkpoint, method, trains)
+    check_encoders(given.get("add_encoders"), checkpoint)
     settings = {
         "architecture": architecture,
         "backbone_config": config,
@@ -96,6 +106,7 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
         "bounds_config": bounds.to_dict(),
         "multivariate": choose_multivariate(checkpoint, given.get("multivariate", AUTO)),
         "sample_dependence": dependence,
+        "trains_points": trains_points,
         "learning_rates": method_cls.resolve_rates(rates).to_dict(),
     }
     # the commit, so that the weights are of the configuration's
@@ -112,11 +123,6 @@ def settle_darts_arguments(model: type, given: dict[str, Any], trains: bool) -> 
     """Puts our defaults for Darts' own arguments into `given`; refuses those that have no effect here."""
     check_names(model, given)
     given.update({name: as_python(value) for name, value in given.items()})  # can be saved, and compared
-    if given.get("loss_fn") is not None:
-        raise ValueError(
-            f"loss_fn={given['loss_fn']!r} is not used: the backbone trains on its own likelihood; drop it, or "
-            "pass a Darts likelihood, such as likelihood=QuantileRegression([0.5]) for the absolute error"
-        )
     if given.get("use_reversible_instance_norm"):
         logger.warning("use_reversible_instance_norm has no effect: the backbone standardises every window itself")
     if given.get("enable_finetuning") is None:
@@ -147,12 +153,15 @@ def as_python(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def check_names(model: type, names: Iterable[str]) -> None:
+def check_names(model: type, given: Mapping[str, Any]) -> None:
     """Refuses arguments that neither `model`, nor its base classes, nor Darts' modules have."""
     classes = (*model.__mro__[:-1], PLForecastingModule)
     known = {name for cls in classes for name in signature(cls.__init__).parameters}
     known -= {"self", "args", "kwargs"}
-    for name in sorted(set(names) - known):
+    for name in sorted(set(given) - known):
+        if name in DARTS_WORDS:
+            ours = DARTS_WORDS[name].format(as_python(given[name]))
+            raise ValueError(f"{model.__name__} has no argument {name!r}; here it is {ours}")
         near = get_close_matches(name, sorted(known), n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "leave it out; help() lists them all"
         raise ValueError(f"{model.__name__} has no argument {name!r}; {hint}")
@@ -179,8 +188,10 @@ def check_search(num_scales: int | str | None, weight_init: object, save_checkpo
         )
 
 
-def brings_head(likelihood: object, traits: Traits) -> bool:
-    """Whether a likelihood, as the user gave it, needs a new head."""
+def brings_head(likelihood: object, traits: Traits, trains_points: bool = False) -> bool:
+    """Whether a likelihood, as the user gave it, or training points by a loss, needs a new head."""
+    if trains_points and not traits.family.has_points:
+        return True
     served = isinstance(likelihood, QuantileRegression) and traits.family.serves(likelihood.quantiles)
     return not (traits.pretrained_head and (served or likelihood is None or isinstance(likelihood, str)))
 
@@ -273,6 +284,30 @@ def check_patterns(enable_finetuning: Mapping[str, list[str]], names: list[str])
             f"enable_finetuning={enable_finetuning!r}: no parameter matches {', '.join(map(repr, useless))}; give "
             f"patterns (as of fnmatch) of parameter names, such as {', '.join(map(repr, near or names[:3]))}, or True "
             "for what the method trains"
+        )
+
+
+def check_loss(loss_fn: object, likelihood: object, method: str) -> None:
+    """Refuses a torch loss where there are no points to train by it."""
+    if likelihood is not None:
+        raise ValueError(
+            f"loss_fn={loss_fn!r} trains point forecasts, but likelihood={likelihood!r} has a loss of its own; give "
+            "likelihood=None with it, or leave it out"
+        )
+    if not find_method(method).trains:
+        raise ValueError(
+            f"loss_fn={loss_fn!r} has no effect with method={method!r}, which trains nothing: leave it out"
+        )
+
+
+def check_encoders(add_encoders: Mapping[str, Any] | None, checkpoint: Checkpoint) -> None:
+    """Refuses encoders of covariates none of which the backbone has a place for."""
+    kinds = {kind for value in (add_encoders or {}).values() if isinstance(value, Mapping) for kind in value}
+    asked = [kind for kind in ("past", "future") if kind in kinds]
+    if asked and not any(getattr(checkpoint.traits, f"{kind}_covariates") for kind in asked):
+        raise ValueError(
+            f"add_encoders={add_encoders!r} has no effect: backbone={checkpoint.name!r} has no place for "
+            f"{' or '.join(asked)} covariates; leave it out, or take another backbone"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
-from darts_msft.linear.member import LinearMember
+from darts_msft.linear.member import LinearForecast, LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
@@ -35,6 +35,7 @@ from darts_msft.scales.adapters import FlatHeads, StepHead
 from darts_msft.scales.backcasts import cut_backcasts
 from darts_msft.scales.mixing import LinearPart, ScaleWeights, mix_points, pack, upsample_all
 from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.states import completed
 from darts_msft.window_statistics import constant_where_flat, nan_where_unseen, of_those_that_saw
 from darts_msft.windows_of_batches import Batch, Widths, Window, joined, module_input, window_of
 
@@ -56,6 +57,7 @@ class ForecastingModule(PLForecastingModule):
     """
 
     form: Tensor
+    takes_other_horizon = False  # in states that it loads
 
     def __init__(
         self,
@@ -70,12 +72,15 @@ class ForecastingModule(PLForecastingModule):
         bounds_config: dict[str, Any] | None = None,
         multivariate: str = "independent",
         sample_dependence: str = "copula",
+        trains_points: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.multivariate, self.widths = multivariate, Widths.of_shapes(self.train_sample_shape)
         group = self.widths.group(multivariate)
-        self.criterion = self.train_criterion = self.val_criterion = None  # Darts' loss, which is not ours
+        self.criterion = self.val_criterion = None  # Darts' loss, which is ours where a user gave one
+        if not trains_points:
+            self.train_criterion = None
         together = {"joint": True} if group > 1 else {}
         self.backbone = load_class(architecture).from_config(backbone_config, patch_size, **together)
         spec, traits = self.backbone.spec, self.backbone.traits
@@ -94,7 +99,7 @@ class ForecastingModule(PLForecastingModule):
         self.linear = LinearMember() if self.mixing.linear_member else None  # until a fit
         self.bounds = Bounds(self.n_targets, BoundsConfig.from_dict(bounds_config or {}))
         self.paths = SamplePaths(self.output_chunk_length, self.n_targets, sample_dependence)
-        self.family = family_for(self.likelihood, traits.family)
+        self.family = family_for(self.likelihood, traits.family, trains_points)
         self.new_heads = self._make_new_heads()
         self.untouched = ZeroShot(spec, self.plan, config)
         self.method.attach(self.backbone)
@@ -144,23 +149,14 @@ class ForecastingModule(PLForecastingModule):
             self.parts = Parts(self.plan, self.method, self.new_heads)
         else:
             self.parts = Parts(self.one_scale if self.kind is Form.ONE_SCALE else self.plan, self.untouched, None)
+        if isinstance(self.likelihood, ScaleMixture):
+            self.likelihood.name_parameters(linear=self.has_linear)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        state = self.completed(state_dict) if strict else in_forms(state_dict)
+        state = completed(state_dict, self) if strict else in_forms(state_dict)
         result = super().load_state_dict(state, strict=strict, assign=assign)
         self.settle()
         return result
-
-    def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole state, with what an older version's lacks: form, bounds, paths, and that it has no linear member."""
-        kind = self.scale_weights.omega.detach()
-        absent = {f"bounds.{name}": value for name, value in Bounds.unknown(self.n_targets).items()}
-        unfitted = SamplePaths.unfitted(self.output_chunk_length, self.n_targets)
-        absent |= {f"paths.{name}": value for name, value in unfitted.items()}
-        if not (self.linear is None or "linear.weight" in state):
-            absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
-            absent["scale_weights.linear"] = torch.zeros(self.n_targets)
-        return {name: value.to(kind) for name, value in absent.items()} | in_forms(state)
 
     @contextmanager
     def bare_backbone(self) -> Iterator[Backbone]:
@@ -236,8 +232,7 @@ class ForecastingModule(PLForecastingModule):
         if self.kind is not Form.BACKCASTS:
             outputs = self.forecast_scales(window)
             stats = constant_where_flat(outputs.plan, past_target, outputs.stats)
-            linear = self.linear(past_target) if self.linear is not None and self.mixes_linear else None
-            return outputs._replace(stats=stats, linear=linear)
+            return outputs._replace(stats=stats, linear=self.linear_forecast(window) if self.mixes_linear else None)
         finest = self.plan.contexts[0]
         backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift, finest)
         windows = joined([window, *(window.ending(end, self.output_chunk_shift) for end in backcasts.ends)])
@@ -246,6 +241,13 @@ class ForecastingModule(PLForecastingModule):
         own, earlier = (outputs.rows(rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
+
+    def linear_forecast(self, window: Window) -> LinearForecast:
+        """The linear member's, of the targets."""
+        assert self.linear is not None
+        known = window.known
+        ahead = None if known is None else (known[0], known[1][:, self.output_chunk_shift :])
+        return cast(LinearForecast, self.linear(window.past_target, ahead))
 
     def linear_part(self, outputs: ScaleOutputs) -> LinearPart | None:
         """The linear member's forecast with its weight, which is 0 where it can't tell."""
@@ -331,8 +333,9 @@ class ForecastingModule(PLForecastingModule):
 
     def _check_zero_shot(self) -> None:
         if self.parts.new_heads is None and not self._forecasts_zero_shot():
+            asked = "loss_fn" if self.likelihood is None else f"likelihood={self.likelihood!r}"
             raise ValueError(
-                f"likelihood={self.likelihood!r} needs a new head that is not trained yet; call fit() "
+                f"{asked} needs a new head that is not trained yet; call fit() "
                 "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import _batch_collate_fn_predict
 from darts.utils.utils import generate_index
@@ -13,7 +15,8 @@ from darts_msft.forms import Form, first_form
 from darts_msft.inputs import check_finite
 from darts_msft.lengths import check_lengths
 from darts_msft.options import MixingConfig
-from darts_msft.scales.pyramid import ScalePlan
+from darts_msft.scales.pyramid import FACTOR, ScalePlan
+from darts_msft.windows_of_batches import Window
 
 
 def weights_before_fit(model: Any) -> np.ndarray | None:
@@ -22,16 +25,66 @@ def weights_before_fit(model: Any) -> np.ndarray | None:
     if not model._is_pretrained or getattr(likelihood, "base", None) is not None:
         raise ValueError("this model has no forecast before fit(), and so no weights of its scales: call fit() first")
     mixing, scales = MixingConfig.from_dict(settings["mixing_config"]), settings["num_scales"]
-    horizon = model.output_chunk_length + model.output_chunk_shift
-    finest = settings.get("finest_context")
-    plan = ScalePlan(model.input_chunk_length, horizon, settings["patch_size"], scales, finest_context=finest)
+    plan = plan_of(model)
     if first_form(plan, scales > 0 and not mixing.only_first) is Form.BACKCASTS:
         return None
     return np.eye(1, scales + 1 + mixing.linear_member)[0]
 
 
+def plan_of(model: Any) -> ScalePlan:
+    """The lengths of a model's scales."""
+    settings = model._module_settings
+    horizon = model.output_chunk_length + model.output_chunk_shift
+    finest = settings.get("finest_context")
+    return ScalePlan(
+        model.input_chunk_length, horizon, settings["patch_size"], settings["num_scales"], finest_context=finest
+    )
+
+
 def scale_forecasts(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries]) -> list[TimeSeries]:
     """Each scale's medians, as `MSFTFoundationModel.scale_forecasts` gives them."""
+    module = model._require_module()
+    window, times = _window_of(model, series, covariates)
+    return [
+        TimeSeries.from_times_and_values(times, one, columns=series.components) for one in module.scale_points(window)
+    ]
+
+
+def explain(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries] | None = None) -> pd.DataFrame:
+    """What each member adds to the point forecast, as `MSFTFoundationModel.explain` gives it."""
+    module = model._require_module()
+    window, times = _window_of(model, series, covariates or {})
+    points, weights = np.stack(module.scale_points(window)).astype(float), _weights_of(module, window)
+    names = [f"scale {scale}" for scale in range(len(points))]
+    if len(weights) < len(points) or (module.has_linear and len(points) > module.parts.plan.num_scales + 1):
+        names[-1] = "linear member"
+    parts = weights[:, None] * np.nan_to_num(points)  # (member, step, component)
+    pulls = weights[:, None] * (points - parts.sum(axis=0))
+    numbers = {"weight": np.broadcast_to(weights[:, None], points.shape), "forecast": points, "pull": pulls}
+    frames = [
+        pd.DataFrame({"time": times, "component": str(component), "member": name}).assign(
+            **{key: value[member, :, number] for key, value in numbers.items()}
+        )
+        for number, component in enumerate(series.components)
+        for member, name in enumerate(names)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _weights_of(module: Any, window: Window) -> np.ndarray:
+    """Of the members in one window, by component: (member, component), sum 1 over members."""
+    with torch.no_grad():
+        outputs = module.forecast(window.to(module.scale_weights.omega))
+        linear = module.linear_part(outputs)
+    scales = outputs.weights[0, :, None].expand(-1, module.n_targets)
+    if linear is None:
+        return np.asarray(scales.double().cpu().numpy())
+    own = linear.weight[:1]
+    return np.asarray(torch.cat([scales * (1 - own), own]).double().cpu().numpy())
+
+
+def _window_of(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries]) -> tuple[Window, pd.Index]:
+    """What the model sees of the end of a series, and the times of the steps that follow."""
     module = model._require_module()
     check_lengths(model, series, "a forecast")
     check_finite(series, last=model.input_chunk_length)
@@ -41,5 +94,32 @@ def scale_forecasts(model: Any, series: TimeSeries, covariates: dict[str, TimeSe
     batch = _batch_collate_fn_predict([call["dataset"][0]])
     start = series.end_time() + (1 + model.output_chunk_shift) * series.freq
     times = generate_index(start=start, length=model.output_chunk_length, freq=series.freq)
-    points = module.scale_points(module.window(batch))
-    return [TimeSeries.from_times_and_values(times, one, columns=series.components) for one in points]
+    return module.window(batch), times
+
+
+def summary(model: Any) -> str:
+    """As `MSFTFoundationModel.summary` gives it."""
+    arguments, plan = model.model_params, plan_of(model)
+    lines = [
+        f"{arguments['backbone']}, method {arguments['method']!r}: {model.input_chunk_length} steps of input, "
+        f"{model.output_chunk_length} of forecast, in tokens of {plan.patch_size} steps"
+    ]
+    for scale in plan.scales:
+        step, seen = FACTOR**scale, min(plan.context, plan.contexts[scale] * FACTOR**scale)
+        means = f"means of {step} steps" if scale else "the series itself"
+        tokens = f"{plan.context_token_counts[scale]} + {plan.horizon_token_counts[scale]} tokens"
+        lines.append(f"scale {scale}: {means}, sees the last {seen:,} steps, {tokens}")
+    if model.model is None:
+        return "\n".join([*lines, "not fitted, and no forecast made: no weights yet"])
+    weights = model.scale_weights
+    if weights is not None:
+        shown = [f"scale {number} {weight:.0%}" for number, weight in enumerate(weights[: plan.num_scales + 1])]
+        shown += [f"linear member {weight:.0%}" for weight in weights[plan.num_scales + 1 :]]
+        lines.append("weights: " + ", ".join(shown))
+    else:
+        lines.append("weights: of each window, by backcasts")
+    parameters = list(model.model.parameters())
+    every = sum(one.numel() for one in parameters)
+    trains = sum(one.numel() for one in parameters if one.requires_grad)
+    size = sum(one.numel() * one.element_size() for one in parameters) / 1e6
+    return "\n".join([*lines, f"parameters: {every:,}, of which {trains:,} train; {size:.1f} MB"])

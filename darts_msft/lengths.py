@@ -25,6 +25,7 @@ def check_lengths(model: Any, series: Any, what: str, after: int = 0, name: str 
         fitting = len(one) - after
         pair = f", such as ({fitting}, {longest})," if fitting > 0 else ""
         raise ValueError(
-            f"{which} has {len(one)} steps, but {what} takes {shortest + after} ({needed}): give a longer one, or make "
-            f"the model with a pair input_chunk_length=(shortest, longest){pair} which takes shorter contexts"
+            f"{which} is too short: it has {len(one)} steps, but {what} takes {shortest + after} ({needed}): give a "
+            f"longer one, or make the model with a pair input_chunk_length=(shortest, longest){pair} which takes "
+            "shorter contexts"
         )

@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from darts.utils.likelihood_models.base import quantile_names
-from darts.utils.likelihood_models.torch import QuantileRegression, TorchLikelihood
+from darts.utils.likelihood_models.torch import (
+    CauchyLikelihood,
+    GaussianLikelihood,
+    GumbelLikelihood,
+    LaplaceLikelihood,
+    QuantileRegression,
+    TorchLikelihood,
+)
 from darts.utils.serialization import add_safe_globals
 from einops import rearrange
 from jaxtyping import Float
@@ -18,7 +25,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from darts_msft.backbones import load_class
-from darts_msft.backbones.families import DensityFamily, Family, in_first_units
+from darts_msft.backbones.families import DensityFamily, Family, PointFamily, in_first_units
 from darts_msft.scales.mixing import (
     MixedForecast,
     average_of_quantiles,
@@ -37,6 +44,7 @@ SAMPLERS = {
     "samples": sample_path_average,
     "first": sample_mixture,  # all the weight is on scale 0
 }
+LOCATION_SCALE = (GaussianLikelihood, LaplaceLikelihood, CauchyLikelihood, GumbelLikelihood)  # by their parameters
 MIXTURES = ("mixture", "first")  # whose distribution is the weighted sum of the scales'
 
 
@@ -136,7 +144,8 @@ class ScaleMixture(TorchLikelihood):
 
     The parameters of a step, by scale i: `s{i}_` and the distribution's parameters in standardised units,
     `s{i}_loc` and `s{i}_scale` (value = loc + scale * standardised value), `s{i}_weight`; then the linear member's
-    `linear_loc`, `linear_scale`, `linear_df` and `linear_weight`: the scales share what that leaves of 1.
+    `linear_loc`, `linear_scale`, `linear_df` and `linear_weight`: the scales share what that leaves of 1. With a `base`
+    at one scale, while there is no linear member: its own two, a location and a scale, in the series' units.
     """
 
     with_linear = False  # of those that version 0.1 saved
@@ -152,11 +161,19 @@ class ScaleMixture(TorchLikelihood):
     ) -> None:
         self.architecture, self.config_json = architecture, json.dumps(config, sort_keys=True)
         self.num_scales, self.mixing, self.base, self.with_linear = num_scales, mixing, base, with_linear
+        super().__init__(likelihood_type=ScaleMixtureType.SCALE_MIXTURE, parameter_names=[])
+        self.name_parameters(linear=with_linear)
+
+    def name_parameters(self, linear: bool) -> None:
+        """Names a step's parameters; `linear` says whether there is a linear member now."""
+        if isinstance(self.base, LOCATION_SCALE) and self.num_scales == 1 and not linear:
+            self._parameter_names = self.base.parameter_names
+            return
         own = [*self.family.names, "loc", "scale", "weight"]
-        names = [f"s{scale}_{name}" for scale in range(num_scales) for name in own]
-        if with_linear:
+        names = [f"s{scale}_{name}" for scale in range(self.num_scales) for name in own]
+        if self.with_linear:
             names += [f"linear_{name}" for name in ("loc", "scale", "df", "weight")]
-        super().__init__(likelihood_type=ScaleMixtureType.SCALE_MIXTURE, parameter_names=names)
+        self._parameter_names = names
 
     @property
     def family(self) -> Family:
@@ -193,6 +210,16 @@ class ScaleMixture(TorchLikelihood):
     def cdf(self, model_output: Float[Tensor, "B H V Z"], value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
         """The share of the forecast distribution at or below `value`; of a mixture alone."""
         return cdf_of_mixture(self.family.cdf, self.unpack(model_output), value)
+
+    def predict_likelihood_parameters(self, model_output: Float[Tensor, "B H V Z"]) -> Float[Tensor, "B H VR"]:
+        """As Darts'; of a Darts likelihood at one scale, its location and scale in the series' units."""
+        if self.base is None or self.parameter_names != self.base.parameter_names:
+            parameters: Tensor = super().predict_likelihood_parameters(model_output)
+            return parameters
+        forecast = self.unpack(model_output)
+        location, scale = self.base._params_from_output(forecast.params.squeeze(-2))
+        loc, spread = forecast.loc.squeeze(-1), forecast.spread.squeeze(-1)
+        return rearrange([location * spread + loc, scale * spread], "r b h v -> b h (v r)")
 
     def _params_from_output(self, model_output: Tensor) -> tuple[Tensor, ...]:
         return model_output.unbind(dim=-1)
@@ -235,9 +262,14 @@ def native_family(architecture: str, config_json: str) -> Family:
     return load_class(architecture).traits_of(json.loads(config_json)).family
 
 
-def family_for(likelihood: TorchLikelihood | None, native: Family) -> Family:
-    """What each scale forecasts for a likelihood: the native family where it serves that, else the likelihood's own."""
+def family_for(likelihood: TorchLikelihood | None, native: Family, trains_points: bool = False) -> Family:
+    """What each scale forecasts for a likelihood: the native family where it serves that, else the likelihood's own.
+
+    Where points are trained the native family must be of values, whose median has a gradient; else they are new.
+    """
     base = likelihood.base if isinstance(likelihood, ScaleMixture) else likelihood
+    if trains_points:
+        return native if native.has_points else PointFamily()
     if base is None or (isinstance(base, QuantileRegression) and native.serves(base.quantiles)):
         return native
     return DartsFamily(base)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from darts.utils.serialization import add_safe_globals
+from matplotlib.axes import Axes
 
-from darts_msft import arguments, inspection, persistence, plans
+from darts_msft import arguments, inspection, persistence, plans, plots
 from darts_msft.hooks import DartsHooks
 from darts_msft.methods import find_method
 from darts_msft.options import AUTO
@@ -289,6 +291,46 @@ class MSFTFoundationModel(DartsHooks):
             return inspection.scale_forecasts(self, series, given)
         each = ({name: value[index] for name, value in given.items()} for index in range(len(series)))
         return [inspection.scale_forecasts(self, one, own) for one, own in zip(series, each, strict=True)]
+
+    def explain(self, series: TimeSeries) -> pd.DataFrame:
+        """Which member carries which step of the point forecast after `series`: a row for each time, component, member.
+
+        Columns: "time", "component", "member", its "weight" (sum 1 over members), its "forecast" (the median) and its
+        "pull", weight x (its forecast - the mix), in the series' units: what the member moves the forecast by. Pulls
+        of a step add up to 0, and weight x forecast to the point forecast, bounds apart.
+        """
+        self._prepare_zero_shot(series)
+        return inspection.explain(self, series)
+
+    def summary(self) -> str:
+        """Backbone, method, what each scale sees in steps and tokens, weights, and the number of parameters."""
+        return inspection.summary(self)
+
+    def plot_forecast(
+        self,
+        series: TimeSeries,
+        n: int | None = None,
+        actual: TimeSeries | None = None,
+        component: str | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draws the end of `series` and the next `n` steps (None: `output_chunk_length`): median and 80 % interval.
+
+        `actual` may hold what came; `component` is the first by default. Returns matplotlib's axes.
+        """
+        return plots.plot_forecast(self, series, n, actual, component, ax)
+
+    def plot_scales(self, series: TimeSeries, component: str | None = None, axes: Any = None) -> np.ndarray:
+        """Draws what each scale sees of `series`, and what each member says, with the mix; returns two axes."""
+        self._prepare_zero_shot(series)
+        return plots.plot_scales(self, series, component, axes)
+
+    def plot_fit(self, axes: Any = None) -> np.ndarray:
+        """Draws the scores that the last `fit` compared, and how far each group of weights moved; returns two axes.
+
+        Raises ValueError where nothing was scored.
+        """
+        return plots.plot_fit(self, axes)
 
     def save_adapter(self, path: str | Path, overwrite: bool = False) -> None:
         """Writes what `fit` trained to the directory `path`: adapter.safetensors and adapter.json.

@@ -12,13 +12,15 @@ from typing import Any
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from torch import Tensor
 
-from darts_msft.arguments import resolve
+from darts_msft.arguments import brings_head, resolve
+from darts_msft.backbones import load_class
 from darts_msft.building import build_for, install
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.options import AUTO, MethodConfig, MixingConfig
 from darts_msft.plans import longest_context
+from darts_msft.states import completed
 from darts_msft.storage.adapter_files import (
     check_identity,
     check_tensors,
@@ -61,7 +63,7 @@ def load_adapter(model: Any, path: str | Path) -> None:
         widths = Widths(saved["n_components"], *saved["covariates"])
         module = build_for(model, settings, parameters, widths, saved["dtype"])
     check_identity(path, saved, {**_identity(model, settings), **_kind_of(module)})
-    tensors = module.completed(read_tensors(path, saved))
+    tensors = completed(read_tensors(path, saved), module)
     check_tensors(path, tensors, _adapter_of(module), of_any_size="linear.")
     module.load_state_dict(tensors, strict=False)
     model._model_params.update(taken)
@@ -113,6 +115,32 @@ def check_saved(model: Any, saved: Any) -> None:
         raise ValueError("the saved model has a linear member; create the model with linear_member=True")
     if taken:
         settle(model, taken)
+    _check_horizon(model, saved)
+
+
+def _check_horizon(model: Any, saved: Any) -> None:
+    """Another horizon than the saved model's: refused where the new head is of its length."""
+    here, there = ((one.output_chunk_length, one.output_chunk_shift) for one in (model, saved))
+    model._other_horizon = here != there
+    own, theirs = (_has_new_head(one) for one in (model, saved))
+    if own != theirs:
+        mine, other = (one.model_params.get("loss_fn") for one in (model, saved))
+        raise ValueError(
+            f"loss_fn={mine!r} here but {other!r} in the saved model, and with one of them there is a new head; create "
+            f"the model with loss_fn={other!r}"
+        )
+    traits = load_class(model._module_settings["architecture"]).traits_of(model._module_settings["backbone_config"])
+    if model._other_horizon and own and not traits.layout.horizon:
+        raise ValueError(
+            f"output_chunk_length and output_chunk_shift are {here} here but {there} in the saved model, whose new "
+            "head is of that length; create the model with these"
+        )
+
+
+def _has_new_head(model: Any) -> bool:
+    settings = model._module_settings
+    traits = load_class(settings["architecture"]).traits_of(settings["backbone_config"])
+    return brings_head(model.model_params["likelihood"], traits, settings.get("trains_points", False))
 
 
 def settle(model: Any, chosen: dict[str, Any]) -> None:
@@ -139,6 +167,7 @@ def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         **own,
         "finest_context": settings.get("finest_context", longest_context(length)),  # version 0.1 had none
         "multivariate": settings.get("multivariate", "independent"),
+        "trains_points": settings.get("trains_points", False),
         "input_chunk_length": length if isinstance(length, int) else list(length),
         "output_chunk_length": model.model_params["output_chunk_length"],
         "output_chunk_shift": model.output_chunk_shift,
@@ -162,7 +191,7 @@ def _completed(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
     Its method had no use for these options: any value goes with it, such as that in the model's own `settings`. Scale
     0 saw the whole context.
     """
-    filled = {"multivariate": "independent", "covariates": [0, 0], **saved}
+    filled = {"multivariate": "independent", "covariates": [0, 0], "trains_points": False, **saved}
     if "input_chunk_length" in saved:
         filled.setdefault("finest_context", longest_context(saved["input_chunk_length"]))
     for part in _CONFIGS:

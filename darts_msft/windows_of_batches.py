@@ -56,6 +56,14 @@ class Window(NamedTuple):
         """As Darts has it."""
         return rearrange(self.past[:, : self.targets], "b v c -> b c v")
 
+    @property
+    def known(self) -> tuple[Float[Tensor, "B C K"], Float[Tensor, "B H K"]] | None:
+        """The future covariates, of the past and the future; None where there are none."""
+        if not self.ahead:
+            return None
+        past, future = (rearrange(part[:, -self.ahead :], "b k c -> b c k") for part in (self.past, self.future))
+        return past, future
+
     def to(self, like: Tensor) -> Window:
         """With the precision and on the device of a tensor."""
         return self._replace(past=self.past.to(like), future=self.future.to(like))

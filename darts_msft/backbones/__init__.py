@@ -14,11 +14,6 @@ from darts_msft.storage.weights import Source, bundled, load_config, pinned
 
 MOIRAI_LICENCE = "CC BY-NC 4.0 (non-commercial)"
 APACHE = "Apache-2.0"
-MOMENT_REVISIONS = {
-    "small": "411e288267f82cce86296dbe4d6c8bc533cc162f",
-    "base": "5e44b0ea26376a176360f87831124e018f876d96",
-    "large": "ca58581bc7bea2ebed4e80dc0a3e4b8b609c6ecc",
-}
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,10 @@ class Architecture:
         Where the code that runs is from, and the paper.
     install
         The command that installs the packages that it needs besides those of darts-msft.
+    licence
+        Of published weights that are not on the hub.
+    published
+        What the config.json files of its published checkpoints have in common, as far as `Traits` depend on it.
     """
 
     location: str
@@ -42,6 +41,8 @@ class Architecture:
     source: str = ""
     citation: str = ""
     install: str = ""
+    licence: str = ""
+    published: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Pretrained:
         `revision` is a commit; None takes the newest (no pin known).
     licence
         Of the weights.
+    architecture, width, layers
+        Its `Architecture`, the width of a token and the number of the encoder's layers.
     options
         Fields that are added to config.json, where one checkpoint can be run in several ways.
     """
@@ -61,6 +64,9 @@ class Pretrained:
     repo: str
     revision: str | None
     licence: str
+    architecture: str
+    width: int
+    layers: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,18 +76,44 @@ ARCHITECTURES = {
         ("distr_output", "d_model", "num_layers", "patch_sizes"),
         source="uni2ts 0.1.3 (timecopilot-uni2ts), Apache-2.0",
         citation="Woo et al. 2024, arXiv 2402.02592",
+        published={
+            "distr_output": {
+                "_target_": "uni2ts.distribution.MixtureOutput",
+                "components": [
+                    {"_target_": f"uni2ts.distribution.{name}Output"}
+                    for name in ("StudentT", "NormalFixedScale", "NegativeBinomial", "LogNormal")
+                ],
+            },
+            "patch_sizes": (8, 16, 32, 64, 128),
+            "max_seq_len": 512,
+        },
     ),
     "chronos2": Architecture(
         "darts_msft.backbones.chronos2:Chronos2Backbone",
         ("chronos_config", "d_kv", "rope_theta"),
         source="Darts 0.48.1, after amazon-science/chronos-forecasting, Apache-2.0",
         citation="Ansari et al. 2025, arXiv 2510.15821",
+        published={
+            "chronos_config": {
+                "input_patch_size": 16,
+                "input_patch_stride": 16,
+                "output_patch_size": 16,
+                "quantiles": (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99),
+                "context_length": 8192,
+                "max_output_patches": 64,
+            }
+        },
     ),
     "patchtst_fm": Architecture(
         "darts_msft.backbones.patchtst_fm:PatchTSTFMBackbone",
         ("d_patch", "n_layer", "quantile_levels"),
         source="Darts 0.48.1, after ibm-granite/granite-tsfm, Apache-2.0",
         citation="Wen et al. 2026, arXiv 2602.06909",
+        published={
+            "d_patch": 16,
+            "quantile_levels": tuple(round(0.01 * i, 2) for i in range(1, 100)),
+            "context_length": 8192,
+        },
     ),
     "moment": Architecture(
         "darts_msft.backbones.moment:MomentBackbone",
@@ -89,43 +121,69 @@ ARCHITECTURES = {
         source="momentfm 0.1.4, MIT",
         citation="Goswami et al. 2024, arXiv 2402.03885",
         install='pip install "darts-msft[moment]", then pip install --no-deps momentfm==0.1.4',
+        published={"patch_len": 8, "seq_len": 512},
     ),
     "units": Architecture(
         "darts_msft.backbones.units:UnitsBackbone",
         ("prompt_num", "patch_len", "e_layers", "d_model", "n_heads"),
         source="written anew after github.com/mims-harvard/UniTS (MIT)",
         citation="Gao et al. 2024, arXiv 2403.00131",
+        licence="MIT",
+        published={"prompt_num": 10, "patch_len": 16},
     ),
 }
 
 BUNDLED = ("moirai-tiny",)
 
 PRETRAINED = {
-    "moirai-1.0-R-small": Pretrained(
-        "Salesforce/moirai-1.0-R-small", "f5bd5d01f0d67de856107d43abdd637380aae0a3", MOIRAI_LICENCE
+    **{
+        f"moirai-{version}-R-{size}": Pretrained(
+            f"Salesforce/moirai-{version}-R-{size}", revision, MOIRAI_LICENCE, "moirai", width, layers
+        )
+        for version, size, width, layers, revision in (
+            ("1.0", "small", 384, 6, "f5bd5d01f0d67de856107d43abdd637380aae0a3"),
+            ("1.0", "base", 768, 12, "4fa939a8800d9da346c0280f3d9aeba0d2d35877"),
+            ("1.0", "large", 1024, 24, "b6b84e3fbeb9e6927d4271d625441fb51ab6bbd8"),
+            ("1.1", "small", 384, 6, None),
+            ("1.1", "base", 768, 12, None),
+            ("1.1", "large", 1024, 24, None),
+        )
+    },
+    "chronos-2": Pretrained(
+        "amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c", APACHE, "chronos2", 768, 12
     ),
-    "moirai-1.0-R-base": Pretrained(
-        "Salesforce/moirai-1.0-R-base", "4fa939a8800d9da346c0280f3d9aeba0d2d35877", MOIRAI_LICENCE
+    "chronos-2-synth": Pretrained(
+        "autogluon/chronos-2-synth", "3607918a9fd027d5c465d8213e46b98e2c041cea", APACHE, "chronos2", 768, 12
     ),
-    "moirai-1.0-R-large": Pretrained(
-        "Salesforce/moirai-1.0-R-large", "b6b84e3fbeb9e6927d4271d625441fb51ab6bbd8", MOIRAI_LICENCE
+    "chronos-2-small": Pretrained(
+        "autogluon/chronos-2-small", "ddec01313e50b6bc58ebaa92ede81bc24a3d9f9a", APACHE, "chronos2", 512, 6
     ),
-    "moirai-1.1-R-small": Pretrained("Salesforce/moirai-1.1-R-small", None, MOIRAI_LICENCE),
-    "moirai-1.1-R-base": Pretrained("Salesforce/moirai-1.1-R-base", None, MOIRAI_LICENCE),
-    "moirai-1.1-R-large": Pretrained("Salesforce/moirai-1.1-R-large", None, MOIRAI_LICENCE),
-    "chronos-2": Pretrained("amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c", APACHE),
-    "chronos-2-small": Pretrained("autogluon/chronos-2-small", "ddec01313e50b6bc58ebaa92ede81bc24a3d9f9a", APACHE),
-    "chronos-2-synth": Pretrained("autogluon/chronos-2-synth", "3607918a9fd027d5c465d8213e46b98e2c041cea", APACHE),
     "patchtst-fm-r1": Pretrained(
-        "ibm-granite/granite-timeseries-patchtst-fm-r1", "151f9c6d576281b95c2ff784d0863bd3f12c80f1", APACHE
+        "ibm-granite/granite-timeseries-patchtst-fm-r1",
+        "151f9c6d576281b95c2ff784d0863bd3f12c80f1",
+        APACHE,
+        "patchtst_fm",
+        1024,
+        20,
     ),
     "patchtst-fm-r1-research": Pretrained(
-        "ibm-research/patchtst-fm-r1", None, "CC BY-NC-SA 4.0 (non-commercial, share alike)"
+        "ibm-research/patchtst-fm-r1",
+        None,
+        "CC BY-NC-SA 4.0 (non-commercial, share alike)",
+        "patchtst_fm",
+        1024,
+        20,
     ),
     **{
-        f"moment-1-{size}{ending}": Pretrained(f"AutonLab/MOMENT-1-{size}", revision, "MIT", options)
+        f"moment-1-{size}{ending}": Pretrained(
+            f"AutonLab/MOMENT-1-{size}", revision, "MIT", "moment", width, layers, options
+        )
         for ending, options in (("", {}), ("-masked", {"masked_horizon": True}))
-        for size, revision in MOMENT_REVISIONS.items()
+        for size, width, layers, revision in (
+            ("small", 512, 8, "411e288267f82cce86296dbe4d6c8bc533cc162f"),
+            ("base", 768, 12, "5e44b0ea26376a176360f87831124e018f876d96"),
+            ("large", 1024, 24, "ca58581bc7bea2ebed4e80dc0a3e4b8b609c6ecc"),
+        )
     },
 }
 

@@ -70,6 +70,11 @@ class Family(ABC):
         `value` is in the series' units; NaN marks missing values.
         """
 
+    @property
+    def has_points(self) -> bool:
+        """Whether its median is among its parameters, or between two: it has a gradient."""
+        return self.deterministic or self.serves([0.5])
+
     def serves(self, levels: Sequence[float]) -> bool:
         """Whether it has these quantiles, or others on both sides of each."""
         if not self.levels:

@@ -55,7 +55,10 @@ def _evaluate(
     polynomial: Polynomial, first: Float[Tensor, "*shape"], second: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
     """Horner's scheme, on the second axis for all powers of the first at once."""
-    *lower, inner = (torch.tensor(column).to(second).reshape(-1, *(1,) * second.ndim) for column in polynomial)
+    *lower, inner = (
+        torch.tensor(column, dtype=second.dtype, device=second.device).reshape(-1, *(1,) * second.ndim)
+        for column in polynomial
+    )
     inner = inner * second + lower.pop()
     for column in reversed(lower):
         inner = inner.mul_(second).add_(column)

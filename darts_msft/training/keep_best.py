@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor
 from darts_msft.training.dependence import learn_paths
 from darts_msft.training.movement import moved, snapshot
 from darts_msft.training.report import Candidate, FitReport, mean_of, rows_of
+from darts_msft.training.validation_passes import each_batch, solve_on_errors, validate
 from darts_msft.training.validation_windows import apart
 
 logger = logging.getLogger("darts_msft")
@@ -61,6 +61,7 @@ class KeepBest(pl.Callback):
         self._moved: dict[str, float] = {}
         self._by_series: dict[str, Tensor] = {}  # scores (N, V): "naive", "before", "kept"
         self._scored_step, self._seconds_before, self._started = -1, 0.0, began
+        self._scored_sums: list[float] = []  # by which weights that were scored are known again
         self._undone_step = 0  # where the fit last went back
         self._fitting, self._resumed, self._learned_paths = False, False, False
         self._units: Tensor | None = None  # of the scores (N, V)
@@ -71,10 +72,13 @@ class KeepBest(pl.Callback):
     def attached_to(self, trainer: Any) -> Iterator[None]:
         """While a fit runs: among the trainer's callbacks, before those that write checkpoints."""
         checks = trainer.num_sanity_val_steps
+        scorer = _Scorer(self)
+        trainer.callbacks.insert(0, scorer)
         trainer.callbacks.insert(sum(not isinstance(one, Checkpoint) for one in trainer.callbacks), self)
         try:
             yield
         finally:
+            trainer.callbacks.remove(scorer)
             trainer.callbacks.remove(self)
             trainer.num_sanity_val_steps = checks
 
@@ -105,7 +109,7 @@ class KeepBest(pl.Callback):
     def learn_paths(self, trainer: Any, module: Any, batches: Any) -> None:
         """Where nothing is trained: the dependence of sample paths, in a pass over the validation data of its own."""
         windows = partial(apart, batches, module.output_chunk_length)
-        self._learned_paths = learn_paths(module, partial(_validate, trainer, module, batches), windows)
+        self._learned_paths = learn_paths(module, partial(validate, trainer, module, batches), windows)
 
     # ---------------------------------------------------------------- an interrupted fit
 
@@ -180,10 +184,11 @@ class KeepBest(pl.Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if pl_module.solves_on_errors and not (trainer.sanity_checking or pl_module.observer):
-            _solve_on_errors(trainer, pl_module)
+            solve_on_errors(trainer, pl_module)
         pl_module.score.reset()
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def end_validation(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Makes what was validated a candidate."""
         if not pl_module.score.update_called:  # Darts runs an empty loop where there is no validation series
             return
         trains = self._fitting and not trainer.sanity_checking
@@ -198,12 +203,14 @@ class KeepBest(pl.Callback):
         """
         if self.validates and self._scored_step != trainer.global_step:  # no validation after the last step
             self._score(trainer, pl_module, "end of training")
+        elif self.validates and self._scored_sums not in ([], _sums(pl_module)):  # by a callback that averages weights
+            self._score(trainer, pl_module, "averaged weights")
         trains = self._fitting
         self._restore(pl_module)
         if self.validates:
-            each_batch = partial(_each_batch, trainer, pl_module)  # a resumed fit has no loader before it
+            batches = partial(each_batch, trainer, pl_module)  # a resumed fit has no loader before it
             length = pl_module.output_chunk_length
-            self._learned_paths = learn_paths(pl_module, each_batch, lambda: apart(trainer.val_dataloaders, length))
+            self._learned_paths = learn_paths(pl_module, batches, lambda: apart(trainer.val_dataloaders, length))
         self.report = self._report(pl_module, trains)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -246,6 +253,7 @@ class KeepBest(pl.Callback):
         """The fit is over: back to the best state."""
         self._fitting, best = False, self.best
         self._moved, self._start = moved(module.trained_groups(), self._start), {}
+        module.form.fill_(module.kind)
         if best is not None:
             module.load_state_dict(self._tensors, strict=False)
             self._tensors = {}
@@ -260,9 +268,9 @@ class KeepBest(pl.Callback):
     def _score(self, trainer: pl.Trainer, module: Any, label: str | None = None, step: int | None = None) -> None:
         """Scores the present state in a pass over the validation data of its own."""
         if module.solves_on_errors:
-            _solve_on_errors(trainer, module)
+            solve_on_errors(trainer, module)
         module.score.reset()
-        if _each_batch(trainer, module, module.validation_step):
+        if each_batch(trainer, module, module.validation_step):
             self._consider(trainer, module, label, step)
         module.val_metrics.reset()  # the user's are of Lightning's own passes
 
@@ -279,12 +287,12 @@ class KeepBest(pl.Callback):
         )
         state = module.state_dict()
         present = {name: state[name].detach().clone() for name in module.own_names()}
-        scored_step = self._scored_step
+        scored = self._scored_step, self._scored_sums
         module.load_state_dict(self._tensors, strict=False)
         # by its own label where a pass scores several forms
         self._score(trainer, module, None if module.start_label == best.label else best.label, best.step)
         module.load_state_dict(present, strict=False)
-        self._scored_step = scored_step
+        self._scored_step, self._scored_sums = scored
 
     def _consider(self, trainer: pl.Trainer, module: Any, label: str | None = None, step: int | None = None) -> float:
         """Makes the present state a candidate, and copies it if it is the best so far (the earlier one on a tie).
@@ -294,6 +302,7 @@ class KeepBest(pl.Callback):
         step = trainer.global_step if step is None else step
         score = inf
         for _, score in module.settle_scores():
+            module.form.fill_(module.kind)  # Lightning's averages round it
             best = self.best
             if isfinite(score):
                 if best is None and step == 0:
@@ -305,7 +314,7 @@ class KeepBest(pl.Callback):
                     state = module.state_dict()
                     self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
         module.score.reset()
-        self._scored_step = trainer.global_step
+        self._scored_step, self._scored_sums = trainer.global_step, _sums(module)
         return score
 
     def _report(self, module: Any, trains: bool) -> FitReport:
@@ -340,46 +349,24 @@ class KeepBest(pl.Callback):
         return self._seconds_before + time.perf_counter() - self._started
 
 
+class _Scorer(pl.Callback):
+    """The end of a validation, before callbacks that validate averaged weights put the others back."""
+
+    def __init__(self, keep: KeepBest) -> None:
+        self.keep = keep
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.keep.end_validation(trainer, pl_module)
+
+
+def _sums(module: Any) -> list[float]:
+    """Of the parameters that train, one by one."""
+    groups = module.trained_groups().values()
+    return [float(parameter.detach().double().sum()) for members in groups for _, parameter in members]
+
+
 def _label(epoch: int) -> str:
     return f"epoch {epoch + 1}"  # Lightning counts from 0
-
-
-def _solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
-    """A pass over the validation data of its own: the weights must be there before the mixed forecast is scored."""
-    module.error_products.reset()
-    if _each_batch(trainer, module, module.add_errors):
-        module.solve_on_errors()
-
-
-def _validate(trainer: Any, module: Any, batches: Any, act: Callable[[Any, int], Any]) -> None:
-    """Calls `act(batch, index)` on validation batches, where no fit runs."""
-    module.observer = act
-    try:
-        trainer.validate(module, batches, verbose=False)
-    finally:
-        module.observer = None
-
-
-@torch.no_grad()
-def _each_batch(trainer: Any, module: Any, act: Callable[[Any, int], Any]) -> bool:
-    """Calls `act(batch, index)` on the validation batches that Lightning would use; False where there are none."""
-    loop = trainer.fit_loop.epoch_loop.val_loop if module.trainer.state.fn == "fit" else trainer.validate_loop
-    loop.setup_data()  # a resumed fit may not have validated yet
-    batches = trainer.val_dataloaders
-    if not trainer.enable_validation or batches is None or len(batches) == 0:
-        return False
-    was_training = module.training
-    module.eval()
-    batches = copy.copy(batches)
-    batches._iterator = None  # with persistent workers a loader serves one pass at a time: Lightning has one open
-    for index, batch in enumerate(batches):
-        if index >= loop.max_batches[0]:
-            break
-        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-        with trainer.precision_plugin.val_step_context():
-            act(batch, index)
-    module.train(was_training)
-    return True
 
 
 def _unscored(module: Any) -> str:

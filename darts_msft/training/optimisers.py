@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
+from darts_msft.training.range_test import keep_ratios
+
 
 def make_optimisers(module: Any) -> Any:
     """What Lightning's `configure_optimizers` returns: Darts' optimiser and scheduler over the module's groups.
@@ -27,6 +29,8 @@ def make_optimisers(module: Any) -> Any:
     if _may_fuse(module, settings):
         settings["fused"] = True
     optimizer = module.optimizer_cls(groups, **settings)
+    if module.tuning is not None:
+        keep_ratios(optimizer, rates.new)
     if module.lr_scheduler_cls is None:
         return optimizer
     defaults = {"monitor": "val_loss", "interval": "epoch", "frequency": 1, "strict": True, "name": None}

@@ -34,7 +34,7 @@ def weigh_scales(trainer: Any, module: Any, data: Any, began: float) -> FitRepor
     keep = KeepBest(seed=0, validates=True, began=began)
     with keep.attached_to(trainer):
         if not module.scale_forms:
-            keep.learn_paths(trainer, module, data.val_dataloader())
+            keep.learn_paths(trainer, module, data.scored_batches())
             return None
-        keep.compare_untrained(trainer, module, data.val_dataloader())
+        keep.compare_untrained(trainer, module, data.scored_batches())
     return keep.report

@@ -122,7 +122,8 @@ class FitData(TorchDataModule):
     """Darts' data module with seeded samplers for its own; samplers that a user brings stay.
 
     An epoch has `windows_per_epoch` training windows (None: all), and validation is on at most `VALIDATION_WINDOWS`,
-    the same in every epoch, in the order of the dataset. Of a user's own datasets all windows are used.
+    the same in every epoch, in the order of the dataset. Of a user's own datasets all windows are used. Outside a
+    trainer the loaders are Darts' own.
     """
 
     def __init__(self, data: TorchDataModule, seed: Callable[[], int], windows_per_epoch: int | None) -> None:
@@ -132,7 +133,7 @@ class FitData(TorchDataModule):
         self.windows_per_epoch = windows_per_epoch
 
     def train_dataloader(self) -> list[Any] | DataLoader:
-        if not self.shuffle or self._has_sampler:
+        if not self.shuffle or self._has_sampler or self.trainer is None:
             return super().train_dataloader()
         total = len(self.train_dataset)
         count = self.windows_per_epoch if self._thins and self.windows_per_epoch is not None else total
@@ -142,6 +143,10 @@ class FitData(TorchDataModule):
         return self._create_dataloader(self.train_dataset, sampler=order)
 
     def val_dataloader(self) -> list[Any] | DataLoader:
+        return super().val_dataloader() if self.trainer is None else self.scored_batches()
+
+    def scored_batches(self) -> list[Any] | DataLoader:
+        """The validation windows that states are scored on, each with its series."""
         if self.val_dataset is None or not self._thins or self._has_sampler:
             return located_loader(self)
         # processes share what a sampler gives, which Lightning sees to

@@ -301,6 +301,13 @@ def test_an_encoder_without_a_place_for_them_refuses_them(tmp_path: Path) -> Non
         make_model(str(tmp_path), multivariate="joint")
 
 
+def test_encoders_that_can_have_no_effect_are_refused(tmp_path: Path) -> None:
+    save_patchtst_fm(tmp_path)
+    make_model(str(tmp_path), add_encoders={"transformer": None})
+    with pytest.raises(ValueError, match=r"^add_encoders=.* no place for past or future covariates"):
+        make_model(str(tmp_path), add_encoders={"position": {"future": ["relative"], "past": ["relative"]}})
+
+
 def test_other_widths_and_static_covariates_are_refused(model: MSFTFoundationModel, checkpoint: str) -> None:
     series, given = wave(50), covariates(50)
     wide = given | {"past_covariates": noise(60, 2, seed=0)}
@@ -329,3 +336,13 @@ def test_infinite_covariates_are_refused(model: MSFTFoundationModel) -> None:
         values[-1] = np.inf
         with pytest.raises(ValueError, match=rf"^{name} has infinite values"):
             model.predict(HORIZON, wave(50), **(given | {name: one.with_values(values)}))
+
+
+def test_encoders_that_give_infinite_values_are_refused(checkpoint: str) -> None:
+    encoders = {"custom": {"past": [_infinite_at_three]}}
+    with pytest.raises(ValueError, match=r"^past_covariates\[0\] has infinite values"):
+        make_model(checkpoint, add_encoders=encoders).fit(wave())
+
+
+def _infinite_at_three(index: pd.DatetimeIndex) -> np.ndarray:
+    return np.where(index.hour == 3, np.inf, 1.0)

@@ -14,7 +14,7 @@ from darts.metrics import mae
 from darts.models import LinearRegressionModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 
-from darts_msft import MSFTFoundationModel, hooks
+from darts_msft import MSFTFoundationModel, before_fit
 from darts_msft.ensembles import trained_by_new_ensemble
 from tests.model_fixtures import (
     CONTEXT,
@@ -131,7 +131,7 @@ def test_darts_tells_what_ensemble_is_being_made(tiny_moirai: str, monkeypatch: 
         told.append(trained_by_new_ensemble(one))
         return told[-1]
 
-    monkeypatch.setattr(hooks, "trained_by_new_ensemble", noted)
+    monkeypatch.setattr(before_fit, "trained_by_new_ensemble", noted)
     NaiveEnsembleModel([model])
     RegressionEnsembleModel(forecasting_models=[model], regression_train_n_points=8)
     assert set(told) == {True}

@@ -31,6 +31,7 @@ from trained_names import TRAINED_NAMES
 from darts_msft import MSFTFoundationModel, plans
 
 FIRST = {"mixing": "first"}
+POINTS = {"num_scales": None, "likelihood": None}
 LORA, FULL = ({"num_scales": None, "method": method} for method in ("lora", "full"))
 
 REFUSED: list[tuple[dict[str, Any], list[str]]] = [
@@ -44,6 +45,9 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"weight_init": [0.0, 1.0]}, ["weight_init=[0.0, 1.0]", "2 logits", "3 scales"]),
     ({"lr_new": -1e-3}, ["lr_new=-0.001", "at least 0"]),
     ({"lora_rnk": 4}, ["no argument 'lora_rnk'", "'lora_rank'"]),
+    ({"hub_model_name": "amazon/chronos-2"}, ["no argument 'hub_model_name'", "backbone='amazon/chronos-2'"]),
+    ({"hub_model_revision": "main"}, ["no argument 'hub_model_revision'", "revision='main'"]),
+    ({"local_dir": Path("weights")}, ["no argument 'local_dir'", "backbone='weights'"]),
     ({"zzz": 4}, ["no argument 'zzz'", "help()"]),
     (
         {**FULL, "lr_new": 1.0, "aggregator": "c2f"},
@@ -57,7 +61,11 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"num_scales": None, "method": "zero_shot", "lr_omega": 0.1}, ["lr_omega=0.1 (of 'msft', ", "'scratch')"]),
     ({**FIRST, "weight_learning": "uniform"}, ["weight_learning='uniform'", "mixing='first'"]),
     ({**FIRST, "weight_init": [1.0, 0, 0]}, ["weight_init=(1.0, 0.0, 0.0)", "mixing='first'"]),
-    ({"loss_fn": torch.nn.L1Loss(), "likelihood": None}, ["loss_fn", "likelihood"]),
+    ({"loss_fn": torch.nn.L1Loss()}, ["loss_fn=L1Loss()", "likelihood='native'", "likelihood=None"]),
+    (
+        {"method": "zero_shot", "num_scales": None, "loss_fn": torch.nn.L1Loss(), "likelihood": None},
+        ["loss_fn=L1Loss()", "method='zero_shot'"],
+    ),
 ]
 
 

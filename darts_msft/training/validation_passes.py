@@ -1,0 +1,48 @@
+"""Passes over the validation data: what is done with each batch, in a fit or outside one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+
+def solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
+    """A pass over the validation data of its own: the weights must be there before the mixed forecast is scored."""
+    module.error_products.reset()
+    if each_batch(trainer, module, module.add_errors):
+        module.solve_on_errors()
+
+
+def validate(trainer: Any, module: Any, batches: Any, act: Callable[[Any, int], Any]) -> None:
+    """Calls `act(batch, index)` on validation batches, where no fit runs."""
+    module.observer = act
+    try:
+        trainer.validate(module, batches, verbose=False)
+    finally:
+        module.observer = None
+
+
+@torch.no_grad()
+def each_batch(trainer: Any, module: Any, act: Callable[[Any, int], Any]) -> bool:
+    """Calls `act(batch, index)` on the validation batches that Lightning would use; False where there are none."""
+    loop = trainer.fit_loop.epoch_loop.val_loop if module.trainer.state.fn == "fit" else trainer.validate_loop
+    loop.setup_data()  # a resumed fit may not have validated yet
+    batches = trainer.val_dataloaders
+    if not trainer.enable_validation or batches is None or len(batches) == 0:
+        return False
+    was_training = module.training
+    module.eval()
+    batches = copy.copy(batches)
+    batches._iterator = None  # with persistent workers a loader serves one pass at a time: Lightning has one open
+    for index, batch in enumerate(batches):
+        if index >= loop.max_batches[0]:
+            break
+        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+        with trainer.precision_plugin.val_step_context():
+            act(batch, index)
+    module.train(was_training)
+    return True

@@ -1,0 +1,106 @@
+"""What users of Darts' torch models are used to."""
+
+from __future__ import annotations
+
+import json
+from inspect import signature
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from darts.models import DLinearModel
+from darts.utils.likelihood_models.torch import GaussianLikelihood
+from model_fixtures import HORIZON, LEARNS, fitted, make_model, values_of, wave
+from pytorch_lightning.callbacks import StochasticWeightAveraging
+
+from darts_msft import MSFTFoundationModel
+
+VAL = wave(60, seed=1)
+
+
+@pytest.mark.parametrize("name", ["fit", "predict", "historical_forecasts", "backtest", "fit_from_dataset", "lr_find"])
+def test_signatures_are_those_of_darts(name: str) -> None:
+    assert signature(getattr(MSFTFoundationModel, name)) == signature(getattr(DLinearModel, name))
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_parameters_of_a_likelihood_at_one_scale_are_in_the_series_units(tiny_moirai: str, components: int) -> None:
+    model = make_model(tiny_moirai, likelihood=GaussianLikelihood(), num_scales=0, linear_member=None).fit(
+        wave(components=components)
+    )
+    series = wave(60, components=components, seed=3)
+    parameters = model.predict(HORIZON, series, predict_likelihood_parameters=True)
+    assert [*parameters.components] == ["0_mu", "0_sigma", "1_mu", "1_sigma"][: 2 * components]
+    mu, sigma = parameters.values()[:, ::2], parameters.values()[:, 1::2]
+    draws = values_of(model.predict(HORIZON, series, num_samples=2000, random_state=0))
+    np.testing.assert_allclose(draws.mean(axis=-1), mu, atol=5 * sigma.max() / 2000**0.5)
+    np.testing.assert_allclose(draws.std(axis=-1), sigma, rtol=0.12)
+
+
+@pytest.mark.parametrize(
+    "change", [{"output_chunk_length": HORIZON - 3}, {"output_chunk_length": HORIZON + 2}, {"output_chunk_shift": 1}]
+)
+def test_weights_are_loaded_onto_another_horizon(tiny_moirai: str, tmp_path: Path, change: dict[str, Any]) -> None:
+    """With K and patch size as there. The steps that both have are forecast alike, where no patch is added."""
+    model = fitted(tiny_moirai, likelihood=None, **LEARNS)
+    model.save(str(tmp_path / "model.pt"))
+    other = make_model(tiny_moirai, likelihood=None, **change)
+    other.load_weights(str(tmp_path / "model.pt"))
+    mine, theirs = model.model.state_dict(), other.model.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine if not name.startswith("paths."))
+    assert other.model.paths.trust == 0  # until a fit
+    assert np.isfinite(values_of(other.predict(3, wave(60, seed=3)))).all()
+    if change == {"output_chunk_length": HORIZON - 3}:
+        expected = values_of(model.predict(4, wave(60, seed=3)))  # the first patch
+        np.testing.assert_allclose(values_of(other.predict(4, wave(60, seed=3))), expected, atol=0.1)
+
+
+def test_a_linear_member_of_another_horizon_is_left_out(tiny_moirai: str, tmp_path: Path) -> None:
+    model = make_model(tiny_moirai, linear_member=True).fit(wave(300), val_series=wave(100, seed=1))
+    assert model.model.has_linear
+    model.save(str(tmp_path / "model.pt"))
+    other = make_model(tiny_moirai, linear_member=True, output_chunk_length=4)
+    other.load_weights(str(tmp_path / "model.pt"))
+    assert not other.model.has_linear
+    assert other.scale_weights.sum() == pytest.approx(1)
+    assert other.scale_weights[-1] == 0
+
+
+def test_darts_reader_of_the_checkpoint(tiny_moirai: str) -> None:
+    connector = make_model(tiny_moirai).hf_connector
+    assert connector.load_config() == json.loads((Path(tiny_moirai) / "config.json").read_text())
+    of_hub = SimpleNamespace(model_params={"backbone": "org/name"}, _revision="a" * 40)
+    hub = MSFTFoundationModel.hf_connector.fget(of_hub)
+    assert (hub.model_name, hub.model_revision, hub.local_dir) == ("org/name", "a" * 40, None)
+
+
+averaged: dict[str, torch.Tensor] = {}
+
+
+class Averages(StochasticWeightAveraging):
+    """Tells what it ends in."""
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
+        averaged.update({name: value.detach().clone() for name, value in pl_module.named_parameters()})
+
+
+def test_averaged_weights_are_a_candidate(tiny_moirai: str) -> None:
+    average = Averages(swa_lrs=1e-2, swa_epoch_start=1)
+    model = make_model(tiny_moirai, {"callbacks": [average]}, n_epochs=4, num_scales=0, **LEARNS)
+    model.fit(wave(), val_series=VAL)
+    labels = [one.label for one in model.candidates]
+    assert labels[-1] == "averaged weights"
+    assert labels.count("averaged weights") == 1
+    if model.fit_report.kept == "averaged weights":
+        assert all(torch.equal(value, averaged[name]) for name, value in model.model.named_parameters())
+    assert min(model.candidates, key=lambda one: one.score).label == model.fit_report.kept
+
+
+def test_without_averaging_no_state_is_scored_twice(tiny_moirai: str) -> None:
+    labels = [one.label for one in fitted(tiny_moirai, validated=True).candidates]
+    assert "averaged weights" not in labels
