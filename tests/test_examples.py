@@ -27,6 +27,7 @@ def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Runs a script with arguments; what it prints, or its SystemExit."""
 
     def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr("darts_msft.training.windows.VALIDATION_WINDOWS", 32)
         monkeypatch.syspath_prepend(EXAMPLES)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         with warnings.catch_warnings():
@@ -49,8 +50,8 @@ def flags(**options: object) -> list[str]:
 
 
 def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four months, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
-    series = darts_msft.datasets.load_departures()[:3000]
+    """Twelve weeks, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
+    series = darts_msft.datasets.load_departures()[:2000]
     monkeypatch.setattr(darts_msft.datasets, "load_dataset", lambda *_: series)
     printed = example("01_quickstart.py", *flags(epochs=1, out=tmp_path, forecast=tmp_path / "forecast.png"))
     table = {line[:16].strip(): line[16:].replace("*", "").split() for line in printed.splitlines()}
