@@ -98,7 +98,8 @@ def main() -> None:
             batch_format="pandas",
             concurrency=args.workers,
             num_cpus=1,
-        ).to_pandas()
+        )
+        told = pd.DataFrame(told.take_all())
         ray.shutdown()
 
         # 3. The same as in this process.
