@@ -63,6 +63,11 @@ def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [name for name in models if scores[name][3] > 0] == ["DLinear", "fit in seconds", "finetuned"]
     assert scores["fit in seconds"][0] < 0.6 * scores["zero-shot"][0]
     assert printed.count("kept: ") == 2
+    total = re.search(r"two days: ([\d,]+), 80 % between ([\d,]+) and ([\d,]+); came: ([\d,]+)", printed)
+    assert total
+    middle, low, high, came = (float(number.replace(",", "")) for number in total.groups())
+    assert low < middle < high
+    assert abs(middle / came - 1) < 0.3
     assert (tmp_path / "quickstart_departures.png").stat().st_size > 20_000
     assert (tmp_path / "forecast.png").stat().st_size > 20_000
 
