@@ -55,7 +55,7 @@ def test_a_file_of_small_numbers(tiny_moirai: str, tmp_path: Path) -> None:
         parameters = model.predict(HORIZON, series, predict_likelihood_parameters=True)
         expected, found = values_of(parameters)[..., 0], from_file(tmp_path / "model.onnx", series)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-        units = [name.endswith(("_loc", "_scale")) for name in parameters.components]
+        units = parameters.components.str.endswith(("s0_loc", "s0_scale"))
         np.testing.assert_allclose(found[:, units], expected[:, units], rtol=1e-4)
 
 
