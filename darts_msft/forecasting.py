@@ -339,6 +339,22 @@ class ForecastingModule(PLForecastingModule):
                 "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
             )
 
+    def check_export(self) -> None:
+        """Refuses what torch's exporter can't follow: such encoders, and medians that are sought until found."""
+        if self.backbone.not_exported:
+            name = type(self.backbone).__name__
+            raise ValueError(f"to_onnx() can't export {name}, {self.backbone.not_exported}; take another backbone")
+        family = self.backbone.family if self.parts.new_heads is None else self.family
+        if family.has_points or (isinstance(self.likelihood, ScaleMixture) and self.kind is not Form.BACKCASTS):
+            return
+        what, remedy = "the scales are weighed by", "fit() it with training and a val_series, or take num_scales=0"
+        if self.likelihood is None:
+            what, remedy = "likelihood=None forecasts", "take likelihood='native', or a loss_fn, which trains points"
+        raise ValueError(
+            f"to_onnx() can't export this model: {what} medians of the encoder's distribution, which are sought until "
+            f"they are found; {remedy}"
+        )
+
     def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Any:
         """Darts' step; but where nothing is fed back, the network runs once for all samples."""
         once = self.pred_n <= self.output_chunk_length and self.likelihood is not None

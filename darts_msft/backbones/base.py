@@ -148,6 +148,8 @@ class Backbone(nn.Module, ABC):
 
     mixes_time: ClassVar[bool] = False
     """Whether more than the attention's softmax mixes tokens along time: then scales don't share calls."""
+    not_exported: ClassVar[str] = ""
+    """Why torch's ONNX exporter can't follow it ("which ..."); "" where it can."""
     dropped: ClassVar[tuple[str, ...]] = ()
     """Patterns of a checkpoint's tensors that are left out on purpose; all others are loaded strictly."""
 

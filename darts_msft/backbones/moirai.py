@@ -137,11 +137,11 @@ class MoiraiBackbone(Backbone):
             rearrange(adapted(name, getattr(attn, name), x, adapters), heads, hpg=1, d=attn.head_dim)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        time = torch.arange(tokens.shape[-2], device=tokens.device).reshape(1, 1, 1, -1)
         seen = None if mask is None else rearrange(mask, "b v n -> (b v) 1 1 n")
         if together:
-            time, seen = time.repeat(1, 1, 1, tokens.shape[1]), self._variate_bias(layer, tokens, mask)
-        query, key = attn.time_qk_proj(attn.q_norm(query), attn.k_norm(key), query_id=time, kv_id=time)
+            seen = self._variate_bias(layer, tokens, mask)
+        count = tokens.shape[-2]
+        query, key = (_in_time(attn.time_qk_proj, one, count) for one in (attn.q_norm(query), attn.k_norm(key)))
         attended = F.scaled_dot_product_attention(
             query.flatten(1, 2),  # one group a head: four axes select the fused kernel
             key.flatten(1, 2),
@@ -197,6 +197,18 @@ class MoiraiBackbone(Backbone):
         params = family.project(self.module.param_proj, torch.cat(encoded, dim=-2), self.patch_index, self.patch_size)
         parts = zip(params.split([part.shape[-2] for part in encoded], dim=-3), horizons, strict=True)
         return [rearrange(part, "b v n p r -> b v (n p) r")[..., :horizon, :] for part, horizon in parts]
+
+
+def _in_time(projection: Any, part: Float[Tensor, "*shape VN E"], count: int) -> Float[Tensor, "*shape VN E"]:
+    """uni2ts' rotation of queries or keys by their position, 0 to `count` - 1 in each variate.
+
+    Its own looks positions up by a tensor's largest value, which no exporter can follow.
+    """
+    rotary = projection.query_proj  # the keys' too
+    rotary._init_freq(max_len=count)
+    cos, sin = (table[:count].repeat(part.shape[-2] // count, 1) for table in (rotary.cos, rotary.sin))
+    before, turned, after = part.split(projection.split_sizes, dim=-1)
+    return torch.cat([before, cos * turned + sin * rotary._rotate(turned), after], dim=-1)
 
 
 def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int) -> Traits:
