@@ -192,7 +192,8 @@ class ForecastingModule(PLForecastingModule):
     def forecast_scales(self, window: Window) -> ScaleOutputs:
         """The scales' forecasts of the targets, each at its own rate, with the weights that all windows share."""
         plan, method, new_heads = self.parts
-        rows = window.rows(self.multivariate == "joint")
+        together = self.kind is Form.TRAINED or not self.backbone.traits.pretrained_alone
+        rows = window.rows(self.multivariate == "joint", together)
         windows = list(zip(plan.pool_context(rows.past), plan.pool_horizon(rows.future), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
         stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, rows.past, windows))
