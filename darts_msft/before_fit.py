@@ -110,6 +110,16 @@ class PretrainedModel(FoundationModel):
         call.arguments.setdefault("verbose", self._shows_bars)
         return super().backtest(*call.args[1:], **call.kwargs)
 
+    @as_in_darts
+    def to_onnx(self, *args: Any, **kwargs: Any) -> None:
+        """Darts' `to_onnx`: the forecast's raw parameters (`predict_likelihood_parameters`), or points, of one window.
+
+        Raises ValueError for point forecasts of an encoder that has a distribution, whose medians are sought.
+        """
+        if isinstance(self.model, MSFTModule):
+            self.model.check_export()
+        super().to_onnx(*args, **kwargs)
+
     @property
     def _shows_bars(self) -> bool:
         return shows_bars(self.model_params.get("pl_trainer_kwargs") or {})

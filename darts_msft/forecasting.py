@@ -186,7 +186,8 @@ class ForecastingModule(PLForecastingModule):
     def forecast_scales(self, window: Window) -> ScaleOutputs:
         """The scales' forecasts of the targets, each at its own rate, with the weights that all windows share."""
         plan, method, new_heads = self.parts
-        rows = window.rows(self.multivariate == "joint")
+        together = self.kind is Form.TRAINED or not self.backbone.traits.pretrained_alone
+        rows = window.rows(self.multivariate == "joint", together)
         windows = list(zip(plan.pool_context(rows.past), plan.pool_horizon(rows.future), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
         stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, rows.past, windows))
@@ -268,19 +269,6 @@ class ForecastingModule(PLForecastingModule):
         weights: np.ndarray = self.scale_weights.by_variate().detach().cpu().double().numpy().mean(axis=0)
         return weights
 
-    @torch.no_grad()
-    def scale_points(self, window: Window) -> list[Any]:
-        """Each member's median of one window at the original rate: arrays of (H, V), in the series' units."""
-        self.eval()
-        window = window.to(self.scale_weights.omega)
-        outputs = self.forecast(window)
-        points = rearrange(self._medians(outputs), "b h v s -> s b h v")
-        if outputs.linear is not None:
-            points = torch.cat([points, outputs.linear.loc[None]])
-        past_target = window.past_target
-        points = nan_where_unseen(self.parts.plan, past_target, self.bounds(points, past_target))
-        return [*points[:, 0].cpu().numpy()]
-
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""
         if isinstance(self.likelihood, ScaleMixture):
@@ -338,6 +326,22 @@ class ForecastingModule(PLForecastingModule):
                 f"{asked} needs a new head that is not trained yet; call fit() "
                 "first, or take likelihood='native' or QuantileRegression for zero-shot forecasts"
             )
+
+    def check_export(self) -> None:
+        """Refuses what torch's exporter can't follow: such encoders, and medians that are sought until found."""
+        if self.backbone.not_exported:
+            name = type(self.backbone).__name__
+            raise ValueError(f"to_onnx() can't export {name}, {self.backbone.not_exported}; take another backbone")
+        family = self.backbone.family if self.parts.new_heads is None else self.family
+        if family.has_points or (isinstance(self.likelihood, ScaleMixture) and self.kind is not Form.BACKCASTS):
+            return
+        what, remedy = "the scales are weighed by", "fit() it with training and a val_series, or take num_scales=0"
+        if self.likelihood is None:
+            what, remedy = "likelihood=None forecasts", "take likelihood='native', or a loss_fn, which trains points"
+        raise ValueError(
+            f"to_onnx() can't export this model: {what} medians of the encoder's distribution, which are sought until "
+            f"they are found; {remedy}"
+        )
 
     def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Any:
         """Darts' step; but where nothing is fed back, the network runs once for all samples."""

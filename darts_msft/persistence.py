@@ -192,6 +192,9 @@ def _completed(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
     0 saw the whole context.
     """
     filled = {"multivariate": "independent", "covariates": [0, 0], "trains_points": False, **saved}
+    if isinstance(config := saved.get("backbone_config"), dict):
+        known = {name: value for name, value in settings["backbone_config"].items() if name == "pretrained_alone"}
+        filled["backbone_config"] = {**known, **config}
     if "input_chunk_length" in saved:
         filled.setdefault("finest_context", longest_context(saved["input_chunk_length"]))
     for part in _CONFIGS:

@@ -68,8 +68,14 @@ class Window(NamedTuple):
         """With the precision and on the device of a tensor."""
         return self._replace(past=self.past.to(like), future=self.future.to(like))
 
-    def rows(self, joint: bool) -> Window:
-        """The windows that are encoded: these if `joint`, else one for each target, with all covariates."""
+    def rows(self, joint: bool, together: bool = True) -> Window:
+        """The windows that are encoded: these if `joint`, else one for each target, with all covariates.
+
+        If not `together`, one for each target alone.
+        """
+        if not together:
+            alone = self._replace(past=self.past[:, : self.targets], future=self.future[:, : self.targets], ahead=0)
+            return alone.rows(joint=False)
         if joint or self.targets == 1:
             return self
         return Window(_apart(self.past, self.targets), _apart(self.future, self.targets), 1, self.ahead)

@@ -218,7 +218,7 @@ class QuantileFamily(ValueFamily):
     def _sorted(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape R"]:
         """Draws of the same steps come as one tensor that is expanded in front: it is sorted once, if need be."""
         distinct = params[:1] if params.ndim > 1 and params.stride(0) == 0 else params
-        if bool((distinct.diff(dim=-1) >= 0).all()):
+        if not torch.compiler.is_exporting() and bool((distinct.diff(dim=-1) >= 0).all()):
             return params
         return distinct.sort(dim=-1).values.expand_as(params)
 

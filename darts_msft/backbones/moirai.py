@@ -39,13 +39,13 @@ class MoiraiBackbone(Backbone):
     a token attends to those of all variates of its series (any-variate attention).
     """
 
-    def __init__(self, module: MoiraiModule, patch_size: int, joint: bool = False) -> None:
+    def __init__(self, module: MoiraiModule, patch_size: int, joint: bool = False, alone: bool = False) -> None:
         super().__init__()
         self.joint = joint
         self.module = module
         self.patch_size = patch_size
         self.patch_index = list(module.patch_sizes).index(patch_size)
-        self.traits = _traits(module.distr_output, module.patch_sizes, module.max_seq_len)
+        self.traits = _traits(module.distr_output, module.patch_sizes, module.max_seq_len, alone)
         attention = module.encoder.layers[0].self_attn
         linears = {name: getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj")}
         self.spec = Spec(
@@ -61,7 +61,8 @@ class MoiraiBackbone(Backbone):
 
     @classmethod
     def traits_of(cls, config: Mapping[str, Any]) -> Traits:
-        return _traits(decode_distr_output(config["distr_output"]), config["patch_sizes"], config["max_seq_len"])
+        output, alone = decode_distr_output(config["distr_output"]), bool(config.get("pretrained_alone"))
+        return _traits(output, config["patch_sizes"], config["max_seq_len"], alone)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> MoiraiBackbone:
@@ -71,7 +72,7 @@ class MoiraiBackbone(Backbone):
             patch_sizes=tuple(config["patch_sizes"]),
             **{name: config[name] for name in known if name in config},
         )
-        return cls(module, patch_size, joint)
+        return cls(module, patch_size, joint, bool(config.get("pretrained_alone")))
 
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
         load_strict(self.module, state, origin)
@@ -137,11 +138,11 @@ class MoiraiBackbone(Backbone):
             rearrange(adapted(name, getattr(attn, name), x, adapters), heads, hpg=1, d=attn.head_dim)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        time = torch.arange(tokens.shape[-2], device=tokens.device).reshape(1, 1, 1, -1)
         seen = None if mask is None else rearrange(mask, "b v n -> (b v) 1 1 n")
         if together:
-            time, seen = time.repeat(1, 1, 1, tokens.shape[1]), self._variate_bias(layer, tokens, mask)
-        query, key = attn.time_qk_proj(attn.q_norm(query), attn.k_norm(key), query_id=time, kv_id=time)
+            seen = self._variate_bias(layer, tokens, mask)
+        count = tokens.shape[-2]
+        query, key = (_in_time(attn.time_qk_proj, one, count) for one in (attn.q_norm(query), attn.k_norm(key)))
         attended = F.scaled_dot_product_attention(
             query.flatten(1, 2),  # one group a head: four axes select the fused kernel
             key.flatten(1, 2),
@@ -199,13 +200,26 @@ class MoiraiBackbone(Backbone):
         return [rearrange(part, "b v n p r -> b v (n p) r")[..., :horizon, :] for part, horizon in parts]
 
 
-def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int) -> Traits:
+def _in_time(projection: Any, part: Float[Tensor, "*shape VN E"], count: int) -> Float[Tensor, "*shape VN E"]:
+    """uni2ts' rotation of queries or keys by their position, 0 to `count` - 1 in each variate.
+
+    Its own looks positions up by a tensor's largest value, which no exporter can follow.
+    """
+    rotary = projection.query_proj  # the keys' too
+    rotary._init_freq(max_len=count)
+    cos, sin = (table[:count].repeat(part.shape[-2] // count, 1) for table in (rotary.cos, rotary.sin))
+    before, turned, after = part.split(projection.split_sizes, dim=-1)
+    return torch.cat([before, cos * turned + sin * rotary._rotate(turned), after], dim=-1)
+
+
+def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int, alone: bool) -> Traits:
     return Traits(
         tuple(sorted(patch_sizes)),
         MoiraiFamily(output),
         past_covariates=True,
         future_covariates=True,
         multivariate=("independent", "joint"),
+        pretrained_alone=alone,
         max_tokens=int(max_tokens),
         max_group_tokens=int(max_tokens),
     )

@@ -160,6 +160,7 @@ class UnitsBackbone(Backbone):
     """
 
     mixes_time = True
+    not_exported = "which runs windows apart by how many of their patches are missing"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

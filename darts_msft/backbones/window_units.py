@@ -35,7 +35,7 @@ def statistics_in_any_unit(
     found = []
     for past, future in windows:
         unit = unit_of(spread_of(torch.cat([past, future], dim=-1)), whole)
-        if bool((unit == 1).all()):
+        if not torch.compiler.is_exporting() and bool((unit == 1).all()):
             found.append(backbone.statistics(past, future))
             continue
         loc, spread = backbone.statistics(past.double() / unit, future.double() / unit)
@@ -49,6 +49,8 @@ def unit_of(spread: Float[Tensor, "B V 1"], whole: Float[Tensor, "B V 1"]) -> Fl
     Exact: single precision loses nothing.
     """
     beyond = (spread > 0) & spread.isfinite() & ((spread * whole < LEAST) | (spread > MOST))
+    if torch.compiler.is_exporting():  # ONNX knows no frexp and ldexp
+        return torch.pow(2.0, torch.where(beyond, spread, 1).log2().floor())
     _, exponent = torch.frexp(spread)
     return torch.ldexp(torch.ones_like(spread), torch.where(beyond, exponent - 1, 0))
 

@@ -78,6 +78,7 @@ class LinearMember(nn.Module):
         nothing = (torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), pair, number, torch.zeros(0, 0))
         for name, value, empty in zip(_NAMES, given, nothing, strict=True):
             self.register_buffer(name, empty if value is None else value)
+        self._steps = int(self.season)  # plain, as exporters want it
 
     @property
     def absent(self) -> bool:
@@ -90,6 +91,7 @@ class LinearMember(nn.Module):
             if (found := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, getattr(self, name).new_empty(found.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._steps = int(self.season)
 
     @property
     def lookback(self) -> int:
@@ -125,7 +127,7 @@ class LinearMember(nn.Module):
         if added is not None:
             loc = loc + added
         spread = (size * deviation) ** self.exponents[0]
-        if (season := int(self.season)) > 0:
+        if (season := self._steps) > 0:
             spread = spread * (size * unrest_of(inputs, deviation, season)) ** self.exponents[1]
         scale = self.scale.T * spread[:, None]
         tells = loc.isfinite().all(dim=1)
