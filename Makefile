@@ -2,11 +2,12 @@
 # make test   set up .venv and run lint, types and tests
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
+# make docs   build the documentation's site in build/site; a warning is a failure
 # make clean  remove .venv, caches and build outputs
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke lint types unit setup-demo setup-test clean
+.PHONY: demo test smoke docs lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -42,6 +43,9 @@ smoke: setup-test
 	rm -rf $(SMOKE)
 	timeout --foreground 600 env OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
 	$(BIN)/python -m benchmarks show --results $(SMOKE) --output $(SMOKE)/show
+
+docs: setup-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: setup-test
 	$(BIN)/ruff check $(SOURCES)
@@ -80,7 +84,7 @@ $(DEMO_READY): $(MADE)
 
 $(TEST_READY): $(MADE)
 	@rm -f $(DEMO_READY); touch $(VENV)/.installing
-	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,baselines,benchmarks,dev]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,baselines,benchmarks,docs,dev]'
 	$(PIP_INSTALL) -c constraints.txt --no-deps $(MOMENTFM)
 	@rm $(VENV)/.installing; touch $(DEMO_READY) $@
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from darts_msft.encoder import encode
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
-from darts_msft.linear.member import LinearMember
+from darts_msft.linear.member import LinearForecast, LinearMember
 from darts_msft.methods import find_method
 from darts_msft.methods.base import Method
 from darts_msft.methods.zero_shot import ZeroShot
@@ -186,7 +186,8 @@ class ForecastingModule(PLForecastingModule):
     def forecast_scales(self, window: Window) -> ScaleOutputs:
         """The scales' forecasts of the targets, each at its own rate, with the weights that all windows share."""
         plan, method, new_heads = self.parts
-        rows = window.rows(self.multivariate == "joint")
+        together = self.kind is Form.TRAINED or not self.backbone.traits.pretrained_alone
+        rows = window.rows(self.multivariate == "joint", together)
         windows = list(zip(plan.pool_context(rows.past), plan.pool_horizon(rows.future), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
         stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, rows.past, windows))
@@ -232,8 +233,7 @@ class ForecastingModule(PLForecastingModule):
         if self.kind is not Form.BACKCASTS:
             outputs = self.forecast_scales(window)
             stats = constant_where_flat(outputs.plan, past_target, outputs.stats)
-            linear = self.linear(past_target) if self.linear is not None and self.mixes_linear else None
-            return outputs._replace(stats=stats, linear=linear)
+            return outputs._replace(stats=stats, linear=self.linear_forecast(window) if self.mixes_linear else None)
         finest = self.plan.contexts[0]
         backcasts = cut_backcasts(past_target, self.output_chunk_length, self.output_chunk_shift, finest)
         windows = joined([window, *(window.ending(end, self.output_chunk_shift) for end in backcasts.ends)])
@@ -242,6 +242,13 @@ class ForecastingModule(PLForecastingModule):
         own, earlier = (outputs.rows(rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
+
+    def linear_forecast(self, window: Window) -> LinearForecast:
+        """The linear member's, of the targets."""
+        assert self.linear is not None
+        known = window.known
+        ahead = None if known is None else (known[0], known[1][:, self.output_chunk_shift :])
+        return cast(LinearForecast, self.linear(window.past_target, ahead))
 
     def linear_part(self, outputs: ScaleOutputs) -> LinearPart | None:
         """The linear member's forecast with its weight, which is 0 where it can't tell."""
@@ -261,19 +268,6 @@ class ForecastingModule(PLForecastingModule):
             return None
         weights: np.ndarray = self.scale_weights.by_variate().detach().cpu().double().numpy().mean(axis=0)
         return weights
-
-    @torch.no_grad()
-    def scale_points(self, window: Window) -> list[Any]:
-        """Each member's median of one window at the original rate: arrays of (H, V), in the series' units."""
-        self.eval()
-        window = window.to(self.scale_weights.omega)
-        outputs = self.forecast(window)
-        points = rearrange(self._medians(outputs), "b h v s -> s b h v")
-        if outputs.linear is not None:
-            points = torch.cat([points, outputs.linear.loc[None]])
-        past_target = window.past_target
-        points = nan_where_unseen(self.parts.plan, past_target, self.bounds(points, past_target))
-        return [*points[:, 0].cpu().numpy()]
 
     def mix(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V Z"]:
         """One forecast at the original rate, as the numbers that `self.likelihood` (or a point forecast) wants."""

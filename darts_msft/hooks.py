@@ -167,6 +167,7 @@ class DartsHooks(TunedModel):
         max_samples_per_ts: int | None,
         stride: int = 1,
     ) -> FitWindows:
+        inputs.check_covariates(past_covariates, future_covariates)  # encoders' too
         covariates, labels = (past_covariates, future_covariates), self._requires_training
         return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels, covariates)
 

@@ -16,6 +16,7 @@ from darts_msft.inputs import check_finite
 from darts_msft.lengths import check_lengths
 from darts_msft.options import MixingConfig
 from darts_msft.scales.pyramid import FACTOR, ScalePlan
+from darts_msft.window_statistics import nan_where_unseen
 from darts_msft.windows_of_batches import Window
 
 
@@ -46,7 +47,7 @@ def scale_forecasts(model: Any, series: TimeSeries, covariates: dict[str, TimeSe
     module = model._require_module()
     window, times = _window_of(model, series, covariates)
     return [
-        TimeSeries.from_times_and_values(times, one, columns=series.components) for one in module.scale_points(window)
+        TimeSeries.from_times_and_values(times, one, columns=series.components) for one in scale_points(module, window)
     ]
 
 
@@ -54,7 +55,7 @@ def explain(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries] | 
     """What each member adds to the point forecast, as `MSFTFoundationModel.explain` gives it."""
     module = model._require_module()
     window, times = _window_of(model, series, covariates or {})
-    points, weights = np.stack(module.scale_points(window)).astype(float), _weights_of(module, window)
+    points, weights = np.stack(scale_points(module, window)).astype(float), _weights_of(module, window)
     names = [f"scale {scale}" for scale in range(len(points))]
     if len(weights) < len(points) or (module.has_linear and len(points) > module.parts.plan.num_scales + 1):
         names[-1] = "linear member"
@@ -69,6 +70,20 @@ def explain(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries] | 
         for member, name in enumerate(names)
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+@torch.no_grad()
+def scale_points(module: Any, window: Window) -> list[np.ndarray]:
+    """Each member's median of one window at the original rate: arrays of (H, V), in the series' units."""
+    module.eval()
+    window = window.to(module.scale_weights.omega)
+    outputs = module.forecast(window)
+    points = module._medians(outputs).movedim(-1, 0)
+    if outputs.linear is not None:
+        points = torch.cat([points, outputs.linear.loc[None]])
+    past_target = window.past_target
+    points = nan_where_unseen(module.parts.plan, past_target, module.bounds(points, past_target))
+    return [*points[:, 0].cpu().numpy()]
 
 
 def _weights_of(module: Any, window: Window) -> np.ndarray:

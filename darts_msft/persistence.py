@@ -175,6 +175,7 @@ def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         **own,
         "finest_context": settings.get("finest_context", longest_context(length)),  # version 0.1 had none
         "multivariate": settings.get("multivariate", "independent"),
+        "trains_points": settings.get("trains_points", False),
         "input_chunk_length": length if isinstance(length, int) else list(length),
         "output_chunk_length": model.model_params["output_chunk_length"],
         "output_chunk_shift": model.output_chunk_shift,
@@ -203,7 +204,10 @@ def _completed(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
     Its method had no use for these options: any value goes with it, such as that in the model's own `settings`. Scale
     0 saw the whole context.
     """
-    filled = {"multivariate": "independent", "covariates": [0, 0], **saved}
+    filled = {"multivariate": "independent", "covariates": [0, 0], "trains_points": False, **saved}
+    if isinstance(config := saved.get("backbone_config"), dict):
+        known = {name: value for name, value in settings["backbone_config"].items() if name == "pretrained_alone"}
+        filled["backbone_config"] = {**known, **config}
     if "input_chunk_length" in saved:
         filled.setdefault("finest_context", longest_context(saved["input_chunk_length"]))
     for part in _CONFIGS:

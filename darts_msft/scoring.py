@@ -108,8 +108,7 @@ class ScoredModule(ForecastingModule):
         outputs = self.forecast(self.window(val_batch))
         forecast = self.mix(outputs) if outputs.finite else None
         if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
-            assert self.linear is not None
-            outputs = outputs._replace(linear=self.linear(val_batch.past_target))
+            outputs = outputs._replace(linear=self.linear_forecast(self.window(val_batch)))
         products = self._score_products(outputs, forecast, val_batch, VALIDATION_SEED + batch_idx)
         weights = products.new_ones(len(target), target.shape[-1], 1)
         if self.is_mixture:

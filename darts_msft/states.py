@@ -34,4 +34,6 @@ def completed(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
     if not (module.linear is None or "linear.weight" in state):
         absent |= {f"linear.{name}": value for name, value in LinearMember().state_dict().items()}
         absent["scale_weights.linear"] = torch.zeros(module.n_targets)
+    elif module.linear is not None:
+        absent["linear.effects"] = torch.zeros(0, 0)  # of covariates, which it didn't see
     return {name: value.to(kind) for name, value in absent.items()} | in_forms(state)

@@ -56,12 +56,26 @@ class Window(NamedTuple):
         """As Darts has it."""
         return rearrange(self.past[:, : self.targets], "b v c -> b c v")
 
+    @property
+    def known(self) -> tuple[Float[Tensor, "B C K"], Float[Tensor, "B H K"]] | None:
+        """The future covariates, of the past and the future; None where there are none."""
+        if not self.ahead:
+            return None
+        past, future = (rearrange(part[:, -self.ahead :], "b k c -> b c k") for part in (self.past, self.future))
+        return past, future
+
     def to(self, like: Tensor) -> Window:
         """With the precision and on the device of a tensor."""
         return self._replace(past=self.past.to(like), future=self.future.to(like))
 
-    def rows(self, joint: bool) -> Window:
-        """The windows that are encoded: these if `joint`, else one for each target, with all covariates."""
+    def rows(self, joint: bool, together: bool = True) -> Window:
+        """The windows that are encoded: these if `joint`, else one for each target, with all covariates.
+
+        If not `together`, one for each target alone.
+        """
+        if not together:
+            alone = self._replace(past=self.past[:, : self.targets], future=self.future[:, : self.targets], ahead=0)
+            return alone.rows(joint=False)
         if joint or self.targets == 1:
             return self
         return Window(_apart(self.past, self.targets), _apart(self.future, self.targets), 1, self.ahead)

@@ -79,6 +79,13 @@ for name, model in models.items():
     rows[name] = [*scores, seconds[name]]
 print_table(rows)
 history = test.drop_after(found[-1].start_time())
+
+# 4. Paths can be added up: the total of the next two days, at all airports.
+days = 2 * DAY[args.dataset]
+totals = in_seconds.predict(days, history, num_samples=500).all_values().sum(axis=(0, 1))
+low, middle, high = np.quantile(totals, [0.1, 0.5, 0.9])
+came = test.slice_n_points_after(history.end_time() + history.freq, days).values().sum()
+print(f"\ntotal of the next two days: {middle:,.0f}, 80 % between {low:,.0f} and {high:,.0f}; came: {came:,.0f}")
 plot_report(f"{args.out}/quickstart_{args.dataset}.png", test, history, zero_shot, finetuned, DAY[args.dataset])
 if args.forecast:
     unit = UNIT.get(args.dataset, test.components[0])

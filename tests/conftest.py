@@ -3,15 +3,31 @@
 Import nothing from darts_msft here: the jaxtyping hook must be in place before the package is first imported.
 """
 
+import functools
+import gc
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads only wait for one another
+gc.disable()  # a tenth of the time that imports take
 
 _NEEDS_NETWORK = {"network": "needs the network", "weights": "needs official pretrained weights"}
+
+
+def pytest_configure() -> None:
+    import typechecking  # imports numpy, which reads OMP_NUM_THREADS
+
+    typechecking.install()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +43,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.enable_socket)
             else:
                 item.add_marker(pytest.mark.skip(reason=f"{reason}; run pytest with --run-network"))
+
+
+@pytest.fixture(autouse=True)
+def _every_test_checks_shapes() -> None:
+    import typechecking
+
+    typechecking.start_afresh()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_always_the_same_is_done_once() -> Iterator[None]:
+    """Of a tiny fit's time, other packages take a fifth for what doesn't matter here."""
+    import torch
+    from lightning_fabric.utilities import registry
+
+    from darts_msft.backbones import moirai
+
+    decode = functools.cache(lambda text: moirai_decode(json.loads(text)))
+    moirai_decode = moirai.decode_distr_output
+    with pytest.MonkeyPatch.context() as patch:
+        # every trainer looks for callbacks in all installed packages
+        patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
+        # uni2ts reads a distribution's description by way of hydra
+        patch.setattr(moirai, "decode_distr_output", lambda config: decode(json.dumps(config)))
+        if not torch.cuda.is_available():  # every seed is kept, with its traceback, for a device that may come
+            patch.setattr(torch.cuda.random, "_lazy_call", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="session")

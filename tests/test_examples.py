@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import darts_msft.backbones
@@ -27,6 +29,7 @@ def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Runs a script with arguments; what it prints, or its SystemExit."""
 
     def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr("darts_msft.training.windows.VALIDATION_WINDOWS", 32)
         monkeypatch.syspath_prepend(EXAMPLES)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         with warnings.catch_warnings():
@@ -49,8 +52,8 @@ def flags(**options: object) -> list[str]:
 
 
 def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four months, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
-    series = darts_msft.datasets.load_departures()[:3000]
+    """Twelve weeks, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
+    series = darts_msft.datasets.load_departures()[:2000]
     monkeypatch.setattr(darts_msft.datasets, "load_dataset", lambda *_: series)
     printed = example("01_quickstart.py", *flags(epochs=1, out=tmp_path, forecast=tmp_path / "forecast.png"))
     table = {line[:16].strip(): line[16:].replace("*", "").split() for line in printed.splitlines()}
@@ -60,6 +63,11 @@ def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [name for name in models if scores[name][3] > 0] == ["DLinear", "fit in seconds", "finetuned"]
     assert scores["fit in seconds"][0] < 0.6 * scores["zero-shot"][0]
     assert printed.count("kept: ") == 2
+    total = re.search(r"two days: ([\d,]+), 80 % between ([\d,]+) and ([\d,]+); came: ([\d,]+)", printed)
+    assert total
+    middle, low, high, came = (float(number.replace(",", "")) for number in total.groups())
+    assert low < middle < high
+    assert abs(middle / came - 1) < 0.3
     assert (tmp_path / "quickstart_departures.png").stat().st_size > 20_000
     assert (tmp_path / "forecast.png").stat().st_size > 20_000
 
@@ -119,3 +127,30 @@ def test_an_encoder_of_one_s_own_is_registered_and_learns(
     assert epoch
     assert float(epoch[1]) < 0.9 * float(zero_shot[1])
     assert re.search(r"^mean absolute error: \d+\.\d\d flights an hour$", printed, re.MULTILINE)
+
+
+def test_totals_of_paths(example: Example, tmp_path: Path, short_series: None) -> None:
+    printed = example("05_totals.py", *flags(dataset="sea_temperature", picture=tmp_path / "paths.png"))
+    rows = [re.findall(r"-?[\d,]+\.\d", line) for line in printed.splitlines() if "came:" in line]
+    assert len(rows) == 2
+    for middle, low, high, came in ([float(cell.replace(",", "")) for cell in row] for row in rows):
+        assert low <= middle <= high
+        assert abs(middle - came) < 0.2 * came
+    assert (tmp_path / "paths.png").stat().st_size > 20_000
+
+
+def test_many_series(example: Example, tmp_path: Path) -> None:
+    printed = example("06_many_series.py", *flags(series=6, out=tmp_path / "forecasts.parquet"))
+    assert "linear member" in printed
+    told = pd.read_parquet(tmp_path / "forecasts.parquet")
+    assert told.groupby("shop").size().tolist() == 6 * [14]
+    assert (told["q0.1"] < told["q0.9"]).all()
+
+
+def test_actors_on_ray_forecast_the_same_and_a_lost_one_is_replaced() -> None:
+    """In a process of its own: Ray's sockets are forbidden here."""
+    pytest.importorskip("ray")
+    asked = [sys.executable, str(EXAMPLES / "07_ray.py"), *flags(series=4, files=2), "--lose-a-worker"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "56 rows of 4 series by 2 workers, one was lost" in done.stdout

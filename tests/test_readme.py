@@ -16,13 +16,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = ROOT / "darts_msft" / "checkpoints" / "moirai-tiny" / "README.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", CARD, *sorted((ROOT / "docs").glob("*.md"))]
 
-OURS: dict[str, Any] = {"patch_size": [16, 32]}
 LONG: dict[str, Any] = {"look_back": [4096], "finest_context": [512, 1024], "patch_size": [32]}
 SHORT: dict[str, Any] = {**LONG, "look_back": [1024]}
 ONE: dict[str, Any] = {"num_scales": 0, "look_back": [512, 1024, 2048], "patch_size": [32]}
 ONE_SHORT: dict[str, Any] = {**ONE, "look_back": [512, 1024]}
 BACKCASTS = {"stacked": False}
-LINEAR = {"linear_member": True}
+LINEAR = {"linear_member": True, "likelihood": "default"}
 Rows = dict[str, tuple[str, list[dict[str, Any]], int]]
 TABLES: dict[str, Rows] = {  # by section, of its table's rows: model, options (by place) and epochs of their results
     "Longer memory": {
@@ -34,15 +33,6 @@ TABLES: dict[str, Rows] = {  # by section, of its table's rows: model, options (
         "MSFT with all weights": ("msft_full", [LONG, SHORT], 5),
         "full finetuning, one scale": ("full", [ONE, ONE_SHORT], 5),
         "DLinear, our budget": ("dlinear", [{"look_back": [336, 512, 1024, 2048]}, {"look_back": [336, 512, 1024]}], 5),
-    },
-    "Results": {
-        "MSFT": ("msft", [OURS], 5),
-        "full finetuning": ("full", [OURS], 5),
-        "LoRA": ("lora", [OURS], 5),
-        "zero-shot": ("zero_shot", [OURS], 5),
-        "DLinear, as in its paper, our runs": ("dlinear", [{"look_back": 336, "lr": "paper"}], 10),
-        "iTransformer": ("itransformer", [{}], 5),
-        "seasonal naive": ("seasonal_naive", [{}], 5),
     },
 }
 
@@ -94,7 +84,6 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")) if "://" not in link]
-    assert links
     for link in links:
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page

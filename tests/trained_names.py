@@ -29,6 +29,19 @@ TOY_BODY = (
     f"{TOY_LAYERS}.slope",
     "backbone.last_norm.{weight,bias}",
 )  # not the projections for the other patch size
+MOIRAI_TUNED = (
+    f"{MOIRAI_LAYERS}.self_attn.out_proj.weight",
+    f"{MOIRAI_LAYERS}.self_attn.{{q,k}}_norm.weight",
+    f"{MOIRAI_LAYERS}.{{norm1,norm2}}.weight",
+    "backbone.module.encoder.norm.weight",
+)
+MOIRAI_LORA = ("method.lora.{0,1}.{0,1,2}.{q,k,v}_proj.{a,b}",)
+TOY_TUNED = (
+    f"{TOY_LAYERS}.{{norm_attention,norm_feed_forward}}.{{weight,bias}}",
+    f"{TOY_LAYERS}.slope",
+    "backbone.last_norm.{weight,bias}",
+)
+TOY_LORA = ("method.lora.{0,1}.{0,1,2}.{qkv,out}.{a,b}",)
 MOIRAI_LINEARS, TOY_LINEARS = f"{MOIRAI_LAYERS}.self_attn.{{q,k,v}}_proj", f"{TOY_LAYERS}.{{qkv,out}}"
 ADAPTERS_AND_AGGREGATOR = (
     "method.input_adapters.{0,1,2}.{weight,bias}",
@@ -74,6 +87,7 @@ PATCHTST_BODY = (
     f"{PATCHTST_LAYERS}.attn.qkv.{{weight,bias}}",
     f"{PATCHTST_LAYERS}.mlp.layers.*.{{weight,bias}}",
 )
+PATCHTST_LORA = ("method.lora.{0,1}.{0,1,2}.qkv.{a,b}",)
 PATCHTST_LINEARS = f"{PATCHTST_LAYERS}.attn.qkv"
 MOMENT_LAYERS = "backbone.module.encoder.block.{0,1}"
 MOMENT_TUNED = (
@@ -119,225 +133,54 @@ UNITS_LINEARS = (f"{UNITS_LAYERS}.seq_att_block.attn_seq.qkv", f"{UNITS_LAYERS}.
 UNITS_LORA = ("method.lora.{0,1}.{0,1,2}.{seq,var}_qkv.{a,b}",)
 OMEGA: Groups = {"omega": ("scale_weights.omega",)}
 
+
+def _methods(
+    tuned: tuple[str, ...],
+    body: tuple[str, ...],
+    head: tuple[str, ...],
+    own: tuple[str, ...],
+    linears: tuple[str, ...],
+    tokens: tuple[str, ...] = (),
+    new_head: bool = False,
+) -> dict[str, Groups]:
+    """What every method trains of an architecture.
+
+    `tuned` and `body` of the pretrained layers by MSFT and by full finetuning, `own` MSFT's LoRA, `linears` those that
+    peft wraps, `tokens` a data set's own, which are pretrained. A `new_head` trains with every method.
+    """
+    adapted: Groups = {"new": (*ADAPTERS_AND_AGGREGATOR, *tokens), "lora": own, "head": head, **OMEGA}
+    full: Groups = {"pretrained": (*body, *tokens), "head": head, **OMEGA}
+    always: Groups = {"head": head, **OMEGA} if new_head else OMEGA
+    return {
+        "msft": {"pretrained": tuned, **adapted},
+        "msft_full": {"pretrained": body, **adapted},
+        **({} if new_head else {"zero_shot": {}}),
+        "full": full,
+        "scratch": full,
+        "linear_probe": {"head": head, **OMEGA},
+        "prompt": {"new": tokens or ("method.tokens",), **always},
+        "lora": {"lora": tuple(f"{one}.lora_{{A,B}}.default.weight" for one in linears), **always},
+        "adalora": {"lora": tuple(f"{one}.lora_{{A,B,E}}.default" for one in linears), **always},
+    }
+
+
 TRAINED_NAMES: dict[str, dict[str, Groups]] = {
-    "moirai": {
-        "msft": {
-            "pretrained": (
-                f"{MOIRAI_LAYERS}.self_attn.out_proj.weight",
-                f"{MOIRAI_LAYERS}.self_attn.{{q,k}}_norm.weight",
-                f"{MOIRAI_LAYERS}.{{norm1,norm2}}.weight",
-                "backbone.module.encoder.norm.weight",
-            ),
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": ("method.lora.{0,1}.{0,1,2}.{q,k,v}_proj.{a,b}",),
-            "head": (MOIRAI_HEAD,),
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": MOIRAI_BODY,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": ("method.lora.{0,1}.{0,1,2}.{q,k,v}_proj.{a,b}",),
-            "head": (MOIRAI_HEAD,),
-            **OMEGA,
-        },
-        "zero_shot": {},
-        "full": {"pretrained": MOIRAI_BODY, "head": (MOIRAI_HEAD,), **OMEGA},
-        "scratch": {"pretrained": MOIRAI_BODY, "head": (MOIRAI_HEAD,), **OMEGA},
-        "linear_probe": {"head": (MOIRAI_HEAD,), **OMEGA},
-        "prompt": {"new": ("method.tokens",), **OMEGA},
-        "lora": {"lora": (f"{MOIRAI_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
-        "adalora": {"lora": (f"{MOIRAI_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
-    },
-    "chronos2": {
-        "msft": {
-            "pretrained": CHRONOS_TUNED,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": CHRONOS_LORA,
-            "head": (CHRONOS_HEAD,),
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": CHRONOS_BODY,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": CHRONOS_LORA,
-            "head": (CHRONOS_HEAD,),
-            **OMEGA,
-        },
-        "zero_shot": {},
-        **{key: {"pretrained": CHRONOS_BODY, "head": (CHRONOS_HEAD,), **OMEGA} for key in ("full", "scratch")},
-        "linear_probe": {"head": (CHRONOS_HEAD,), **OMEGA},
-        "prompt": {"new": ("method.tokens",), **OMEGA},
-        "lora": {"lora": tuple(f"{one}.lora_{{A,B}}.default.weight" for one in CHRONOS_LINEARS), **OMEGA},
-        "adalora": {"lora": tuple(f"{one}.lora_{{A,B,E}}.default" for one in CHRONOS_LINEARS), **OMEGA},
-    },
-    "patchtst_fm": {
-        "msft": {
-            "pretrained": PATCHTST_TUNED,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": ("method.lora.{0,1}.{0,1,2}.qkv.{a,b}",),
-            "head": (PATCHTST_HEAD,),
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": PATCHTST_BODY,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": ("method.lora.{0,1}.{0,1,2}.qkv.{a,b}",),
-            "head": (PATCHTST_HEAD,),
-            **OMEGA,
-        },
-        "zero_shot": {},
-        **{key: {"pretrained": PATCHTST_BODY, "head": (PATCHTST_HEAD,), **OMEGA} for key in ("full", "scratch")},
-        "linear_probe": {"head": (PATCHTST_HEAD,), **OMEGA},
-        "prompt": {"new": ("method.tokens",), **OMEGA},
-        "lora": {"lora": (f"{PATCHTST_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
-        "adalora": {"lora": (f"{PATCHTST_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
-    },
-    "toy": {
-        "msft": {
-            "pretrained": (
-                f"{TOY_LAYERS}.{{norm_attention,norm_feed_forward}}.{{weight,bias}}",
-                f"{TOY_LAYERS}.slope",
-                "backbone.last_norm.{weight,bias}",
-            ),
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": ("method.lora.{0,1}.{0,1,2}.{qkv,out}.{a,b}",),
-            "head": (TOY_HEAD,),
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": TOY_BODY,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": ("method.lora.{0,1}.{0,1,2}.{qkv,out}.{a,b}",),
-            "head": (TOY_HEAD,),
-            **OMEGA,
-        },
-        "zero_shot": {},
-        "full": {"pretrained": TOY_BODY, "head": (TOY_HEAD,), **OMEGA},
-        "scratch": {"pretrained": TOY_BODY, "head": (TOY_HEAD,), **OMEGA},
-        "linear_probe": {"head": (TOY_HEAD,), **OMEGA},
-        "prompt": {"new": ("method.tokens",), **OMEGA},
-        "lora": {"lora": (f"{TOY_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
-        "adalora": {"lora": (f"{TOY_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
-    },
-    "toy_of_quantiles": {
-        "msft": {
-            "pretrained": LAYOUT_TUNED,
-            "new": (*ADAPTERS_AND_AGGREGATOR, "backbone.lead"),
-            "lora": LAYOUT_LORA,
-            "head": ("backbone.output.*",),
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": (*LAYOUT_BODY, "backbone.middle"),
-            "new": (*ADAPTERS_AND_AGGREGATOR, "backbone.lead"),
-            "lora": LAYOUT_LORA,
-            "head": ("backbone.output.*",),
-            **OMEGA,
-        },
-        "zero_shot": {},
-        **{
-            key: {
-                "pretrained": (*LAYOUT_BODY, "backbone.lead", "backbone.middle"),
-                "head": ("backbone.output.*",),
-                **OMEGA,
-            }
-            for key in ("full", "scratch")
-        },
-        "linear_probe": {"head": ("backbone.output.*",), **OMEGA},
-        "prompt": {"new": ("backbone.lead",), **OMEGA},
-        "lora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
-        "adalora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
-    },
-    # every method trains its new head
-    "toy_without_head": {
-        "msft": {
-            "pretrained": LAYOUT_TUNED,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": LAYOUT_LORA,
-            "head": FLAT_HEADS,
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": LAYOUT_BODY,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": LAYOUT_LORA,
-            "head": FLAT_HEADS,
-            **OMEGA,
-        },
-        **{key: {"pretrained": LAYOUT_BODY, "head": FLAT_HEADS, **OMEGA} for key in ("full", "scratch")},
-        "linear_probe": {"head": FLAT_HEADS, **OMEGA},
-        "prompt": {"new": ("method.tokens",), "head": FLAT_HEADS, **OMEGA},
-        "lora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B}}.default.weight",), "head": FLAT_HEADS, **OMEGA},
-        "adalora": {"lora": (f"{LAYOUT_LINEARS}.lora_{{A,B,E}}.default",), "head": FLAT_HEADS, **OMEGA},
-    },
-    "moment": {
-        "msft": {
-            "pretrained": MOMENT_TUNED,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": MOMENT_LORA,
-            "head": FLAT_HEADS,
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": MOMENT_BODY,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": MOMENT_LORA,
-            "head": FLAT_HEADS,
-            **OMEGA,
-        },
-        **{key: {"pretrained": MOMENT_BODY, "head": FLAT_HEADS, **OMEGA} for key in ("full", "scratch")},
-        "linear_probe": {"head": FLAT_HEADS, **OMEGA},
-        "prompt": {"new": ("method.tokens",), "head": FLAT_HEADS, **OMEGA},
-        "lora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B}}.default.weight",), "head": FLAT_HEADS, **OMEGA},
-        "adalora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B,E}}.default",), "head": FLAT_HEADS, **OMEGA},
-    },
-    "moment_masked": {
-        "msft": {
-            "pretrained": MOMENT_TUNED,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": MOMENT_LORA,
-            "head": MOMENT_HEAD,
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": MASKED_MOMENT_BODY,
-            "new": ADAPTERS_AND_AGGREGATOR,
-            "lora": MOMENT_LORA,
-            "head": MOMENT_HEAD,
-            **OMEGA,
-        },
-        "zero_shot": {},
-        **{key: {"pretrained": MASKED_MOMENT_BODY, "head": MOMENT_HEAD, **OMEGA} for key in ("full", "scratch")},
-        "linear_probe": {"head": MOMENT_HEAD, **OMEGA},
-        "prompt": {"new": ("method.tokens",), **OMEGA},
-        "lora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B}}.default.weight",), **OMEGA},
-        "adalora": {"lora": (f"{MOMENT_LINEARS}.lora_{{A,B,E}}.default",), **OMEGA},
-    },
-    "units": {
-        "msft": {
-            "pretrained": UNITS_TUNED,
-            "new": (*ADAPTERS_AND_AGGREGATOR, *UNITS_TOKENS),
-            "lora": UNITS_LORA,
-            "head": UNITS_HEAD,
-            **OMEGA,
-        },
-        "msft_full": {
-            "pretrained": UNITS_BODY,
-            "new": (*ADAPTERS_AND_AGGREGATOR, *UNITS_TOKENS),
-            "lora": UNITS_LORA,
-            "head": UNITS_HEAD,
-            **OMEGA,
-        },
-        "zero_shot": {},
-        **{
-            key: {"pretrained": (*UNITS_BODY, *UNITS_TOKENS), "head": UNITS_HEAD, **OMEGA}
-            for key in ("full", "scratch")
-        },
-        "linear_probe": {"head": UNITS_HEAD, **OMEGA},
-        "prompt": {"new": UNITS_TOKENS, **OMEGA},
-        "lora": {"lora": tuple(f"{one}.lora_{{A,B}}.default.weight" for one in UNITS_LINEARS), **OMEGA},
-        "adalora": {"lora": tuple(f"{one}.lora_{{A,B,E}}.default" for one in UNITS_LINEARS), **OMEGA},
-    },
+    "moirai": _methods(MOIRAI_TUNED, MOIRAI_BODY, (MOIRAI_HEAD,), MOIRAI_LORA, (MOIRAI_LINEARS,)),
+    "chronos2": _methods(CHRONOS_TUNED, CHRONOS_BODY, (CHRONOS_HEAD,), CHRONOS_LORA, CHRONOS_LINEARS),
+    "patchtst_fm": _methods(PATCHTST_TUNED, PATCHTST_BODY, (PATCHTST_HEAD,), PATCHTST_LORA, (PATCHTST_LINEARS,)),
+    "toy": _methods(TOY_TUNED, TOY_BODY, (TOY_HEAD,), TOY_LORA, (TOY_LINEARS,)),
+    "toy_of_quantiles": _methods(
+        LAYOUT_TUNED,
+        (*LAYOUT_BODY, "backbone.middle"),
+        ("backbone.output.*",),
+        LAYOUT_LORA,
+        (LAYOUT_LINEARS,),
+        tokens=("backbone.lead",),
+    ),
+    "toy_without_head": _methods(LAYOUT_TUNED, LAYOUT_BODY, FLAT_HEADS, LAYOUT_LORA, (LAYOUT_LINEARS,), new_head=True),
+    "moment": _methods(MOMENT_TUNED, MOMENT_BODY, FLAT_HEADS, MOMENT_LORA, (MOMENT_LINEARS,), new_head=True),
+    "moment_masked": _methods(MOMENT_TUNED, MASKED_MOMENT_BODY, MOMENT_HEAD, MOMENT_LORA, (MOMENT_LINEARS,)),
+    "units": _methods(UNITS_TUNED, UNITS_BODY, UNITS_HEAD, UNITS_LORA, UNITS_LINEARS, UNITS_TOKENS),
 }
 
 

@@ -30,8 +30,10 @@ class Ours(Forecaster):
     """`MSFTFoundationModel` with one finetuning method.
 
     Options: those of the model's own that the method has a use for, each but `FIXED` also as a list to choose from on
-    validation data; `likelihood` (quantile forecasts only): "native" trains the backbone's own distribution and takes
-    the quantiles of `num_samples` sample paths, "quantile" trains a new head with the pinball loss. A `finest_context`
+    validation data; `likelihood`: "native" trains the backbone's own distribution and takes the quantiles of
+    `num_samples` sample paths, or, where points are asked for, is a model of points (`likelihood=None`); "quantile"
+    trains a new head with the pinball loss; "default" is a distribution for points too, of which `predict` gives the
+    medians, as to a user who asks for nothing. A `finest_context`
     of "look_back" is the look-back: the paper's form, in which every scale sees the same steps.
 
     What a method has a use for, and its rates where none are given, come from the method itself; `resolved` writes
@@ -82,12 +84,12 @@ class Ours(Forecaster):
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         kind = self.options["likelihood"]
-        if kind not in ("native", "quantile"):
-            raise ValueError(f"likelihood={kind!r} is not known; choose 'native' or 'quantile'")
+        if kind not in ("native", "quantile", "default"):
+            raise ValueError(f"likelihood={kind!r} is not known; choose 'native', 'quantile' or 'default'")
         model = self._model(
             settings,
             horizon,
-            likelihood="native" if self._sampled(levels) else quantile_likelihood(levels),
+            likelihood="native" if self._sampled(levels) or kind == "default" else quantile_likelihood(levels),
             batch_size=self.budget.batch_size,
             n_epochs=self.epochs,
             random_state=seed,
@@ -110,7 +112,7 @@ class Ours(Forecaster):
         return self.options["num_samples"] if self._sampled(levels) else super().held(levels)
 
     def _sampled(self, levels: Levels) -> bool:
-        return levels is not None and self.options["likelihood"] == "native"
+        return levels is not None and self.options["likelihood"] != "quantile"
 
     def _model(self, settings: Settings, horizon: int, **more: Any) -> MSFTFoundationModel:
         fixed = {name: self.options[name] for name in FIXED if name in self.options}

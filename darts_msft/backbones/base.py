@@ -71,6 +71,8 @@ class Traits:
         Whether covariates are of use.
     multivariate
         What the variates of a series can be to one another, the default first: "independent", "joint".
+    pretrained_alone
+        Pretraining saw one variate at a time: until a fit has trained it, what it makes of others is noise.
     max_context, max_horizon
         Most steps of a scale's context, and of its horizon; None: no limit.
     max_tokens
@@ -87,6 +89,7 @@ class Traits:
     past_covariates: bool = False
     future_covariates: bool = False
     multivariate: tuple[str, ...] = ("independent",)
+    pretrained_alone: bool = False
     max_context: int | None = None
     max_horizon: int | None = None
     max_tokens: int | None = None

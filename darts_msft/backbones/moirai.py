@@ -39,13 +39,13 @@ class MoiraiBackbone(Backbone):
     a token attends to those of all variates of its series (any-variate attention).
     """
 
-    def __init__(self, module: MoiraiModule, patch_size: int, joint: bool = False) -> None:
+    def __init__(self, module: MoiraiModule, patch_size: int, joint: bool = False, alone: bool = False) -> None:
         super().__init__()
         self.joint = joint
         self.module = module
         self.patch_size = patch_size
         self.patch_index = list(module.patch_sizes).index(patch_size)
-        self.traits = _traits(module.distr_output, module.patch_sizes, module.max_seq_len)
+        self.traits = _traits(module.distr_output, module.patch_sizes, module.max_seq_len, alone)
         attention = module.encoder.layers[0].self_attn
         linears = {name: getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj")}
         self.spec = Spec(
@@ -61,7 +61,8 @@ class MoiraiBackbone(Backbone):
 
     @classmethod
     def traits_of(cls, config: Mapping[str, Any]) -> Traits:
-        return _traits(decode_distr_output(config["distr_output"]), config["patch_sizes"], config["max_seq_len"])
+        output, alone = decode_distr_output(config["distr_output"]), bool(config.get("pretrained_alone"))
+        return _traits(output, config["patch_sizes"], config["max_seq_len"], alone)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], patch_size: int, joint: bool = False) -> MoiraiBackbone:
@@ -71,7 +72,7 @@ class MoiraiBackbone(Backbone):
             patch_sizes=tuple(config["patch_sizes"]),
             **{name: config[name] for name in known if name in config},
         )
-        return cls(module, patch_size, joint)
+        return cls(module, patch_size, joint, bool(config.get("pretrained_alone")))
 
     def load_pretrained(self, state: Mapping[str, Tensor], origin: str) -> None:
         load_strict(self.module, state, origin)
@@ -211,13 +212,14 @@ def _in_time(projection: Any, part: Float[Tensor, "*shape VN E"], count: int) ->
     return torch.cat([before, cos * turned + sin * rotary._rotate(turned), after], dim=-1)
 
 
-def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int) -> Traits:
+def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int, alone: bool) -> Traits:
     return Traits(
         tuple(sorted(patch_sizes)),
         MoiraiFamily(output),
         past_covariates=True,
         future_covariates=True,
         multivariate=("independent", "joint"),
+        pretrained_alone=alone,
         max_tokens=int(max_tokens),
         max_group_tokens=int(max_tokens),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-_NAMES = ("weight", "scale", "df", "exponents", "season")
+_NAMES = ("weight", "scale", "df", "exponents", "season", "effects")
+Covariates: TypeAlias = tuple[Float[Tensor, "B C K"], Float[Tensor, "B H K"]]
 _CALM = 0.1  # of the deviation: the least unrest
 
 
@@ -50,6 +51,9 @@ class LinearMember(nn.Module):
         a and b. 0: errors do not depend on the window; a + b = 1: they grow with its unit.
     season
         In steps, of the unrest; 0 where there is none.
+    effects
+        Of known covariates z, in the series' unit: x is without effects @ z, which the forecast adds at its own steps.
+        Without any columns where there are no covariates.
     """
 
     weight: Tensor
@@ -57,6 +61,7 @@ class LinearMember(nn.Module):
     df: Tensor
     exponents: Tensor
     season: Tensor
+    effects: Tensor
 
     def __init__(
         self,
@@ -65,10 +70,12 @@ class LinearMember(nn.Module):
         df: Float[Tensor, "V"] | None = None,
         exponents: Float[Tensor, "2"] | None = None,
         season: Float[Tensor, ""] | None = None,
+        effects: Float[Tensor, "V K"] | None = None,
     ) -> None:
         super().__init__()
-        given = (weight, scale, df, exponents, season)
-        nothing = (torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(2), torch.zeros(()))
+        given = (weight, scale, df, exponents, season, effects)
+        pair, number = torch.zeros(2), torch.zeros(())
+        nothing = (torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), pair, number, torch.zeros(0, 0))
         for name, value, empty in zip(_NAMES, given, nothing, strict=True):
             self.register_buffer(name, empty if value is None else value)
         self._steps = int(self.season)  # plain, as exporters want it
@@ -91,12 +98,20 @@ class LinearMember(nn.Module):
         """L, in steps."""
         return self.weight.shape[1]
 
-    def forward(self, past: Float[Tensor, "B C V"]) -> LinearForecast:
-        return self.forecast(past)
+    def forward(self, past: Float[Tensor, "B C V"], covariates: Covariates | None = None) -> LinearForecast:
+        return self.forecast(past, covariates)
 
-    def forecast(self, past: Float[Tensor, "B C V"]) -> LinearForecast:
-        """Of windows that end where the past ends; steps that are missing are NaN."""
-        inputs = past[:, -self.lookback :].to(self.weight.dtype)
+    def forecast(self, past: Float[Tensor, "B C V"], covariates: Covariates | None = None) -> LinearForecast:
+        """Of windows that end where the past ends; steps that are missing are NaN.
+
+        `covariates` are those that `effects` are of: at the steps of the past, and at those that are forecast.
+        """
+        inputs, added = past[:, -self.lookback :].to(self.weight.dtype), None
+        if self.effects.any():
+            if covariates is None:
+                raise ValueError(f"the forecast has effects of {self.effects.shape[1]} covariates, but none are given")
+            before, added = self._effects(*covariates)
+            inputs = inputs - before[:, -self.lookback :]
         # a mean of the differences from one value is exact at any level
         level = inputs[:, -1:]
         inputs = inputs - level
@@ -109,6 +124,8 @@ class LinearMember(nn.Module):
         size = inputs.abs().amax(dim=1).clamp(min=1e-30)  # whose square may be beyond single precision
         inputs = inputs / size[:, None]
         deviation = inputs.square().mean(dim=1).sqrt()
+        if added is not None:
+            loc = loc + added
         spread = (size * deviation) ** self.exponents[0]
         if (season := self._steps) > 0:
             spread = spread * (size * unrest_of(inputs, deviation, season)) ** self.exponents[1]
@@ -119,3 +136,17 @@ class LinearMember(nn.Module):
         return LinearForecast(
             torch.where(tells[:, None], loc, torch.nan), torch.where(tells[:, None], scale, torch.nan), tells
         )
+
+    def _effects(
+        self, past: Float[Tensor, "B C K"], ahead: Float[Tensor, "B H K"]
+    ) -> tuple[Float[Tensor, "B C V"], Float[Tensor, "B H V"]]:
+        """At the steps of the past and the horizon; missing where a covariate with an effect is."""
+        level = past[:, -1:].nan_to_num(0.0)  # exact at any level
+        has_effect = (self.effects != 0).to(self.effects).T
+
+        def at(steps: Float[Tensor, "B _ K"]) -> Float[Tensor, "B _ V"]:
+            gaps = steps.isnan()
+            known = ((steps - level).nan_to_num(0.0).to(self.effects)) @ self.effects.T
+            return known.masked_fill(gaps.to(has_effect) @ has_effect > 0, torch.nan)
+
+        return at(past), at(ahead)

@@ -12,8 +12,10 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
 
 from darts_msft.forms import Form
+from darts_msft.linear.covariates import with_effects
 from darts_msft.linear.equations import Frame
 from darts_msft.linear.fitting import fit_linear
+from darts_msft.linear.member import LinearMember
 from darts_msft.linear.seasons import candidate_lookbacks, find_season
 from darts_msft.linear.windows import Windows, cut_windows
 
@@ -41,20 +43,28 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
         logger.warning("no linear member: the training and validation windows are not those of fit(series, val_series)")
         return
     train, val = (_values(one.series) for one in datasets)
-    train = train[:: math.ceil(len(train) / MOST_SERIES)]
+    known, val_known = (_known(one) for one in datasets)
+    every = math.ceil(len(train) / MOST_SERIES)
+    train, known = train[::every], None if known is None else known[::every]
     freq = next(iter(_as_list(data.train_dataset.series))).freq
     horizon, shift = module.output_chunk_length, module.output_chunk_shift
-    season = find_season(freq, train)
-    lookbacks = candidate_lookbacks(_usual_length(data.val_dataset), season)
-    fit = fit_linear(train, horizon, lookbacks, shift, _windows(val, lookbacks, horizon, shift), season)
-    if fit is None:
-        logger.warning(
-            "no linear member: no training series varies and has %d steps without a gap", lookbacks[0] + shift + horizon
-        )
+    longest = _usual_length(data.val_dataset)
+
+    def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
+        season = find_season(freq, train)
+        lookbacks = candidate_lookbacks(longest, season)
+        fit = fit_linear(train, horizon, lookbacks, shift, _windows(val, lookbacks, horizon, shift), season)
+        return None if fit is None else fit.member
+
+    member = solve(train, val)
+    if member is not None and known is not None and val_known is not None:
+        member = with_effects(member, solve, (train, known), (val, val_known), shift)
+    if member is None:
+        logger.warning("no linear member: no training series varies and has enough steps without a gap")
         return
-    module.linear.load_state_dict(fit.member.state_dict())
+    module.linear.load_state_dict(member.state_dict())
     if solved is not None:
-        solved.update(fit.member.state_dict())
+        solved.update(member.state_dict())
 
 
 def _usual_length(windows: Any) -> int:
@@ -74,6 +84,22 @@ def _as_list(series: TimeSeries | Sequence[TimeSeries]) -> Sequence[TimeSeries]:
 
 def _values(series: TimeSeries | Sequence[TimeSeries]) -> list[np.ndarray]:
     return [one.values(copy=False) for one in _as_list(series)]
+
+
+def _known(windows: Any) -> list[np.ndarray] | None:
+    """The future covariates at the steps of each series, NaN where they are not given; None without any."""
+    if windows.future_covariates is None:
+        return None
+    pairs = zip(_as_list(windows.series), _as_list(windows.future_covariates), strict=True)
+    return [_at_steps_of(series, covariates) for series, covariates in pairs]
+
+
+def _at_steps_of(series: TimeSeries, covariates: TimeSeries) -> np.ndarray:
+    found = np.full((len(series), covariates.n_components), np.nan)
+    common = covariates.slice_intersect(series)
+    start = series.get_index_at_point(common.start_time()) if len(common) else 0
+    found[start : start + len(common)] = common.values(copy=False)
+    return found
 
 
 def _windows(series: list[np.ndarray], lookbacks: Sequence[int], horizon: int, shift: int) -> Windows | None:

@@ -1,4 +1,4 @@
-"""Chronos-2's cut against Darts' module: variates that attend to one another, covariates, gaps, and bad checkpoints."""
+"""Chronos-2 against Darts' own model of the same weights: components, covariates, gaps; and bad checkpoints."""
 
 from __future__ import annotations
 
@@ -8,29 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from contract_backbone import Beside, load_backbone, random_walks, with_gaps
+from contract_backbone import Beside
 from darts import TimeSeries
 from darts.models import Chronos2Model
-from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models.torch import QuantileRegression
 from model_fixtures import HORIZON, TRAINER, make_model, values_of, wave
 from tiny_encoders import LEVELS, chronos2_config, save_chronos2
-from torch import Tensor
 
-from darts_msft.backbones.base import standardise
 from darts_msft.backbones.chronos2 import Chronos2Backbone
 
 PATCH = 4
-BOUND = 1e-5  # of the forecast's range
-CASES = {  # targets, past and future covariates, context, horizon, shift
-    "one target": (1, 0, 0, 32, 8, 0),
-    "targets": (3, 0, 0, 31, 6, 0),
-    "past covariates": (2, 2, 0, 32, 8, 0),
-    "future covariates": (1, 0, 2, 30, 7, 0),
-    "both": (2, 1, 2, 32, 8, 0),
-    "shift": (2, 1, 1, 29, 6, 5),
-}
+BOUND = 1e-5  # of the forecast's range: sinh magnifies
 
 
 @pytest.fixture(scope="module")
@@ -40,73 +28,66 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def theirs(directory: Path, past: list[Tensor], future: Tensor | None, horizon: int, shift: int) -> Tensor:
-    """(B, V, H, R) of the targets; `past` are targets, past and future covariates, all (B, V, C)."""
-    sizes = [part.shape[1] for part in past]
-    series = [TimeSeries.from_values(np.zeros((80, max(size, 1)), dtype=np.float32)) for size in sizes]
-    model = Chronos2Model(
-        past[0].shape[-1],
-        horizon,
-        shift,
-        local_dir=directory,
-        likelihood=QuantileRegression(LEVELS),
-        pl_trainer_kwargs=TRAINER,
+def walks(length: int, components: int, seed: int) -> TimeSeries:
+    """The first one lacks single steps, and whole patches; the last one starts late."""
+    values = 20 + np.random.default_rng(seed).standard_normal((length, components)).cumsum(axis=0)
+    values[length // 2 :: 7, 0] = values[length // 2 : length // 2 + 10, 0] = np.nan
+    values[:15, -1] = np.nan
+    return TimeSeries.from_values(values.astype(np.float32))
+
+
+def assert_darts_own(directory: Path, series: TimeSeries, context: Any, horizon: int, shift: int, **given: Any) -> None:
+    chunks = {"output_chunk_length": horizon, "output_chunk_shift": shift, "likelihood": QuantileRegression(LEVELS)}
+    theirs = Chronos2Model(context, local_dir=directory, pl_trainer_kwargs=TRAINER, **chunks).fit(series, **given)
+    ours = make_model(str(directory), input_chunk_length=context, num_scales=0, patch_size="auto", **chunks)
+    expected, found = (
+        values_of(model.predict(horizon, series, **given, predict_likelihood_parameters=True))
+        for model in (theirs, ours)
     )
-    covariates = dict(zip(("past_covariates", "future_covariates"), series[1:], strict=True))
-    model.fit(series[0], **{name: one for (name, one), size in zip(covariates.items(), sizes[1:], strict=True) if size})
-    features = [part.transpose(1, 2) if part.shape[1] else None for part in past]
-    ahead = None if future is None else future.transpose(1, 2)
-    with torch.no_grad():
-        output = model.model.eval()(PLModuleInput(*features, ahead)).prediction
-    return output.transpose(1, 2)
+    assert expected.shape == found.shape == (horizon, series.n_components * len(LEVELS), 1)
+    assert np.ptp(expected) > 1
+    assert np.abs(found - expected).max() < BOUND * np.ptp(expected)
 
 
-def ours(directory: Path, past: Tensor, future: Tensor, targets: int, horizon: int) -> Tensor:
-    """The same in the series' units, of the bare backbone; `future` (B, V, shift + H) is NaN where it is not known."""
-    backbone = load_backbone(directory, PATCH)
-    lengths = [-part.shape[-1] % PATCH for part in (past, future)]
-    past, future = (
-        F.pad(part, padding, value=torch.nan)
-        for part, padding in zip((past, future), ((lengths[0], 0), (0, lengths[1])), strict=True)
+@pytest.mark.parametrize(
+    ("context", "horizon", "shift", "length"),
+    [(32, 16, 0, 40), (30, 7, 0, 40), (33, 8, 4, 40), (29, 6, 5, 40), ((12, 48), 8, 0, 25)],
+    ids=["whole patches", "cut patches", "shift", "a shift that cuts", "a range of contexts"],
+)
+@pytest.mark.parametrize(("targets", "past", "future"), [(3, 0, 0), (1, 2, 0), (1, 0, 2), (2, 1, 2)])
+def test_an_unfitted_model_at_one_scale_is_darts_own(
+    directory: Path, context: Any, horizon: int, shift: int, length: int, targets: int, past: int, future: int
+) -> None:
+    series, given = walks(length, targets, seed=0), {}
+    if past:
+        given["past_covariates"] = walks(length, past, seed=1)
+    if future:
+        given["future_covariates"] = walks(length + shift + horizon, future, seed=2)
+    assert_darts_own(directory, series, context, horizon, shift, **given)
+
+
+def test_a_forecast_that_is_fed_back_is_darts_own(directory: Path) -> None:
+    series, given = (
+        walks(40, 2, seed=0),
+        {"past_covariates": walks(60, 1, seed=1), "future_covariates": walks(70, 2, 2)},
     )
-    stats, observed, known = backbone.statistics(past, future), ~past.isnan(), ~future.isnan()
-    with torch.no_grad():
-        tokens = backbone.embed(standardise(past, stats), observed, standardise(future, stats), known)
-        mask = backbone.token_mask(observed, known, targets)
-        for layer in range(backbone.spec.num_layers):
-            tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, mask, {}), mask)
-        params = backbone.head(tokens, future.shape[-1] - lengths[1], mask)
-    return (params * stats.spread.unsqueeze(-1) + stats.loc.unsqueeze(-1))[:, :targets, -horizon:]
-
-
-@pytest.mark.parametrize("gaps", [False, True], ids=["whole", "gaps"])
-@pytest.mark.parametrize("case", CASES)
-def test_variates_and_covariates_as_in_darts(directory: Path, case: str, gaps: bool) -> None:
-    targets, extra, ahead, context, horizon, shift = CASES[case]
-    values = random_walks(3, targets + extra + ahead, context + shift + horizon, seed=4)
-    if gaps:
-        values = with_gaps(values)
-    past, future = values.split([context, shift + horizon], dim=-1)
-    future = future.clone()
-    future[:, : targets + extra], future[..., :shift] = torch.nan, torch.nan
-    given = future[:, targets + extra :, shift:] if ahead else None
-    expected = theirs(directory, list(past.split([targets, extra, ahead], dim=1)), given, horizon, shift)
-    found = ours(directory, past, future, targets, horizon)
-    assert found.shape == expected.shape == (3, targets, horizon, len(LEVELS))
-    assert (found - expected).abs().max() < BOUND * (expected.max() - expected.min())
+    theirs = Chronos2Model(32, 8, local_dir=directory, pl_trainer_kwargs=TRAINER).fit(series, **given)
+    ours = make_model(str(directory), num_scales=0, patch_size="auto", likelihood=None)
+    expected, found = (values_of(model.predict(20, series, **given)) for model in (theirs, ours))
+    assert np.abs(found - expected).max() < BOUND * np.ptp(expected)
 
 
 def test_without_a_register_token_or_asinh_as_in_darts(tmp_path: Path) -> None:
     """Darts itself asserts that there is a register token."""
     save_chronos2(tmp_path, use_arcsinh=False)
-    values = random_walks(2, 1, 40)
-    past, unknown = values[..., :32], torch.full((2, 1, 8), torch.nan)
-    none = past[:, :0]
-    expected = theirs(tmp_path, [past, none, none], None, 8, 0)
-    assert (ours(tmp_path, past, unknown, 1, 8) - expected).abs().max() < BOUND * (expected.max() - expected.min())
-    backbone = Chronos2Backbone.from_config(chronos2_config(use_reg_token=False), PATCH)
+    assert_darts_own(tmp_path, walks(40, 1, seed=0), 32, 8, 0)
+    backbone, past, ahead = (
+        Chronos2Backbone.from_config(chronos2_config(use_reg_token=False), PATCH),
+        torch.zeros(2, 1, 32),
+        torch.zeros(2, 1, 8),
+    )
     assert backbone.traits.layout.middle == 0
-    assert backbone.embed(past, past == past, unknown.nan_to_num(), unknown > 0).shape == (2, 1, 8 + 2, 16)
+    assert backbone.embed(past, past == past, ahead, ahead > 0).shape == (2, 1, 8 + 2, 16)
 
 
 def test_group_attention_s_queries_and_keys_are_of_use_where_variates_are_joint() -> None:

@@ -33,5 +33,6 @@ def test_a_row_says_what_the_encoder_does(name: str, forecast: str, before: str,
     assert (row["forecast"], row["before training"], row["covariates"]) == (forecast, before, covariates)
 
 
-def test_the_documented_table_is_this_one() -> None:
-    assert markdown() in (ROOT / "docs" / "backbones.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/backbones.md"])
+def test_the_documented_table_is_this_one(page: str) -> None:
+    assert markdown() in (ROOT / page).read_text()

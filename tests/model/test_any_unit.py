@@ -18,11 +18,10 @@ from darts_msft.backbones.window_units import spread_of, statistics_in_any_unit,
 from darts_msft.linear.fitting import fit_linear
 
 HORIZON = 8
-FACTORS = [1e-9, 1e-4, 3e-3, 0.15, 0.3, 0.36, 0.4, 1e12]
+FACTORS = [1e-9, 3e-3, 0.3, 0.36, 0.4, 1e12]
 """0.3 to 0.4: around the spread from which on windows are left as they are."""
 SINE = wave(120, components=2, seed=1, dtype=np.float64, level=0.0).values()
 SPREAD = SINE.std(axis=0).min()
-PLANS: list[dict[str, Any]] = [{"num_scales": 0}, {"num_scales": 2, "finest_context": 16}]
 
 
 @pytest.fixture(scope="module", params=[name for name in MAKERS if name not in WITHOUT_HEAD])
@@ -41,9 +40,8 @@ def forecast(model: MSFTFoundationModel, values: np.ndarray, dtype: Any = np.flo
     return np.asarray(found.values(), dtype=float)
 
 
-@pytest.mark.parametrize("plan", PLANS)
-def test_a_factor_and_a_level_pass_through_the_forecast(checkpoint: str, plan: dict[str, Any]) -> None:
-    model = make_model(checkpoint, **plan)
+def test_a_factor_and_a_level_pass_through_the_forecast(checkpoint: str) -> None:
+    model = make_model(checkpoint, num_scales=2, finest_context=16)
     expected = forecast(model, SINE)
     for factor in FACTORS:
         np.testing.assert_allclose(forecast(model, factor * SINE) / factor, expected, rtol=1e-4, atol=1e-4 * SPREAD)
@@ -80,7 +78,7 @@ def test_calm_lately_is_forecast_in_its_own_unit_too(tiny_moirai: str) -> None:
         torch.testing.assert_close(found.loc / scale, expected.loc, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("factor", "level"), [(1e-9, 0.0), (1e12, 0.0), (1.0, 1e6), (1e-9, 1e6)])
+@pytest.mark.parametrize(("factor", "level"), [(1e12, 0.0), (1e-9, 1e6)])
 def test_the_linear_member_of_a_fit_and_its_weight_too(tiny_moirai: str, factor: float, level: float) -> None:
     def fitted(factor: float, level: float) -> tuple[np.ndarray, np.ndarray]:
         model = make_model(tiny_moirai, method="zero_shot", linear_member=True)

@@ -50,7 +50,7 @@ def clipped(values: Any) -> np.ndarray:
 )
 def test_forecasts_are_those_without_bounds_but_clipped(tiny_moirai: str, settings: dict[str, Any]) -> None:
     plain, bounded = (make_model(tiny_moirai, **settings, **bounds) for bounds in ({}, INSIDE))
-    series = [wave(60, 2, level=0.0), wave(50, 2, seed=1, level=-3.0)]
+    series = [wave(44, 2, level=0.0), wave(42, 2, seed=1, level=-3.0)]
     samples = [1] if settings.get("likelihood", "") is None else [1, 20]
     ways: list[Any] = [
         lambda model, count=count: values_of(model.predict(HORIZON, series, num_samples=count, random_state=0))
@@ -184,7 +184,7 @@ def unit_of(model: MSFTFoundationModel, train: TimeSeries) -> float:
 
 
 def test_the_score_is_of_the_clipped_points(tiny_moirai: str) -> None:
-    val = counts(80, seed=1)
+    val = counts(60, seed=1)
     settings: dict[str, Any] = {"method": "zero_shot", "likelihood": None, **LONG}
     model = make_model(tiny_moirai, lower=0.3, **settings).fit(counts(), val_series=val)
     errors = [np.abs(model.predict(HORIZON, past).values() - truth) for past, truth in windows_of(val)]
@@ -192,7 +192,7 @@ def test_the_score_is_of_the_clipped_points(tiny_moirai: str) -> None:
 
 
 def test_weights_are_stacked_on_clipped_points(tiny_moirai: str) -> None:
-    val = counts(80, seed=1)
+    val = counts(60, seed=1)
     plain, bounded = (
         make_model(tiny_moirai, method="zero_shot", likelihood=None, **bounds).fit(counts(), val_series=val)
         for bounds in ({}, {"lower": 0.5})
@@ -229,7 +229,7 @@ def test_the_score_and_metrics_are_of_the_clipped_forecast(tiny_moirai: str, lik
     model = make_model(
         tiny_moirai, lower=9.0, upper=9.000001, likelihood=likelihood, torch_metrics=metrics, **member, **LONG
     )
-    val = counts(60, seed=1)
+    val = counts(48, seed=1)
     model.fit(counts(200), val_series=val)
     truths = np.stack([truth for _, truth in windows_of(val)])
     expected = np.abs(9 - truths).mean()

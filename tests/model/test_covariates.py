@@ -336,3 +336,13 @@ def test_infinite_covariates_are_refused(model: MSFTFoundationModel) -> None:
         values[-1] = np.inf
         with pytest.raises(ValueError, match=rf"^{name} has infinite values"):
             model.predict(HORIZON, wave(50), **(given | {name: one.with_values(values)}))
+
+
+def test_encoders_that_give_infinite_values_are_refused(checkpoint: str) -> None:
+    encoders = {"custom": {"past": [_infinite_at_three]}}
+    with pytest.raises(ValueError, match=r"^past_covariates\[0\] has infinite values"):
+        make_model(checkpoint, add_encoders=encoders).fit(wave())
+
+
+def _infinite_at_three(index: pd.DatetimeIndex) -> np.ndarray:
+    return np.where(index.hour == 3, np.inf, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,32 @@ from model_fixtures import CONTEXT, HORIZON, LONG, ZERO_SHOT, make_model, naive_
 from darts_msft import MSFTFoundationModel
 
 LABEL = "zero-shot, scales and linear member stacked"
-Likelihoods = pytest.mark.parametrize("likelihood", ["native", None, QuantileRegression([0.1, 0.5, 0.9])])
+LIKELIHOODS = {"native": "native", "points": None, "quantiles": QuantileRegression([0.1, 0.5, 0.9])}
+each_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
+
+
+VAL = wave(80, seed=1)
 
 
 def fit(checkpoint: str, **changes: Any) -> MSFTFoundationModel:
     """Zero-shot, unless a method is given, on series that a linear map can forecast."""
     model = make_model(checkpoint, **{"linear_member": True, "method": "zero_shot", **LONG, **changes})
-    return model.fit(wave(400), val_series=wave(120, seed=1))
+    return model.fit(wave(400), val_series=VAL)
 
 
-@Likelihoods
-def test_it_is_a_candidate_and_takes_the_weight_that_it_earns(tiny_moirai: str, likelihood: Any) -> None:
-    model = fit(tiny_moirai, likelihood=likelihood)
-    report, alone = model.fit_report, fit(tiny_moirai, likelihood=likelihood, linear_member=False).fit_report
+@cache
+def fitted(checkpoint: str, likelihood: str = "native") -> MSFTFoundationModel:
+    """Such a model, made once: tests leave it as it is."""
+    return fit(checkpoint, likelihood=LIKELIHOODS[likelihood])
+
+
+@each_likelihood
+def test_it_is_a_candidate_and_takes_the_weight_that_it_earns(tiny_moirai: str, likelihood: str) -> None:
+    model = fitted(tiny_moirai, likelihood)
+    report, alone = (
+        model.fit_report,
+        fit(tiny_moirai, likelihood=LIKELIHOODS[likelihood], linear_member=False).fit_report,
+    )
     assert [one.label for one in report.candidates] == [*ZERO_SHOT, LABEL]
     assert [one.score for one in report.candidates[:3]] == pytest.approx([one.score for one in alone.candidates])
     assert report.kept == LABEL
@@ -36,9 +50,9 @@ def test_it_is_a_candidate_and_takes_the_weight_that_it_earns(tiny_moirai: str, 
     assert model.scale_weights[-1] > 0.5
 
 
-@Likelihoods
-def test_the_point_is_the_weighted_sum_of_the_members(tiny_moirai: str, likelihood: Any) -> None:
-    model, series = fit(tiny_moirai, likelihood=likelihood), wave(90, seed=2)
+@each_likelihood
+def test_the_point_is_the_weighted_sum_of_the_members(tiny_moirai: str, likelihood: str) -> None:
+    model, series = fitted(tiny_moirai, likelihood), wave(90, seed=2)
     parts = model.scale_forecasts(series)
     assert len(parts) == 4
     expected = sum(weight * part.values() for weight, part in zip(model.scale_weights, parts, strict=True))
@@ -48,7 +62,7 @@ def test_the_point_is_the_weighted_sum_of_the_members(tiny_moirai: str, likeliho
 
 
 def test_intervals_are_calibrated(tiny_moirai: str) -> None:
-    model, series = fit(tiny_moirai), wave(300, seed=3)
+    model, series = fitted(tiny_moirai), wave(300, seed=3)
     inside = []
     for end in range(CONTEXT, 300 - HORIZON, 11):
         found = model.predict_quantiles(HORIZON, series[:end], quantiles=(0.1, 0.9)).values()
@@ -61,9 +75,9 @@ def test_intervals_are_calibrated(tiny_moirai: str) -> None:
 
 
 def test_the_score_is_the_crps_of_the_mixture(tiny_moirai: str) -> None:
-    model, val = fit(tiny_moirai), wave(120, seed=1)
+    model, val = fitted(tiny_moirai), VAL
     errors = []
-    for end in range(CONTEXT, 120 - HORIZON + 1):
+    for end in range(CONTEXT, len(val) - HORIZON + 1):
         draws = values_of(model.predict(HORIZON, val[:end], num_samples=300, random_state=0))[:, 0]
         truth = val.values()[end : end + HORIZON]
         within = np.abs(draws[:, :, None] - draws[:, None]).mean(axis=(-1, -2)) * 300 / 299
@@ -71,10 +85,10 @@ def test_the_score_is_the_crps_of_the_mixture(tiny_moirai: str) -> None:
     assert model.fit_report.best == pytest.approx(np.mean(errors) / naive_unit(wave(400))[0], rel=0.05)
 
 
-@Likelihoods
-def test_windows_that_it_cannot_tell_are_the_scales_alone(tiny_moirai: str, likelihood: Any) -> None:
+@each_likelihood
+def test_windows_that_it_cannot_tell_are_the_scales_alone(tiny_moirai: str, likelihood: str) -> None:
     """With weights that were solved for, also where it has all the weight elsewhere."""
-    model, values = fit(tiny_moirai, likelihood=likelihood), wave(90, seed=2).values().copy()
+    model, values = fitted(tiny_moirai, likelihood), wave(90, seed=2).values().copy()
     values[-3] = np.nan
     series = wave(90).with_values(values)
     found = model.predict(HORIZON, series).values()
@@ -139,11 +153,11 @@ def test_a_second_fit_learns_from_its_own_series(tiny_moirai: str) -> None:
 
 
 def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: str) -> None:
-    values = wave(120, seed=1).values().copy()
+    values = VAL.values().copy()
     values[::3] = values[1::3] = np.nan
     for likelihood in ("native", None):
         model = make_model(tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, **LONG)
-        gapped = wave(120).with_values(values)
+        gapped = VAL.with_values(values)
         model.fit(wave(400), val_series=gapped)
         assert model.scale_weights is None or model.scale_weights[-1] == 0
         model.fit(wave(400), val_series=wave(120, seed=1))  # windows of an earlier fit don't count
@@ -187,7 +201,8 @@ def test_it_is_on_by_default_where_its_weight_can_be_stacked(tiny_moirai: str) -
 
 
 def test_a_fit_without_validation_series_keeps_its_share(tiny_moirai: str) -> None:
-    model = fit(tiny_moirai, method="full", n_epochs=1)
+    model = make_model(tiny_moirai, method="full", linear_member=True, **LONG)
+    model.fit(wave(400), val_series=wave(120, seed=1))
     share = model.scale_weights[-1]
     assert share > 0.5
     model.fit(wave(400))

@@ -32,11 +32,12 @@ from darts_msft.module import MSFTModule
 
 FORMS = (Form.ONE_SCALE, Form.BACKCASTS, Form.STACKED)
 LEVELS = [0.1, 0.5, 0.9]
-LIKELIHOODS = pytest.mark.parametrize("likelihood", ["native", None, QuantileRegression(LEVELS)])
+QUANTILES = QuantileRegression(LEVELS)
+LIKELIHOODS = pytest.mark.parametrize("likelihood", ["native", None, QUANTILES])
 UNTRAINED = pytest.mark.parametrize("how", [{"method": "zero_shot"}, {"enable_finetuning": False}], ids=str)
 
 
-def val_series(seed: int = 1, length: int = 60, components: int = 1) -> TimeSeries:
+def val_series(seed: int = 1, length: int = 50, components: int = 1) -> TimeSeries:
     """A slow wave and noise: averages of several steps say more than single ones."""
     slow = np.sin(np.arange(length) / 9)[:, None] * 2
     noise = np.random.default_rng(seed).standard_normal((length, components))
@@ -297,8 +298,7 @@ def test_limited_validation_limits_every_score(tiny_moirai: str) -> None:
 # --- fits that train --------------------------------------------------------------------------------------------------
 
 
-@LIKELIHOODS
-@pytest.mark.parametrize("method", ["msft", "full"])
+@pytest.mark.parametrize(("method", "likelihood"), [("msft", "native"), ("msft", QUANTILES), ("full", None)])
 def test_finetuning_is_never_worse_than_the_strongest_of_them(tiny_moirai: str, method: str, likelihood: Any) -> None:
     """Which is kept, weights and all, where the epochs are no better."""
     options = {"likelihood": likelihood, **LONG}

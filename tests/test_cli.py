@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_fixtures import wave
+
+from darts_msft import MSFTFoundationModel
+from darts_msft.cli import main, read
+
+
+def written(folder: Path, length: int = 300, **columns: object) -> Path:
+    frame = wave(length, components=2).to_dataframe().rename_axis("date").reset_index().assign(**columns)
+    frame.to_csv(folder / "data.csv", index=False)
+    return folder / "data.csv"
+
+
+def asked(file: Path, *more: str) -> list[str]:
+    output = file.with_name("forecast.csv")
+    return ["forecast", str(file), "--time", "date", "--horizon", "8", "--output", str(output), *more]
+
+
+def test_a_fit_its_quantiles_and_a_picture(
+    tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "forecast.png"
+    file = written(tmp_path, shop="a")
+    words = asked(file, "--context", "32", "--backbone", tiny_moirai, "--picture", str(picture))
+    assert main(words) == 0
+    assert "linear member" in capsys.readouterr().out
+    told = pd.read_csv(tmp_path / "forecast.csv", parse_dates=["date"])
+    assert list(told.columns) == [
+        "date",
+        *(f"{name}_q{level}" for name in "01" for level in ("0.100", "0.500", "0.900")),
+    ]
+    assert told["date"].iloc[0] == pd.Timestamp("2024-01-13 12:00")
+    assert len(told) == 8
+    truth = wave(308, components=2).values()[-8:]
+    np.testing.assert_allclose(told["0_q0.500"], truth[:, 0], atol=0.4)  # a sine of amplitude 1, noise 0.1
+    assert picture.stat().st_size > 5000
+
+
+def test_a_short_series_is_forecast_without_a_fit(
+    tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, length=60)
+    assert main(asked(file, "--target", "1", "--backbone", tiny_moirai)) == 0
+    assert "too few for a fit" in capsys.readouterr().out
+    told = pd.read_csv(tmp_path / "forecast.csv")
+    series = read(file, "date", ["1"], None)
+    model = MSFTFoundationModel(30, 8, backbone=tiny_moirai, method="zero_shot", random_state=0)
+    expected = model.predict_quantiles(8, series).values()
+    np.testing.assert_allclose(told.drop(columns="date"), expected, rtol=1e-4)
+
+
+def test_gaps_in_time_and_zones(tmp_path: Path) -> None:
+    times = pd.date_range("2024-03-01", periods=20, freq="15min", tz="UTC").delete(7)
+    pd.DataFrame({"when": times, "load": np.arange(19.0)}).to_parquet(tmp_path / "load.parquet")
+    series = read(tmp_path / "load.parquet", "when", None, None)
+    assert len(series) == 20
+    assert np.flatnonzero(np.isnan(series.values()[:, 0])).tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "says"),
+    [
+        ({}, ["--target", "sales"], "no column 'sales'; it has date, 0, 1"),
+        ({"shop": "a"}, ["--target", "shop"], "'shop' is no column of numbers; take some of 0, 1"),
+        ({"date": "x"}, [], "holds no times"),
+        ({"date": "2024-01-01"}, [], "2024-01-01 00:00:00 more than once"),
+        ({}, ["--lower", "none"], "--lower none: give a number, or auto"),
+        ({}, ["--finetune", "--context", "290"], "too few to finetune"),
+        ({}, ["--picture", "nowhere/forecast.png"], "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], words: list[str], says: str
+) -> None:
+    assert main(asked(written(tmp_path, **change), *words)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+    assert not (tmp_path / "forecast.csv").exists()
