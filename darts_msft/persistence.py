@@ -14,6 +14,7 @@ from torch import Tensor
 
 from darts_msft.arguments import brings_head, resolve
 from darts_msft.backbones import load_class
+from darts_msft.backbones.base import Traits
 from darts_msft.building import build_for, install
 from darts_msft.likelihoods import ScaleMixture
 from darts_msft.methods import find_method
@@ -34,7 +35,12 @@ from darts_msft.windows_of_batches import Widths
 
 _CONFIGS = {"method_config": MethodConfig().to_dict(), "mixing_config": MixingConfig().to_dict()}
 _CHOSEN = ("num_scales", "finest_context", "patch_size")  # what is chosen for a user who gives none
-_FREE = ("learning_rates", "bounds_config", "sample_dependence")  # what may differ between models that share an adapter
+_FREE = (
+    "learning_rates",
+    "bounds_config",
+    "sample_dependence",
+    "trains_points",
+)  # what may differ between models that share an adapter
 # what of a model's identity is known once it has weights
 _OF_A_MODULE = ("n_components", "covariates", "dtype", "frozen_sha256")
 
@@ -129,8 +135,7 @@ def _check_horizon(model: Any, saved: Any) -> None:
             f"loss_fn={mine!r} here but {other!r} in the saved model, and with one of them there is a new head; create "
             f"the model with loss_fn={other!r}"
         )
-    traits = load_class(model._module_settings["architecture"]).traits_of(model._module_settings["backbone_config"])
-    if model._other_horizon and own and not traits.layout.horizon:
+    if model._other_horizon and own and not _traits(model._module_settings).layout.horizon:
         raise ValueError(
             f"output_chunk_length and output_chunk_shift are {here} here but {there} in the saved model, whose new "
             "head is of that length; create the model with these"
@@ -139,8 +144,11 @@ def _check_horizon(model: Any, saved: Any) -> None:
 
 def _has_new_head(model: Any) -> bool:
     settings = model._module_settings
-    traits = load_class(settings["architecture"]).traits_of(settings["backbone_config"])
-    return brings_head(model.model_params["likelihood"], traits, settings.get("trains_points", False))
+    return brings_head(model.model_params["likelihood"], _traits(settings), settings.get("trains_points", False))
+
+
+def _traits(settings: dict[str, Any]) -> Traits:
+    return load_class(settings["architecture"]).traits_of(settings["backbone_config"])
 
 
 def settle(model: Any, chosen: dict[str, Any]) -> None:
@@ -171,8 +179,13 @@ def _identity(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "input_chunk_length": length if isinstance(length, int) else list(length),
         "output_chunk_length": model.model_params["output_chunk_length"],
         "output_chunk_shift": model.output_chunk_shift,
-        "likelihood": _likelihood_name(model.pl_module_params["likelihood"]),
+        "likelihood": "points" if _has_new_points(settings) else _likelihood_name(model.pl_module_params["likelihood"]),
     }
+
+
+def _has_new_points(settings: dict[str, Any]) -> bool:
+    """Whether a `loss_fn` trains a new head of points, in the place of the encoder's own."""
+    return settings.get("trains_points", False) and not _traits(settings).family.has_points
 
 
 def _left_open(model: Any) -> list[str]:

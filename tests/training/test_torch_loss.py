@@ -108,6 +108,16 @@ def test_weights_of_another_head_are_refused(tiny_moirai: str, tmp_path: Path) -
         make_model(tiny_moirai, **POINTS).load_weights(str(tmp_path / "model.pt"))
 
 
+def test_an_adapter_of_points(tiny_moirai: str, tmp_path: Path) -> None:
+    model, series = make_model(tiny_moirai, loss_fn=nn.L1Loss(), **POINTS).fit(wave()), wave(60, seed=3)
+    model.save_adapter(tmp_path / "adapter")
+    other = make_model(tiny_moirai, loss_fn=nn.MSELoss(), **POINTS)
+    other.load_adapter(tmp_path / "adapter")
+    assert np.array_equal(values_of(other.predict(HORIZON, series)), values_of(model.predict(HORIZON, series)))
+    with pytest.raises(ValueError, match="likelihood: saved 'points'"):
+        make_model(tiny_moirai, **POINTS).load_adapter(tmp_path / "adapter")
+
+
 def test_without_a_head_there_is_no_forecast(tiny_moirai: str) -> None:
     with pytest.raises(ValueError, match=r"^loss_fn needs a new head that is not trained yet"):
         make_model(tiny_moirai, loss_fn=nn.L1Loss(), **POINTS).predict(HORIZON, wave(60))
