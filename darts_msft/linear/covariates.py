@@ -54,7 +54,7 @@ def with_effects(
     found = solve(*rest) if effects.any() else None  # another round of both changes nothing
     if found is None:
         return member
-    found.effects = torch.tensor(effects, dtype=found.weight.dtype)
+    found.take_effects(torch.tensor(effects, dtype=found.weight.dtype))
     return found
 
 
