@@ -45,8 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=f"{reason}; run pytest with --run-network"))
 
 
-@pytest.fixture(autouse=True)
-def _every_test_checks_shapes() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _every_module_checks_shapes() -> None:
     import typechecking
 
     typechecking.start_afresh()

@@ -52,8 +52,8 @@ def flags(**options: object) -> list[str]:
 
 
 def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve weeks, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
-    series = darts_msft.datasets.load_departures()[:2000]
+    """Ten weeks, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
+    series = darts_msft.datasets.load_departures()[:1700]
     monkeypatch.setattr(darts_msft.datasets, "load_dataset", lambda *_: series)
     printed = example("01_quickstart.py", *flags(epochs=1, out=tmp_path, forecast=tmp_path / "forecast.png"))
     table = {line[:16].strip(): line[16:].replace("*", "").split() for line in printed.splitlines()}

@@ -1,8 +1,8 @@
 """The runtime checks of the tests: shapes and types of every function of darts_msft that names a shape.
 
 jaxtyping's import hook decorates all functions, and its own decorator checks every call twice, which takes longer than
-the tiny models themselves. Here a test checks a function once for each set of its arguments' shapes; mypy has seen the
-functions without shapes.
+the tiny models themselves. Here a module of tests checks a function once for each set of its arguments' shapes; mypy
+has seen the functions without shapes.
 """
 
 from __future__ import annotations

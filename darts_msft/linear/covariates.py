@@ -54,8 +54,7 @@ def with_effects(
     found = solve(*rest) if effects.any() else None  # another round of both changes nothing
     if found is None:
         return member
-    found.take_effects(torch.tensor(effects, dtype=found.weight.dtype))
-    return found
+    return found.with_effects(torch.tensor(effects, dtype=found.weight.dtype))
 
 
 def find_effects(

@@ -78,7 +78,17 @@ class LinearMember(nn.Module):
         nothing = (torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), pair, number, torch.zeros(0, 0))
         for name, value, empty in zip(_NAMES, given, nothing, strict=True):
             self.register_buffer(name, empty if value is None else value)
-        self._note()
+        self._settle()
+
+    def _settle(self) -> None:
+        """What the forecast depends on, as plain values, as exporters want it."""
+        self._steps, self._sees_covariates = int(self.season), bool(self.effects.any())
+
+    def with_effects(self, effects: Float[Tensor, "V K"]) -> LinearMember:
+        """Itself, fitted on series without these."""
+        self.effects = effects
+        self._settle()
+        return self
 
     @property
     def absent(self) -> bool:
@@ -91,16 +101,7 @@ class LinearMember(nn.Module):
             if (found := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, getattr(self, name).new_empty(found.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._note()
-
-    def take_effects(self, effects: Float[Tensor, "V K"]) -> None:
-        """Has these from now on."""
-        self.effects = effects
-        self._note()
-
-    def _note(self) -> None:
-        """What a forecast branches on, as plain values: exporters can't follow tensors' ones."""
-        self._steps, self._has_effects = int(self.season), bool(self.effects.any())
+        self._settle()
 
     @property
     def lookback(self) -> int:
@@ -116,7 +117,7 @@ class LinearMember(nn.Module):
         `covariates` are those that `effects` are of: at the steps of the past, and at those that are forecast.
         """
         inputs, added = past[:, -self.lookback :].to(self.weight.dtype), None
-        if self._has_effects:
+        if self._sees_covariates:
             if covariates is None:
                 raise ValueError(f"the forecast has effects of {self.effects.shape[1]} covariates, but none are given")
             before, added = self._effects(*covariates)

@@ -61,6 +61,8 @@ TRAINED = [case for case in CASES if find_method(case[0]).trains]
 FULLY = ("moirai", "chronos2")
 """The architectures that run with all settings: what a setting changes is code that they all share."""
 JOINING = [case for case in CASES if "attention" in find_method(case[0]).options and case[1] in FULLY]
+CLOSER = [case for case in CASES if case[1] in FULLY or case[0] in ("msft", "prompt", "lora", "zero_shot")]
+"""What these laws hold a method to on other architectures it shares with one of these."""
 EVERYWHERE: dict[str, dict[str, Any]] = {"default": {}, "one scale": {"num_scales": 0}}
 SETTINGS: dict[str, dict[str, Any]] = {
     **EVERYWHERE,
@@ -139,7 +141,7 @@ def test_at_the_start_every_scale_is_the_pretrained_model(case: tuple[Path, str]
                 torch.testing.assert_close(found, expected, **CLOSE)
 
 
-@_each(PRETRAINED)
+@_each([case for case in PRETRAINED if case in CLOSER])
 def test_before_training_the_forecast_is_scale_0_alone(case: tuple[Path, str]) -> None:
     module, past = make_module(*case), windows()
     backbone = load_backbone(case[0], PATCH)
@@ -156,7 +158,7 @@ def test_before_training_the_forecast_is_scale_0_alone(case: tuple[Path, str]) -
     assert torch.equal(steps[..., -1], torch.eye(scales)[0].expand(3, HORIZON, VARIATES, scales))
 
 
-@_each(PRETRAINED)
+@_each([case for case in PRETRAINED if case in CLOSER])
 def test_without_its_hooks_the_method_leaves_no_trace(case: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters off equals the base: whatever the method trained, the backbone itself is as it was."""
     module, past = perturbed(make_module(*case), groups=("new", "lora")), windows()
@@ -204,7 +206,7 @@ def test_exactly_what_the_table_names_trains(case: tuple[Path, str], settings: d
     assert idle < set(gradients)
 
 
-@_each(TRAINED)
+@_each([case for case in TRAINED if case in CLOSER])
 def test_nothing_that_trains_is_dead(case: tuple[Path, str], moved: MSFTModule) -> None:
     """Once training has moved it, all has a part in the loss, and each component of the head in the forecast."""
     expected = what_trains(moved, *case)
@@ -311,6 +313,7 @@ def test_an_adapter_loads_into_any_model_of_its_settings(
 # --------------------------------------------------------------------------------------------- after some training
 
 
+@_each(CLOSER)
 def test_input_adapters_get_the_context_s_tokens_alone(case: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     module, seen = attached(make_module(*case)), {}
     monkeypatch.setattr(
@@ -340,6 +343,7 @@ def test_scales_hear_of_one_another_as_the_settings_say(
     assert [reached_from(module, scale) for scale in range(3)] == reached
 
 
+@_each(CLOSER)
 def test_series_and_variates_stand_alone_in_training_mode_too(moved: MSFTModule) -> None:
     """Batch equals loop, in any order; frozen layers have no dropout while others learn."""
     module, past = moved.eval(), windows()
@@ -351,7 +355,7 @@ def test_series_and_variates_stand_alone_in_training_mode_too(moved: MSFTModule)
     assert torch.equal(predict(module.train(), past), together)
 
 
-@_each([case for case in CASES if case[1] not in WITHOUT_HEAD])  # a flat head has the context's length
+@_each([case for case in CLOSER if case[1] not in WITHOUT_HEAD])  # a flat head has the context's length
 def test_longer_left_padding_changes_nothing(case: tuple[Path, str], moved: MSFTModule) -> None:
     module, past, more = moved.eval(), windows(), 35  # whole patches, and not
     roomy = make_module(*case, context=CONTEXT + more)

@@ -38,7 +38,7 @@ def test_a_series_counts_the_same_in_any_unit(tiny_moirai: str, how: dict[str, A
     reports = []
     for size in (1.0, 1000.0):
         train = [hourly(0, 1, 150, 0), hourly(0, size, 150, 1)]
-        val = [hourly(0, 1, 60, 2), hourly(0, size, 60, 3)]
+        val = [hourly(0, 1, 48, 2), hourly(0, size, 48, 3)]
         reports.append(make_model(tiny_moirai, **options).fit(train, val_series=val).fit_report)
     one, other = reports
     assert [c.score for c in one.candidates] == pytest.approx([c.score for c in other.candidates], rel=1e-3)
