@@ -4,7 +4,7 @@ With covariates z_t a component is x_t = b'z_t + r_t. A regression forecasts r f
 known over the horizon, is added. b is what makes this forecast's squared errors on the training series least, for the
 regression that there is; so a covariate that repeats what the past tells already (an hour's sine where days repeat) is
 left out, and one that goes with the series by a common trend alone is too. The penalty of b, or that there are no
-effects, is chosen for each component by leaving stretches of time out.
+effects, is chosen for each component by leaving stretches of time out: only a gain that is no chance counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from darts_msft.linear.member import LinearMember
 from darts_msft.linear.windows import cut_windows
 
 PENALTIES = (1e-4, 1e-2, 1.0)  # relative to the squares of the covariates, without their means over the past
-FOLDS = 4
+FOLDS = 8
+SURE = 1.5  # standard errors that the gain on folds left out must be over 0; with 0, noise has effects by chance
 MOST_WINDOWS = 1024
 MOST_VALUES = 2**24  # in all of them
 
@@ -111,22 +112,23 @@ def _least_squares(
     plain: Float[np.ndarray, "K N H"],
     fold: Float[np.ndarray, "N H"],
 ) -> Float[np.ndarray, "K"]:
-    """The effects with the penalty of the lowest errors on folds left out; 0 where no effects have lower ones."""
+    """The effects with the penalty of the surest gain on folds left out; 0 where none is sure."""
     seen = np.isfinite(errors[0]) & np.isfinite(covariates).all(axis=0)
     sums = []
     for index in range(FOLDS):
         x, z, own = (part[:, seen & (fold == index)] for part in (errors, covariates, plain))
-        sums.append((z @ z.T, (z @ x.T)[:, 0], np.square(own).sum(axis=1), float(np.square(x).sum())))
-    gram, cross, size, square = (np.array(part) for part in zip(*sums, strict=True))
-    best, chosen = square.sum(), None
+        sums.append((z @ z.T, (z @ x.T)[:, 0], np.square(own).sum(axis=1)))
+    gram, cross, size = (np.array(part) for part in zip(*sums, strict=True))
+    best, chosen = 0.0, None
     for penalty in PENALTIES:
-        error = 0.0
+        gains = np.empty(FOLDS)  # in squares
         for index in range(FOLDS):
             others = np.arange(FOLDS) != index
             b = _solve(gram[others].sum(axis=0), cross[others].sum(axis=0), size[others].sum(axis=0), penalty)
-            error += square[index] - 2 * b @ cross[index] + b @ gram[index] @ b
-        if error < best:
-            best, chosen = error, penalty
+            gains[index] = 2 * b @ cross[index] - b @ gram[index] @ b
+        least = gains.mean() - SURE * gains.std(ddof=1) / np.sqrt(FOLDS)
+        if least > best:
+            best, chosen = least, penalty
     if chosen is None:
         return np.zeros(len(covariates))
     return _solve(gram.sum(axis=0), cross.sum(axis=0), size.sum(axis=0), chosen)

@@ -79,8 +79,7 @@ def test_common_trends_are_no_effects() -> None:
 def test_noise_gets_no_effects_where_it_does_not_forecast() -> None:
     series, rng = slow(300, 4), np.random.default_rng(1)
     found = [_effects(series, rng.standard_normal((300, 8))) for _ in range(10)]
-    assert np.mean([not effects.any() for effects in found]) > 0.4
-    assert max(np.abs(effects).max() for effects in found) < 0.4
+    assert np.mean([not effects.any() for effects in found]) > 0.8
 
 
 def _effects(series: np.ndarray, known: np.ndarray) -> np.ndarray:
