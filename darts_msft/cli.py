@@ -48,26 +48,57 @@ def forecast(
     backbone: Annotated[str, typer.Option(help="the pretrained model")] = "moirai-tiny",
     output: Annotated[Path, typer.Option(help="file of the forecast's quantiles")] = Path("forecast.csv"),
     picture: Annotated[Path | None, typer.Option(help="file of a picture, such as forecast.png")] = None,
+    overwrite: Annotated[bool, typer.Option(help="write over files that are there")] = False,
 ) -> None:
     """Forecast a table's columns; what the last part of the series says decides what is used.
 
     A linear member is solved for in seconds and joins the pretrained model; --finetune trains too. The last fifth of
     the series chooses what is kept. A series that is too short for that is forecast by the pretrained model alone.
     """
-    for path in filter(None, (output, picture)):
-        if not path.parent.is_dir():
-            raise _Unusable(f"{path}: there is no folder {path.parent}; make it, or name another file")
+    matplotlib.use("Agg")
+    check_files(data, output, picture, overwrite)
     series = read(data, time, target, frequency)
     model = made(series, horizon, context, finetune, epochs, lower, backbone)
     (forecasts,) = model.predict_quantiles(horizon, [series], LEVELS)
     forecasts.to_dataframe().to_csv(output, index_label=time)
     typer.echo(f"wrote {output}: {horizon} steps of {', '.join(series.components)} from {forecasts.start_time()}")
     if picture is not None:
-        matplotlib.use("Agg")
         figure, axis = plt.subplots(figsize=(9, 3.5), layout="constrained")
         model.plot_forecast(series, ax=axis)
         figure.savefig(picture, dpi=120)
         typer.echo(f"wrote {picture}: {series.components[0]}")
+
+
+def check_files(data: Path, output: Path, picture: Path | None, overwrite: bool) -> None:
+    """Refuses what could not be written in the end."""
+    for path in filter(None, (output, picture)):
+        if not path.parent.is_dir():
+            raise _Unusable(f"{path}: there is no folder {path.parent}; make it, or name another file")
+        if path.resolve() == data.resolve():
+            raise _Unusable(f"{path} is the file of the data: name another one")
+        if path.exists() and not overwrite:
+            raise _Unusable(f"{path} is there already: name another file, or give --overwrite")
+    pictures = plt.figure().canvas.get_supported_filetypes() if picture is not None else {}
+    plt.close()
+    if picture is not None and picture.suffix.removeprefix(".") not in pictures:
+        raise _Unusable(f"{picture}: give a file whose name ends in .{', .'.join(sorted(pictures))}")
+
+
+def times_of(column: pd.Series) -> pd.Series:
+    """Times without a zone, in UTC where they have one; years as they stand."""
+    name = column.name
+    if pd.api.types.is_numeric_dtype(column):
+        if not column.between(1000, 9999).all() or (column != column.round()).any():
+            raise _Unusable(f"column {name!r} holds numbers such as {column.iloc[0]}: give dates, or years")
+        return pd.to_datetime(column.astype(int).astype(str), format="%Y")
+    try:
+        zoned = pd.to_datetime(column, utc=True)
+        plain = pd.to_datetime(column.iloc[:1]).dt.tz is None
+    except (ValueError, TypeError) as error:
+        raise _Unusable(f"column {name!r} holds no times: {' '.join(str(error).split())}") from error
+    if not plain:
+        typer.echo(f"the times of {name!r} have a zone: they are taken in UTC")
+    return zoned.dt.tz_localize(None)
 
 
 def read(data: Path, time: str, target: Sequence[str] | None, frequency: str | None) -> TimeSeries:
@@ -88,12 +119,9 @@ def read(data: Path, time: str, target: Sequence[str] | None, frequency: str | N
         raise _Unusable(f"column {wrong[0]!r} is no column of numbers; take some of {', '.join(numbers) or 'none'}")
     if not numbers:
         raise _Unusable(f"{data} has no column of numbers beside {time!r}")
-    try:
-        frame[time] = pd.to_datetime(frame[time])
-    except (ValueError, TypeError) as error:
-        raise _Unusable(f"column {time!r} holds no times: {' '.join(str(error).split())}") from error
-    if frame[time].dt.tz is not None:  # Darts' indices have no zone
-        frame[time] = frame[time].dt.tz_localize(None)
+    if not len(frame):
+        raise _Unusable(f"{data} has no rows")
+    frame[time] = times_of(frame[time])
     if frame[time].duplicated().any():
         twice = frame[time][frame[time].duplicated()].iloc[0]
         raise _Unusable(f"column {time!r} has {twice} more than once: give a file with one series, a row for each time")
@@ -118,6 +146,8 @@ def made(
         known, horizon, backbone=backbone, lower=bound, random_state=0, n_epochs=epochs,
         method="msft" if finetune else "zero_shot", pl_trainer_kwargs={"accelerator": "cpu"},
     )  # fmt: skip
+    if model.likelihood is None:
+        raise _Unusable(f"--backbone {backbone} forecasts points, and no quantiles; take another, or Python's API")
     if len(series) < known + 2 * held:
         if finetune:
             raise _Unusable(

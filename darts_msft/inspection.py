@@ -33,7 +33,10 @@ def weights_before_fit(model: Any) -> np.ndarray | None:
 
 
 def plan_of(model: Any) -> ScalePlan:
-    """The lengths of a model's scales."""
+    """The lengths of the scales that a model runs; without weights, of those that it will have."""
+    if model.model is not None:
+        plan: ScalePlan = model.model.parts.plan
+        return plan
     settings = model._module_settings
     horizon = model.output_chunk_length + model.output_chunk_shift
     finest = settings.get("finest_context")
@@ -46,22 +49,23 @@ def scale_forecasts(model: Any, series: TimeSeries, covariates: dict[str, TimeSe
     """Each scale's medians, as `MSFTFoundationModel.scale_forecasts` gives them."""
     module = model._require_module()
     window, times = _window_of(model, series, covariates)
-    return [
-        TimeSeries.from_times_and_values(times, one, columns=series.components) for one in scale_points(module, window)
-    ]
+    points = members_of(module, window)[0].astype(series.dtype)
+    return [TimeSeries.from_times_and_values(times, one, columns=series.components) for one in points]
 
 
-def explain(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries] | None = None) -> pd.DataFrame:
+def explain(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries]) -> pd.DataFrame:
     """What each member adds to the point forecast, as `MSFTFoundationModel.explain` gives it."""
     module = model._require_module()
-    window, times = _window_of(model, series, covariates or {})
-    points, weights = np.stack(scale_points(module, window)).astype(float), _weights_of(module, window)
-    names = [f"scale {scale}" for scale in range(len(points))]
-    if len(weights) < len(points) or (module.has_linear and len(points) > module.parts.plan.num_scales + 1):
-        names[-1] = "linear member"
-    parts = weights[:, None] * np.nan_to_num(points)  # (member, step, component)
-    pulls = weights[:, None] * (points - parts.sum(axis=0))
-    numbers = {"weight": np.broadcast_to(weights[:, None], points.shape), "forecast": points, "pull": pulls}
+    window, times = _window_of(model, series, covariates)
+    points, weights = members_of(module, window)
+    names = [f"scale {scale}" for scale in module.parts.plan.scales]
+    names += ["linear member"] * (len(points) - len(names))
+    mix = (weights[:, None] * np.nan_to_num(points)).sum(axis=0)  # (step, component)
+    numbers = {
+        "weight": np.broadcast_to(weights[:, None], points.shape),
+        "forecast": points,
+        "pull": weights[:, None] * (points - mix),
+    }
     frames = [
         pd.DataFrame({"time": times, "component": str(component), "member": name}).assign(
             **{key: value[member, :, number] for key, value in numbers.items()}
@@ -73,29 +77,22 @@ def explain(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries] | 
 
 
 @torch.no_grad()
-def scale_points(module: Any, window: Window) -> list[np.ndarray]:
-    """Each member's median of one window at the original rate: arrays of (H, V), in the series' units."""
+def members_of(module: Any, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Medians (M, H, V) of the scales and, if there is one, the linear member in one window; their weights (M, V).
+
+    At the original rate, in the series' units; weights of a component add up to 1.
+    """
     module.eval()
     window = window.to(module.scale_weights.omega)
     outputs = module.forecast(window)
-    points = module._medians(outputs).movedim(-1, 0)
-    if outputs.linear is not None:
+    points, linear = module._medians(outputs).movedim(-1, 0), module.linear_part(outputs)
+    weights = outputs.weights[0, : len(points), None].expand(-1, module.n_targets)
+    if outputs.linear is not None and linear is not None:
         points = torch.cat([points, outputs.linear.loc[None]])
+        weights = torch.cat([weights * (1 - linear.weight[:1]), linear.weight[:1]])
     past_target = window.past_target
     points = nan_where_unseen(module.parts.plan, past_target, module.bounds(points, past_target))
-    return [*points[:, 0].cpu().numpy()]
-
-
-def _weights_of(module: Any, window: Window) -> np.ndarray:
-    """Of the members in one window, by component: (member, component), sum 1 over members."""
-    with torch.no_grad():
-        outputs = module.forecast(window.to(module.scale_weights.omega))
-        linear = module.linear_part(outputs)
-    scales = outputs.weights[0, :, None].expand(-1, module.n_targets)
-    if linear is None:
-        return np.asarray(scales.double().cpu().numpy())
-    own = linear.weight[:1]
-    return np.asarray(torch.cat([scales * (1 - own), own]).double().cpu().numpy())
+    return points[:, 0].double().cpu().numpy(), weights.double().cpu().numpy()
 
 
 def _window_of(model: Any, series: TimeSeries, covariates: dict[str, TimeSeries]) -> tuple[Window, pd.Index]:
@@ -120,7 +117,7 @@ def summary(model: Any) -> str:
         f"{model.output_chunk_length} of forecast, in tokens of {plan.patch_size} steps"
     ]
     for scale in plan.scales:
-        step, seen = FACTOR**scale, min(plan.context, plan.contexts[scale] * FACTOR**scale)
+        step, seen = FACTOR**scale, len(plan.memory(torch.zeros(plan.context), scale))
         means = f"means of {step} steps" if scale else "the series itself"
         tokens = f"{plan.context_token_counts[scale]} + {plan.horizon_token_counts[scale]} tokens"
         lines.append(f"scale {scale}: {means}, sees the last {seen:,} steps, {tokens}")

@@ -292,15 +292,19 @@ class MSFTFoundationModel(DartsHooks):
         each = ({name: value[index] for name, value in given.items()} for index in range(len(series)))
         return [inspection.scale_forecasts(self, one, own) for one, own in zip(series, each, strict=True)]
 
-    def explain(self, series: TimeSeries) -> pd.DataFrame:
+    def explain(
+        self,
+        series: TimeSeries,
+        past_covariates: TimeSeries | None = None,
+        future_covariates: TimeSeries | None = None,
+    ) -> pd.DataFrame:
         """Which member carries which step of the point forecast after `series`: a row for each time, component, member.
 
         Columns: "time", "component", "member", its "weight" (sum 1 over members), its "forecast" (the median) and its
         "pull", weight x (its forecast - the mix), in the series' units: what the member moves the forecast by. Pulls
-        of a step add up to 0, and weight x forecast to the point forecast, bounds apart.
+        of a step add up to 0, and weight x forecast to the point forecast, bounds apart. Covariates as in `predict`.
         """
-        self._prepare_zero_shot(series)
-        return inspection.explain(self, series)
+        return inspection.explain(self, *self._one(series, past_covariates, future_covariates))
 
     def summary(self) -> str:
         """Backbone, method, what each scale sees in steps and tokens, weights, and the number of parameters."""
@@ -313,17 +317,34 @@ class MSFTFoundationModel(DartsHooks):
         actual: TimeSeries | None = None,
         component: str | None = None,
         ax: Axes | None = None,
+        **covariates: TimeSeries | None,
     ) -> Axes:
         """Draws the end of `series` and the next `n` steps (None: `output_chunk_length`): median and 80 % interval.
 
-        `actual` may hold what came; `component` is the first by default. Returns matplotlib's axes.
+        `actual` may hold what came; `component` is the first by default; `covariates` are those of `predict`, by name.
+        Returns matplotlib's axes.
         """
-        return plots.plot_forecast(self, series, n, actual, component, ax)
+        series, given = self._one(series, **covariates)
+        return plots.plot_forecast(self, series, given, n, actual, component, ax)
 
-    def plot_scales(self, series: TimeSeries, component: str | None = None, axes: Any = None) -> np.ndarray:
+    def plot_scales(
+        self, series: TimeSeries, component: str | None = None, axes: Any = None, **covariates: TimeSeries | None
+    ) -> np.ndarray:
         """Draws what each scale sees of `series`, and what each member says, with the mix; returns two axes."""
-        self._prepare_zero_shot(series)
-        return plots.plot_scales(self, series, component, axes)
+        return plots.plot_scales(self, *self._one(series, **covariates), component, axes)
+
+    def _one(
+        self,
+        series: TimeSeries,
+        past_covariates: TimeSeries | None = None,
+        future_covariates: TimeSeries | None = None,
+    ) -> tuple[TimeSeries, dict[str, TimeSeries]]:
+        """A series to explain, as the model computes with it, and the covariates that are given."""
+        if not isinstance(series, TimeSeries):
+            raise ValueError(f"series is a {type(series).__name__}: give one TimeSeries at a time")
+        every = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+        given = {name: one for name, one in every.items() if one is not None}
+        return self._prepare_zero_shot(series, past_covariates, future_covariates), given
 
     def plot_fit(self, axes: Any = None) -> np.ndarray:
         """Draws the scores that the last `fit` compared, and how far each group of weights moved; returns two axes.

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
 from matplotlib.axes import Axes
@@ -19,11 +20,17 @@ SHOWN = 3  # horizons of the past before a forecast
 
 
 def plot_forecast(
-    model: Any, series: TimeSeries, n: int | None, actual: TimeSeries | None, component: str | None, ax: Axes | None
+    model: Any,
+    series: TimeSeries,
+    covariates: dict[str, TimeSeries],
+    n: int | None,
+    actual: TimeSeries | None,
+    component: str | None,
+    ax: Axes | None,
 ) -> Axes:
     """`MSFTFoundationModel.plot_forecast`."""
     name, steps = _component(series, component), n or model.output_chunk_length
-    middle, band = _told(model, series, steps, name)
+    middle, band = _told(model, series, covariates, steps, name)
     axis = ax if ax is not None else plt.subplots(figsize=(9, 3.5), layout="constrained")[1]
     past = series[name][-min(len(series), SHOWN * steps) :]
     axis.plot(past.time_index, past.values()[:, 0], color="black", linewidth=1, label=name)
@@ -37,23 +44,24 @@ def plot_forecast(
     return axis
 
 
-def plot_scales(model: Any, series: TimeSeries, component: str | None, axes: Any) -> np.ndarray:
+def plot_scales(
+    model: Any, series: TimeSeries, covariates: dict[str, TimeSeries], component: str | None, axes: Any
+) -> np.ndarray:
     """`MSFTFoundationModel.plot_scales`."""
     name = _component(series, component)
-    told = explain(model, series)
+    told = explain(model, series, covariates)
     told = told[told["component"] == name]
     plan = plan_of(model)
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(12, 3.8), width_ratios=(3, 2), layout="constrained")[1]
     past = series[name][-min(len(series), plan.context) :]
-    values, times = past.values()[:, 0].astype(float), past.time_index
-    spread = float(np.nanmax(values) - np.nanmin(values)) or 1.0
-    for scale in plan.scales:  # each below the one before
-        seen = values[-min(len(values), plan.contexts[scale] * FACTOR**scale) :]
+    values, times = torch.tensor(past.values()[:, 0], dtype=torch.float64), past.time_index
+    spread = float(np.nanmax(past.values()) - np.nanmin(past.values())) or 1.0
+    for scale, means in zip(plan.scales, plan.pool_context(values), strict=True):  # each below the one before
         step = FACTOR**scale
-        means = seen[len(seen) % step :].reshape(-1, step).mean(axis=1)
+        places = len(times) - step * np.arange(len(means), 0, -1)
         label = f"scale {scale}: {len(means)} means of {step}" if scale else f"scale 0: {len(means)} steps"
-        axes[0].plot(times[-len(means) * step :: step], means - 1.1 * scale * spread, color=f"C{scale}", label=label)
+        axes[0].plot(times[places.clip(0)], means.numpy() - 1.1 * scale * spread, color=f"C{scale}", label=label)
     axes[0].set(title="what each scale sees, one below the other", yticks=[])
     for number, (member, of) in enumerate(told.groupby("member", sort=False)):
         weight = float(of["weight"].iloc[0])
@@ -92,15 +100,17 @@ def _component(series: TimeSeries, asked: str | None) -> str:
     return names[0] if asked is None else asked
 
 
-def _told(model: Any, series: TimeSeries, steps: int, name: str) -> tuple[TimeSeries, list[TimeSeries]]:
+def _told(
+    model: Any, series: TimeSeries, covariates: dict[str, TimeSeries], steps: int, name: str
+) -> tuple[TimeSeries, list[TimeSeries]]:
     """The median, and the ends of the 80 % interval; no ends of a model that forecasts points."""
     if model.likelihood is None:
-        return model.predict(steps, series)[name], []
+        return model.predict(steps, series, **covariates)[name], []
     own = model.likelihood.quantiles if isinstance(model.likelihood, QuantileRegression) else BAND
     if steps <= model.output_chunk_length and set(BAND) <= set(own):
-        found = model.predict_quantiles(steps, series, BAND)
+        found = model.predict_quantiles(steps, series, BAND, **covariates)
         low, middle, high = (found[f"{name}_q{level:.3f}"] for level in BAND)
     else:
-        drawn = model.predict(steps, series, num_samples=SAMPLES)[name]
+        drawn = model.predict(steps, series, num_samples=SAMPLES, **covariates)[name]
         low, middle, high = (drawn.quantile(level) for level in BAND)
     return middle, [low, high]

@@ -88,6 +88,6 @@ found = pd.concat(
         for number, one in zip(usable, forecasts, strict=True)
     ]
 )
-print(f"\nforecast {len(usable)} series:\n{found.head(3).round(1)}")
+print(f"\nforecast {len(usable)} series, {len(every) - len(usable)} are too short:\n{found.head(3).round(1)}")
 if args.out:
     found.reset_index(names=args.time).to_parquet(args.out)

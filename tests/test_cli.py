@@ -63,12 +63,40 @@ def test_gaps_in_time_and_zones(tmp_path: Path) -> None:
     assert np.flatnonzero(np.isnan(series.values()[:, 0])).tolist() == [7]
 
 
+def test_offsets_that_change_and_years(tmp_path: Path) -> None:
+    """A clock change is no gap and no repetition in UTC."""
+    times = pd.date_range("2024-10-27 00:00", periods=6, freq="h", tz="Europe/Berlin")
+    pd.DataFrame({"when": [time.isoformat() for time in times], "load": np.arange(6.0)}).to_csv(
+        tmp_path / "load.csv", index=False
+    )
+    series = read(tmp_path / "load.csv", "when", None, None)
+    assert series.values()[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert series.start_time() == pd.Timestamp("2024-10-26 22:00")
+    pd.DataFrame({"year": [1990, 1991, 1992, 1993], "load": np.arange(4.0)}).to_csv(tmp_path / "y.csv", index=False)
+    assert read(tmp_path / "y.csv", "year", None, None).start_time() == pd.Timestamp("1990-01-01")
+
+
+def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = written(tmp_path, length=60)
+    before = file.read_bytes()
+    words = ["--backbone", tiny_moirai, "--target", "0"]
+    assert main([*asked(file, *words)[:-6], "--output", str(file), *words]) == 2
+    assert "is the file of the data" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert main(asked(file, *words)) == 0
+    assert main(asked(file, *words)) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(asked(file, *words, "--overwrite")) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "words", "says"),
     [
         ({}, ["--target", "sales"], "no column 'sales'; it has date, 0, 1"),
         ({"shop": "a"}, ["--target", "shop"], "'shop' is no column of numbers; take some of 0, 1"),
         ({"date": "x"}, [], "holds no times"),
+        ({"date": 17.5}, [], "holds numbers such as 17.5: give dates, or years"),
+        ({}, ["--picture", "forecast.xyz"], "a file whose name ends in"),
         ({"date": "2024-01-01"}, [], "2024-01-01 00:00:00 more than once"),
         ({}, ["--lower", "none"], "--lower none: give a number, or auto"),
         ({}, ["--finetune", "--context", "290"], "too few to finetune"),

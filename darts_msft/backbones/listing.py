@@ -11,6 +11,8 @@ import pandas as pd
 from darts_msft.backbones import ARCHITECTURES, BUNDLED, PRETRAINED, describe, load_class
 from darts_msft.backbones.base import Traits
 
+TOLD = ("patch sizes", "at most", "forecast", "before training", "variates", "covariates")  # by its traits
+
 
 def list_backbones() -> pd.DataFrame:
     """What `backbone=` takes by name, a row each.
@@ -18,8 +20,8 @@ def list_backbones() -> pd.DataFrame:
     Columns: the width of a token and the encoder's layers; patch sizes in steps; the most that a scale takes; the form
     of the forecast; whether there is one before training; how the variates of a series are treated, the default first;
     covariates that are used; the licence of the weights; and what to install besides. Architectures whose checkpoints
-    are not on the hub in a readable form have a row for directories. ModuleNotFoundError, with the line to install,
-    where an architecture's package is missing.
+    are not on the hub in a readable form have a row for directories. Where an architecture's package is missing, what
+    it would tell is empty: its row says what to install.
     """
     rows = {name: _bundled(name) for name in BUNDLED}
     for name, known in PRETRAINED.items():
@@ -39,7 +41,11 @@ def _bundled(name: str) -> dict[str, Any]:
 
 
 def _told(architecture: str, config: Mapping[str, Any], licence: str) -> dict[str, Any]:
-    traits = load_class(architecture).traits_of(config)
+    known = {"licence": licence, "install besides": ARCHITECTURES[architecture].install}
+    try:
+        traits = load_class(architecture).traits_of(config)
+    except ModuleNotFoundError:
+        return dict.fromkeys(TOLD, "") | known
     kinds = {"past": traits.past_covariates, "future": traits.future_covariates}
     return {
         "patch sizes": ", ".join(map(str, traits.patch_sizes)),
@@ -48,8 +54,7 @@ def _told(architecture: str, config: Mapping[str, Any], licence: str) -> dict[st
         "before training": "yes" if traits.pretrained_head else "no",
         "variates": ", ".join(traits.multivariate),
         "covariates": ", ".join(kind for kind, used in kinds.items() if used) or "none",
-        "licence": licence,
-        "install besides": ARCHITECTURES[architecture].install,
+        **known,
     }
 
 

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from darts_msft.backbones import BUNDLED, PRETRAINED, describe, load_class
+from darts_msft.backbones import BUNDLED, PRETRAINED, describe, listing, load_class
+from darts_msft.backbones.base import Backbone
 from darts_msft.backbones.listing import list_backbones, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -36,3 +37,16 @@ def test_a_row_says_what_the_encoder_does(name: str, forecast: str, before: str,
 @pytest.mark.parametrize("page", ["README.md", "docs/backbones.md"])
 def test_the_documented_table_is_this_one(page: str) -> None:
     assert markdown() in (ROOT / page).read_text()
+
+
+def test_a_missing_package_leaves_its_rows_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_momentfm(architecture: str) -> type[Backbone]:
+        if architecture == "moment":
+            raise ModuleNotFoundError
+        return load_class(architecture)
+
+    monkeypatch.setattr(listing, "load_class", without_momentfm)
+    table = list_backbones()
+    assert table.loc["moment-1-small", "patch sizes"] == ""
+    assert "momentfm" in table.loc["moment-1-small", "install besides"]
+    assert table.loc["chronos-2", "patch sizes"] == "16"

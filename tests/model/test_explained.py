@@ -99,3 +99,37 @@ def test_a_summary_counts_what_there_is(tiny_moirai: str, fitted: MSFTFoundation
     assert f"{sum(one.numel() for one in fitted.model.parameters()):,}" in told
     assert f"{fitted.fit_report.trained_parameters:,} train" in told
     assert "no weights yet" in make_model(tiny_moirai).summary()
+
+
+def test_covariates_are_those_of_predict(series: TimeSeries, tiny_moirai: str) -> None:
+    """After a fit of two series with covariates of their own a forecast needs some, and so does what explains it."""
+    model = make_model(tiny_moirai, method="linear_probe", multivariate="joint")
+    known = wave(220, seed=5)
+    model.fit([series[:100], series[100:]], future_covariates=[known, known])
+    told = model.explain(series, future_covariates=known)
+    first = told[told["component"] == str(series.components[0])]
+    parts = (first["weight"] * first["forecast"]).groupby(first["time"]).sum()
+    expected = model.predict(HORIZON, series, future_covariates=known).values()[:, 0]
+    np.testing.assert_allclose(parts, expected, rtol=1e-4, atol=1e-4)
+    assert model.plot_forecast(series, future_covariates=known).lines
+    assert model.plot_scales(series, future_covariates=known)[1].lines
+    with pytest.raises(ValueError, match="one TimeSeries at a time"):
+        model.plot_forecast([series])
+
+
+def test_only_scales_that_run_are_shown(series: TimeSeries, tiny_moirai: str) -> None:
+    """Before a fit a model whose scales all see the same forecasts at one scale."""
+    model = make_model(tiny_moirai)
+    model.predict(HORIZON, series)
+    assert "scale 1" not in model.summary()
+    assert len(model.plot_scales(series)[0].lines) == 1
+
+
+def test_what_a_scale_sees_has_means_of_what_was_observed(series: TimeSeries, tiny_moirai: str) -> None:
+    values = series.all_values().copy()
+    values[-1] = np.nan
+    seen, _ = make_model(tiny_moirai, **LONG).plot_scales(series.with_values(values))
+    coarse = seen.lines[1].get_ydata()
+    assert np.isfinite(coarse).all()
+    spread = np.nanmax(values[-64:, 0]) - np.nanmin(values[-64:, 0])
+    assert np.isclose(coarse[-1], values[-2, 0, 0] - 1.1 * spread)
