@@ -43,6 +43,7 @@ class PretrainedModel(FoundationModel):
     _refits: bool = False  # along a series though it was never fitted: a candidate of `gridsearch`
     _zero_shot_only: bool = False
     _zero_shot_kind: tuple[tuple[int, ...], Any] | None = None
+    _told_of_unheard: bool = False
     _weights_at_hand: dict[str, torch.Tensor] | None = None
 
     supports_past_covariates = property(lambda self: self._traits.past_covariates)
@@ -137,8 +138,24 @@ class PretrainedModel(FoundationModel):
         if self._fresh:
             widths = self._widths(*map(_first, (series, past_covariates, future_covariates)))
             self._make_for(widths, kind[1])
+        self._tell_of_unheard(past_covariates is not None or future_covariates is not None)
         single = self._require_module().dtype == torch.float32  # for other types Lightning converts the windows
         return inputs.in_type(series, np.dtype("float32") if single else kind[1])
+
+    def _tell_of_unheard(self, given: bool) -> None:
+        """Warns, once, where covariates are `given`, or components are to be joint, and nothing hears of them yet."""
+        module = self._require_module()
+        told = module.linear is not None and module.mixes_linear and module.linear.sees_covariates
+        heard = told or module.hears_others
+        if heard or self._told_of_unheard or not (given or self.model_params.get("multivariate") == "joint"):
+            return
+        self._told_of_unheard = True
+        logger.warning(
+            "backbone=%r was pretrained on one variate at a time: until fit() trains it, covariates and other "
+            "components change nothing in its scales' forecasts (known future covariates reach the linear member, by "
+            "fit() with a val_series)",
+            self.model_params["backbone"],
+        )
 
     def _make_for(self, widths: Widths, dtype: np.dtype) -> None:
         if not self._is_pretrained:

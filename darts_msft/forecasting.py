@@ -179,6 +179,9 @@ class ForecastingModule(PLForecastingModule):
         """Whether the forecast is the weighted sum of the scales' distributions."""
         return isinstance(self.likelihood, ScaleMixture) and self.likelihood.mixing in MIXTURES
 
+    hears_others = property(lambda self: self.kind is Form.TRAINED or not self.backbone.traits.pretrained_alone)
+    """Whether the scales' forecasts of a variate depend on others, where there are any."""
+
     def window(self, batch: Batch) -> Window:
         """What a forecast sees of a batch of Darts'."""
         return window_of(batch, self.output_chunk_length, self.output_chunk_shift)
@@ -186,8 +189,7 @@ class ForecastingModule(PLForecastingModule):
     def forecast_scales(self, window: Window) -> ScaleOutputs:
         """The scales' forecasts of the targets, each at its own rate, with the weights that all windows share."""
         plan, method, new_heads = self.parts
-        together = self.kind is Form.TRAINED or not self.backbone.traits.pretrained_alone
-        rows = window.rows(self.multivariate == "joint", together)
+        rows = window.rows(self.multivariate == "joint", self.hears_others)
         windows = list(zip(plan.pool_context(rows.past), plan.pool_horizon(rows.future), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
         stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, rows.past, windows))

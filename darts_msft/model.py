@@ -60,8 +60,9 @@ class MSFTFoundationModel(DartsHooks):
     says otherwise (a Trainer of your own brings its own clipping).
 
     Past and future covariates are used where the encoder has a place for them (MOIRAI, Chronos-2): each scale sees them
-    averaged like the series, and known future values over the horizon. They are no part of the loss, of the score, or
-    of the linear member. Static covariates are not used.
+    averaged like the series, and known future values over the horizon; the bundled model's only once it is trained, for
+    its pretraining had one variate at a time. The linear member takes known future covariates without training. They
+    are no part of the loss or of the score. Static covariates are not used.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ class MSFTFoundationModel(DartsHooks):
         Whether the components of a series attend to one another ("joint"), or each is forecast for itself, with all
         covariates ("independent"). "auto": what the encoder is made for (MOIRAI: "independent"; Chronos-2: "joint").
         "joint" may forecast better where components lead one another, and costs memory with the square of their number
-        (MOIRAI, which refuses too many); any other encoder allows "independent" alone.
+        (MOIRAI, which refuses too many); UniTS allows both too, any other encoder "independent" alone.
 
     Raises
     ------

@@ -82,7 +82,7 @@ class LinearMember(nn.Module):
 
     def _settle(self) -> None:
         """What the forecast depends on, as plain values, as exporters want it."""
-        self._steps, self._sees_covariates = int(self.season), bool(self.effects.any())
+        self._steps, self.sees_covariates = int(self.season), bool(self.effects.any())
 
     def with_effects(self, effects: Float[Tensor, "V K"]) -> LinearMember:
         """Itself, fitted on series without these."""
@@ -117,7 +117,7 @@ class LinearMember(nn.Module):
         `covariates` are those that `effects` are of: at the steps of the past, and at those that are forecast.
         """
         inputs, added = past[:, -self.lookback :].to(self.weight.dtype), None
-        if self._sees_covariates:
+        if self.sees_covariates:
             if covariates is None:
                 raise ValueError(f"the forecast has effects of {self.effects.shape[1]} covariates, but none are given")
             before, added = self._effects(*covariates)
