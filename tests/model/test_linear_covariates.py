@@ -158,7 +158,7 @@ def test_a_second_fit_finds_its_own_effects(tiny_moirai: str, covariate: TimeSer
 def test_what_was_pretrained_alone_hears_of_others_once_it_is_trained(
     multivariate: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The bundled checkpoint has never seen two variates together: covariates would be noise to it. It says so, once."""
+    """The bundled checkpoint has never seen two variates together: it says once that covariates tell it nothing."""
     settings: dict[str, Any] = {"input_chunk_length": 64, "output_chunk_length": 16, "patch_size": 16, "num_scales": 1}
     settings |= {"multivariate": multivariate, "method": "full", "finest_context": None}
     series, given = wave(200, 2), {"future_covariates": known(260, seed=1)}
