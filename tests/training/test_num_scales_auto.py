@@ -152,8 +152,10 @@ def test_all_that_a_fit_sets_arrives(tiny_moirai: str, searched: MSFTFoundationM
     alone.save_adapter(tmp_path / "adapter")
     loaded = auto(tiny_moirai)
     loaded.load_adapter(tmp_path / "adapter")
+    models = (alone, searched, loaded)
+    names = {name for model in models for name in model.__dict__}  # an attribute may stay the class's own
     after_fit, after_search, after_loading = (
-        {name: type(value).__name__ for name, value in model.__dict__.items()} for model in (alone, searched, loaded)
+        {name: type(getattr(model, name, "missing")).__name__ for name in names} for model in models
     )
     assert after_search == after_fit
     without = {"training_series": "NoneType", "_fit_report": "NoneType"}  # there was no fit here
