@@ -156,7 +156,8 @@ class KeepBest(pl.Callback):
         self._epoch_started = time.perf_counter()  # a resumed epoch may have begun in another process
         self.seed = trainer.strategy.broadcast(self.seed)  # each process drew its own
         trainer.num_sanity_val_steps = 0 if self._resumed else inf
-        pl_module.start_from_one_scale()
+        if self.validates:
+            pl_module.start_from_one_scale()
         self._start_label = pl_module.start_label
         if self.validates:
             before, self._units = self._units, torch.as_tensor(pl_module.units.values)

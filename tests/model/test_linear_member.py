@@ -200,9 +200,10 @@ def test_it_is_on_by_default_where_its_weight_can_be_stacked(tiny_moirai: str) -
     assert list(found.values()) == [True, False, False, False]
 
 
-def test_a_fit_without_validation_series_keeps_its_share(tiny_moirai: str) -> None:
+@pytest.mark.parametrize("validated", [80, 120])  # what is kept: the start, an epoch
+def test_a_fit_without_validation_series_keeps_its_share(tiny_moirai: str, validated: int) -> None:
     model = make_model(tiny_moirai, method="full", linear_member=True, **LONG)
-    model.fit(wave(400), val_series=wave(120, seed=1))
+    model.fit(wave(400), val_series=wave(validated, seed=1))
     share = model.scale_weights[-1]
     assert share > 0.5
     model.fit(wave(400))
