@@ -3,13 +3,12 @@
 The bundled checkpoint, fitted with and without future covariates that are known, on the same training and validation
 part; mean squared and absolute errors of forecasts of the test part from evenly spaced origins. "told": the covariate
 makes the series but for noise of variance 1. "noise": it has nothing to do with it. "departures": with the days around
-holidays, and the weather as it was observed, which nobody knows ahead. "ETTh1": its variates apart and
-together, finetuned.
+holidays, and the weather as it was observed, which nobody knows ahead. "ETTh1": its variates apart and together,
+finetuned.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from itertools import product
@@ -24,24 +23,23 @@ from darts import TimeSeries
 from darts.utils.timeseries_generation import holidays_timeseries
 
 from benchmarks.data import PARTS, load
+from benchmarks.data.files import Split
 from benchmarks.errors import Misuse
 from benchmarks.models.base import QUIET
 from benchmarks.run.provenance import provenance, quiet
+from benchmarks.run.store import replace_rows
 from darts_msft import MSFTFoundationModel
 from darts_msft.datasets import load_departures, load_departures_weather
 
 RESULTS = Path(__file__).parent / "results" / "covariates.json"
 CONTEXT, HORIZON, ORIGINS = 512, 96, 200
 STEPS, DAY, SEEDS = 4000, 24, (0, 1, 2)  # of synthetic series
+SPLIT = Split(0.7, 0.15, 0.15)
 ZERO_SHOT: dict[str, Any] = {"method": "zero_shot"}
 TRAINED: dict[str, Any] = {"method": "full", "linear_member": False, "n_epochs": 5}
 
 Case = tuple[TimeSeries, tuple[int, ...], dict[str, TimeSeries | None], dict[str, dict[str, Any]]]
 """A series, the ends of its parts, the covariates to compare, and settings of the models to compare."""
-
-
-def _ends(steps: int) -> tuple[int, ...]:
-    return int(0.7 * steps), int(0.85 * steps), steps
 
 
 def _hourly(values: np.ndarray) -> TimeSeries:
@@ -62,14 +60,14 @@ def told(seed: int, _: Path | None) -> Case:
     known = _remembering(rng, 0.5)
     series = 10 + 3 * known + rng.standard_normal((STEPS, 1))
     models = {"fitted": ZERO_SHOT, "scales alone, finetuned": TRAINED}
-    return _hourly(series), _ends(STEPS), {"none": None, "known": _hourly(known)}, models
+    return _hourly(series), SPLIT.ends(STEPS), {"none": None, "known": _hourly(known)}, models
 
 
 def noise(seed: int, _: Path | None) -> Case:
     rng = np.random.default_rng(seed)
     series = np.sin(2 * np.pi * np.arange(STEPS) / DAY)[:, None] + 0.5 * _remembering(rng, 0.9)
     known = np.hstack([rng.standard_normal((STEPS, 1)), _remembering(rng, 0.9), _remembering(rng, 0.99)])
-    return _hourly(series), _ends(STEPS), {"none": None, "3 of noise": _hourly(known)}, {"fitted": ZERO_SHOT}
+    return _hourly(series), SPLIT.ends(STEPS), {"none": None, "3 of noise": _hourly(known)}, {"fitted": ZERO_SHOT}
 
 
 def departures(seed: int, _: Path | None) -> Case:
@@ -79,7 +77,7 @@ def departures(seed: int, _: Path | None) -> Case:
     holiday = holidays_timeseries(series.time_index, "US")
     days = holiday.values()[::DAY, 0]
     around = np.stack([days, np.roll(days, -1), np.roll(days, 1)], axis=1).repeat(DAY, axis=0)  # on, before, after
-    shape = series.values()[: _ends(len(series))[0] // DAY * DAY].mean(axis=1).reshape(-1, DAY).mean(axis=0)
+    shape = series.values()[: SPLIT.ends(len(series))[0] // DAY * DAY].mean(axis=1).reshape(-1, DAY).mean(axis=0)
     daily = np.tile(shape, len(days))[:, None]
     hours = series.with_values((around * daily / shape.mean()).astype(np.float32))
     known = {
@@ -88,7 +86,7 @@ def departures(seed: int, _: Path | None) -> Case:
         "hours around holidays": hours,
         "weather": TimeSeries.from_times_and_values(series.time_index, weather),
     }
-    return series, _ends(len(series)), known, {"fitted": ZERO_SHOT}
+    return series, SPLIT.ends(len(series)), known, {"fitted": ZERO_SHOT}
 
 
 def etth1(seed: int, data: Path | None) -> Case:
@@ -120,10 +118,10 @@ def measure(name: str, seed: int, data: Path | None) -> list[dict[str, Any]]:
             seconds = time.process_time() - began
             later = {} if known is None else {"future_covariates": [known] * len(places)}
             errors = np.stack([one.values() for one in used.predict(HORIZON, contexts, **later)]) - truth
-            row = {"data": name, "seed": seed, "model": model, "covariates": covariates}
+            row: dict[str, Any] = {"model": model, "covariates": covariates}
             row |= {"mse": round(float(np.square(errors).mean()), 4), "mae": round(float(np.abs(errors).mean()), 4)}
             rows.append(row | {"fit_cpu_seconds": round(seconds, 1)})
-            print(rows[-1], flush=True)
+            print(name, seed, rows[-1], flush=True)
     return rows
 
 
@@ -141,11 +139,8 @@ def main(
     for name, seed in product(only or CASES, SEEDS):
         if name == "departures" and seed != SEEDS[0]:
             continue  # nothing random in it
-        kept = json.loads(output.read_text()) if output.exists() else []
-        kept = [row for row in kept if (row["data"], row["seed"]) != (name, seed)]
         about = {"settings": settings, "provenance": provenance()}
-        kept += [row | about for row in measure(name, seed, data)]
-        output.write_text("[\n" + ",\n".join(map(json.dumps, kept)) + "\n]\n")
+        replace_rows(output, [row | about for row in measure(name, seed, data)], data=name, seed=seed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the energy score, each a mean over the seeds of the draws; the energy score of e
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from benchmarks.data import PARTS, load
 from benchmarks.errors import Misuse
 from benchmarks.models.base import QUIET
 from benchmarks.run.provenance import provenance, quiet
+from benchmarks.run.store import replace_rows
 from darts_msft import MSFTFoundationModel
 from darts_msft.datasets import load_departures
 
@@ -148,7 +148,7 @@ def measure(name: str, origins: int, data: Path | None) -> Iterator[dict[str, An
         steps = []  # of each dependence, sorted: the same numbers
         draws = dlinear(*parts) if model == "dlinear" else both(*parts, model == "fitted")
         for dependence, draw in draws.items():
-            row: dict[str, Any] = {"data": name, "model": model, "dependence": dependence, "origins": len(places)}
+            row: dict[str, Any] = {"model": model, "dependence": dependence, "origins": len(places)}
             told, seconds = [], 0.0
             for seed in SEEDS:
                 began = time.process_time()
@@ -178,13 +178,12 @@ def main(
     quiet()
     torch.set_num_threads(1)
     settings = {"context": CONTEXT, "horizon": HORIZON, "samples": SAMPLES, "seeds": SEEDS}
-    rows = json.loads(output.read_text()) if output.exists() else []
     for name in only or DATA:
-        rows = [row for row in rows if row["data"] != name]
+        rows: list[dict[str, Any]] = []
         for row in measure(name, origins, data):
-            print(*(f"{key} {value}" for key, value in row.items()), flush=True)
+            print(name, *(f"{key} {value}" for key, value in row.items()), flush=True)
             rows.append(row | {"settings": settings, "provenance": provenance()})
-            output.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+            replace_rows(output, rows, data=name)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -94,6 +94,13 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with claim(path.parent, "list", path.name, wait=True):
         write(path, json.dumps([*read_list(path), entry], indent=1) + "\n")
+
+
+def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], **about: Any) -> None:
+    """Writes a list, a line an entry, at once: these rows, which share `about`, for those that were there of it."""
+    kept = [row for row in read_list(path) if not about.items() <= row.items()]
+    lines = ",\n".join(json.dumps(row) for row in [*kept, *({**about, **row} for row in rows)])
+    write(path, f"[\n{lines}\n]\n")
 
 
 def is_own(folder: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""Charts of tables, as matplotlib figures: bars by model and column, critical differences, and the README's."""
+"""The chart of the documentation: every model's error beside that of the pretrained one, as a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-import scikit_posthocs
 from matplotlib.figure import Figure
 
 from benchmarks.errors import Misuse
 from benchmarks.models import OURS
-from benchmarks.show.frame import METRIC_NAMES, MODEL_NAMES, row_name
+from benchmarks.show.frame import MODEL_NAMES, row_name
 from benchmarks.show.tables import Table, joined
 
-LEAST_MODELS, LEAST_COLUMNS, ALPHA = 3, 5, 0.05  # of a diagram of critical differences
-SHOWN = 6  # models of the README's chart, beside zero-shot
+SHOWN = 6  # models of the chart, beside zero-shot
 RELATIVE = "MSE as a multiple of zero-shot's (line): left is better; whiskers are standard deviations over seeds"
 MSFT, FINETUNED, OTHER = "#D55E00", "#0072B2", "#8A8A8A"
 STYLE: dict[Any, Any] = {"font.size": 8, "axes.titlesize": 9, "axes.axisbelow": True, "grid.color": "#e3e3e3"}
@@ -31,24 +29,6 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def of_tables(found: Sequence[Table]) -> dict[str, dict[str, bytes]]:
-    """PNG files by name, by a table's `file_name`; ranks stand with the first of the tables alike but in budget."""
-    drawn = {}
-    for table in found:
-        name, kin = table.file_name, [other for other in found if other.kind == table.kind]
-        figures = {name: bars(table) if len(table.means) > 1 else None}
-        figures[f"{name}-ranks"] = critical_differences(kin) if kin[0] is table else None
-        drawn[name] = {name: png(figure) for name, figure in figures.items() if figure is not None}
-    return drawn
-
-
-def bars(table: Table) -> Figure:
-    """The first metric: a panel a column and a bar a model, with the seeds' standard deviation."""
-    metric = (slice(None), table.means.columns[0][1])
-    means, spreads = (part.loc[:, metric].droplevel("metric", axis=1) for part in (table.means, table.spreads))
-    return _panels(means, spreads, METRIC_NAMES[metric[1]], min(4, len(means.columns)))
-
-
 def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
     """MSE over that of the pretrained model at one scale without finetuning, of the best models in every column."""
     plain = [table for table in found if table.kind == ("lsf", 1, "{}", "{}", "")]
@@ -56,11 +36,11 @@ def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
     names = [row_name("zero_shot", options) for options in ('{"num_scales": 0}', "{}")]
     zero_shot = next((name for name in names if name in means.index), None)
     if zero_shot is None or len(means) < 2:
-        raise Misuse("the README's chart needs figures of zero_shot and another model in all columns of 'lsf'")
+        raise Misuse("the chart needs figures of zero_shot and another model in all columns of 'lsf'")
     spreads = joined(plain).spreads.xs("mse", axis=1, level="metric") / means.loc[zero_shot]
     ratios = means.drop(zero_shot) / means.loc[zero_shot]
     best = ratios.mean(axis=1).nsmallest(SHOWN).index
-    figure = _panels(ratios.loc[best], spreads.loc[best], RELATIVE, min(3, len(ratios.columns)), from_=1.0)
+    figure = _panels(ratios.loc[best], spreads.loc[best], min(3, len(ratios.columns)))
     for axes, column in zip(figure.axes, ratios, strict=False):
         for place, ratio in enumerate(ratios.loc[best, column]):
             where: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center_baseline"}
@@ -69,45 +49,25 @@ def relative_to_zero_shot(found: Sequence[Table]) -> Figure:
     return figure
 
 
-def critical_differences(kin: Sequence[Table]) -> Figure | None:
-    """Mean ranks of the first metric; a bar joins models that Nemenyi's test at 5 % can't tell apart.
-
-    `kin` differ in their budgets alone. Horizons of one data set are not independent, so the test is a little too sure.
-    """
-    table = joined(kin)
-    figures = table.ranked([table.means.columns[0][1]])
-    if len(figures) < LEAST_MODELS or len(figures.columns) < LEAST_COLUMNS:
-        return None
-    ranks = figures.rank().mean(axis=1)
-    p_values = scikit_posthocs.posthoc_nemenyi_friedman(figures.T.reset_index(drop=True))
-    looks: dict[str, Any] = {"color_palette": {row: _colour(row) for row in ranks.index}}
-    looks |= {"label_fmt_left": "{label} ({rank:.2f}) ", "label_fmt_right": " ({rank:.2f}) {label}"}
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 0.6 + 0.25 * len(ranks)), layout="constrained")
-        scikit_posthocs.critical_difference_diagram(ranks, p_values, alpha=ALPHA, ax=figure.subplots(), **looks)
-    return figure
-
-
-def _panels(means: pd.DataFrame, spreads: pd.DataFrame, label: str, across: int, from_: float = 0.0) -> Figure:
-    """A panel a column of `means`, a horizontal bar a row, from the line at `from_` to its mean."""
+def _panels(means: pd.DataFrame, spreads: pd.DataFrame, across: int) -> Figure:
+    """A panel a column of `means`, a horizontal bar a row, from the line at 1 to its mean."""
     down = -(-len(means.columns) // across)
     width = 0.3 + 0.07 * max(map(len, means.index)) + 2.1 * across
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, (0.7 + 0.19 * len(means)) * down + 0.3), layout="constrained")
-        panels = figure.subplots(down, across, sharey=True, sharex=from_ > 0, squeeze=False)
+        panels = figure.subplots(down, across, sharey=True, sharex=True, squeeze=False)
         for axes, column in zip(panels.flat, means.columns, strict=False):
-            lengths, colours = means[column] - from_, [_colour(row) for row in means.index]
-            axes.barh(means.index, lengths, left=from_, color=colours, height=0.7)
+            lengths, colours = means[column] - 1, [_colour(row) for row in means.index]
+            axes.barh(means.index, lengths, left=1, color=colours, height=0.7)
             axes.errorbar(means[column], means.index, xerr=spreads[column], fmt="none", ecolor="black", elinewidth=0.8)
             axes.set_title(column.replace("$", r"\$"))
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
-            if from_:
-                axes.axvline(from_, color="black", linewidth=0.9)
+            axes.axvline(1, color="black", linewidth=0.9)
         panels[0, 0].invert_yaxis()
         for axes in panels.flat[len(means.columns) :]:
             axes.set_visible(False)
-        figure.supxlabel(label, fontsize=8)
+        figure.supxlabel(RELATIVE, fontsize=8)
     return figure
 
 

@@ -7,7 +7,6 @@ and not chosen. A quick look (stride over 1 in "lsf") and a model's variants (by
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import math
@@ -62,12 +61,6 @@ class Table:
     @property
     def title(self) -> str:
         return f"{self.name} ({budget_text(json.loads(self.budget))})"
-
-    @property
-    def file_name(self) -> str:
-        """Stays the same when other tables come to it."""
-        budget = hashlib.sha256(self.budget.encode()).hexdigest()[:6]
-        return re.sub(r"[^a-z0-9.]+", "-", f"{self.name} {budget}".lower())
 
     @cached_property
     def labelled(self) -> pd.DataFrame:
@@ -124,13 +117,12 @@ class Table:
         ranks = costs.round(self.decimals).rank(method="min")
         return ranks.where((ranks <= 2) & (costs.count() > 1))
 
-    def ranked(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-        """The figures that ranks are of: of the `metrics` (None: all but the coverage), without gaps.
+    def ranked(self) -> pd.DataFrame:
+        """The figures that ranks are of: all but the coverage, without gaps.
 
         Ranked are the rows with figures in at least half of the columns, over the columns where all of these have one.
         """
-        metrics = [metric for metric in METRICS[self.family] if metric != "coverage"] if metrics is None else metrics
-        found = self.means.loc[:, self.means.columns.get_level_values("metric").isin(metrics)]
+        found = self.means.drop(columns="coverage", level="metric", errors="ignore")
         return found[2 * found.count(axis=1) >= len(found.columns)].dropna(axis=1)
 
     @property

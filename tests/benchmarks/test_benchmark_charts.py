@@ -1,12 +1,10 @@
-"""The charts' bars and ranks, the report, and what `show` writes where."""
+"""The chart's bars, and what `show` writes where."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
 from fake_results import of, store, tables_of
@@ -15,8 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import show
 from benchmarks.errors import Misuse
-from benchmarks.run import store as results
-from benchmarks.show import charts, report
+from benchmarks.show import charts
 
 PLACES = [("ETTh1", 96), ("ETTh1", 336), ("ETTm1", 96), ("ETTm1", 336), ("Weather", 96)]
 
@@ -37,17 +34,6 @@ def measured(*models: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_bars_are_as_long_as_the_means_with_the_seeds_spread(tmp_path: Path) -> None:
-    runs = [of("msft", 0.3), of("msft", 0.4, seed=1), of("dlinear", 0.5), of("dlinear", 0.6, "ETTm1")]
-    figure = charts.bars(tables_of(tmp_path, *runs)[0])
-    first, second = (axes for axes in figure.axes if axes.get_visible())
-    assert ends(first) == pytest.approx({"MSFT": 0.35, "DLinear": 0.5})
-    assert ends(second) == pytest.approx({"MSFT": np.nan, "DLinear": 0.6}, nan_ok=True)
-    (whiskers,) = first.collections
-    assert whiskers.get_segments()[0][:, 0] == pytest.approx(0.35 + np.std([0.3, 0.4], ddof=1) * np.array([-1, 1]))
-    assert [axes.get_title() for axes in (first, second)] == ["ETTh1 96", "ETTm1 96"]
-
-
 def test_the_readme_chart_is_relative_to_zero_shot_over_all_budgets(tmp_path: Path) -> None:
     runs = [*measured("msft", "zero_shot", "dlinear"), of("full", 0.1), of("lora", 0.1, test_stride=9)]
     runs.append(of("msft", 0.9, seed=1))
@@ -60,41 +46,11 @@ def test_the_readme_chart_is_relative_to_zero_shot_over_all_budgets(tmp_path: Pa
         charts.relative_to_zero_shot(tables_of(tmp_path / "without", *measured("msft", "full")))
 
 
-def test_ranks_are_over_columns_of_all_budgets(tmp_path: Path) -> None:
-    found = tables_of(tmp_path, *measured("msft", "full", "dlinear", "seasonal_naive"))
-    assert len(found) == 2
-    drawn = charts.of_tables(found)
-    assert [list(pictures) == [name, f"{name}-ranks"] for name, pictures in drawn.items()] == [True, False]
-    figure = charts.critical_differences(found)
-    assert figure is not None
-    texts = " ".join(text.get_text() for text in figure.axes[0].texts)
-    for rank, name in enumerate(("MSFT", "full finetuning", "DLinear", "seasonal naive"), 1):
-        assert re.search(rf"{name} \({rank}.00\)|\({rank}.00\) {name}", texts)
-
-
-def test_the_report_needs_nothing_else_and_escapes_names(tmp_path: Path) -> None:
-    runs = [of("msft", 0.3), of("full", 0.4), of("<script>alert(1)</script>", 0.5, command="run --only '<b>'")]
-    found = tables_of(tmp_path / "store", *runs)
-    text = report.page(found, charts.of_tables(found), tmp_path)
-    assert "<script" not in text
-    assert "<b>" not in text
-    assert "&lt;script&gt;alert(1)" in text
-    assert not re.search(r'(src|href)="(?!data:image/png;base64,|#|store/runs/)', text)
-    assert 'src="data:image/png;base64,' in text
-    links = re.findall(r'href="(store/runs/[^"]+)"', text)
-    assert len(links) == 3
-    assert all((tmp_path / link.replace("%3C", "<").replace("%3E", ">")).exists() for link in links)
-
-
-def test_show_writes_beside_the_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_writes_beside_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = store(tmp_path / "results", of("msft", 0.3), of("full", 0.4))
-    for own, more in ((True, set()), (False, {".html", ".png"})):
-        monkeypatch.setattr(results, "FOLDER", folder if own else tmp_path)
-        show.main(folder)
-        assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".md", ".csv"} | more
-        assert (folder / "tables.md").read_text() in capsys.readouterr().out
+    show.main(folder)
+    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".md", ".csv"}
+    assert (folder / "tables.md").read_text() in capsys.readouterr().out
     (tmp_path / "file").touch()
     with pytest.raises(Misuse, match=r"file/tables\.md"):
         show.main(folder, output=tmp_path / "file")
@@ -104,7 +60,7 @@ def test_a_suite_is_only_printed_without_a_place(tmp_path: Path) -> None:
     folder = store(tmp_path, of("msft", 0.3), of("full", 0.4, suite="mine"), of("zero_shot", 0.4))
     app = typer.Typer()
     app.command()(show.main)
-    words = ["--results", str(folder), "--suite", "first", "--readme-chart", str(tmp_path / "new" / "chart.png")]
+    words = ["--results", str(folder), "--suite", "first", "--chart", str(tmp_path / "new" / "chart.png")]
     out = CliRunner().invoke(app, words).output
     assert "MSFT" in out
     assert "full finetuning" not in out

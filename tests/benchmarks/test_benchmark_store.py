@@ -207,3 +207,15 @@ def test_never_two_at_once_and_all_in_the_end(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert most == [1] * 20
+
+
+def test_rows_take_the_place_of_those_that_they_are_about(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    store.replace_rows(path, [{"mse": 1}, {"mse": 2}], data="a", seed=0)
+    store.replace_rows(path, [{"mse": 3}], data="a", seed=1)
+    store.replace_rows(path, [{"mse": 4}], data="a", seed=0)
+    assert store.read_list(path) == [{"data": "a", "seed": 1, "mse": 3}, {"data": "a", "seed": 0, "mse": 4}]
+    path.write_text('{"rows": []}')
+    with pytest.raises(Misuse, match="is no JSON list"):
+        store.replace_rows(path, [], data="a")
+    assert path.read_text() == '{"rows": []}'

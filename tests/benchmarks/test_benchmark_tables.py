@@ -79,7 +79,7 @@ def test_what_can_not_stand_side_by_side_has_its_own_table(tmp_path: Path, chang
     assert 0.5 in other.means.to_numpy()
     if "options" in changes and "num_scales" in changes["options"]:
         assert list(other.means.index) == ["MSFT", "MSFT (num_scales=1)"]
-    assert len({table.file_name for table in found}) == 2
+    assert len({table.title for table in found}) == 2
 
 
 def test_another_backbone_is_a_row(tmp_path: Path) -> None:
