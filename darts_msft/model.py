@@ -305,7 +305,7 @@ class MSFTFoundationModel(DartsHooks):
         "pull", weight x (its forecast - the mix), in the series' units: what the member moves the forecast by. Pulls
         of a step add up to 0, and weight x forecast to the point forecast, bounds apart. Covariates as in `predict`.
         """
-        return inspection.explain(self, *self._one(series, past_covariates, future_covariates))
+        return inspection.explain(self, *self._to_explain(series, past_covariates, future_covariates))
 
     def summary(self) -> str:
         """Backbone, method, what each scale sees in steps and tokens, weights, and the number of parameters."""
@@ -325,16 +325,16 @@ class MSFTFoundationModel(DartsHooks):
         `actual` may hold what came; `component` is the first by default; `covariates` are those of `predict`, by name.
         Returns matplotlib's axes.
         """
-        series, given = self._one(series, **covariates)
+        series, given = self._to_explain(series, **covariates)
         return plots.plot_forecast(self, series, given, n, actual, component, ax)
 
     def plot_scales(
         self, series: TimeSeries, component: str | None = None, axes: Any = None, **covariates: TimeSeries | None
     ) -> np.ndarray:
         """Draws what each scale sees of `series`, and what each member says, with the mix; returns two axes."""
-        return plots.plot_scales(self, *self._one(series, **covariates), component, axes)
+        return plots.plot_scales(self, *self._to_explain(series, **covariates), component, axes)
 
-    def _one(
+    def _to_explain(
         self,
         series: TimeSeries,
         past_covariates: TimeSeries | None = None,

@@ -34,23 +34,25 @@ from benchmarks.models.base import QUIET
 from benchmarks.run.provenance import provenance, quiet
 from benchmarks.run.store import append
 from darts_msft import MSFTFoundationModel
-from darts_msft.backbones import load_class
+from darts_msft.backbones import ARCHITECTURES, PRETRAINED, load_class
 
-SIZES = {"chronos-2": (768, 12), "chronos-2-small": (512, 6)}  # width, layers
-LEVELS = [0.01, *(round(0.05 * step, 2) for step in range(1, 20)), 0.99]
+SIZES = ("chronos-2", "chronos-2-small")
 ASKED = [0.1, 0.5, 0.9]
 PATCH, SCALES, CLIP = 16, 2, 1.0  # of the gradients' norm, as MSFT does and Darts doesn't
 
 
 def save_random(folder: str, size: str) -> None:
     """A checkpoint of an official one's size."""
-    width, layers = SIZES[size]
-    chronos = {"context_length": 8192, "max_output_patches": 64, "time_encoding_scale": 8192, "quantiles": LEVELS}
-    chronos |= dict.fromkeys(("input_patch_size", "input_patch_stride", "output_patch_size"), PATCH)
-    chronos |= dict.fromkeys(("use_arcsinh", "use_reg_token"), True)
-    shape = {"d_model": width, "d_kv": 64, "d_ff": 4 * width, "num_heads": width // 64, "num_layers": layers}
-    rest = {"dropout_rate": 0.1, "feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6, "rope_theta": 10000.0}
-    config = {"chronos_config": chronos, **shape, **rest}
+    width, layers = PRETRAINED[size].width, PRETRAINED[size].layers
+    config = {**ARCHITECTURES["chronos2"].published, "d_model": width, "num_layers": layers}
+    config["chronos_config"] = {
+        **config["chronos_config"],
+        "time_encoding_scale": 8192,
+        "use_arcsinh": True,
+        "use_reg_token": True,
+    }
+    config |= {"d_kv": 64, "d_ff": 4 * width, "num_heads": width // 64, "dropout_rate": 0.1}
+    config |= {"feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6, "rope_theta": 10000.0}
     torch.manual_seed(0)
     backbone = load_class("chronos2").from_config(config, PATCH)
     Path(folder, "config.json").write_text(json.dumps(config))

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contract_backbone import random_moirai
 from darts.utils.data.torch_datasets.utils import PLModuleInput, TorchTrainingSample
-from test_moirai import PATCH_SIZES, columns, horizon_part
+from test_moirai import columns, horizon_part
 from torch import Tensor
 from uni2ts.model.moirai.forecast import MoiraiForecast
 from uni2ts.model.moirai.module import MoiraiModule
@@ -19,18 +18,6 @@ from darts_msft.scales.mixing import MixedForecast, unpack
 
 PATCH, CONTEXT = 8, 32
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def module() -> MoiraiModule:
-    return random_moirai(width=128, patch_sizes=PATCH_SIZES)
-
-
-@pytest.fixture(scope="module")
-def directory(module: MoiraiModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("moirai")
-    module.save_pretrained(path)
-    return path
 
 
 def ours(directory: Path, batch: PLModuleInput, horizon: int, multivariate: str) -> MixedForecast:

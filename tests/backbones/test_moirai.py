@@ -38,19 +38,6 @@ SHAPES = {  # patch size, context, horizon
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-@pytest.fixture(scope="module")
-def module() -> MoiraiModule:
-    """Two heads, so that their order counts."""
-    return random_moirai(width=128, patch_sizes=PATCH_SIZES)
-
-
-@pytest.fixture(scope="module")
-def directory(module: MoiraiModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("moirai")
-    module.save_pretrained(path)
-    return path
-
-
 def ours(directory: Path, past: Tensor, patch_size: int, horizon: int) -> MixedForecast:
     """The forecast of (B, C, V) by an untrained `MSFTFoundationModel` with one scale."""
     context, variates = past.shape[1:]

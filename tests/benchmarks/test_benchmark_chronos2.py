@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from benchmarks.cost.cases import walks
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chronos2, "SIZES", {"tiny": (64, 1)})
+    monkeypatch.setitem(chronos2.PRETRAINED, "tiny", replace(chronos2.PRETRAINED["chronos-2"], width=64, layers=1))
     for place, name in ((chronos2, "quiet"), (torch, "set_num_threads")):
         monkeypatch.setattr(place, name, lambda *_: None)
 
