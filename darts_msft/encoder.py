@@ -50,9 +50,11 @@ def encode(
     windows = _windows_at_a_time(tokens)
     if windows >= len(tokens[0]):
         return _encode(backbone, hooks, tokens, masks)
-    several = [part.split(windows) for part in tokens]
-    seen = [[None] * len(several[0]) if mask is None else mask.split(windows) for mask in masks]
-    encoded = [_encode(backbone, hooks, *some) for some in zip(zip(*several), zip(*seen), strict=True)]
+    encoded = []
+    for first in range(0, len(tokens[0]), windows):
+        rows = slice(first, first + windows)
+        seen = [None if mask is None else mask[rows] for mask in masks]
+        encoded.append(_encode(backbone, hooks, [part[rows] for part in tokens], seen))
     return [torch.cat(parts) for parts in zip(*encoded, strict=True)]
 
 
