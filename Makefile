@@ -2,12 +2,14 @@
 # make test   set up .venv and run lint, types and tests
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
+# make gpu-check  try everything once on a GPU, in under 4 minutes, and write what was found to build/gpu/gpu.json; with
+#             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
 # make docs   build the documentation's site in build/site; a warning is a failure
 # make clean  remove .venv, caches and build outputs
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke docs lint types unit setup-demo setup-test clean
+.PHONY: demo test smoke gpu-check docs lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -43,6 +45,9 @@ smoke: setup-test
 	rm -rf $(SMOKE)
 	timeout --foreground 600 env OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
 	$(BIN)/python -m benchmarks show --results $(SMOKE) --output $(SMOKE)/show
+
+gpu-check: $(if $(PYTHON),,setup-test)
+	$(or $(PYTHON),$(BIN)/python) -m benchmarks.gpu_check --output build/gpu $(ARGS)
 
 docs: setup-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
