@@ -27,13 +27,15 @@ def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path: Path) -> None:
     assert shares[11:] == pytest.approx([left / 10 for left in range(9, -1, -1)])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_path: Path) -> None:
-    run = start(tmp_path)
-    before, task = weights(run), run.tasks[0]
-    task.horizon[:] = torch.nan
-    with pytest.raises(FloatingPointError, match="at step 0"):
-        run.train_step(task)
-    assert same_bits(before, weights(run))
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, losses = start(tmp_path), iter([1.0, 1.0, 1.0, torch.nan])
+    loss = run.loss
+    monkeypatch.setattr(run, "loss", lambda *arguments: loss(*arguments) * next(losses, 1.0))
+    with pytest.raises(FloatingPointError, match="loss is nan, the mean of 2 steps up to 4"):
+        run.run(log_every=2, save_every=4)
+    assert not run.state_file.exists()
 
 
 NORMS = {"norm", "norm1", "norm2", "q_norm", "k_norm"}
