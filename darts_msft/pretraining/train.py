@@ -29,6 +29,7 @@ from uni2ts.distribution import MixtureOutput, StudentTOutput
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
+from darts_msft.pretraining.muon import GroupedMuon
 from darts_msft.pretraining.objective import (
     CLEAR_BATCHES,
     MAX_TOKENS,
@@ -89,9 +90,7 @@ def make_optimizers(module: MoiraiModule, settings: Settings) -> tuple[torch.opt
     known = {id(parameter) for parameter in hidden}
     others = [p for p in module.parameters() if id(p) not in known]
     decay = settings.weight_decay
-    muon = torch.optim.Muon(
-        hidden, lr=settings.hidden_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = GroupedMuon(hidden, settings.hidden_learning_rate, decay)
     groups = [
         {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
@@ -348,6 +347,7 @@ def train_together(runs: Sequence[Pretraining], log_every: int = 100, save_every
     They differ in width and layers at most, and are at the same step.
     """
     first = runs[0]
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every batch has its own
     if len(steps := {run.step for run in runs}) > 1:
         raise ValueError(f"the runs are at the steps {sorted(steps)}; only runs at the same step go on together")
     for run in runs:
