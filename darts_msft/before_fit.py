@@ -23,6 +23,8 @@ from darts_msft.ensembles import trained_by_new_ensemble
 from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
+from darts_msft.plans import longest_context
+from darts_msft.scales.pyramid import reach
 from darts_msft.signatures import as_in_darts
 from darts_msft.windows_of_batches import Widths
 
@@ -68,7 +70,7 @@ class PretrainedModel(FoundationModel):
         inputs.check_covariates(*covariates)
         forecast = super().predict(n, series, *args, **kwargs)
         if not self._many_forecasts:
-            inputs.tell_of_unknown(forecast, series, self.input_chunk_length)
+            inputs.tell_of_unknown(forecast, self.training_series if series is None else series, self._reach)
         return forecast
 
     @as_in_darts
@@ -101,7 +103,7 @@ class PretrainedModel(FoundationModel):
                 forecasts = super().historical_forecasts(*call.args[1:], **call.kwargs)
         finally:
             self._many_forecasts = many
-        inputs.tell_of_unknown(forecasts, series, self.input_chunk_length)
+        inputs.tell_of_unknown(forecasts, series, self._reach)
         return forecasts
 
     @as_in_darts
@@ -229,6 +231,13 @@ class PretrainedModel(FoundationModel):
     @property
     def supports_probabilistic_prediction(self) -> bool:
         return self.likelihood is not None
+
+    @property
+    def _reach(self) -> int:
+        """How many of the last steps some scale sees."""
+        context = longest_context(self.model_params["input_chunk_length"])
+        finest = self._module_settings.get("finest_context", context)  # version 0.1 had none
+        return reach(context, finest, self._module_settings["num_scales"])
 
     def _require_module(self) -> MSFTModule:
         if not isinstance(self.model, MSFTModule):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +28,7 @@ from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
 from darts_msft.module import MSFTModule
 from darts_msft.signatures import as_in_darts
+from darts_msft.storage.whole import in_place_of
 from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import SETTINGS, choose_settings
 from darts_msft.training.failed_fits import Stopped, as_before_if_it_fails, train_until_stopped
@@ -210,6 +213,15 @@ class DartsHooks(TunedModel):
         with without_asides():
             trainer_params = with_display({**defaults, **trainer_params})
             return FoundationModel._init_trainer(trainer_params=trainer_params, max_epochs=max_epochs)
+
+    @as_in_darts
+    def save(self, path: str | os.PathLike[str] | None = None, clean: bool = False) -> None:
+        """Darts' `save`; if it fails or is killed, what was at `path` stays."""
+        target = self._default_save_path() + ".pt" if path is None else os.fspath(path)
+        with in_place_of(target) as fresh:
+            super().save(str(fresh), clean)
+        if self.trainer is None and not self.load_ckpt_path:  # no weights: another model's are not this one's
+            Path(f"{target}.ckpt").unlink(missing_ok=True)
 
     def _predict(self, *args: Any, **kwargs: Any) -> Any:
         with without_asides():  # and the trainer has a bar: none for what Darts makes of its output

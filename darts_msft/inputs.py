@@ -70,8 +70,8 @@ def in_type(series: Any, dtype: np.dtype) -> Any:
     return [in_type(one, dtype) if isinstance(one, TimeSeries) else one for one in series]
 
 
-def tell_of_unknown(forecasts: Any, series: Any, context: int) -> None:
-    """Warns, once, of the components whose forecasts are NaN: nothing of them was observed in `context` steps.
+def tell_of_unknown(forecasts: Any, series: Any, seen: int) -> None:
+    """Warns, once, of the components whose forecasts are NaN: nothing was observed in the `seen` steps before.
 
     `forecasts` is what Darts returns for `series`: one, or a list for each.
     """
@@ -86,7 +86,7 @@ def tell_of_unknown(forecasts: Any, series: Any, context: int) -> None:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         logger.warning(
             "forecasts are NaN where nothing was observed in the %d steps before: %s%s",
-            context,
+            seen,
             ", ".join(found[:5]),
             more,
         )

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads only wait for one another
 gc.disable()  # a tenth of the time that imports take
+settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
+settings.register_profile("long", max_examples=3000, database=None, deadline=None, print_blob=True)
+settings.load_profile("few")
 
 _NEEDS_NETWORK = {"network": "needs the network", "weights": "needs official pretrained weights"}
 

@@ -76,7 +76,7 @@ def _centred(values: Float[Tensor, "B C V"], seen: Tensor) -> Float[Tensor, "B C
 def _seasons(values: Float[Tensor, "B C V"], seen: Tensor) -> Tensor:
     """Of each window, in steps: where its autocorrelation has its highest peak; 1 where it has none."""
     length = values.shape[1] // CYCLES
-    if length < 3:
+    if length < 4:  # no lag from 2 on has two neighbours
         return values.new_ones(len(values), dtype=torch.long)
     overlap = _autocovariance(seen.double(), length).round().clamp(min=1)
     power = values.square().sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp(min=1)

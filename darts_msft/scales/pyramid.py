@@ -58,6 +58,11 @@ def finest_to_reach(context: int, num_scales: int) -> int:
     return math.ceil(context / FACTOR**num_scales)
 
 
+def reach(context: int, finest_context: int, num_scales: int) -> int:
+    """How many of the last steps the coarsest of `num_scales` (K) new scales sees, if scale 0 sees `finest_context`."""
+    return min(context, finest_context * FACTOR**num_scales)
+
+
 def _fits(context: int, horizon: int, patch_size: int, scales: int) -> bool:
     step = FACTOR**scales
     return math.ceil(math.ceil(context / step) / patch_size) >= MIN_CONTEXT_TOKENS and horizon >= step
@@ -164,7 +169,7 @@ class ScalePlan:
     @property
     def reach(self) -> int:
         """How many of the last steps the coarsest scale sees."""
-        return min(self.context, self.contexts[-1] * FACTOR**self.num_scales)
+        return reach(self.context, self.contexts[0], self.num_scales)
 
     def one_scale(self, max_context: int | None, max_tokens: int | None) -> ScalePlan:
         """Scale 0 alone with the whole context, or as much of it as a checkpoint takes, in steps and in tokens."""

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from darts_msft.storage.weights import state_hash
+from darts_msft.storage.whole import named_if_unwritten
 
 FORMAT = "darts-msft-adapter"
 FORMAT_VERSION = 1
@@ -40,24 +41,29 @@ def write_adapter(
     owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(tensors.items())}
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "package_version": version("darts-msft")}
     description = {**head, **origin, "tensors_sha256": state_hash(owned), **identity}
-    target.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (target.with_name(f".{target.name}.{uuid4().hex}.{end}") for end in ("new", "old"))
     try:
-        fresh.mkdir()
-        save_file(owned, fresh / TENSORS_FILE)
-        (fresh / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        replaced = target.exists()
-        if replaced:
-            os.replace(target, old)
-        try:
-            os.replace(fresh, target)
-        except OSError:
-            if replaced:
-                os.replace(old, target)
-            raise
+        with named_if_unwritten(target):
+            fresh.mkdir(parents=True)
+            save_file(owned, fresh / TENSORS_FILE)
+            (fresh / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+            _put(fresh, target, old)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _put(fresh: Path, target: Path, old: Path) -> None:
+    """Moves the folder `fresh` to `target`; what is there goes to `old`, or stays if that fails."""
+    replaced = target.exists()
+    if replaced:
+        os.replace(target, old)
+    try:
+        os.replace(fresh, target)
+    except OSError:
+        if replaced:
+            os.replace(old, target)
+        raise
 
 
 def read_description(path: str | Path) -> dict[str, Any]:

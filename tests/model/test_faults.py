@@ -73,6 +73,16 @@ def test_one_observation_is_enough(tiny_moirai: str, caplog: pytest.LogCaptureFi
     assert not [record for record in caplog.records if "NaN" in record.getMessage()]
 
 
+def test_the_training_series_is_told_of_too(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    unseen = with_value(np.nan, 1, slice(-CONTEXT, None), 100)
+    model = make_model(tiny_moirai).fit(unseen)
+    caplog.clear()
+    assert np.isnan(model.predict(HORIZON).values()[:, 1]).all()
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert "'load'" in told[0]
+
+
 # ---------------------------------------------------------------------------------------------------- infinite values
 
 
