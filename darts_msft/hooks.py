@@ -216,11 +216,21 @@ class DartsHooks(TunedModel):
 
     @as_in_darts
     def save(self, path: str | os.PathLike[str] | None = None, clean: bool = False) -> None:
-        """Darts' `save`; if it fails or is killed, what was at `path` stays."""
+        """Darts' `save`; if it fails or is killed, what was at `path` stays.
+
+        A model that was loaded and not used since keeps its weights too.
+        """
         target = self._default_save_path() + ".pt" if path is None else os.fspath(path)
+        idle = self.trainer is None and self.model is not None
         with in_place_of(target) as fresh:
-            super().save(str(fresh), clean)
-        if self.trainer is None and not self.load_ckpt_path:  # no weights: another model's are not this one's
+            if idle and not (self.load_ckpt_path and os.path.exists(self.load_ckpt_path)):
+                self.trainer = self._init_trainer(self.trainer_params)
+                self.trainer.strategy.connect(self.model)
+            try:
+                super().save(str(fresh), clean)
+            finally:
+                self.trainer = None if idle else self.trainer
+        if self.model is None:  # another model's weights are not this one's
             Path(f"{target}.ckpt").unlink(missing_ok=True)
 
     def _predict(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ def named_if_unwritten(target: Path) -> Iterator[None]:
 def _of_the_system(error: BaseException | None) -> OSError | None:
     """The system's error within another one, if there is any."""
     while error is not None and not isinstance(error, OSError):
-        if isinstance(error, SafetensorError) and "os error" in str(error):
-            return OSError(errno.EIO, str(error))
+        if isinstance(error, SafetensorError) and (code := re.search(r"os error (\d+)", str(error))):
+            return OSError(int(code[1]), os.strerror(int(code[1])))
         error = error.__cause__ or error.__context__
     return error
