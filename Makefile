@@ -4,6 +4,8 @@
 #             10 minutes is ended, as a failure (by GNU timeout)
 # make gpu-check  try everything once on a GPU, in under 4 minutes, and write what was found to build/gpu/gpu.json; with
 #             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
+# make oldest a short part of the tests with the oldest supported versions of what the package needs, in build/oldest;
+#             make newest: with the newest, in build/newest. torch is the one named below: PyPI has others with CUDA only
 # make docs   build the documentation's site in build/site; a warning is a failure
 # make gpu-pretrain  pretrain a model of 3.7 M parameters on a CUDA GPU for GPU_SECONDS; GPU_OUT and GPU_WORKERS (processes
 #             that make the series) can be given too. No .venv: PYTHON needs torch with CUDA
@@ -11,7 +13,7 @@
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke gpu-check gpu-pretrain docs lint types unit setup-demo setup-test clean
+.PHONY: demo test smoke gpu-check gpu-pretrain oldest newest docs lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -50,6 +52,19 @@ smoke: setup-test
 
 gpu-check: $(if $(PYTHON),,setup-test)
 	$(or $(PYTHON),$(BIN)/python) -m benchmarks.gpu_check --output build/gpu $(ARGS)
+
+# the lower bounds of pyproject.toml
+LOWEST := sed -n 's/^    "\([A-Za-z0-9_-]*\)\(\[.*\]\)*>=\([0-9.]*\).*/\1==\3/p' pyproject.toml | grep -v '^torch='
+VERSIONS_TESTS := tests/model/test_model_fit_predict.py tests/model/test_model_saving.py tests/model/test_faults.py \
+  tests/storage tests/scales tests/test_golden_moirai.py tests/test_datasets.py
+
+oldest newest: $(MADE)
+	rm -rf build/$@
+	$(BIN)/python -m venv build/$@
+	$(if $(filter oldest,$@),$(LOWEST),true) > build/$@/versions.txt
+	build/$@/bin/python -m pip install --quiet -c build/$@/versions.txt $(TORCH) -e . beartype hypothesis pytest pytest-socket
+	build/$@/bin/python -m pip list
+	build/$@/bin/python -m pytest -q -p no:cacheprovider -W default $(VERSIONS_TESTS)
 
 docs: setup-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -106,5 +121,5 @@ $(TEST_READY): $(MADE)
 	@rm $(VENV)/.installing; touch $(DEMO_READY) $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache darts_logs lightning_logs
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache darts_logs lightning_logs
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

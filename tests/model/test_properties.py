@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from darts import TimeSeries
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_fixtures import from_values, make_model, values_of
 
 from darts_msft import MSFTFoundationModel
 
-SETTINGS = st.fixed_dictionaries(
+ARGUMENTS = st.fixed_dictionaries(
     {"input_chunk_length": st.integers(5, 60), "output_chunk_length": st.integers(1, 12)},
     optional={
         "output_chunk_shift": st.integers(0, 9),
@@ -73,17 +72,19 @@ def forecasts(model: MSFTFoundationModel, series: TimeSeries, steps: int, way: s
 
 
 def assert_of_numbers_or_one_error(
-    checkpoint: str, settings: dict[str, Any], series: TimeSeries, steps: int, way: str, fits: bool
+    checkpoint: str, arguments: dict[str, Any], series: TimeSeries, steps: int, way: str, fits: bool
 ) -> None:
     """NaN only where no scale sees a number; an error is a ValueError of one line."""
+    refusal = None
     try:
-        model = make_model(checkpoint, **{"patch_size": 4, "num_scales": None, "linear_member": None, **settings})
+        model = make_model(checkpoint, **{"patch_size": 4, "num_scales": None, "linear_member": None, **arguments})
         if fits:
             model.fit(series, val_series=series)
         found = forecasts(model, series, steps, way)
     except ValueError as error:
-        assert 10 < len(str(error))
-        assert "\n" not in str(error).strip()
+        refusal = str(error)
+    if refusal is not None:
+        assert len(refusal.splitlines()) == 1
         return
     numbers = values_of(found)
     known = np.isfinite(series.values()[-model.model.plan.reach :]).any(axis=0)
@@ -97,13 +98,14 @@ def assert_of_numbers_or_one_error(
 WAYS = st.sampled_from(["points", "samples", "quantiles", "parameters"])
 
 
-@given(settings=SETTINGS, series=some_series(), steps=st.integers(1, 12) | st.integers(1, 40), way=WAYS)
+@given(arguments=ARGUMENTS, series=some_series(), steps=st.integers(1, 12) | st.integers(1, 40), way=WAYS)
 def test_a_zero_shot_forecast(
-    tiny_moirai: str, settings: dict[str, Any], series: TimeSeries, steps: int, way: str
+    tiny_moirai: str, arguments: dict[str, Any], series: TimeSeries, steps: int, way: str
 ) -> None:
-    assert_of_numbers_or_one_error(tiny_moirai, settings, series, steps, way, False)
+    assert_of_numbers_or_one_error(tiny_moirai, arguments, series, steps, way, False)
 
 
-@given(settings=SETTINGS, series=some_series(40), way=WAYS)
-def test_a_fit_and_its_forecast(tiny_moirai: str, settings: dict[str, Any], series: TimeSeries, way: str) -> None:
-    assert_of_numbers_or_one_error(tiny_moirai, settings, series, settings["output_chunk_length"], way, True)
+@settings(max_examples=settings().max_examples // 4)
+@given(arguments=ARGUMENTS, series=some_series(40), way=WAYS)
+def test_a_fit_and_its_forecast(tiny_moirai: str, arguments: dict[str, Any], series: TimeSeries, way: str) -> None:
+    assert_of_numbers_or_one_error(tiny_moirai, arguments, series, arguments["output_chunk_length"], way, True)
