@@ -3,11 +3,14 @@
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
 # make docs   build the documentation's site in build/site; a warning is a failure
+# make dist   build the sdist and the wheel in dist
+# make wheelhouse  collect the wheels of the package and of all that it needs, for a machine without a network, in
+#             build/wheelhouse; torch alone is 200 MB or more
 # make clean  remove .venv, caches and build outputs
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke docs lint types unit setup-demo setup-test clean
+.PHONY: demo test smoke docs dist wheelhouse lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -24,6 +27,7 @@ MADE := $(VENV)/.ready-torch
 DEMO_READY := $(VENV)/.ready-demo
 TEST_READY := $(VENV)/.ready-test
 SMOKE := build/smoke
+WHEELHOUSE := build/wheelhouse
 SOURCES := $(wildcard darts_msft tests examples benchmarks)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -46,6 +50,14 @@ smoke: setup-test
 
 docs: setup-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+dist: setup-test
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+wheelhouse: dist
+	rm -rf $(WHEELHOUSE)
+	$(BIN)/python -m pip wheel --wheel-dir $(WHEELHOUSE) -c constraints.txt $(TORCH) dist/*.whl
 
 lint: setup-test
 	$(BIN)/ruff check $(SOURCES)

@@ -2,6 +2,6 @@
 
 from darts_msft.model import MSFTFoundationModel
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = ["MSFTFoundationModel", "__version__"]
