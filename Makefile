@@ -96,7 +96,7 @@ $(DEMO_READY): $(MADE)
 
 $(TEST_READY): $(MADE)
 	@rm -f $(DEMO_READY); touch $(VENV)/.installing
-	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,baselines,benchmarks,docs,onnx,dev]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,tune,baselines,benchmarks,docs,onnx,dev]'
 	$(PIP_INSTALL) -c constraints.txt --no-deps $(MOMENTFM)
 	@rm $(VENV)/.installing; touch $(DEMO_READY) $@
 

@@ -29,9 +29,9 @@ class StackedEnsemble(EnsembleModel):
     there than the best member alone, that one has all the weight. `weights` are those of the members, `scores` the
     table of what was compared.
 
-    `predict` with `num_samples=1` gives the weighted mean of the members' points; with more, sample paths, of which each
-    member has its share. A member that forecasts points counts as a distribution without spread. Covariates go to the
-    members that take them.
+    `predict` with `num_samples=1` gives the weighted mean of the members' points; with more, sample paths, of which
+    each member has its share. A member that forecasts points counts as a distribution without spread. Covariates go to
+    the members that take them.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class StackedEnsemble(EnsembleModel):
     def _forms(
         self, every: list[TimeSeries], windows: list[tuple[int, int]], steps: int, given: dict[str, list[TimeSeries]]
     ) -> np.ndarray:
-        """The CRPS of each window as a quadratic form in the weights, in units of its series; (windows, members, members)."""
+        """Each window's CRPS in units of its series, a quadratic form in the weights; (windows, members, members)."""
         pasts = [every[number][:past] for number, past in windows]
         drawn = [self._draws(model, pasts, steps, given) for model in self.forecasting_models]
         units, forms = [_unit(one, steps) for one in every], []

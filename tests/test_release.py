@@ -1,4 +1,4 @@
-"""What is built holds all of the package and nothing else, and installs and forecasts where nothing but what it needs is.
+"""What is built holds the whole package and nothing else, and forecasts where only what it needs is installed.
 
 The environment is a fresh one that sees only those installed packages that the wheel's requirements lead to, so an
 import of anything else fails, as does a requirement that is not met.
