@@ -3,6 +3,7 @@
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
 # make docs   build the documentation's site in build/site; a warning is a failure
+# make notebooks  run the notebooks and store what they show; minutes
 # make dist   build the sdist and the wheel in dist
 # make wheelhouse  collect the wheels of the package and of all that it needs, for a machine without a network, in
 #             build/wheelhouse; torch alone is 200 MB or more
@@ -10,7 +11,7 @@
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke docs dist wheelhouse lint types unit setup-demo setup-test clean
+.PHONY: demo test smoke docs notebooks dist wheelhouse lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -50,6 +51,9 @@ smoke: setup-test
 
 docs: setup-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebooks: setup-test
+	$(BIN)/python examples/notebooks/execute.py
 
 dist: setup-test
 	rm -rf dist

@@ -1,4 +1,4 @@
-"""`StackedEnsemble`: its weights against the best of a fine grid, its samples against its members'."""
+"""`StackedEnsemble`: its weights against those by hand, its samples against its members'."""
 
 from __future__ import annotations
 
@@ -8,45 +8,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 from darts import TimeSeries
-from darts.metrics import mcrps
 from darts.models import LinearRegressionModel
-from model_fixtures import CONTEXT, HORIZON, from_values, make_model, wave
+from model_fixtures import CONTEXT, HORIZON, make_model, wave
 
 from darts_msft import StackedEnsemble
 from darts_msft.stacking import shares
 
 
-def regression(lags: int, train: TimeSeries, likelihood: str | None = None) -> LinearRegressionModel:
-    options = {"likelihood": likelihood, "quantiles": [0.1, 0.3, 0.5, 0.7, 0.9]} if likelihood else {}
-    return LinearRegressionModel(lags=lags, output_chunk_length=HORIZON, **options).fit(train)
+def regression(lags: int, train: TimeSeries) -> LinearRegressionModel:
+    return LinearRegressionModel(lags=lags, output_chunk_length=HORIZON).fit(train)
 
 
-def noisy(length: int, seed: int) -> TimeSeries:
-    """A wave of period 8 with much noise: forecasts of different look-backs err in part independently."""
-    random = np.random.default_rng(seed)
-    values = np.sin(2 * np.pi * np.arange(length)[:, None] / 8) + random.normal(0, 0.5, (length, 1))
-    return from_values(values.astype(np.float32))
+def stacked(monkeypatch: pytest.MonkeyPatch, errors: list[np.ndarray]) -> StackedEnsemble:
+    """Of members of points that err by so much, in each window of 70 (at most 128 are compared, so all are)."""
+    series = wave(32 + HORIZON + 69)
+    members = [regression(32, series) for _ in errors]
+    given = iter(errors)
+
+    def draws(model: object, pasts: list[TimeSeries], steps: int, covariates: object) -> list[TimeSeries]:
+        own = next(given)
+        truths = [series[len(past) : len(past) + steps] for past in pasts]
+        return [truth + float(error) for truth, error in zip(truths, own, strict=True)]
+
+    monkeypatch.setattr(StackedEnsemble, "_draws", staticmethod(draws))
+    return StackedEnsemble(members).fit(series)
 
 
-def crps_at(ensemble: StackedEnsemble, weights: object, series: TimeSeries) -> float:
-    ensemble.weights = np.array(weights, dtype=float)
-    found = ensemble.historical_forecasts(
-        series, start=32, forecast_horizon=HORIZON, stride=9, retrain=False, last_points_only=False, num_samples=100
-    )
-    return float(np.mean(mcrps([series] * len(found), found)))
+def test_weights_of_two_points_on_both_sides_of_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of 1 below and 2 above: the CRPS is w² + 2 (1 - w)², least at w = 2/3: 2/3 of the better's."""
+    ensemble = stacked(monkeypatch, [np.full(70, -1.0), np.full(70, 2.0)])
+    np.testing.assert_allclose(ensemble.weights, [2 / 3, 1 / 3], atol=1e-4)
+    assert ensemble.scores is not None
+    scores = ensemble.scores["score"].to_numpy()
+    np.testing.assert_allclose(scores[1] / scores[0], 2, rtol=1e-4)
+    np.testing.assert_allclose(scores[3] / scores[2], 2 / 3, rtol=1e-4)
 
 
-def test_weights_are_near_those_of_a_grid_and_the_mixture_is_no_worse_on_what_comes_later() -> None:
-    train, val, later = noisy(400, 0), noisy(300, 1), noisy(300, 2)
-    ensemble = StackedEnsemble([regression(lags, train, "quantile") for lags in (3, 8)]).fit(val)
-    weights = ensemble.weights
-    assert weights is not None
-    assert weights.min() >= 0
-    assert weights.sum() == pytest.approx(1)
-    assert crps_at(ensemble, weights, later) < 1.01 * min(crps_at(ensemble, one, later) for one in np.eye(2))
-    grid = [crps_at(ensemble, [first, 1 - first], val) for first in (0, 0.25, 0.5, 0.75, 1)]
-    assert crps_at(ensemble, weights, val) < 1.01 * min(grid)
-    assert max(grid) > 1.05 * min(grid)  # else any weights would do
+def test_weights_that_fail_on_the_other_half_give_way_to_the_best_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second member is right in the first half and far off in the second; the first is nearly right in both."""
+    halves = np.repeat([0.0, 9.0], 35)
+    ensemble = stacked(monkeypatch, [np.full(70, 0.5), halves])
+    np.testing.assert_array_equal(ensemble.weights, [1, 0])
 
 
 def test_a_member_that_is_right_has_nearly_all_the_weight_and_the_table_says_so(tiny_moirai: str) -> None:

@@ -23,10 +23,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 
 FOLDER = Path(__file__).resolve().parent
 DOTS = 75
+BAR = "━"  # of progress, which is not stored
+os.environ["COLUMNS"] = "200"  # a bar is a line
 
 
 def code_cells(notebook: dict[str, Any]) -> list[str]:
@@ -47,13 +50,14 @@ def run_cell(source: str, names: dict[str, Any], count: int) -> list[dict[str, A
         if last is not None:
             value = eval(compile(ast.Expression(last.value), f"cell {count}", "eval"), names)
     outputs: list[dict[str, Any]] = []
-    if printed.getvalue():
-        outputs.append({"name": "stdout", "output_type": "stream", "text": printed.getvalue().splitlines(True)})
+    text = [line for line in printed.getvalue().splitlines(True) if BAR not in line and line.strip()]
+    if text:
+        outputs.append({"name": "stdout", "output_type": "stream", "text": text})
     drawn = any(isinstance(one, Axes) for one in (value if hasattr(value, "__len__") else [value]))
     if value is not None and not drawn:
         data = {"text/plain": repr(value).splitlines(True)}
-        if hasattr(value, "_repr_html_") and hasattr(value, "to_html"):
-            data["text/html"] = value.to_html().splitlines(True)
+        if isinstance(value, pd.DataFrame):
+            data = {"text/plain": value.to_string().splitlines(True), "text/html": value.to_html().splitlines(True)}
         outputs.append({"data": data, "execution_count": count, "metadata": {}, "output_type": "execute_result"})
     for number in plt.get_fignums():
         picture = io.BytesIO()
