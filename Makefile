@@ -4,6 +4,7 @@
 #             10 minutes is ended, as a failure (by GNU timeout)
 # make docs   build the documentation's site in build/site; a warning is a failure
 # make notebooks  run the notebooks and store what they show; minutes
+# make pictures  draw the documentation's pictures of forecasts anew; minutes
 # make dist   build the sdist and the wheel in dist
 # make wheelhouse  collect the wheels of the package and of all that it needs, for a machine without a network, in
 #             build/wheelhouse; torch alone is 200 MB or more
@@ -11,7 +12,7 @@
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke docs notebooks dist wheelhouse lint types unit setup-demo setup-test clean
+.PHONY: demo test smoke docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -54,6 +55,11 @@ docs: setup-test
 
 notebooks: setup-test
 	$(BIN)/python examples/notebooks/execute.py
+
+pictures: setup-demo
+	$(BIN)/python examples/01_quickstart.py --out build/pictures --forecast docs/images/forecast.png
+	$(BIN)/python examples/05_totals.py --dataset sea_temperature --picture docs/images/paths.png
+	$(BIN)/python examples/08_look_inside.py --picture docs/images/scales.png
 
 dist: setup-test
 	rm -rf dist

@@ -93,7 +93,7 @@ def tune(
     random_state
         Seed of every fit.
     **settings
-        Further arguments of :class:`MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`.
+        Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`.
 
     Raises
     ------

@@ -154,3 +154,14 @@ def test_actors_on_ray_forecast_the_same_and_a_lost_one_is_replaced() -> None:
     done = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "56 rows of 4 series by 2 workers, one was lost" in done.stdout
+
+
+def test_a_look_inside(example: Example, tmp_path: Path) -> None:
+    printed = example("08_look_inside.py", *flags(picture=tmp_path / "scales.png"))
+    rows = [line.split() for line in printed.splitlines() if re.match(r"[12] +-?\d", line)]
+    assert [row[0] for row in rows] == ["1", "2"]  # two days
+    for row in rows:
+        pulls, weights = ([float(cell) for cell in part] for part in (row[1:4], row[4:]))
+        assert sum(weights) == pytest.approx(1, abs=2e-3)
+        assert sum(pulls) == pytest.approx(0, abs=2e-3)
+    assert (tmp_path / "scales.png").stat().st_size > 20_000
