@@ -2,7 +2,11 @@
 # make test   set up .venv and run lint, types and tests
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
+# make gpu-check  try everything once on a GPU, in under 4 minutes, and write what was found to build/gpu/gpu.json; with
+#             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
 # make docs   build the documentation's site in build/site; a warning is a failure
+# make gpu-pretrain  pretrain models of the bundled shape and of a larger one on a CUDA GPU, in about 8 minutes; GPU_OUT,
+#             GPU_STEPS and GPU_WORKERS (processes that make the series) can be given. No .venv: PYTHON needs torch with CUDA
 # make notebooks  run the notebooks and store what they show; minutes
 # make pictures  draw the documentation's pictures of forecasts anew; minutes
 # make dist   build the sdist and the wheel in dist
@@ -12,7 +16,7 @@
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
+.PHONY: demo test smoke gpu-check gpu-pretrain docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -50,6 +54,9 @@ smoke: setup-test
 	timeout --foreground 600 env OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run --suite smoke --results $(SMOKE)
 	$(BIN)/python -m benchmarks show --results $(SMOKE) --output $(SMOKE)/show
 
+gpu-check: $(if $(PYTHON),,setup-test)
+	$(or $(PYTHON),$(BIN)/python) -m benchmarks.gpu_check --output build/gpu $(ARGS)
+
 docs: setup-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
@@ -76,6 +83,17 @@ lint: setup-test
 
 types: setup-test
 	$(BIN)/mypy
+
+GPU_OUT := runs
+GPU_STEPS := 9000
+GPU_SECONDS := 460
+GPU_WORKERS := 14
+
+gpu-pretrain:
+	$(or $(PYTHON),python3) -m darts_msft.pretraining --device cuda --precision bfloat16 --any-order \
+	  --out $(GPU_OUT)/tiny $(GPU_OUT)/mini --width 128 192 --layers 6 8 \
+	  --tokens 65536 --steps $(GPU_STEPS) --seconds $(GPU_SECONDS) --warmup 300 --decay 0.34 --clear 1000 --rates 0.3 \
+	  --workers $(GPU_WORKERS) --log-every 50 --save-every 1000
 
 setup-demo: $(DEMO_READY)
 setup-test: $(TEST_READY)

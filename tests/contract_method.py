@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ VARIATES = 2
 def make_model(directory: Path, method: str, context: int = CONTEXT, **settings: Any) -> MSFTFoundationModel:
     """An unfitted model on a tiny checkpoint; `settings` are its arguments."""
     trainer = {
-        "accelerator": "cpu",
+        "accelerator": os.environ.get("DARTS_MSFT_TEST_ACCELERATOR", "cpu"),  # "cuda": of `make gpu-check`
         "logger": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,

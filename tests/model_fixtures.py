@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from darts_msft import MSFTFoundationModel
 
 CONTEXT, HORIZON = 32, 8
 TRAINER = {
-    "accelerator": "cpu",
+    "accelerator": os.environ.get("DARTS_MSFT_TEST_ACCELERATOR", "cpu"),  # "cuda": of `make gpu-check`
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "enable_checkpointing": False,

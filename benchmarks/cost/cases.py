@@ -70,12 +70,12 @@ class Case:
     finest: int = 0
 
 
-def save_random_small(folder: str | Path) -> None:
-    """A checkpoint of MOIRAI small's size (13.8 M parameters) with random weights."""
+def save_random(folder: str | Path, d_model: int = 384, num_layers: int = 6) -> None:
+    """A checkpoint of MOIRAI small's size (13.8 M parameters), or another, with random weights."""
     torch.manual_seed(0)
     names = ("StudentTOutput", "NormalFixedScaleOutput", "NegativeBinomialOutput", "LogNormalOutput")
     mixture = distribution.MixtureOutput([getattr(distribution, name)() for name in names])
-    sizes = {"d_model": 384, "num_layers": 6, "patch_sizes": (8, 16, 32, 64, 128), "max_seq_len": 512}
+    sizes = {"d_model": d_model, "num_layers": num_layers, "patch_sizes": (8, 16, 32, 64, 128), "max_seq_len": 512}
     MoiraiModule(mixture, **sizes, attn_dropout_p=0.0, dropout_p=0.0).save_pretrained(folder)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.cost.cases import ETTM1_TEST, Case, create, measure, save_random_small
+from benchmarks.cost.cases import ETTM1_TEST, Case, create, measure, save_random
 from benchmarks.errors import Misuse, misuse
 from benchmarks.run.provenance import ProcessFailed, isolated, preload, provenance
 from benchmarks.run.store import append, read_list
@@ -53,7 +53,7 @@ def run(asked: Mapping[str, Any], results: Path) -> Record:
     record = Record()
     with tempfile.TemporaryDirectory() as folder:
         if "moirai-small" in asked["models"]:
-            save_random_small(folder)
+            save_random(folder)
         places = {"moirai-tiny": "moirai-tiny", "moirai-small": folder}
         try:
             for group in plan(asked, {name: places[name] for name in asked["models"]}, record):

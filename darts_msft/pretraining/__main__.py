@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from darts_msft.pretraining.train import Pretraining, Settings
+from darts_msft.pretraining.settings import Settings
+from darts_msft.pretraining.train import Pretraining, train_together
 
 PROGRAM = "python -m darts_msft.pretraining"
+SIZES = ("width", "layers")  # settings in which runs that go on together may differ
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -41,7 +44,8 @@ def device_here(text: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the run")
+    text = "directory of the run; several: models of several sizes (--width, --layers) learn from the same batches"
+    parser.add_argument("--out", type=Path, required=True, nargs="+", help=text)
     parser.add_argument("--threads", type=at_least(0), default=0, help="CPU threads; 0 takes all")
     parser.add_argument("--log-every", type=at_least(1), default=100, help="steps between log lines")
     parser.add_argument("--save-every", type=at_least(1), default=500, help="steps between checkpoints")
@@ -49,8 +53,22 @@ def make_parser() -> argparse.ArgumentParser:
         flag = "--" + field.name.replace("_", "-")
         kind = device_here if field.name == "device" else type(field.default)
         text = f"{field.metadata['help']} (default: %(default)s)"
-        parser.add_argument(flag, type=kind, default=field.default, help=text)
+        several: dict[str, Any] = {"nargs": "+"} if field.name in SIZES else {}
+        parser.add_argument(flag, type=kind, default=field.default, help=text, **several)
+    parser.add_argument("--any-order", action="store_true", help="on CUDA: faster sums; no two runs are the same")
     return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> list[Settings]:
+    """Of each run, in the order of `--out`; one size given is that of all."""
+    count, asked = len(arguments.out), {}
+    for field in fields(Settings):
+        value = getattr(arguments, field.name)
+        values = value if isinstance(value, list) else [value]
+        if len(values) not in (1, count):
+            raise ValueError(f"{field.name} must be one number or one for each of {count} directories, got {values}")
+        asked[field.name] = values * (count // len(values))
+    return [Settings(**{name: values[i] for name, values in asked.items()}) for i in range(count)]
 
 
 def make_repeatable(device: str) -> None:
@@ -73,21 +91,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+        settings = settings_of(arguments)
     except ValueError as error:
         parser.error(str(error))
-    make_repeatable(settings.device)
-    if arguments.out.exists() and not arguments.out.is_dir():
-        parser.error(f"argument --out: {arguments.out} is a file; give a directory, new or of a run")
+    if not arguments.any_order:
+        make_repeatable(arguments.device)
+    for out in arguments.out:
+        if out.exists() and not out.is_dir():
+            parser.error(f"argument --out: {out} is a file; give a directory, new or of a run")
+    if len(set(arguments.out)) < len(arguments.out):
+        parser.error(f"argument --out: every run needs a directory of its own, got {' '.join(map(str, arguments.out))}")
     try:
-        run = Pretraining(settings, arguments.out)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        run.resume()
+        runs = [Pretraining(*one) for one in zip(settings, arguments.out, strict=True)]
+        for run in runs:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            run.resume()
     except (OSError, ValueError, ImportError) as error:  # what the user can put right
         sys.exit(f"{PROGRAM}: error: {error}")
     try:
-        run.run(arguments.log_every, arguments.save_every)
-    except (OSError, FloatingPointError) as error:
+        train_together(runs, arguments.log_every, arguments.save_every)
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{PROGRAM}: error: {error}")
 
 

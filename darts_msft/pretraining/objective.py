@@ -26,6 +26,7 @@ HORIZON_SHARE = (0.15, 0.5)
 MIN_TOKENS, MAX_TOKENS = 3, 128  # tokens of one series, context and horizon together; the median is 32
 POOLING_SHARES = {1: 0.7, 2: 0.2, 4: 0.1}  # series are averaged over so many steps: the same process at several rates
 MIN_LENGTH, MAX_LENGTH = 512, 4096  # steps of a generated series
+MOST_POOLED, MAX_LENGTH_OF_RATES = 8, 16_384  # of a batch in which each process is seen at several rates
 PIECES = 4  # at most so many pieces of one generated series are used: they are not independent
 DAMAGED_SHARE = 0.25  # share of batches with left padding and missing values
 MIN_OBSERVED = 8  # a context that damage would leave with fewer values stays whole
@@ -43,6 +44,8 @@ class Layout(NamedTuple):
     """Generated steps averaged into one."""
     length: int
     """Steps of the generated series that the pieces are cut from."""
+    several_rates: bool = False
+    """Each series is cut once at every rate: 1, 2, 4 ... up to `pooling` steps averaged into one."""
 
     @property
     def tokens(self) -> int:
@@ -51,6 +54,8 @@ class Layout(NamedTuple):
     @property
     def pieces(self) -> int:
         """Pieces cut from one generated series."""
+        if self.several_rates:
+            return self.pooling.bit_length()
         return min(PIECES, self.length // (self.tokens * self.patch_size * self.pooling))
 
 
@@ -61,6 +66,8 @@ class Task:
     patch_size: int
     context: Float[Tensor, "B 1 C"]
     horizon: Float[Tensor, "B 1 H"]
+    whole: bool
+    """No value is missing."""
 
     @property
     def tokens(self) -> int:
@@ -69,11 +76,11 @@ class Task:
 
     def pin_memory(self) -> Task:
         """Called by `DataLoader`."""
-        return Task(self.patch_size, self.context.pin_memory(), self.horizon.pin_memory())
+        return Task(self.patch_size, self.context.pin_memory(), self.horizon.pin_memory(), self.whole)
 
     def to(self, device: str) -> Task:
         context, horizon = (x.to(device, non_blocking=True) for x in (self.context, self.horizon))
-        return Task(self.patch_size, context, horizon)
+        return Task(self.patch_size, context, horizon, self.whole)
 
 
 class Tasks(Dataset[Task]):
@@ -83,14 +90,21 @@ class Tasks(Dataset[Task]):
     to be few, since their likelihood, which has no bound, would rule the mean.
     """
 
-    def __init__(self, seed: int, tokens: int, shares: Mapping[int, float] = PATCH_SIZE_SHARES) -> None:
-        self.seed, self.tokens, self.shares = seed, tokens, dict(shares)
+    def __init__(
+        self,
+        seed: int,
+        tokens: int,
+        shares: Mapping[int, float] = PATCH_SIZE_SHARES,
+        clear: int = CLEAR_BATCHES,
+        rates: float = 0.0,
+    ) -> None:
+        self.seed, self.tokens, self.shares, self.clear, self.rates = seed, tokens, dict(shares), clear, rates
 
     def __getitem__(self, index: int) -> Task:
         rng = np.random.default_rng([self.seed, index])
-        layout = draw_layout(rng, self.shares)
+        layout = draw_layout(rng, self.shares, self.rates)
         size = max(1, round(self.tokens / layout.tokens))
-        quiet = CLEAR_QUIET if index < CLEAR_BATCHES else QUIET
+        quiet = CLEAR_QUIET if index < self.clear else QUIET
         series = synthetic_series(rng, -(-size // layout.pieces), layout.length, quiet)
         return make_task(series, layout, rng, size)
 
@@ -116,8 +130,10 @@ def parse_shares(text: str) -> dict[int, float]:
     return {patch_size: share / total for patch_size, share in shares.items()}
 
 
-def draw_layout(rng: np.random.Generator, shares: Mapping[int, float] = PATCH_SIZE_SHARES) -> Layout:
-    """The only place where lengths are drawn.
+def draw_layout(
+    rng: np.random.Generator, shares: Mapping[int, float] = PATCH_SIZE_SHARES, rates: float = 0.0
+) -> Layout:
+    """The only place where lengths are drawn; `rates` is the share of layouts of several rates.
 
     Tokens are MIN_TOKENS (MAX_TOKENS / MIN_TOKENS)^(u^(2/3)) with u uniform: between log-uniform (exponent u, median
     20) and uniform (median 66). Generated series are one, two or four times as long as a piece, within their bounds.
@@ -125,6 +141,12 @@ def draw_layout(rng: np.random.Generator, shares: Mapping[int, float] = PATCH_SI
     patch_size = int(rng.choice(list(shares), p=list(shares.values())))
     tokens = round(MIN_TOKENS * (MAX_TOKENS / MIN_TOKENS) ** (rng.random() ** (2 / 3)))
     horizon_tokens = min(max(1, round(tokens * rng.uniform(*HORIZON_SHARE))), tokens // 2)
+    if rates and rng.random() < rates:
+        pooling = MOST_POOLED
+        while pooling * tokens * patch_size > MAX_LENGTH_OF_RATES:
+            pooling //= 2
+        length = max(MIN_LENGTH, pooling * tokens * patch_size)
+        return Layout(patch_size, tokens - horizon_tokens, horizon_tokens, pooling, length, several_rates=True)
     pooling = int(rng.choice(list(POOLING_SHARES), p=list(POOLING_SHARES.values())))
     while pooling * tokens * patch_size > MAX_LENGTH:
         pooling //= 2
@@ -143,6 +165,19 @@ def cut(series: Float[np.ndarray, "rows length"], layout: Layout, rng: np.random
     return reduce(taken, "row piece (step pool) -> (row piece) step", "mean", pool=layout.pooling)
 
 
+def cut_at_rates(
+    series: Float[np.ndarray, "rows length"], layout: Layout, rng: np.random.Generator
+) -> Float[np.ndarray, "n s"]:
+    """A piece of each row at every rate, each at a random place: the coarser, the more of the process it sees."""
+    steps = layout.tokens * layout.patch_size
+    pieces = []
+    for pooling in (2**i for i in range(layout.pieces)):
+        first = rng.integers(series.shape[1] - steps * pooling + 1)
+        part = series[:, first : first + steps * pooling]
+        pieces.append(reduce(part, "row (step pool) -> row step", "mean", pool=pooling))
+    return np.concatenate(pieces)
+
+
 def damage(context: Float[np.ndarray, "rows C"], rng: np.random.Generator) -> None:
     """Puts NaN, in place, where a random left part, single values or a block of each row are missing."""
     rows, steps = context.shape
@@ -159,12 +194,13 @@ def damage(context: Float[np.ndarray, "rows C"], rng: np.random.Generator) -> No
 
 def make_task(series: Float[np.ndarray, "rows length"], layout: Layout, rng: np.random.Generator, size: int) -> Task:
     """Turns generated series into one batch of at most `size` rows."""
-    pieces = cut(series, layout, rng)
+    pieces = (cut_at_rates if layout.several_rates else cut)(series, layout, rng)
     pieces = pieces[rng.permutation(len(pieces))[:size]]
     context, horizon = (part.copy() for part in np.split(pieces, [layout.context_tokens * layout.patch_size], axis=1))
     if rng.uniform() < DAMAGED_SHARE:
         damage(context, rng)
-    return Task(layout.patch_size, torch.from_numpy(context)[:, None], torch.from_numpy(horizon)[:, None])
+    whole = not np.isnan(context).any()
+    return Task(layout.patch_size, torch.from_numpy(context)[:, None], torch.from_numpy(horizon)[:, None], whole)
 
 
 def horizon_loss(backbones: Mapping[int, Backbone], task: Task) -> Float[Tensor, ""]:
@@ -175,7 +211,7 @@ def horizon_loss(backbones: Mapping[int, Backbone], task: Task) -> Float[Tensor,
     exact = backbone.statistics(task.context, torch.full_like(task.horizon, torch.nan))
     tokens = backbone.embed(standardise(task.context, exact), observed, nothing, known)
     mask, stats = backbone.token_mask(observed, known, targets=1), exact.to(task.context.dtype)
-    attended = None if observed.all() else mask
+    attended = None if task.whole else mask
     for layer in range(backbone.spec.num_layers):
         tokens = backbone.feed_forward(layer, backbone.attention(layer, tokens, attended, {}), None)
     params = backbone.head(tokens, task.horizon.shape[-1], mask).float()

@@ -13,8 +13,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,80 +29,23 @@ from uni2ts.distribution import MixtureOutput, StudentTOutput
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
+from darts_msft.pretraining.muon import GroupedMuon
 from darts_msft.pretraining.objective import (
     CLEAR_BATCHES,
     MAX_TOKENS,
-    PATCH_SIZE_SHARES,
     Task,
     Tasks,
     horizon_loss,
     parse_shares,
 )
+from darts_msft.pretraining.settings import VALIDATION_SEED, Settings
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_SEED = 1_000_003
-VALIDATION_BATCHES = 24
-FREE = ("steps", "decay", "device", "workers")  # settings that a resumed run may change
-RANGES = {  # smallest and largest value of a setting
-    "steps": (1, math.inf),
-    "tokens": (1, math.inf),
-    "layers": (1, math.inf),
-    "learning_rate": (0, math.inf),
-    "hidden_learning_rate": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "warmup": (0, math.inf),
-    "decay": (0, 1),
-    "workers": (0, math.inf),
-}
+VALIDATION_BATCHES, VALIDATION_TOKENS = 24, 4096  # the same series, whatever the tokens of a step
+FREE = ("steps", "decay", "seconds", "device", "workers")  # settings that a resumed run may change
 PACKAGE = Path(__file__).resolve().parents[1]
 CODE = ("pretraining/*.py", "backbones/base.py", "backbones/moirai.py", "backbones/moirai_mixture.py")  # run in a step
-
-
-def _setting(default: Any, text: str) -> Any:
-    """A field with this default, and the help of its flag."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One pretraining run; every field is a command-line flag of the same name, with its text as the help."""
-
-    steps: int = _setting(12_000, "training steps of the whole run")
-    tokens: int = _setting(4096, "tokens (patches) a step, about")
-    patch_shares: str = _setting(
-        ",".join(f"{patch}:{share}" for patch, share in PATCH_SIZE_SHARES.items()),
-        "share of the batches by patch size in steps, as P:SHARE,P:SHARE,...",
-    )
-    width: int = _setting(128, "of the model; it has width // 64 attention heads")
-    layers: int = _setting(6, "encoder layers")
-    learning_rate: float = _setting(1e-3, "of AdamW: projections, head, norms")
-    hidden_learning_rate: float = _setting(3e-3, "of Muon: the encoder layers' matrices")
-    weight_decay: float = _setting(0.05, "of both optimisers")
-    warmup: int = _setting(400, "steps in which the rates rise linearly")
-    decay: float = _setting(0.3, "share of the steps, at the end, in which the rates fall linearly to zero")
-    ema: float = _setting(0.999, "decay a step of the exponential moving average of the weights")
-    seed: int = _setting(0, "of the weights and the batches")
-    device: str = _setting("cpu", "torch's name of the device that trains, say cuda")
-    precision: str = _setting("float32", "float32, or bfloat16 (autocast)")
-    workers: int = _setting(0, "processes that prepare batches, 0: the training process; the batches are the same")
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-                raise ValueError(f"{name} must be {bound}, got {value}")
-        parse_shares(self.patch_shares)
-        heads = self.width // 64
-        if heads < 1 or self.width % (4 * heads):  # half of a head's channels are rotated, in pairs
-            raise ValueError(f"width must be at least 64 and a multiple of 4 * (width // 64), got {self.width}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be at least 0 and less than 1, got {self.ema}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
-        if self.seed < 0 or self.seed == VALIDATION_SEED:
-            raise ValueError(f"seed must not be negative nor that of the validation series, got {self.seed}")
 
 
 def build_module(settings: Settings) -> MoiraiModule:
@@ -147,9 +90,7 @@ def make_optimizers(module: MoiraiModule, settings: Settings) -> tuple[torch.opt
     known = {id(parameter) for parameter in hidden}
     others = [p for p in module.parameters() if id(p) not in known]
     decay = settings.weight_decay
-    muon = torch.optim.Muon(
-        hidden, lr=settings.hidden_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = GroupedMuon(hidden, settings.hidden_learning_rate, decay)
     groups = [
         {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
@@ -203,9 +144,12 @@ class Pretraining:
         self.backbones, self.averaged_backbones = backbones_of(self.module), backbones_of(self.averaged.module)
         self.optimizers = make_optimizers(self.module, settings)
         shares = parse_shares(settings.patch_shares)
-        self.tasks = Tasks(settings.seed, settings.tokens, shares)
+        self.tasks = Tasks(settings.seed, settings.tokens, shares, settings.clear, settings.rates)
         self.step, self.seconds = 0, 0.0
-        held_back = Tasks(VALIDATION_SEED, settings.tokens, shares)
+        self.begin = time.perf_counter()  # `seconds` counts up to here
+        self.losses: list[Tensor] = []  # since the last line of the log
+        self.tokens = 0
+        held_back = Tasks(VALIDATION_SEED, min(settings.tokens, VALIDATION_TOKENS), shares)
         self.validation = [held_back[CLEAR_BATCHES + index] for index in range(VALIDATION_BATCHES)]
 
     @property
@@ -319,7 +263,11 @@ class Pretraining:
 
     def schedule(self) -> float:
         """The share of their rates at which the optimisers make the present step."""
-        return share_of_rates(self.settings, self.step)
+        share = share_of_rates(self.settings, self.step)
+        if limit := self.settings.seconds:
+            left = limit - self.seconds - (time.perf_counter() - self.begin)
+            share = min(share, max(0.0, left / max(1e-9, limit * self.settings.decay)))
+        return share
 
     def batches(self) -> DataLoader[Task]:
         """The training batches from the present step on; the index of a batch is its step."""
@@ -343,17 +291,14 @@ class Pretraining:
         """Mean over the held-back batches."""
         return float(np.mean([self.loss(task, backbones).item() for task in self.validation]))
 
-    def train_step(self, task: Task) -> float:
+    def train_step(self, task: Task) -> Tensor:
+        """Returns the loss before the step, without waiting for the device."""
+        share = self.schedule()
         rates = (self.settings.hidden_learning_rate, self.settings.learning_rate)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate * self.schedule()
+                group["lr"] = rate * share
         loss = self.loss(task, self.backbones)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss.item()} at step {self.step}; lower --learning-rate or --hidden-learning-rate, or take "
-                "--precision float32, in another --out directory"
-            )
         self.module.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
@@ -361,7 +306,7 @@ class Pretraining:
             optimizer.step()
         self.averaged.update_parameters(self.module)
         self.step += 1
-        return loss.item()
+        return loss.detach()
 
     def log(self, **values: float) -> None:
         line = json.dumps({"step": self.step, **{name: round(value, 5) for name, value in values.items()}})
@@ -370,23 +315,55 @@ class Pretraining:
             file.write(line + "\n")
 
     def run(self, log_every: int = 100, save_every: int = 500) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        losses: list[float] = []
-        begin, tokens = time.perf_counter(), 0
-        for task in self.batches():
-            losses.append(self.train_step(task))
-            tokens += task.tokens
-            if self.step % log_every and self.step % save_every and self.step < self.settings.steps:
-                continue
-            elapsed = time.perf_counter() - begin
-            self.seconds += elapsed
-            values = {"loss": float(np.mean(losses)), "tokens_per_second": tokens / elapsed, "seconds": self.seconds}
-            if self.step % save_every == 0 or self.step == self.settings.steps:
-                values["validation_loss"] = self.validation_loss(self.backbones)
-                values["averaged_validation_loss"] = self.validation_loss(self.averaged_backbones)
-                self.save()
-            self.log(**values, schedule=self.schedule())
-            losses, tokens, begin = [], 0, time.perf_counter()
+        train_together([self], log_every, save_every)
+
+    def learn(self, task: Task) -> None:
+        self.losses.append(self.train_step(task))
+        self.tokens += task.tokens
+
+    def report(self, saving: bool) -> None:
+        """Adds a line to the log, of the steps since the last; with `saving`, validates and saves too."""
+        loss = torch.stack(self.losses).mean().item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"loss is {loss}, the mean of {len(self.losses)} steps up to {self.step}; nothing of them is saved; "
+                "lower --learning-rate or --hidden-learning-rate, or take --precision float32, in another --out "
+                "directory"
+            )
+        elapsed = time.perf_counter() - self.begin
+        self.seconds += elapsed
+        values = {"loss": loss, "tokens_per_second": self.tokens / elapsed, "seconds": self.seconds}
+        self.losses, self.tokens, self.begin = [], 0, time.perf_counter()
+        if saving:
+            values["validation_loss"] = self.validation_loss(self.backbones)
+            values["averaged_validation_loss"] = self.validation_loss(self.averaged_backbones)
+            self.save()
+        self.log(**values, schedule=self.schedule())
+
+
+def train_together(runs: Sequence[Pretraining], log_every: int = 100, save_every: int = 500) -> None:
+    """Runs whose models learn from the same batches, each by itself; `seconds` of each are those of all.
+
+    They differ in width and layers at most, and are at the same step.
+    """
+    first = runs[0]
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every batch has its own
+    if len(steps := {run.step for run in runs}) > 1:
+        raise ValueError(f"the runs are at the steps {sorted(steps)}; only runs at the same step go on together")
+    for run in runs:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        run.begin = time.perf_counter()
+    for task in first.batches():
+        task = task.to(first.settings.device)
+        for run in runs:
+            run.learn(task)
+        last = first.schedule() <= 0
+        saving = last or first.step % save_every == 0
+        if saving or first.step % log_every == 0:
+            for run in runs:
+                run.report(saving)
+        if last:
+            break
 
 
 def export(module: MoiraiModule, directory: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darts_msft.pretraining.train import Pretraining, Settings
+from darts_msft.pretraining.settings import Settings
+from darts_msft.pretraining.train import Pretraining
 
 SMALL = {"steps": 5, "tokens": 48, "width": 64, "layers": 1, "warmup": 2, "decay": 0.4}
 FLAGS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]

@@ -5,14 +5,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from small_runs import FLAGS, same_bits, start
 
 from darts_msft.pretraining import __main__ as command
 from darts_msft.pretraining import train
-from darts_msft.pretraining.train import Settings, build_module, make_optimizers
+from darts_msft.pretraining.settings import Settings
+from darts_msft.pretraining.train import build_module, make_optimizers
 
 pytestmark = pytest.mark.usefixtures("two_validation_batches")
 
@@ -61,6 +61,9 @@ GIVEN = {
     "device": "cpu:0",
     "precision": "bfloat16",
     "workers": 1,
+    "clear": 9,
+    "rates": 0.5,
+    "seconds": 60.0,
 }
 
 
@@ -69,21 +72,20 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
 
     class Recorder:
         def __init__(self, settings: Settings, directory: Path) -> None:
+            self.directory = directory
             calls.append((asdict(settings), directory))
 
         def resume(self) -> None:
             calls.append("resumed")
 
-        def run(self, log_every: int, save_every: int) -> None:
-            calls.append((log_every, save_every))
-
     assert set(GIVEN) == {field.name for field in fields(Settings)}
     assert not GIVEN.items() & asdict(Settings()).items()
     monkeypatch.setattr(command, "Pretraining", Recorder)
+    monkeypatch.setattr(command, "train_together", lambda runs, *every: calls.append((len(runs), *every)))
     monkeypatch.setattr(torch, "set_num_threads", calls.append)
     flags = [text for name, value in GIVEN.items() for text in ("--" + name.replace("_", "-"), str(value))]
     command.main([*flags, "--out", str(tmp_path / "run"), "--threads=3", "--log-every=11", "--save-every=13"])
-    assert calls == [3, (GIVEN, tmp_path / "run"), "resumed", (11, 13)]
+    assert calls == [3, (GIVEN, tmp_path / "run"), "resumed", (1, 11, 13)]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,9 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
         ("warmup", "-1"),
         ("decay", "1.5"),
         *(("ema", value) for value in ("1.0", "-0.1")),
+        *(("rates", value) for value in ("-0.1", "1.1")),
+        ("clear", "-1"),
+        ("seconds", "-1"),
         *(("seed", value) for value in ("-1", "1000003")),  # the validation series'
         *(("device", value) for value in ("gpu", "cuda:77", "meta")),
         ("precision", "float16"),
@@ -126,7 +131,7 @@ def test_a_wrong_flag_is_named_and_nothing_is_written(
 @pytest.mark.parametrize("width", [68, 136])
 def test_widths_that_are_not_refused_can_be_trained(tmp_path: Path, width: int) -> None:
     run = start(tmp_path, width=width)
-    assert np.isfinite(run.train_step(run.tasks[0]))
+    assert run.train_step(run.tasks[0]).isfinite()
 
 
 def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,8 +160,12 @@ def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: p
 
 
 def test_a_loss_that_is_not_finite_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "horizon_loss", lambda backbones, task: torch.tensor(torch.nan))
-    with pytest.raises(SystemExit, match="error: loss is nan at step 0"):
+    monkeypatch.setattr(
+        train,
+        "horizon_loss",
+        lambda backbones, task: next(iter(backbones.values())).module.mask_encoding.weight.sum() * torch.nan,
+    )
+    with pytest.raises(SystemExit, match="error: loss is nan, the mean of 5 steps up to 5"):
         command.main([*FLAGS, "--out", str(tmp_path)])
 
 

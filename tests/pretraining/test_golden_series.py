@@ -66,7 +66,7 @@ CASES: dict[str, Maker] = {
     "spikes": lambda rng: processes.spikes(rng, 100, 256),
     "transforms": lambda rng: processes.transform(rng, BASE),
     **{kind: lambda rng, kind=kind: processes.stochastic(rng, 30, 128, kind) for kind in processes.NOISES},
-    "layouts": lambda rng: np.array([objective.draw_layout(rng) for _ in range(200)], float),
+    "layouts": lambda rng: np.array([objective.draw_layout(rng)[:5] for _ in range(200)], float),
     "damage": damaged,
     "task 0": lambda _: batch(0),
     "task 7": lambda _: batch(7),

@@ -22,7 +22,8 @@ from darts_msft.pretraining.objective import (
     make_task,
     parse_shares,
 )
-from darts_msft.pretraining.train import Settings, build_module
+from darts_msft.pretraining.settings import Settings
+from darts_msft.pretraining.train import build_module
 
 
 def counting(rows: int, length: int) -> np.ndarray:
@@ -77,7 +78,7 @@ def test_layouts_fit() -> None:
     layouts = [draw_layout(rng) for _ in range(2000)]
     assert Counter(layout.patch_size for layout in layouts)[16] / 2000 == pytest.approx(0.5, abs=0.05)
     assert {layout.tokens for layout in layouts} >= {3, 128}
-    for patch_size, context, horizon, pooling, length in layouts:
+    for patch_size, context, horizon, pooling, length, _ in layouts:
         assert 3 <= context + horizon <= 128
         assert (context + horizon) * patch_size * pooling <= length
         assert 512 <= length <= 4096
@@ -104,7 +105,7 @@ def test_shares_of_patch_sizes_can_be_given() -> None:
 @pytest.mark.parametrize("layout", [Layout(8, 4, 2, 1, 200), Layout(16, 2, 1, 2, 200)])
 def test_the_horizon_follows_its_context_and_rows_are_shuffled(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "DAMAGED_SHARE", 0.0)
-    patch_size, context, horizon, pooling, _ = layout
+    patch_size, context, horizon, pooling, *_ = layout
     series = counting(6, 200)
     task = make_task(series, layout, np.random.default_rng(0), size=7)
     assert task.tokens == 7 * layout.tokens
@@ -117,6 +118,29 @@ def test_the_horizon_follows_its_context_and_rows_are_shuffled(layout: Layout, m
     sources = (joined[:, 0] // 10_000).tolist()
     assert sources != sorted(sources)
     assert len(set(joined[:, 0].tolist())) == 7
+
+
+def test_a_process_is_seen_once_at_each_rate() -> None:
+    layout = Layout(8, 4, 2, 4, 400, several_rates=True)
+    task = make_task(counting(6, 400), layout, np.random.default_rng(0), size=100)
+    joined = torch.cat([task.context, task.horizon], dim=-1)[:, 0].nan_to_num(nan=-1)
+    steps = joined[:, -8:].diff(dim=-1)[:, 0]  # of the horizon: nothing is missing there
+    sources = (joined[:, -1] // 10_000).long()
+    assert sorted(zip(sources.tolist(), steps.tolist(), strict=True)) == [
+        (source, rate) for source in range(6) for rate in (1, 2, 4)
+    ]
+
+
+def test_layouts_of_several_rates_fit_and_see_a_season_longer_than_the_finest_window() -> None:
+    rng = np.random.default_rng(0)
+    layouts = [draw_layout(rng, rates=0.25) for _ in range(2000)]
+    several = [layout for layout in layouts if layout.several_rates]
+    assert len(several) == pytest.approx(500, abs=60)
+    assert {layout.pooling for layout in several} == {4, 8}
+    for layout in several:
+        window = layout.tokens * layout.patch_size
+        assert 512 <= layout.length <= 16_384
+        assert layout.length >= layout.pooling * window
 
 
 def test_a_batch_depends_on_seed_and_index_only() -> None:
@@ -207,7 +231,7 @@ def make_loss_task(patch_size: int, missing: bool) -> Task:
         context[0, 0, : 2 * patch_size + 3] = torch.nan  # two whole patches and a part of the third
         context[1, 0, 3 * patch_size : 4 * patch_size] = torch.nan
         context[2][torch.rand(context[2].shape, generator=generator) < 0.3] = torch.nan
-    return Task(patch_size, context, horizon)
+    return Task(patch_size, context, horizon, whole=not missing)
 
 
 def backbones_of(module: MoiraiModule) -> dict[int, MoiraiBackbone]:
@@ -236,7 +260,7 @@ def test_far_targets_count_as_fifty_deviations(module: MoiraiModule) -> None:
     deviation = task.context.std(dim=-1, keepdim=True).expand(-1, -1, 16)
 
     def loss(size: float) -> float:
-        at = Task(8, task.context, task.context.mean(dim=-1, keepdim=True) + size * deviation)
+        at = Task(8, task.context, task.context.mean(dim=-1, keepdim=True) + size * deviation, whole=True)
         return horizon_loss(backbones, at).item()
 
     for sign in (-1, 1):

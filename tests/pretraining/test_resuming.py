@@ -19,7 +19,8 @@ from small_runs import FLAGS, same_bits, start, weights
 
 from darts_msft.pretraining import __main__ as command
 from darts_msft.pretraining import train
-from darts_msft.pretraining.train import Pretraining, Settings, fingerprint
+from darts_msft.pretraining.settings import Settings
+from darts_msft.pretraining.train import Pretraining, fingerprint
 
 pytestmark = pytest.mark.usefixtures("two_validation_batches")
 
@@ -75,6 +76,8 @@ OTHERS = {
     "warmup": 3,
     "ema": 0.9,
     "precision": "bfloat16",
+    "clear": 6,
+    "rates": 0.5,
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from small_runs import same_bits, start, weights
 from torch import Tensor
 
+from darts_msft.pretraining.muon import GroupedMuon
 from darts_msft.pretraining.train import Pretraining
 
 pytestmark = pytest.mark.usefixtures("two_validation_batches")
@@ -27,13 +28,15 @@ def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path: Path) -> None:
     assert shares[11:] == pytest.approx([left / 10 for left in range(9, -1, -1)])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_path: Path) -> None:
-    run = start(tmp_path)
-    before, task = weights(run), run.tasks[0]
-    task.horizon[:] = torch.nan
-    with pytest.raises(FloatingPointError, match="at step 0"):
-        run.train_step(task)
-    assert same_bits(before, weights(run))
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, losses = start(tmp_path), iter([1.0, 1.0, 1.0, torch.nan])
+    loss = run.loss
+    monkeypatch.setattr(run, "loss", lambda *arguments: loss(*arguments) * next(losses, 1.0))
+    with pytest.raises(FloatingPointError, match="loss is nan, the mean of 2 steps up to 4"):
+        run.run(log_every=2, save_every=4)
+    assert not run.state_file.exists()
 
 
 NORMS = {"norm", "norm1", "norm2", "q_norm", "k_norm"}
@@ -43,7 +46,7 @@ ENCODER_MATRICES = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "fc_
 def test_which_weights_decay_and_at_whose_rate(tmp_path: Path) -> None:
     """Muon for the layers' matrices. Without gradients a step only decays the weights: by rate times weight decay."""
     run = start(tmp_path, learning_rate=0.1, hidden_learning_rate=0.2, weight_decay=0.5)
-    assert [type(optimizer) for optimizer in run.optimizers] == [torch.optim.Muon, torch.optim.AdamW]
+    assert [type(optimizer) for optimizer in run.optimizers] == [GroupedMuon, torch.optim.AdamW]
     for parameter in run.module.parameters():
         torch.nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
@@ -135,3 +138,23 @@ def test_both_losses_and_both_weights_are_kept(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert same_bits(state["module"], run.module.state_dict())
     assert same_bits(state["averaged"], run.averaged.state_dict())
+
+
+def test_muon_in_groups_steps_as_torchs_does() -> None:
+    """Two steps over square, tall and wide matrices, and one without a gradient."""
+    shapes = [(8, 8), (8, 8), (24, 8), (8, 24), (8, 8)]
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in shapes]
+    copies = [[torch.nn.Parameter(value.clone()) for value in start] for _ in range(2)]
+    grouped = GroupedMuon(copies[0], lr=0.1, weight_decay=0.5)
+    reference = torch.optim.Muon(copies[1], lr=0.1, weight_decay=0.5, adjust_lr_fn="match_rms_adamw")
+    for _ in range(2):
+        gradients = [torch.randn(shape) for shape in shapes[:-1]]
+        for parameters, optimizer in zip(copies, (grouped, reference), strict=True):
+            for parameter, gradient in zip(parameters, gradients, strict=False):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+    for ours, theirs, before in zip(*copies, start, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0.01)
+        assert torch.equal(ours, before) == (before is start[-1])
+    assert grouped.state_dict()["state"].keys() == reference.state_dict()["state"].keys()

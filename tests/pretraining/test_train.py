@@ -1,5 +1,6 @@
 """A pretraining run: what its seed decides, what it is validated on, and the files it leaves."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from safetensors.torch import load_file
 from small_runs import same_bits, start, weights
 from uni2ts.model.moirai.module import MoiraiModule
 
+from darts_msft.pretraining import train
 from darts_msft.pretraining.objective import Task
+from darts_msft.pretraining.train import train_together
 
 pytestmark = pytest.mark.usefixtures("two_validation_batches")
 
@@ -69,7 +72,7 @@ def test_what_is_saved_and_logged_when(tmp_path: Path, monkeypatch: pytest.Monke
     run, saved, losses = start(tmp_path, steps=7), [], []
     train_step = run.train_step
 
-    def recorded(task: Task) -> float:
+    def recorded(task: Task) -> torch.Tensor:
         losses.append(train_step(task))
         return losses[-1]
 
@@ -82,3 +85,39 @@ def test_what_is_saved_and_logged_when(tmp_path: Path, monkeypatch: pytest.Monke
     assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6, 7]
     means = [np.mean(part) for part in (losses[:2], losses[2:3], losses[3:4], losses[4:6], losses[6:])]
     assert [line["loss"] for line in lines] == pytest.approx(means, abs=1e-5)
+
+
+def test_models_that_learn_together_are_those_that_learn_alone(tmp_path: Path) -> None:
+    alone = [start(tmp_path / f"alone {layers}", layers=layers) for layers in (1, 2)]
+    for run in alone:
+        run.run()
+    together = [start(tmp_path / f"with {layers}", layers=layers) for layers in (1, 2)]
+    train_together(together)
+    for run, other in zip(alone, together, strict=True):
+        assert same_bits(weights(run), weights(other))
+        exported = [(one.directory / "export" / "model.safetensors").read_bytes() for one in (run, other)]
+        assert exported[0] == exported[1]
+
+
+def test_models_at_different_steps_do_not_learn_together(tmp_path: Path) -> None:
+    runs = [start(tmp_path / name) for name in "ab"]
+    runs[1].step = 2
+    with pytest.raises(ValueError, match=r"steps \[0, 2\]"):
+        train_together(runs)
+
+
+def test_where_the_time_is_up_the_rates_are_at_zero_and_the_weights_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at the clock takes a second; of ten seconds the last four are those of the decay."""
+    run, shares = start(tmp_path, steps=10_000, seconds=10.0, warmup=0), []
+    clock = itertools.count()
+    monkeypatch.setattr(train.time, "perf_counter", lambda: float(next(clock)))
+    run.optimizers[0].register_step_pre_hook(lambda optimizer, *_: shares.append(optimizer.param_groups[0]["lr"]))
+    run.run()
+    full = run.settings.hidden_learning_rate
+    assert shares[0] == full
+    assert 0 < shares[-1] < full / 2
+    assert shares == sorted(shares, reverse=True)
+    assert run.step < 10
+    assert torch.load(run.state_file, weights_only=True)["step"] == run.step
