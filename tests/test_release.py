@@ -65,6 +65,18 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     assert {Path(name).name for name in about} >= {"METADATA", "RECORD", "LICENSE", "SOURCE.md", "entry_points.txt"}
 
 
+def test_what_tells_the_version_agrees() -> None:
+    told = {
+        "pyproject.toml": r'^version = "(.*)"$',
+        "CITATION.cff": "^version: (.*)$",
+        "CHANGELOG.md": r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$",
+    }
+    for name, pattern in told.items():
+        found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.M)
+        assert found, name
+        assert found[1] == __version__, name
+
+
 def test_the_sdist_holds_what_is_tracked(built: Path) -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("no clone")
