@@ -18,8 +18,9 @@ import pytorch_lightning as pl
 from darts import TimeSeries
 from darts.utils.ts_utils import series2seq
 
+from darts_msft.methods import find_method
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.stacking import StackedEnsemble
+from darts_msft.stacking import StackedEnsemble, unit_of
 
 logger = logging.getLogger("darts_msft")
 
@@ -35,11 +36,13 @@ LEAST_SHARE = 4  # a training series is so many times as long as a look-back
 class Tuned:
     """What `tune` found.
 
-    `model` is the one to forecast with: `best`, the best single model, or the ensemble of the best ones, where that was
-    better on validation windows that its weights were not solved on. `table` has a row for each candidate, the best
-    first: "look_back", "method", "rate" (times the method's own), "score" (as in `fit_report`), "kept" (the state that
-    won), "epochs", "ended_by" ("epochs", all that were to be; "halving"; or "clock"), "seconds". `ensemble_scores` has
-    the ensemble's weights; None where fewer than two models differ, or no ensemble was asked for.
+    `model` is the one to forecast with: `best`, the best single model, or an ensemble, where that was better on
+    validation windows that its weights were not solved on. `table` has a row for each candidate, the best first:
+    "look_back", "method", "rate" (times the method's own), "score", "kept" (the state that won), "epochs", "ended_by"
+    ("epochs", all that were to be; "halving"; or "clock"), "seconds". The score is the CRPS on the validation series
+    over the error, on the training part, of the value one horizon before; that of `fit_report` is in another unit,
+    which may differ by look-back. `ensemble_scores` has the ensemble's weights; None where fewer than two models
+    differ, or no ensemble was asked for.
     """
 
     model: MSFTFoundationModel | StackedEnsemble
@@ -89,7 +92,8 @@ def tune(
     max_epochs
         Of a candidate that is never stopped.
     ensemble
-        Whether the three best are stacked, and taken where they are better than the best one alone.
+        Whether three of the best, of different look-backs first, are stacked, and taken where that is better than the
+        best one alone.
     random_state
         Seed of every fit.
     **settings
@@ -160,6 +164,7 @@ class _Search:
     ) -> None:
         self.study, self.space, self.pairs, self.made = study, space, pairs, made
         self.folder, self.until = folder, until
+        self.units = np.stack([unit_of(one, made["output_chunk_length"]) for one, _ in pairs])  # of every candidate
 
     def run(self, following: Callable[[], Candidate | None]) -> None:
         while (candidate := following()) is not None:
@@ -174,7 +179,7 @@ class _Search:
 
         back, method, rate = (trial.suggest_categorical(name, list(choices)) for name, choices in self.space.items())
         model = self.model(back, method, rate)
-        halving = Halving(trial, self.until)
+        halving = Halving(trial, self.until, self.units)
         model.trainer_params.setdefault("callbacks", []).append(halving)
         begun = time.monotonic()
         try:
@@ -182,27 +187,27 @@ class _Search:
         finally:
             model.trainer_params["callbacks"].remove(halving)
         report = model.fit_report
-        if report is None or report.best is None:
+        if report is None or report.per_series is None:
             raise ValueError(f"nothing can be scored on the validation series with {back} steps of input")
+        kept = report.per_series["kept"].to_numpy().reshape(self.units.shape)
+        score = in_units(kept, model.model, self.units)
         told = {"kept": report.kept, "epochs": report.epochs, "ended_by": halving.ended_by}
-        for name, value in {**told, "score": report.best, "seconds": round(time.monotonic() - begun, 1)}.items():
+        for name, value in {**told, "score": score, "seconds": round(time.monotonic() - begun, 1)}.items():
             trial.set_user_attr(name, value)
         model.save(str(self.folder / f"{trial.number}.pt"))
         if halving.ended_by == HALVING:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, report.best)
+            self.study.tell(trial, score)
         members = _members(self.table())
         for file in self.folder.glob("*.pt*"):
             if int(file.name.partition(".")[0]) not in members:
                 file.unlink()
-        logger.info("tune: look-back %s, %s, rate %s: %.4f, %s", back, method, rate, report.best, report.kept)
+        logger.info("tune: look-back %s, %s, rate %s: %.4f, %s", back, method, rate, score, report.kept)
 
     def model(self, back: int, method: str, rate: float) -> MSFTFoundationModel:
         made = {**self.made, "input_chunk_length": back, "method": method}
         if rate != 1:
-            from darts_msft.methods import find_method
-
             optimizer = dict(made.get("optimizer_kwargs") or {})
             optimizer["lr"] = rate * optimizer.get("lr", find_method(method).rates.new)
             made["optimizer_kwargs"] = optimizer
@@ -233,12 +238,13 @@ class _Search:
 class Halving(pl.Callback):
     """Ends a fit that is not in the better half of those that had as many epochs, or when the time is up."""
 
-    def __init__(self, trial: Any, until: float) -> None:
-        self.trial, self.until = trial, until
+    def __init__(self, trial: Any, until: float, units: np.ndarray) -> None:
+        self.trial, self.until, self.units = trial, until, units
         self.best, self.ended_by = float("inf"), "epochs"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.best = min(self.best, float(trainer.callback_metrics["val_loss"]))
+        own = pl_module.by_series.numpy()  # type: ignore[operator]
+        self.best = min(self.best, in_units(own, pl_module, self.units))
         self.trial.report(self.best, trainer.current_epoch + 1)
         if trainer.current_epoch + 1 == trainer.max_epochs:
             return
@@ -249,9 +255,17 @@ class Halving(pl.Callback):
         trainer.should_stop = trainer.should_stop or self.ended_by != "epochs"
 
 
+def in_units(by_series: np.ndarray, module: Any, units: np.ndarray) -> float:
+    """A module's scores by series and component, in these units instead of its own; the mean of what was scored."""
+    return float(np.nanmean(by_series * module.units.values / units))
+
+
 def _members(table: pd.DataFrame) -> list[int]:
-    """The best trials; of those that kept the same pretrained state, one."""
-    return [int(number) for number in table.drop_duplicates(["look_back", "score"]).index[:MEMBERS]]
+    """The best trial of each look-back, as these differ most, then the best that are left; equal states once."""
+    distinct = table.drop_duplicates(["look_back", "score"])
+    first = distinct.drop_duplicates("look_back").index
+    order = [*first, *distinct.index.difference(first, sort=False)]
+    return sorted(map(int, order[:MEMBERS]), key=lambda number: table.index.get_loc(number))
 
 
 def _pairs(series: Any, val_series: Any) -> Pairs:

@@ -108,7 +108,7 @@ class StackedEnsemble(EnsembleModel):
         """Each window's CRPS in units of its series, a quadratic form in the weights; (windows, members, members)."""
         pasts = [every[number][:past] for number, past in windows]
         drawn = [self._draws(model, pasts, steps, given) for model in self.forecasting_models]
-        units, forms = [_unit(one, steps) for one in every], []
+        units, forms = [unit_of(one, steps) for one in every], []
         for index, (number, _) in enumerate(windows):
             forecasts = [own[index] for own in drawn]
             truth = torch.tensor(every[number].slice_intersect(forecasts[0]).values(), dtype=torch.float64)
@@ -200,7 +200,7 @@ def _repeated(forecast: TimeSeries, count: int) -> np.ndarray:
     return values if values.shape[-1] == count else np.repeat(values, count, axis=-1)
 
 
-def _unit(series: TimeSeries, steps: int) -> np.ndarray:
+def unit_of(series: TimeSeries, steps: int) -> np.ndarray:
     """By component: the mean error of the value `steps` before; 1 where that is 0 or unknown."""
     values = series.values(copy=False).astype(float)
     moved = np.abs(values[steps:] - values[:-steps])
