@@ -5,8 +5,8 @@
 # make gpu-check  try everything once on a GPU, in under 4 minutes, and write what was found to build/gpu/gpu.json; with
 #             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
 # make docs   build the documentation's site in build/site; a warning is a failure
-# make gpu-pretrain  pretrain models of the bundled shape and of a larger one on a CUDA GPU, in about 8 minutes; GPU_OUT,
-#             GPU_STEPS and GPU_WORKERS (processes that make the series) can be given. No .venv: PYTHON needs torch with CUDA
+# make gpu-pretrain  pretrain a model of 3.7 M parameters on a CUDA GPU for GPU_SECONDS; GPU_OUT and GPU_WORKERS (processes
+#             that make the series) can be given too. No .venv: PYTHON needs torch with CUDA
 # make notebooks  run the notebooks and store what they show; minutes
 # make pictures  draw the documentation's pictures of forecasts anew; minutes
 # make dist   build the sdist and the wheel in dist
@@ -84,16 +84,15 @@ lint: setup-test
 types: setup-test
 	$(BIN)/mypy
 
-GPU_OUT := runs
-GPU_STEPS := 9000
-GPU_SECONDS := 460
-GPU_WORKERS := 14
+GPU_OUT := runs/mini
+GPU_SECONDS := 400
+GPU_WORKERS := 15
 
 gpu-pretrain:
-	$(or $(PYTHON),python3) -m darts_msft.pretraining --device cuda --precision bfloat16 --any-order \
-	  --out $(GPU_OUT)/tiny $(GPU_OUT)/mini --width 128 192 --layers 6 8 \
-	  --tokens 65536 --steps $(GPU_STEPS) --seconds $(GPU_SECONDS) --warmup 300 --decay 0.34 --clear 1000 --rates 0.3 \
-	  --workers $(GPU_WORKERS) --log-every 50 --save-every 1000
+	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True OMP_NUM_THREADS=1 $(or $(PYTHON),python3) -m darts_msft.pretraining \
+	  --device cuda --precision bfloat16 --any-order --out $(GPU_OUT) --width 192 --layers 8 --tokens 98304 \
+	  --steps 30000 --seconds $(GPU_SECONDS) --learning-rate 0.0012 --hidden-learning-rate 0.004 --warmup 300 \
+	  --decay 0.34 --ema 0.995 --clear 600 --rates 0.3 --workers $(GPU_WORKERS) --log-every 25
 
 setup-demo: $(DEMO_READY)
 setup-test: $(TEST_READY)
