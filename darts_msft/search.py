@@ -80,8 +80,9 @@ def tune(
     horizon
         Steps to forecast at once.
     minutes
-        Of wall time. No candidate begins later, and an epoch that has begun is finished; the first is tried anyway.
-        Stacking comes on top: some forecasts of each member.
+        Of wall time. No candidate and no epoch begins that would end later, if it took as long as those before; the
+        first candidate is tried anyway, as is each one's first epoch. Stacking comes on top: some forecasts of
+        each member.
     folder
         Where the search is kept: called again with the same arguments, it goes on where it was; a fit that the clock or
         a crash ended begins anew. None: nothing is kept.
@@ -168,7 +169,8 @@ class _Search:
 
     def run(self, following: Callable[[], Candidate | None]) -> None:
         while (candidate := following()) is not None:
-            if self.finished() and time.monotonic() > self.until:
+            untrained = [one.user_attrs["seconds"] for one in self.finished() if one.params["method"] == "zero_shot"]
+            if untrained and time.monotonic() + max(untrained) > self.until:  # what each begins with
                 return
             self.study.enqueue_trial(dict(zip(self.space, candidate, strict=True)))
             self.try_one(self.study.ask())
@@ -236,11 +238,14 @@ class _Search:
 
 
 class Halving(pl.Callback):
-    """Ends a fit that is not in the better half of those that had as many epochs, or when the time is up."""
+    """Ends a fit that is not in the better half of those that had as many epochs, or that has no time for another."""
 
     def __init__(self, trial: Any, until: float, units: np.ndarray) -> None:
         self.trial, self.until, self.units = trial, until, units
-        self.best, self.ended_by = float("inf"), "epochs"
+        self.best, self.ended_by, self.begun = float("inf"), "epochs", 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.begun = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         own = pl_module.by_series.numpy()  # type: ignore[operator]
@@ -250,7 +255,7 @@ class Halving(pl.Callback):
             return
         if self.trial.should_prune():
             self.ended_by = HALVING
-        elif time.monotonic() > self.until:
+        elif 2 * time.monotonic() - self.begun > self.until:  # another epoch would end later
             self.ended_by = CLOCK
         trainer.should_stop = trainer.should_stop or self.ended_by != "epochs"
 

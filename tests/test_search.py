@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from darts.metrics import mcrps
 from model_fixtures import HORIZON, TRAINER, wave
 
 from darts_msft import StackedEnsemble, Tuned, tune
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.search import _look_backs, _next
+from darts_msft.search import Halving, _look_backs, _next
 
 pytest.importorskip("optuna")
 SERIES = wave(240)
@@ -136,3 +138,19 @@ def test_a_folder_of_another_search_is_refused(tiny_moirai: str, tmp_path: Path)
     tuned(tiny_moirai, minutes=1e-6, folder=tmp_path)
     with pytest.raises(ValueError, match="other series or arguments"):
         tuned(tiny_moirai, minutes=1e-6, folder=tmp_path, lower=0.0)
+
+
+def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of 10 seconds, of which 25 are left: two are run, and the third would end at 30."""
+    now = 0.0
+    monkeypatch.setattr("darts_msft.search.time.monotonic", lambda: now)
+    trial = SimpleNamespace(report=lambda *_: None, should_prune=lambda: False)
+    halving = Halving(trial, 25.0, np.ones((1, 1)))
+    trainer: Any = SimpleNamespace(current_epoch=0, max_epochs=8, should_stop=False)
+    module: Any = SimpleNamespace(by_series=torch.ones(1, 1), units=SimpleNamespace(values=np.ones((1, 1))))
+    while not trainer.should_stop:
+        halving.on_train_epoch_start(trainer, module)
+        now += 10
+        halving.on_train_epoch_end(trainer, module)
+        trainer.current_epoch += 1
+    assert (trainer.current_epoch, halving.ended_by) == (2, "clock")
