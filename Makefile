@@ -1,5 +1,6 @@
 # make demo   set up .venv and run the main example
 # make test   set up .venv and run lint, types and tests
+# make test-slow   run what tiny fixtures can't show: examples, code of documents, files for other engines
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
 # make gpu-check  try everything once on a GPU, in under 4 minutes, and write what was found to build/gpu/gpu.json; with
@@ -16,7 +17,7 @@
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke gpu-check gpu-pretrain docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
+.PHONY: demo test test-slow smoke gpu-check gpu-pretrain docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -47,7 +48,10 @@ test: setup-test
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=line lint types unit
 
 unit: setup-test
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-slow: setup-test
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 smoke: setup-test
 	rm -rf $(SMOKE)

@@ -32,6 +32,7 @@ def test_there_are_five() -> None:
     assert [file.name[:2] for file in FILES] == ["01", "02", "03", "04", "05"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_code_runs(file: Path, execute: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
