@@ -370,6 +370,8 @@ def export(module: MoiraiModule, directory: Path) -> None:
     """Writes config.json and model.safetensors (float16) so that `MoiraiModule.from_pretrained` reads them."""
     part = directory.with_name(directory.name + ".part")
     copy.deepcopy(module).cpu().half().save_pretrained(part)
+    config = json.loads((part / "config.json").read_text()) | {"pretrained_alone": True}  # each series by itself
+    (part / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors"):
         os.replace(part / name, directory / name)
