@@ -19,11 +19,7 @@
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-<<<<<<< HEAD
-.PHONY: demo test smoke gpu-check gpu-pretrain oldest newest docs lint types unit setup-demo setup-test clean
-=======
-.PHONY: demo test test-slow smoke gpu-check gpu-pretrain docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
->>>>>>> main
+.PHONY: demo test test-slow smoke gpu-check gpu-pretrain oldest newest docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
