@@ -90,3 +90,10 @@ def test_a_short_past_says_less():
     constant = constant_form(HORIZON)
     short, long = (of_context(process(0.0, length=length), HORIZON).steps.mean(dim=0)[1] for length in (16, 960))
     assert abs(short - constant[1]) < abs(long - constant[1])
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 11, 12, 15, 16, 17])
+def test_short_pasts_are_told_of_too(length):
+    told = of_context(process(0.8, length=length), HORIZON)
+    assert torch.linalg.eigvalsh(by_lag(told.steps)).min() > 0
+    assert told.components.isfinite().all()

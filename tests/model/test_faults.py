@@ -73,6 +73,12 @@ def test_one_observation_is_enough(tiny_moirai: str, caplog: pytest.LogCaptureFi
     assert not [record for record in caplog.records if "NaN" in record.getMessage()]
 
 
+def test_it_is_said_how_far_back_was_looked(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model(tiny_moirai, num_scales=1, finest_context=8)
+    assert np.isnan(model.predict(HORIZON, with_value(np.nan, 1, slice(-16, None))).values()[:, 1]).all()
+    assert "in the 16 steps before" in caplog.text
+
+
 def test_the_training_series_is_told_of_too(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
     unseen = with_value(np.nan, 1, slice(-CONTEXT, None), 100)
     model = make_model(tiny_moirai).fit(unseen)
