@@ -16,7 +16,7 @@ from darts_msft.linear.covariates import with_effects
 from darts_msft.linear.equations import Frame
 from darts_msft.linear.fitting import fit_linear
 from darts_msft.linear.member import LinearMember
-from darts_msft.linear.seasons import candidate_lookbacks, find_season
+from darts_msft.linear.seasons import LOOKBACKS, candidate_lookbacks, find_season
 from darts_msft.linear.windows import Windows, cut_windows
 
 logger = logging.getLogger("darts_msft")
@@ -49,6 +49,13 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
     freq = next(iter(_as_list(data.train_dataset.series))).freq
     horizon, shift = module.output_chunk_length, module.output_chunk_shift
     longest = _usual_length(data.val_dataset)
+    if longest < min(LOOKBACKS[-1], data.val_dataset[0].past_target.shape[0]) and any(
+        np.isnan(one).any() for one in val
+    ):
+        logger.warning(
+            f"the linear member may look back on {longest} steps only, since half of the validation windows have a gap "
+            "(NaN) before these; where gaps are short, fill them first (darts.utils.missing_values.fill_missing_values)"
+        )
 
     def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
         season = find_season(freq, train)
