@@ -217,3 +217,18 @@ def test_of_windows_of_many_lengths_it_tells_most(tiny_moirai: str) -> None:
     model.fit(wave(400), val_series=short)
     assert model.model.linear.lookback <= 22
     assert model.scale_weights[-1] > 0.5
+
+
+def test_a_fit_says_where_gaps_leave_the_linear_member_little_to_look_back_on(
+    tiny_moirai: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = {}
+    for every in (1000, 5):
+        values = VAL.all_values(copy=True)
+        values[::every] = np.nan
+        model = make_model(tiny_moirai, linear_member=True, method="zero_shot", **LONG)
+        caplog.clear()
+        model.fit(wave(400), val_series=VAL.with_values(values))
+        told[every] = [one for one in caplog.messages if "gap" in one]
+    assert not told[1000]  # one gap, at the beginning
+    assert len(told[5]) == 1
