@@ -1,17 +1,23 @@
 # make demo   set up .venv and run the main example
 # make test   set up .venv and run lint, types and tests
+# make test-slow   run what tiny fixtures can't show: examples, code of documents, files for other engines
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
-# make gpu-check  try everything once on a GPU, in under 4 minutes, and write what was found to build/gpu/gpu.json; with
+# make gpu-check  try everything once on a GPU, in about 4 minutes, and write what was found to build/gpu/gpu.json; with
 #             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
 # make docs   build the documentation's site in build/site; a warning is a failure
 # make gpu-pretrain  pretrain a model of 3.7 M parameters on a CUDA GPU for GPU_SECONDS; GPU_OUT and GPU_WORKERS (processes
 #             that make the series) can be given too. No .venv: PYTHON needs torch with CUDA
+# make notebooks  run the notebooks and store what they show; minutes
+# make pictures  draw the documentation's pictures of forecasts anew; minutes
+# make dist   build the sdist and the wheel in dist
+# make wheelhouse  collect the wheels of the package and of all that it needs, for a machine without a network, in
+#             build/wheelhouse; torch alone is 200 MB or more
 # make clean  remove .venv, caches and build outputs
 # Needs Python >= 3.11 and make. Another interpreter: make demo PYTHON=/path/to/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test smoke gpu-check gpu-pretrain docs lint types unit setup-demo setup-test clean
+.PHONY: demo test test-slow smoke gpu-check gpu-pretrain docs notebooks pictures dist wheelhouse lint types unit setup-demo setup-test clean
 
 ifeq ($(origin PYTHON),undefined)
   PYTHONS := python3 python3.13 python3.12 python3.11
@@ -28,6 +34,7 @@ MADE := $(VENV)/.ready-torch
 DEMO_READY := $(VENV)/.ready-demo
 TEST_READY := $(VENV)/.ready-test
 SMOKE := build/smoke
+WHEELHOUSE := build/wheelhouse
 SOURCES := $(wildcard darts_msft tests examples benchmarks)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -41,7 +48,10 @@ test: setup-test
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=line lint types unit
 
 unit: setup-test
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-slow: setup-test
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 smoke: setup-test
 	rm -rf $(SMOKE)
@@ -53,6 +63,22 @@ gpu-check: $(if $(PYTHON),,setup-test)
 
 docs: setup-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebooks: setup-test
+	$(BIN)/python examples/notebooks/execute.py
+
+pictures: setup-demo
+	$(BIN)/python examples/01_quickstart.py --out build/pictures --forecast docs/images/forecast.png
+	$(BIN)/python examples/05_totals.py --dataset sea_temperature --picture docs/images/paths.png
+	$(BIN)/python examples/08_look_inside.py --picture docs/images/scales.png
+
+dist: setup-test
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+wheelhouse: dist
+	rm -rf $(WHEELHOUSE)
+	$(BIN)/python -m pip wheel --wheel-dir $(WHEELHOUSE) -c constraints.txt $(TORCH) dist/*.whl
 
 lint: setup-test
 	$(BIN)/ruff check $(SOURCES)
@@ -101,7 +127,7 @@ $(DEMO_READY): $(MADE)
 
 $(TEST_READY): $(MADE)
 	@rm -f $(DEMO_READY); touch $(VENV)/.installing
-	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,baselines,benchmarks,docs,onnx,dev]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,tune,baselines,benchmarks,docs,onnx,dev]'
 	$(PIP_INSTALL) -c constraints.txt --no-deps $(MOMENTFM)
 	@rm $(VENV)/.installing; touch $(DEMO_READY) $@
 

@@ -1,6 +1,7 @@
 """The layer loop: attention within each scale, cross-scale aggregation, feed-forward.
 
 Scales of nearly equal numbers of tokens attend as one batch: a few large products where there were many small ones.
+Without gradients a CPU takes a few windows at a time: what a layer makes of many is too large for its caches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from darts_msft.backbones.base import Adapters, Backbone, adapted
 from darts_msft.scales.adapters import LoRA, through_loras
 
 MOST_PADDING = 0.15  # of a batch of scales, as a share of their own tokens: beyond, separate calls are cheaper
+
+CACHED_TOKENS = 4096  # of all scales, that a CPU takes at a time
 
 
 @runtime_checkable
@@ -44,6 +47,31 @@ def encode(
     A token attends to valid tokens of its own variate: of its own scale, or, where the method asks for it, of all. The
     joined sequence has positions 0, 1, ... that run on from scale to scale (our reading of the paper's ablation).
     """
+    windows = _windows_at_a_time(tokens)
+    if windows >= len(tokens[0]):
+        return _encode(backbone, hooks, tokens, masks)
+    encoded = []
+    for first in range(0, len(tokens[0]), windows):
+        rows = slice(first, first + windows)
+        seen = [None if mask is None else mask[rows] for mask in masks]
+        encoded.append(_encode(backbone, hooks, [part[rows] for part in tokens], seen))
+    return [torch.cat(parts) for parts in zip(*encoded, strict=True)]
+
+
+def _windows_at_a_time(tokens: Sequence[Float[Tensor, "B V _ D"]]) -> int:
+    first = tokens[0]
+    if torch.is_grad_enabled() or first.device.type != "cpu" or torch.compiler.is_exporting():
+        return len(first)
+    return max(1, CACHED_TOKENS // (first.shape[1] * sum(part.shape[-2] for part in tokens)))
+
+
+def _encode(
+    backbone: Backbone,
+    hooks: Hooks,
+    tokens: Sequence[Float[Tensor, "B V _ D"]],
+    masks: Sequence[Bool[Tensor, "B V _"] | None],
+) -> list[Float[Tensor, "B V _ D"]]:
+    """`encode` of windows that go through together."""
     current, counts = list(tokens), [part.shape[-2] for part in tokens]
     attention = _choose(hooks.joined, backbone.mixes_time, counts)(tokens, masks)
     for layer in range(backbone.spec.num_layers):

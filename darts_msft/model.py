@@ -52,12 +52,11 @@ class MSFTFoundationModel(DartsHooks):
     is constant too, by its level. Windows that `fit_from_dataset` gets in a dataset of another kind are measured by the
     last value's error within them. A second fit is compared with the state that it starts from.
 
-    All other arguments are those of Darts' :class:`~darts.models.forecasting.foundation_model.FoundationModel`
-    (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...), with these defaults: `n_epochs=10`, AdamW with betas
-    (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True` (False: `fit` does not train; a dictionary names what
-    trains, as in Darts); Apple GPUs are not used. An `lr` in `optimizer_kwargs`, or a schedule's `max_lr`, is the
-    rate of the new modules and scales the others alike. Gradients are clipped at norm 1 unless `pl_trainer_kwargs`
-    says otherwise (a Trainer of your own brings its own clipping).
+    All other arguments are those of Darts' `FoundationModel` (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...),
+    with these defaults: `n_epochs=10`, AdamW with betas (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True`
+    (False: `fit` does not train; a dictionary names what trains, as in Darts); Apple GPUs are not used. An `lr` in
+    `optimizer_kwargs`, or a schedule's `max_lr`, is the rate of the new modules and scales the others alike. Gradients
+    are clipped at norm 1 unless `pl_trainer_kwargs` says otherwise (a Trainer of your own brings its own clipping).
 
     Past and future covariates are used where the encoder has a place for them (MOIRAI, Chronos-2): each scale sees them
     averaged like the series, and known future values over the horizon; the bundled model's only once it is trained, for
@@ -132,8 +131,9 @@ class MSFTFoundationModel(DartsHooks):
     windows_per_epoch
         Training windows an epoch of `fit`, drawn evenly from all positions of all series, others every epoch; 512 by
         default, None: all. Where there are fewer: all. With a `stride` they are drawn among every `stride`-th. The
-        validation score is of at most 256 windows, evenly from all positions, whatever the `stride`. The datasets of
-        `fit_from_dataset` are used whole, as Darts does.
+        validation score is of at most 256 windows, evenly from all positions, whatever the `stride`; of more than 7
+        components, 1,792 over their number, at least 48. The datasets of `fit_from_dataset` are used whole, as Darts
+        does.
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),

@@ -3,7 +3,7 @@
 python examples/03_tune_with_optuna.py                 # bundled series and checkpoint, offline, a few minutes
 python examples/03_tune_with_optuna.py --trials 30
 
-It needs Optuna: pip install optuna
+It needs Optuna: pip install "darts-msft[tune]". For a model without a search of your own, see `darts_msft.tune`.
 """
 
 import argparse

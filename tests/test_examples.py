@@ -51,6 +51,7 @@ def flags(**options: object) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
 
 
+@pytest.mark.slow
 def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten weeks, one epoch: a table of positive scores, the reports, the pictures; a week of flights is learned."""
     series = darts_msft.datasets.load_departures()[:1700]
@@ -72,6 +73,7 @@ def test_quickstart(example: Example, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "forecast.png").stat().st_size > 20_000
 
 
+@pytest.mark.slow
 def test_compare_a_method_that_trains_and_one_that_does_not(
     example: Example, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +131,7 @@ def test_an_encoder_of_one_s_own_is_registered_and_learns(
     assert re.search(r"^mean absolute error: \d+\.\d\d flights an hour$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_totals_of_paths(example: Example, tmp_path: Path, short_series: None) -> None:
     printed = example("05_totals.py", *flags(dataset="sea_temperature", picture=tmp_path / "paths.png"))
     rows = [re.findall(r"-?[\d,]+\.\d", line) for line in printed.splitlines() if "came:" in line]
@@ -147,6 +150,7 @@ def test_many_series(example: Example, tmp_path: Path) -> None:
     assert (told["q0.1"] < told["q0.9"]).all()
 
 
+@pytest.mark.slow
 def test_actors_on_ray_forecast_the_same_and_a_lost_one_is_replaced() -> None:
     """In a process of its own: Ray's sockets are forbidden here."""
     pytest.importorskip("ray")
@@ -154,3 +158,14 @@ def test_actors_on_ray_forecast_the_same_and_a_lost_one_is_replaced() -> None:
     done = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "56 rows of 4 series by 2 workers, one was lost" in done.stdout
+
+
+def test_a_look_inside(example: Example, tmp_path: Path) -> None:
+    printed = example("08_look_inside.py", *flags(picture=tmp_path / "scales.png"))
+    rows = [line.split() for line in printed.splitlines() if re.match(r"[12] +-?\d", line)]
+    assert [row[0] for row in rows] == ["1", "2"]  # two days
+    for row in rows:
+        pulls, weights = ([float(cell) for cell in part] for part in (row[1:4], row[4:]))
+        assert sum(weights) == pytest.approx(1, abs=2e-3)
+        assert sum(pulls) == pytest.approx(0, abs=2e-3)
+    assert (tmp_path / "scales.png").stat().st_size > 20_000

@@ -133,7 +133,7 @@ ARCHITECTURES = {
     ),
 }
 
-BUNDLED = {"moirai-tiny": {"pretrained_alone": True}}  # fields of their configurations beside config.json's
+BUNDLED = ("moirai-tiny",)
 
 PRETRAINED = {
     **{
@@ -273,7 +273,6 @@ def describe(backbone: str, revision: str | None = None) -> tuple[Source, str, d
     config = load_config(source)
     if backbone in PRETRAINED:
         config |= PRETRAINED[backbone].options
-    config |= BUNDLED.get(backbone, {})
     return source, find_architecture(config, source.location), config
 
 

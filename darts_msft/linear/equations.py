@@ -131,11 +131,11 @@ def _of_segment(x: Float[np.ndarray, "T"], frame: Frame) -> Equations:
 def window_products(x: Float[np.ndarray, "T"], length: int) -> Float[np.ndarray, "N N"]:
     """Sums over all windows of `length` steps of the products of their steps."""
     count = len(x) - length + 1
+    head, tail = x[: length - 1], x[count:]
     products = np.empty((length, length))
     products[0] = correlate(x, x[:count], mode="valid")
-    head, tail = x[: length - 1], x[count:]
+    # what each has more than the one before it on its diagonal: one product less and one more
+    products[1:, 1:] = np.stack([tail, head], axis=1) @ np.stack([tail, -head])
     for i in range(length - 1):
-        products[i + 1, i + 1 :] = products[i, i:-1] - head[i] * head[i:] + tail[i] * tail[i:]
-    upper = np.triu_indices(length, 1)
-    products.T[upper] = products[upper]
-    return products
+        products[i + 1, i + 1 :] += products[i, i:-1]
+    return np.triu(products) + np.triu(products, 1).T

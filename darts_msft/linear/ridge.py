@@ -17,13 +17,14 @@ def solve(equations: Equations, penalty: float) -> Float[np.ndarray, "L H"]:
     By a Cholesky factor: a dozen of them cost as much as one eigen-decomposition for all penalties. Where the past
     doesn't vary, the weights are 0.
     """
-    gram, cross = equations.gram.copy(), equations.cross
+    gram, cross = equations.gram.copy().T, equations.cross  # symmetric, and so in LAPACK's order
     length = len(gram)
     diagonal = np.trace(gram) / length
     if not diagonal > STILL:
         return np.zeros_like(cross)
     gram.flat[:: length + 1] += penalty * diagonal
-    return linalg.solve(gram, cross, assume_a="pos", overwrite_a=True, check_finite=False)
+    factor = linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+    return np.asarray(linalg.cho_solve(factor, cross, check_finite=False))
 
 
 def residuals(

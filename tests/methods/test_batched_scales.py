@@ -81,3 +81,30 @@ def test_one_batch_is_one_call_a_scale(directory: Path, name: str, monkeypatch: 
     assert gradients.keys() == expected_gradients.keys()
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected_gradients[key], rtol=1e-9, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_few_windows_at_a_time_forecast_as_all(directory: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, options = METHODS[name]
+    module = perturbed(make_module(directory, method, CONTEXT, finest_context=FINEST, **options)).double().eval()
+    seen: list[int] = []
+    attention = module.backbone.attention
+
+    def noted(layer: int, tokens: Tensor, *rest: Any) -> Tensor:
+        seen.append(len(tokens))
+        return attention(layer, tokens, *rest)
+
+    monkeypatch.setattr(module.backbone, "attention", noted)
+    forecasts, sizes = [], []
+    for tokens in (10**6, 1):
+        monkeypatch.setattr(encoder, "CACHED_TOKENS", tokens)
+        with torch.no_grad():
+            forecasts.append(module.forecast_scales(module.window(batch_with_gaps())).params)
+        sizes.append(seen.copy())
+        seen.clear()
+    scales = len(module.plan.scales)
+    assert set(sizes[1]) <= {1, scales}  # a window, or its scales as one batch
+    assert sum(sizes[1]) == sum(sizes[0])
+    assert max(sizes[0]) > scales
+    for ours, theirs in zip(*forecasts, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)

@@ -30,6 +30,7 @@ def check(model: Any, path: Path, series: Any) -> None:
     np.testing.assert_allclose(from_file(path, series), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -59,6 +60,7 @@ def test_a_file_of_small_numbers(tiny_moirai: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found[:, units], expected[:, units], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_another_encoder(tmp_path: Path) -> None:
     save_chronos2(tmp_path / "encoder")
     model = make_model(str(tmp_path / "encoder"), num_scales=1, likelihood=None).fit(wave())

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from small_runs import same_bits, start, weights
 from uni2ts.model.moirai.module import MoiraiModule
 
+from darts_msft.backbones import describe, load_class
 from darts_msft.pretraining import train
 from darts_msft.pretraining.objective import Task
 from darts_msft.pretraining.train import train_together
@@ -59,6 +60,8 @@ def test_the_export_loads_as_a_moirai_module(tmp_path: Path) -> None:
     loaded = MoiraiModule.from_pretrained(str(tmp_path / "export"))
     assert isinstance(loaded, MoiraiModule)
     assert (loaded.d_model, loaded.num_layers, tuple(loaded.patch_sizes)) == (64, 1, (16, 32))
+    _, architecture, config = describe(str(tmp_path / "export"))
+    assert load_class(architecture).traits_of(config).pretrained_alone
     averaged = run.averaged.module.state_dict()
     assert not same_bits(weights(run), averaged)
     expected = {name: value.half().float() for name, value in averaged.items()}

@@ -1,0 +1,156 @@
+"""`tune`: what it tries and in which order, what it returns, and that it goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from darts.metrics import mcrps
+from model_fixtures import HORIZON, TRAINER, wave
+
+from darts_msft import StackedEnsemble, Tuned, tune
+from darts_msft.model import MSFTFoundationModel
+from darts_msft.search import Halving, _look_backs, _next
+
+pytest.importorskip("optuna")
+SERIES = wave(240)
+TRAIN, VAL = SERIES[:180], SERIES[180:]
+
+
+def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
+    settings: dict[str, Any] = {
+        "look_backs": (32, 48),
+        "methods": ("msft", "full"),
+        "max_epochs": 2,
+        "backbone": checkpoint,
+        "patch_size": 4,
+        "windows_per_epoch": 16,
+        "pl_trainer_kwargs": TRAINER,
+    }
+    return tune(TRAIN, VAL, HORIZON, minutes, **{**settings, **changes})
+
+
+def test_scores_are_over_the_training_part_s_error_whatever_the_look_back_s_unit(tiny_moirai: str) -> None:
+    """A validation part that is livelier than the training part is measured on itself by `fit_report`."""
+    train, val = TRAIN, VAL.map(lambda values: 5 * values)
+    found = tune(train, val, HORIZON, look_backs=(32,), methods=(), backbone=tiny_moirai, patch_size=4,
+                 linear_member=False, num_scales=1, pl_trainer_kwargs=TRAINER)  # fmt: skip
+    joined = train[-32:].append(val)
+    options = {"start": 32, "forecast_horizon": HORIZON, "retrain": False, "last_points_only": False}
+    forecasts = found.best.historical_forecasts(joined, num_samples=200, **options)
+    unit = np.abs(train.values()[HORIZON:] - train.values()[:-HORIZON]).mean()
+    score = found.table["score"].iloc[0]
+    assert score == pytest.approx(np.mean(mcrps([joined] * len(forecasts), forecasts)) / unit, rel=0.1)
+    assert found.best.fit_report is not None
+    assert found.best.fit_report.best is not None
+    assert found.best.fit_report.best < 0.5 * score
+
+
+def test_the_order_of_candidates_follows_the_scores() -> None:
+    scores = {
+        (32, "zero_shot", 1.0): 0.5,
+        (48, "zero_shot", 1.0): 0.4,
+        (64, "zero_shot", 1.0): 0.6,
+        (48, "msft", 1.0): 0.39,
+        (48, "full", 1.0): 0.38,
+        (48, "full", 0.3): 0.37,
+        (48, "full", 3.0): 0.45,
+        (32, "full", 1.0): 0.36,
+        (64, "full", 1.0): 0.55,
+    }
+    done: dict[Any, float] = {}
+    while (candidate := _next(done, (32, 48, 64), ("msft", "full"))) is not None:
+        done[candidate] = scores[candidate]
+    assert list(done) == list(scores)
+
+
+def test_the_best_comes_back_fitted_and_a_second_call_goes_on(tiny_moirai: str, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    first = tuned(tiny_moirai, minutes=1e-6, folder=folder)
+    assert first.table["method"].tolist() == ["zero_shot"]
+    assert first.ensemble_scores is None
+    whole = tuned(tiny_moirai, folder=folder)
+    assert len(whole.table) == 7
+    assert whole.table["score"].is_monotonic_increasing
+    row = whole.table.iloc[0]
+    assert (whole.best.input_chunk_length, whole.best.model_params["method"]) == (row["look_back"], row["method"])
+    assert isinstance(whole.model, StackedEnsemble) or whole.model is whole.best
+    assert whole.model.predict(HORIZON, SERIES, num_samples=5).all_values().shape == (HORIZON, 1, 5)
+    assert len(list(folder.glob("*.pt"))) <= 3
+    again = tuned(tiny_moirai, folder=folder)
+    assert again.table.equals(whole.table)
+    point, same = (one.best.predict(HORIZON, SERIES).values() for one in (whole, again))
+    np.testing.assert_allclose(point, same)
+
+
+def test_a_rate_scales_the_method_s_own(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    fit = MSFTFoundationModel.fit
+    monkeypatch.setattr(MSFTFoundationModel, "fit", lambda self, *a, **k: seen.append(self) or fit(self, *a, **k))
+    found = tuned(tiny_moirai, look_backs=(32,), methods=("full",), ensemble=False)
+    own = {row.rate: row for row in found.table.itertuples() if row.method == "full"}
+    assert own.keys() == {1.0, 0.3, 3.0}
+    rates = [(one.model_params.get("optimizer_kwargs") or {}).get("lr") for one in seen]
+    assert rates[:2] == [None, None]
+    assert rates[3] == pytest.approx(10 * rates[2])
+    assert found.model is found.best
+
+
+def test_an_epoch_that_is_behind_ends_a_candidate(tiny_moirai: str) -> None:
+    found = tuned(tiny_moirai, look_backs=(32,), max_epochs=4, ensemble=False).table
+    trained = found[found["method"] != "zero_shot"]
+    assert set(trained["ended_by"]) == {"epochs", "halving"}
+    assert (trained["epochs"][trained["ended_by"] == "halving"] < 4).all()
+    assert (trained["epochs"][trained["ended_by"] == "epochs"] == 4).all()
+
+
+def test_look_backs_leave_enough_to_learn_from() -> None:
+    assert _look_backs(None, 9000) == [512, 1024, 2048]
+    assert _look_backs(None, 400) == [100]
+    assert _look_backs([64, 32, 64], 400) == [32, 64]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "lora"}, "method='lora' is searched"),
+        ({"minutes": 0}, "minutes=0"),
+        ({"look_backs": ()}, "look_backs"),
+    ],
+)
+def test_arguments_that_can_t_be(tiny_moirai: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tuned(tiny_moirai, **changes)
+
+
+def test_validation_series_must_follow() -> None:
+    with pytest.raises(ValueError, match=r"val_series 0 begins at .*: give what follows"):
+        tune(TRAIN, SERIES[170:], HORIZON)
+    with pytest.raises(ValueError, match="1 training and 2 validation"):
+        tune(TRAIN, [VAL, VAL], HORIZON)
+
+
+def test_a_folder_of_another_search_is_refused(tiny_moirai: str, tmp_path: Path) -> None:
+    tuned(tiny_moirai, minutes=1e-6, folder=tmp_path)
+    with pytest.raises(ValueError, match="other series or arguments"):
+        tuned(tiny_moirai, minutes=1e-6, folder=tmp_path, lower=0.0)
+
+
+def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of 10 seconds, of which 25 are left: two are run, and the third would end at 30."""
+    now = 0.0
+    monkeypatch.setattr("darts_msft.search.time.monotonic", lambda: now)
+    trial = SimpleNamespace(report=lambda *_: None, should_prune=lambda: False)
+    halving = Halving(trial, 25.0, np.ones((1, 1)))
+    trainer: Any = SimpleNamespace(current_epoch=0, max_epochs=8, should_stop=False)
+    module: Any = SimpleNamespace(by_series=torch.ones(1, 1), units=SimpleNamespace(values=np.ones((1, 1))))
+    while not trainer.should_stop:
+        halving.on_train_epoch_start(trainer, module)
+        now += 10
+        halving.on_train_epoch_end(trainer, module)
+        trainer.current_epoch += 1
+    assert (trainer.current_epoch, halving.ended_by) == (2, "clock")

@@ -1,0 +1,123 @@
+"""`StackedEnsemble`: its weights against those by hand, its samples against its members'."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from darts import TimeSeries
+from darts.models import LinearRegressionModel
+from model_fixtures import CONTEXT, HORIZON, make_model, wave
+
+from darts_msft import StackedEnsemble
+from darts_msft.stacking import shares
+
+
+def regression(lags: int, train: TimeSeries) -> LinearRegressionModel:
+    return LinearRegressionModel(lags=lags, output_chunk_length=HORIZON).fit(train)
+
+
+def stacked(monkeypatch: pytest.MonkeyPatch, errors: list[np.ndarray]) -> StackedEnsemble:
+    """Of members of points that err by so much, in each window of 70 (at most 128 are compared, so all are)."""
+    series = wave(32 + HORIZON + 69)
+    members = [regression(32, series) for _ in errors]
+    given = iter(errors)
+
+    def draws(model: object, pasts: list[TimeSeries], steps: int, covariates: object) -> list[TimeSeries]:
+        own = next(given)
+        truths = [series[len(past) : len(past) + steps] for past in pasts]
+        return [truth + float(error) for truth, error in zip(truths, own, strict=True)]
+
+    monkeypatch.setattr(StackedEnsemble, "_draws", staticmethod(draws))
+    return StackedEnsemble(members).fit(series)
+
+
+def test_weights_of_two_points_on_both_sides_of_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of 1 below and 2 above: the CRPS is w² + 2 (1 - w)², least at w = 2/3: 2/3 of the better's."""
+    ensemble = stacked(monkeypatch, [np.full(70, -1.0), np.full(70, 2.0)])
+    np.testing.assert_allclose(ensemble.weights, [2 / 3, 1 / 3], atol=1e-4)
+    assert ensemble.scores is not None
+    scores = ensemble.scores["score"].to_numpy()
+    np.testing.assert_allclose(scores[1] / scores[0], 2, rtol=1e-4)
+    np.testing.assert_allclose(scores[3] / scores[2], 2 / 3, rtol=1e-4)
+
+
+def test_weights_that_fail_on_the_other_half_give_way_to_the_best_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second member is right in the first half and far off in the second; the first is nearly right in both."""
+    halves = np.repeat([0.0, 9.0], 35)
+    ensemble = stacked(monkeypatch, [np.full(70, 0.5), halves])
+    np.testing.assert_array_equal(ensemble.weights, [1, 0])
+
+
+def test_a_member_that_is_right_has_nearly_all_the_weight_and_the_table_says_so(tiny_moirai: str) -> None:
+    clean = wave(300)
+    right, wrong = regression(32, clean), make_model(tiny_moirai, method="zero_shot")
+    ensemble = StackedEnsemble([wrong, right]).fit(clean)
+    assert ensemble.weights is not None
+    assert ensemble.weights[1] > 0.85  # it is a point: a little spread helps
+    assert ensemble.scores is not None
+    scores = ensemble.scores.set_index("member")["score"]
+    assert scores.iloc[1] < 0.5 * scores.iloc[0]
+
+
+def test_half_of_the_paths_are_each_member_s_and_whole(tiny_moirai: str) -> None:
+    """Two members of points, one step apart: a path that changed owners would be neither."""
+    series = wave(120)
+    low, high = regression(8, series), regression(8, series.map(lambda values: values + 100))
+    ensemble = StackedEnsemble([low, high]).fit(series)
+    ensemble.weights = np.array([0.25, 0.75])
+    own = make_model(tiny_moirai, method="zero_shot")  # so that samples may be asked for
+    three = StackedEnsemble([low, high, own]).fit(series)
+    three.weights = np.array([0.25, 0.75, 0])
+    paths = three.predict(HORIZON, series, num_samples=40, random_state=0).all_values()[:, 0]
+    points = [model.predict(HORIZON, series).values()[:, 0] for model in (low, high)]
+    owners = [[np.allclose(path, point, rtol=1e-5) for point in points] for path in paths.T]
+    assert np.sum(owners, axis=0).tolist() == [10, 30]
+    mixed = ensemble.predict(HORIZON, series).values()[:, 0]
+    np.testing.assert_allclose(mixed, 0.25 * points[0] + 0.75 * points[1], rtol=1e-5)
+
+
+def test_many_series_and_a_saved_one(tmp_path: Path, tiny_moirai: str) -> None:
+    every = [wave(90, components=2), wave(100, components=2, seed=1)]
+    members = [make_model(tiny_moirai, method="zero_shot"), regression(8, every[0])]
+    ensemble = StackedEnsemble(members).fit(every)
+    found = ensemble.predict(HORIZON, every, num_samples=7, random_state=0)
+    assert [one.all_values().shape for one in found] == 2 * [(HORIZON, 2, 7)]
+    assert found[1].start_time() == every[1].end_time() + every[1].freq
+    assert list(found[0].components) == ["0", "1"]
+    ensemble.save(str(tmp_path / "ensemble.pkl"))
+    again = StackedEnsemble.load(str(tmp_path / "ensemble.pkl"))
+    np.testing.assert_array_equal(again.weights, ensemble.weights)
+    point, same = (model.predict(HORIZON, every[0]).values() for model in (ensemble, again))
+    np.testing.assert_allclose(point, same)
+
+
+def test_missing_values_are_not_counted(tiny_moirai: str) -> None:
+    series = wave(200)
+    values = series.values().copy()
+    values[150::7] = np.nan
+    members = [make_model(tiny_moirai, method="zero_shot"), make_model(tiny_moirai, method="zero_shot", num_scales=0)]
+    ensemble = StackedEnsemble(members).fit(series.with_values(values))
+    assert np.isfinite(ensemble.weights).all()
+
+
+def test_series_that_are_too_short_are_named(tiny_moirai: str) -> None:
+    with pytest.raises(ValueError, match=f"{CONTEXT + HORIZON} steps.* give at least {CONTEXT + HORIZON + 1}"):
+        StackedEnsemble([make_model(tiny_moirai, method="zero_shot")]).fit(wave(CONTEXT + HORIZON))
+
+
+def test_likelihood_parameters_are_refused(tiny_moirai: str) -> None:
+    ensemble = StackedEnsemble([make_model(tiny_moirai, method="zero_shot")]).fit(wave(100))
+    with pytest.raises(ValueError, match="predict_likelihood_parameters"):
+        ensemble.predict(HORIZON, wave(100), predict_likelihood_parameters=True)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [1 / 3, 1 / 3, 1 / 3], [0.0, 0.999, 0.001], [1.0]])
+def test_shares_add_up_and_follow_the_weights(weights: list[float]) -> None:
+    for count in (1, 2, 7, 100):
+        found = shares(np.array(weights), count)
+        assert found.sum() == count
+        assert (abs(found - count * np.array(weights)) < 1).all()
+        assert all(a <= b for (_, a), (_, b) in pairwise(sorted(zip(weights, found.tolist(), strict=True))))
