@@ -237,7 +237,8 @@ def _name_of(season: int | None, share: float, of: str) -> str:
     """Of the naive forecast; the `share` with a season is one `of` something."""
     if season is None:
         return "the naive forecast (last value)"
-    rest = f"; last value in {1 - share:.0%} {of}" if share < 1 else ""
+    without = f"{1 - share:.0%}"
+    rest = f"; last value in {without} {of}" if without != "0%" else ""
     return f"the seasonal naive ({season} steps{rest})"
 
 

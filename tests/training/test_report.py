@@ -168,6 +168,12 @@ def test_it_warns_where_the_naive_forecast_is_better() -> None:
     assert worse.warning in str(worse)
 
 
+@pytest.mark.parametrize(("share", "told"), [(1.0, False), (0.9992, False), (0.97, True)])
+def test_steps_without_a_season_are_told_where_they_are_a_percent(share: float, told: bool) -> None:
+    report = replace(REPORT, naive=0.9, naive_season=24, naive_share=share)
+    assert ("last value in" in str(report)) == told
+
+
 def test_the_last_epoch_as_the_best_one() -> None:
     first, second = Candidate("epoch 1", 0.4, 5), Candidate("epoch 2", 0.3, 10)
     assert replace(REPORT, candidates=(*REPORT.candidates, first, second)).still_improving
