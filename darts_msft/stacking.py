@@ -11,14 +11,17 @@ import torch
 from darts import TimeSeries, concatenate
 from darts.models.forecasting.ensemble_model import EnsembleModel
 from darts.models.forecasting.forecasting_model import GlobalForecastingModel
+from darts.models.forecasting.sklearn_model import SKLearnModel
 from darts.utils.serialization import add_safe_globals
 from darts.utils.ts_utils import series2seq
 
+from darts_msft.hooks import DartsHooks
 from darts_msft.training.score import crps_products, stack_weights
 from darts_msft.training.windows import spread
 
 WINDOWS = 128  # of the validation series that weights are solved on
 DRAWS = 64  # of each member's distribution
+GIVE_POINTS = (DartsHooks, SKLearnModel)  # one sample of them is their median; of others a draw
 
 
 class StackedEnsemble(EnsembleModel):
@@ -29,8 +32,8 @@ class StackedEnsemble(EnsembleModel):
     there than the best member alone, that one has all the weight. `weights` are those of the members, `scores` the
     table of what was compared.
 
-    `predict` with `num_samples=1` gives the weighted mean of the members' points; with more, sample paths, of which
-    each member has its share. A member that forecasts points counts as a distribution without spread. Covariates go to
+    `predict` with `num_samples=1` gives the weighted mean of the members' points (of a member that can only draw, the
+    median of 64 draws); with more, sample paths, of which each member has its share. A member that forecasts points counts as a distribution without spread. Covariates go to
     the members that take them.
 
     Parameters
@@ -147,6 +150,32 @@ class StackedEnsemble(EnsembleModel):
     def supports_probabilistic_prediction(self) -> bool:
         return any(model.supports_probabilistic_prediction for model in self.forecasting_models)
 
+    def _make_multiple_predictions(
+        self,
+        n: int,
+        series: Any = None,
+        past_covariates: Any = None,
+        future_covariates: Any = None,
+        num_samples: int = 1,
+        predict_likelihood_parameters: bool = False,
+        random_state: int | None = None,
+        verbose: bool | None = None,
+    ) -> Any:
+        """The members' forecasts, side by side; for points with the median of each member that can draw alone."""
+        given = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+        options = {"random_state": random_state, "verbose": verbose}
+        found = []
+        for model in self.forecasting_models:
+            draws = model.supports_probabilistic_prediction
+            if num_samples == 1 and draws and not isinstance(model, GIVE_POINTS):
+                seed = 0 if random_state is None else random_state  # a point doesn't differ from call to call
+                many = {**options, "num_samples": DRAWS, "random_state": seed}
+                found.append(_medians(model._predict_wrapper(n, series, **given, **many)))
+            else:
+                count = num_samples if draws else 1
+                found.append(model._predict_wrapper(n, series, **given, **options, num_samples=count))
+        return self._stack_ts_seq(found) if isinstance(series, TimeSeries) else self._stack_ts_multiseq(found)
+
     def _stack_ts_seq(self, predictions: Sequence[TimeSeries]) -> TimeSeries:
         most = max(one.n_samples for one in predictions)
         return concatenate([one.with_values(_repeated(one, most)) for one in predictions], axis=1)
@@ -192,6 +221,13 @@ def shares(weights: np.ndarray, count: int) -> np.ndarray:
 
 def _weights(forms: np.ndarray) -> np.ndarray:
     return stack_weights(torch.from_numpy(forms.mean(axis=0))).numpy()
+
+
+def _medians(forecasts: Any) -> Any:
+    """Of one series, or of each."""
+    if isinstance(forecasts, TimeSeries):
+        return forecasts.median(axis=2)
+    return [one.median(axis=2) for one in forecasts]
 
 
 def _repeated(forecast: TimeSeries, count: int) -> np.ndarray:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from darts import TimeSeries
-from darts.models import LinearRegressionModel
-from model_fixtures import CONTEXT, HORIZON, make_model, wave
+from darts.models import DLinearModel, LinearRegressionModel
+from darts.utils.likelihood_models.torch import GaussianLikelihood
+from model_fixtures import CONTEXT, HORIZON, TRAINER, make_model, wave
 
 from darts_msft import StackedEnsemble
 from darts_msft.stacking import shares
@@ -77,6 +78,19 @@ def test_half_of_the_paths_are_each_member_s_and_whole(tiny_moirai: str) -> None
     assert np.sum(owners, axis=0).tolist() == [10, 30]
     mixed = ensemble.predict(HORIZON, series).values()[:, 0]
     np.testing.assert_allclose(mixed, 0.25 * points[0] + 0.75 * points[1], rtol=1e-5)
+
+
+def test_one_sample_is_the_median_of_a_member_that_can_only_draw() -> None:
+    series = wave(120)
+    member = DLinearModel(16, HORIZON, n_epochs=1, likelihood=GaussianLikelihood(), pl_trainer_kwargs=TRAINER)
+    ensemble = StackedEnsemble([member.fit(series), regression(8, series)]).fit(series)
+    ensemble.weights = np.array([1.0, 0.0])
+    point, again = (ensemble.predict(HORIZON, series).values()[:, 0] for _ in range(2))
+    np.testing.assert_array_equal(point, again)
+    mean, spread = np.split(member.predict(HORIZON, series, predict_likelihood_parameters=True).values(), 2, axis=1)
+    assert (np.abs(point - mean[:, 0]) / spread[:, 0]).max() < 0.6  # a median of 64 draws errs by 0.16
+    (listed,) = ensemble.predict(HORIZON, [series])
+    np.testing.assert_allclose(listed.values()[:, 0], point, rtol=1e-5)
 
 
 def test_many_series_and_a_saved_one(tmp_path: Path, tiny_moirai: str) -> None:
