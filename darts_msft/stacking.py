@@ -34,7 +34,7 @@ class StackedEnsemble(EnsembleModel):
 
     `predict` with `num_samples=1` gives the weighted mean of the members' points (of a member that can only draw, the
     median of 64 draws); with more, sample paths, of which each member has its share. A member that forecasts points counts as a distribution without spread. Covariates go to
-    the members that take them.
+    the members that were fitted with them, and to unfitted ones that can hear them.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class StackedEnsemble(EnsembleModel):
 
     @staticmethod
     def _draws(model: Any, pasts: list[TimeSeries], steps: int, given: dict[str, Any]) -> list[TimeSeries]:
-        own = {name: value for name, value in given.items() if getattr(model, f"supports_{name}")}
+        own = _taken(model, given)
         count = DRAWS if model.supports_probabilistic_prediction else 1
         return model.predict(steps, pasts, num_samples=count, verbose=False, show_warnings=False, **own)
 
@@ -162,11 +162,11 @@ class StackedEnsemble(EnsembleModel):
         verbose: bool | None = None,
     ) -> Any:
         """The members' forecasts, side by side; for points with the median of each member that can draw alone."""
-        given = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+        every = {"past_covariates": past_covariates, "future_covariates": future_covariates}
         options = {"random_state": random_state, "verbose": verbose}
         found = []
         for model in self.forecasting_models:
-            draws = model.supports_probabilistic_prediction
+            draws, given = model.supports_probabilistic_prediction, _taken(model, every)
             if num_samples == 1 and draws and not isinstance(model, GIVE_POINTS):
                 seed = 0 if random_state is None else random_state  # a point doesn't differ from call to call
                 many = {**options, "num_samples": DRAWS, "random_state": seed}
@@ -221,6 +221,16 @@ def shares(weights: np.ndarray, count: int) -> np.ndarray:
 
 def _weights(forms: np.ndarray) -> np.ndarray:
     return stack_weights(torch.from_numpy(forms.mean(axis=0))).numpy()
+
+
+def _taken(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Of these covariates those that a member was fitted with, or can hear without a fit."""
+    unfitted = isinstance(model, DartsHooks) and model._fresh
+    return {
+        name: value
+        for name, value in given.items()
+        if getattr(model, f"supports_{name}") and (unfitted or getattr(model, f"uses_{name}"))
+    }
 
 
 def _medians(forecasts: Any) -> Any:

@@ -93,6 +93,25 @@ def test_one_sample_is_the_median_of_a_member_that_can_only_draw() -> None:
     np.testing.assert_allclose(listed.values()[:, 0], point, rtol=1e-5)
 
 
+def test_covariates_go_to_those_that_were_fitted_with_them_or_not_at_all(tiny_moirai: str) -> None:
+    series, past = wave(120), wave(120, seed=3)
+    without, given, fresh = (make_model(tiny_moirai, method="zero_shot") for _ in range(3))
+    lags = {"lags": 8, "output_chunk_length": HORIZON}
+    members = [
+        DLinearModel(16, HORIZON, n_epochs=1, pl_trainer_kwargs=TRAINER).fit(series),
+        LinearRegressionModel(**lags, lags_past_covariates=8).fit(series, past_covariates=past),
+        without.fit(series),
+        given.fit(series, past_covariates=past),
+        fresh,
+    ]
+    ensemble = StackedEnsemble(members).fit(series, past_covariates=past)
+    for number, (model, hears) in enumerate(zip(members, [False, True, False, True, True], strict=True)):
+        ensemble.weights = np.eye(5)[number]
+        found = ensemble.predict(HORIZON, series, past_covariates=past).values()
+        own = model.predict(HORIZON, series, past_covariates=past if hears else None).values()
+        np.testing.assert_allclose(found, own, rtol=1e-5)
+
+
 def test_many_series_and_a_saved_one(tmp_path: Path, tiny_moirai: str) -> None:
     every = [wave(90, components=2), wave(100, components=2, seed=1)]
     members = [make_model(tiny_moirai, method="zero_shot"), regression(8, every[0])]
