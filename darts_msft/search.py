@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from darts import TimeSeries
+from darts.utils.serialization import safe_globals
 from darts.utils.ts_utils import series2seq
 
 from darts_msft.methods import find_method
@@ -98,7 +101,8 @@ def tune(
     random_state
         Seed of every fit.
     **settings
-        Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`.
+        Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`; of
+        objects, such as Lightning's callbacks, each candidate has a copy.
 
     Raises
     ------
@@ -208,7 +212,7 @@ class _Search:
         logger.info("tune: look-back %s, %s, rate %s: %.4f, %s", back, method, rate, score, report.kept)
 
     def model(self, back: int, method: str, rate: float) -> MSFTFoundationModel:
-        made = {**self.made, "input_chunk_length": back, "method": method}
+        made = {**copy.deepcopy(self.made), "input_chunk_length": back, "method": method}  # callbacks have a state
         if rate != 1:
             optimizer = dict(made.get("optimizer_kwargs") or {})
             optimizer["lr"] = rate * optimizer.get("lr", find_method(method).rates.new)
@@ -216,7 +220,8 @@ class _Search:
         return MSFTFoundationModel(**made)
 
     def load(self, number: int) -> MSFTFoundationModel:
-        return MSFTFoundationModel.load(str(self.folder / f"{number}.pt"))
+        with safe_globals(sorted(_classes(self.made), key=repr)):  # the user's own, such as those of callbacks
+            return MSFTFoundationModel.load(str(self.folder / f"{number}.pt"))
 
     def finished(self) -> list[Any]:
         return [one for one in self.study.get_trials(deepcopy=False) if one.state.name in ("COMPLETE", "PRUNED")]
@@ -315,9 +320,18 @@ def _kept_in(folder: str | Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _classes(value: Any) -> set[type]:
+    """Of the objects in arguments, and classes that are arguments themselves."""
+    if isinstance(value, dict | list | tuple):
+        return set().union(*map(_classes, value.values() if isinstance(value, dict) else value))
+    found = value if isinstance(value, type) else type(value)
+    return set() if found.__module__ == "builtins" else {found}
+
+
 def _mark(pairs: Pairs, made: dict[str, Any]) -> str:
-    """Of the data and the arguments that all candidates share."""
-    digest = hashlib.sha256(repr(sorted(made.items(), key=lambda item: item[0])).encode())
+    """Of the data and the arguments that all candidates share; of an object without a name of its own, its class."""
+    told = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(made.items(), key=lambda item: item[0])))
+    digest = hashlib.sha256(told.encode())
     for pair in pairs:
         for one in pair:
             digest.update(one.all_values(copy=False).tobytes())

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from darts.metrics import mcrps
 from model_fixtures import HORIZON, TRAINER, wave
+from pytorch_lightning.callbacks import EarlyStopping
 
 from darts_msft import StackedEnsemble, Tuned, tune
 from darts_msft.model import MSFTFoundationModel
@@ -19,6 +21,19 @@ from darts_msft.search import Halving, _look_backs, _next
 pytest.importorskip("optuna")
 SERIES = wave(240)
 TRAIN, VAL = SERIES[:180], SERIES[180:]
+
+
+class Epochs(pl.Callback):
+    """Counts its own, and what all of them counted."""
+
+    most = 0
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen += 1
+        Epochs.most = max(Epochs.most, self.seen)
 
 
 def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
@@ -98,6 +113,20 @@ def test_a_rate_scales_the_method_s_own(tiny_moirai: str, monkeypatch: pytest.Mo
     assert rates[:2] == [None, None]
     assert rates[3] == pytest.approx(10 * rates[2])
     assert found.model is found.best
+
+
+def test_each_candidate_has_callbacks_of_its_own_and_a_search_with_some_goes_on(
+    tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Epochs, "most", 0)
+    first, second = (
+        tuned(tiny_moirai, folder=tmp_path, look_backs=(32,), methods=("full",), ensemble=False,
+              pl_trainer_kwargs={**TRAINER, "callbacks": [Epochs(), EarlyStopping("train_loss")]})
+        for _ in range(2)
+    )  # fmt: skip
+    assert len(first.table) == 4
+    assert Epochs.most == 2
+    assert second.table.equals(first.table)
 
 
 def test_an_epoch_that_is_behind_ends_a_candidate(tiny_moirai: str) -> None:
