@@ -83,7 +83,7 @@ def tune(
     horizon
         Steps to forecast at once.
     minutes
-        Of wall time. No candidate and no epoch begins that would end later, if it took as long as those before; the
+        Of wall time. No candidate and no epoch begins that would end later, if it took as long as the longest before; the
         first candidate is tried anyway, as is each one's first epoch. Stacking comes on top: some forecasts of
         each member.
     folder
@@ -177,10 +177,11 @@ class _Search:
             if untrained and time.monotonic() + max(untrained) > self.until:  # what each begins with
                 return
             self.study.enqueue_trial(dict(zip(self.space, candidate, strict=True)))
-            self.try_one(self.study.ask())
+            if self.try_one(self.study.ask()) == CLOCK:  # it would only be begun again
+                return
 
-    def try_one(self, trial: Any) -> None:
-        """Fits a candidate and keeps its model, if it is one of the best."""
+    def try_one(self, trial: Any) -> str:
+        """Fits a candidate and keeps its model, if it is one of the best; returns what ended it."""
         from optuna.trial import TrialState
 
         back, method, rate = (trial.suggest_categorical(name, list(choices)) for name, choices in self.space.items())
@@ -210,6 +211,7 @@ class _Search:
             if int(file.name.partition(".")[0]) not in members:
                 file.unlink()
         logger.info("tune: look-back %s, %s, rate %s: %.4f, %s", back, method, rate, score, report.kept)
+        return halving.ended_by
 
     def model(self, back: int, method: str, rate: float) -> MSFTFoundationModel:
         made = {**copy.deepcopy(self.made), "input_chunk_length": back, "method": method}  # callbacks have a state
@@ -247,12 +249,14 @@ class Halving(pl.Callback):
 
     def __init__(self, trial: Any, until: float, units: np.ndarray) -> None:
         self.trial, self.until, self.units = trial, until, units
-        self.best, self.ended_by, self.begun = float("inf"), "epochs", 0.0
+        self.best, self.ended_by, self.begun, self.longest = float("inf"), "epochs", 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.begun = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self.begun)
         own = pl_module.by_series.numpy()  # type: ignore[operator]
         self.best = min(self.best, in_units(own, pl_module, self.units))
         self.trial.report(self.best, trainer.current_epoch + 1)
@@ -260,7 +264,7 @@ class Halving(pl.Callback):
             return
         if self.trial.should_prune():
             self.ended_by = HALVING
-        elif 2 * time.monotonic() - self.begun > self.until:  # another epoch would end later
+        elif now + self.longest > self.until:  # another epoch may end later
             self.ended_by = CLOCK
         trainer.should_stop = trainer.should_stop or self.ended_by != "epochs"
 

@@ -169,17 +169,36 @@ def test_a_folder_of_another_search_is_refused(tiny_moirai: str, tmp_path: Path)
         tuned(tiny_moirai, minutes=1e-6, folder=tmp_path, lower=0.0)
 
 
-def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs of 10 seconds, of which 25 are left: two are run, and the third would end at 30."""
+@pytest.mark.parametrize(("lengths", "run"), [((10, 10, 10), 2), ((14, 6, 6), 2), ((4, 6, 6), 3)])
+def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(
+    lengths: tuple[int, ...], run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25 seconds: after two epochs of 10 a third would end at 30; one as long as the longest, after 20, at 34."""
     now = 0.0
     monkeypatch.setattr("darts_msft.search.time.monotonic", lambda: now)
     trial = SimpleNamespace(report=lambda *_: None, should_prune=lambda: False)
     halving = Halving(trial, 25.0, np.ones((1, 1)))
-    trainer: Any = SimpleNamespace(current_epoch=0, max_epochs=8, should_stop=False)
+    trainer: Any = SimpleNamespace(current_epoch=0, max_epochs=4, should_stop=False)
     module: Any = SimpleNamespace(by_series=torch.ones(1, 1), units=SimpleNamespace(values=np.ones((1, 1))))
-    while not trainer.should_stop:
+    for length in (*lengths, 10):
         halving.on_train_epoch_start(trainer, module)
-        now += 10
+        now += length
         halving.on_train_epoch_end(trainer, module)
         trainer.current_epoch += 1
-    assert (trainer.current_epoch, halving.ended_by) == (2, "clock")
+        if trainer.should_stop:
+            break
+    assert (trainer.current_epoch, halving.ended_by) == (run, "clock")
+
+
+def test_a_candidate_that_the_clock_ended_is_not_begun_again(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(self: Halving, trainer: Any, pl_module: Any) -> None:
+        self.ended_by, trainer.should_stop = "clock", True
+
+    monkeypatch.setattr(Halving, "on_train_epoch_end", ended)
+    fits: list[str] = []
+    fit = MSFTFoundationModel.fit
+    monkeypatch.setattr(
+        MSFTFoundationModel, "fit", lambda self, *a, **k: fits.append(self.model_params["method"]) or fit(self, *a, **k)
+    )
+    tuned(tiny_moirai, minutes=0.1, look_backs=(32,), ensemble=False)
+    assert fits == ["zero_shot", "msft"]
