@@ -207,9 +207,9 @@ class _Search:
         else:
             self.study.tell(trial, score)
         members = _members(self.table())
-        for file in self.folder.glob("*.pt*"):
-            if int(file.name.partition(".")[0]) not in members:
-                file.unlink()
+        for number in {one.number for one in self.study.get_trials(deepcopy=False)}.difference(members):
+            for file in (f"{number}.pt", f"{number}.pt.ckpt"):  # others may be the user's
+                (self.folder / file).unlink(missing_ok=True)
         logger.info("tune: look-back %s, %s, rate %s: %.4f, %s", back, method, rate, score, report.kept)
         return halving.ended_by
 

@@ -169,11 +169,20 @@ def test_a_folder_of_another_search_is_refused(tiny_moirai: str, tmp_path: Path)
         tuned(tiny_moirai, minutes=1e-6, folder=tmp_path, lower=0.0)
 
 
-@pytest.mark.parametrize(("lengths", "run"), [((10, 10, 10), 2), ((14, 6, 6), 2), ((4, 6, 6), 3)])
+def test_other_files_in_the_folder_stay(tiny_moirai: str, tmp_path: Path) -> None:
+    names = ["1000.pt", "mine.pt", "mine.pt.ckpt", "0.pt.old"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    tuned(tiny_moirai, folder=tmp_path, look_backs=(16, 24, 32, 48), methods=(), ensemble=False)
+    assert [(tmp_path / name).read_text() for name in names] == 4 * ["mine"]
+    assert len([file for file in tmp_path.glob("?.pt*") if file.name not in names]) == 2 * 3
+
+
+@pytest.mark.parametrize(("lengths", "run"), [((10, 10, 10), 2), ((10, 4, 3), 3)])
 def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(
     lengths: tuple[int, ...], run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """25 seconds: after two epochs of 10 a third would end at 30; one as long as the longest, after 20, at 34."""
+    """25 seconds: after two epochs of 10 a third would end at 30; after 17, one as long as the longest would end at 27."""
     now = 0.0
     monkeypatch.setattr("darts_msft.search.time.monotonic", lambda: now)
     trial = SimpleNamespace(report=lambda *_: None, should_prune=lambda: False)
