@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from darts.utils.serialization import add_safe_globals
 from darts.utils.ts_utils import series2seq
 
 from darts_msft.hooks import DartsHooks
+from darts_msft.signatures import as_in_darts
 from darts_msft.training.score import crps_products, stack_weights
 from darts_msft.training.windows import spread
 
@@ -33,8 +35,9 @@ class StackedEnsemble(EnsembleModel):
     table of what was compared.
 
     `predict` with `num_samples=1` gives the weighted mean of the members' points (of a member that can only draw, the
-    median of 64 draws); with more, sample paths, of which each member has its share. A member that forecasts points counts as a distribution without spread. Covariates go to
-    the members that were fitted with them, and to unfitted ones that can hear them.
+    median of 64 draws); with more, sample paths, of which each member has its share. A member that forecasts points
+    counts as a distribution without spread. Covariates go to the members that were fitted with them, and to unfitted
+    ones that can hear them. Backtests are of the ensemble as it is, with `retrain=False`.
 
     Parameters
     ----------
@@ -149,6 +152,18 @@ class StackedEnsemble(EnsembleModel):
     @property
     def supports_probabilistic_prediction(self) -> bool:
         return any(model.supports_probabilistic_prediction for model in self.forecasting_models)
+
+    @as_in_darts
+    def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
+        """Darts' `historical_forecasts` (which `backtest` and `residuals` ask for), for `retrain=False` alone."""
+        call = signature(EnsembleModel.historical_forecasts).bind(self, series, *args, **kwargs)
+        call.apply_defaults()
+        if call.arguments["retrain"]:
+            raise ValueError(
+                f"retrain={call.arguments['retrain']!r} is not allowed: an ensemble's members are not trained with it; "
+                "pass retrain=False for forecasts of the fitted ensemble"
+            )
+        return super().historical_forecasts(*call.args[1:], **call.kwargs)
 
     def _make_multiple_predictions(
         self,

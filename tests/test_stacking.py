@@ -112,6 +112,20 @@ def test_covariates_go_to_those_that_were_fitted_with_them_or_not_at_all(tiny_mo
         np.testing.assert_allclose(found, own, rtol=1e-5)
 
 
+def test_backtests_are_of_the_ensemble_as_it_is() -> None:
+    series = wave(120)
+    ensemble = StackedEnsemble([regression(8, series), regression(16, series)]).fit(series)
+    for asked in (ensemble.historical_forecasts, ensemble.backtest, ensemble.residuals):
+        with pytest.raises(ValueError, match="retrain=True is not allowed.*pass retrain=False"):
+            asked(series, forecast_horizon=HORIZON)
+    options = {"start": -HORIZON, "start_format": "position", "forecast_horizon": HORIZON, "last_points_only": False}
+    (found,) = ensemble.historical_forecasts(series, retrain=False, **options)
+    np.testing.assert_allclose(found.values(), ensemble.predict(HORIZON, series[:-HORIZON]).values(), rtol=1e-5)
+    errors = ensemble.residuals(series, retrain=False, **options)
+    np.testing.assert_allclose(errors[0].values(), (series[-HORIZON:] - found).values(), atol=1e-5)
+    assert ensemble.backtest(series, retrain=False, **options) > 0
+
+
 def test_many_series_and_a_saved_one(tmp_path: Path, tiny_moirai: str) -> None:
     every = [wave(90, components=2), wave(100, components=2, seed=1)]
     members = [make_model(tiny_moirai, method="zero_shot"), regression(8, every[0])]
