@@ -17,6 +17,7 @@ from darts.utils.serialization import add_safe_globals
 from darts.utils.ts_utils import series2seq
 
 from darts_msft.hooks import DartsHooks
+from darts_msft.options import check_number
 from darts_msft.signatures import as_in_darts
 from darts_msft.training.score import crps_products, stack_weights
 from darts_msft.training.windows import spread
@@ -76,11 +77,16 @@ class StackedEnsemble(EnsembleModel):
         `horizon` is that of the compared forecasts, in steps; None: the least `output_chunk_length` of the members.
         At most 128 windows are compared, evenly from all positions of all series. Series and components count alike.
 
-        Raises ValueError for series in which there are fewer than two windows.
+        Windows with nothing observed to compare are left out. Raises ValueError for another horizon than one step or
+        more, and where fewer than two windows are left.
         """
+        if horizon is not None:
+            check_number("horizon", horizon, 1, integer=True)
         super().fit(series, past_covariates, future_covariates, verbose)
         every = list(series2seq(series))
-        steps = horizon or min(model.output_chunk_length or 1 for model in self.forecasting_models)
+        if horizon is None:
+            horizon = min(model.output_chunk_length or 1 for model in self.forecasting_models)
+        steps = int(horizon)
         windows = self._windows(every, steps + self.output_chunk_shift)
         given = {
             name: [own[number] for number, _ in windows]
@@ -121,13 +127,27 @@ class StackedEnsemble(EnsembleModel):
             samples = torch.stack([torch.tensor(_repeated(one, DRAWS), dtype=torch.float64) for one in forecasts])
             products = crps_products(samples.movedim(-1, 1), truth) / torch.tensor(units[number])[:, None, None]
             forms.append(products[truth.isfinite()].mean(dim=0).numpy())
-        return np.stack([form for form in forms if np.isfinite(form).all()])
+        compared = [form for form in forms if np.isfinite(form).all()]
+        if len(compared) < 2:
+            raise ValueError(
+                f"{len(compared)} of {len(forms)} windows of the validation series can be compared, as values to "
+                "forecast, or members' forecasts, are missing (NaN) in the others: give series in which two can"
+            )
+        return np.stack(compared)
 
     @staticmethod
     def _draws(model: Any, pasts: list[TimeSeries], steps: int, given: dict[str, Any]) -> list[TimeSeries]:
         own = _taken(model, given)
         count = DRAWS if model.supports_probabilistic_prediction else 1
-        return model.predict(steps, pasts, num_samples=count, verbose=False, show_warnings=False, **own)
+        try:
+            return model.predict(steps, pasts, num_samples=count, verbose=False, show_warnings=False, **own)
+        except ValueError as error:
+            if not any(np.isnan(one.values(copy=False)).any() for one in pasts):
+                raise
+            raise ValueError(
+                f"{type(model).__name__} doesn't forecast validation series with missing values (NaN): fill them, or "
+                "leave that member out"
+            ) from error
 
     def _solve(self, forms: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
         """The weights, and the table of scores."""

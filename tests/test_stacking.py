@@ -150,6 +150,22 @@ def test_missing_values_are_not_counted(tiny_moirai: str) -> None:
     assert np.isfinite(ensemble.weights).all()
 
 
+def test_missing_values_that_leave_nothing_to_compare_are_told_of(tiny_moirai: str) -> None:
+    series, own = wave(100), make_model(tiny_moirai, method="zero_shot")
+    values = series.values().copy()
+    values[CONTEXT + 1 :] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 61 windows of the validation series can be compared"):
+        StackedEnsemble([own]).fit(series.with_values(values))
+    with pytest.raises(ValueError, match=r"LinearRegressionModel .* missing values"):
+        StackedEnsemble([regression(8, series)]).fit(series.with_values(values))
+
+
+@pytest.mark.parametrize("horizon", [0, -3, 1.5])
+def test_a_horizon_is_a_number_of_steps(horizon: float) -> None:
+    with pytest.raises(ValueError, match=f"horizon={horizon} is not allowed"):
+        StackedEnsemble([regression(8, wave())]).fit(wave(), horizon=horizon)  # type: ignore[arg-type]
+
+
 def test_series_that_are_too_short_are_named(tiny_moirai: str) -> None:
     with pytest.raises(ValueError, match=f"{CONTEXT + HORIZON} steps.* give at least {CONTEXT + HORIZON + 1}"):
         StackedEnsemble([make_model(tiny_moirai, method="zero_shot")]).fit(wave(CONTEXT + HORIZON))
