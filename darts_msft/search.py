@@ -19,20 +19,18 @@ import pandas as pd
 import pytorch_lightning as pl
 from darts import TimeSeries
 from darts.utils.serialization import safe_globals
-from darts.utils.ts_utils import series2seq
 
 from darts_msft.methods import find_method
 from darts_msft.model import MSFTFoundationModel
+from darts_msft.search_inputs import Pairs, check_asked, look_backs_of, pairs_of
 from darts_msft.stacking import StackedEnsemble, unit_of
 
 logger = logging.getLogger("darts_msft")
 
-LOOK_BACKS = (512, 1024, 2048, 4096)
 METHODS = ("msft", "full")
 RATES = (0.3, 3.0)  # of the method's own, after 1
 MEMBERS = 3  # of an ensemble, at most
 HALVING, CLOCK = "halving", "clock"  # what may end a fit early
-LEAST_SHARE = 4  # a training series is so many times as long as a look-back
 
 
 @dataclass(frozen=True)
@@ -83,16 +81,16 @@ def tune(
     horizon
         Steps to forecast at once.
     minutes
-        Of wall time. No candidate and no epoch begins that would end later, if it took as long as the longest before; the
-        first candidate is tried anyway, as is each one's first epoch. Stacking comes on top: some forecasts of
-        each member.
+        Of wall time. No candidate and no epoch begins that would end later, if it took as long as the longest before;
+        the first candidate is tried anyway, as is each one's first epoch. Stacking comes on top: some forecasts of each
+        member.
     folder
         Where the search is kept: called again with the same arguments, it goes on where it was; a fit that the clock or
         a crash ended begins anew. None: nothing is kept.
     look_backs
         In steps; None: 512, 1,024, 2,048 and 4,096, as far as the shortest training series is four times as long.
     methods
-        Those that train.
+        Those that train: "zero_shot" is tried anyway.
     max_epochs
         Of a candidate that is never stopped.
     ensemble
@@ -109,18 +107,14 @@ def tune(
     ModuleNotFoundError
         Without Optuna, with the install line.
     ValueError
-        For validation series that do not follow the training series, arguments that are searched, or a folder that
+        For validation series that do not follow the training series, arguments that are searched or that no method has
+        a use for, covariates, look-backs that with the horizon are longer than a training series, or a folder that
         holds a search of other data or arguments.
     """
-    if wrong := sorted({"input_chunk_length", "output_chunk_length", "method", "n_epochs"} & settings.keys()):
-        raise ValueError(
-            f"{wrong[0]}={settings[wrong[0]]!r} is searched, or follows from other arguments: leave it out"
-        )
-    if not minutes > 0:
-        raise ValueError(f"minutes={minutes!r}: give more than 0")
-    pairs = _pairs(series, val_series)
-    shortest = min(len(one) for one, _ in pairs)
-    backs = _look_backs(look_backs, shortest)
+    check_asked(horizon, minutes, methods, max_epochs, settings)
+    pairs = pairs_of(series, val_series)
+    ahead = horizon + settings.get("output_chunk_shift", 0)
+    backs = look_backs_of(look_backs, min(len(one) for one, _ in pairs), ahead)
     made = {**settings, "output_chunk_length": horizon, "n_epochs": max_epochs, "random_state": random_state}
     with _kept_in(folder) as place:
         space: Space = {"look_back": backs, "method": ["zero_shot", *methods], "rate": [1.0, *RATES]}
@@ -140,8 +134,6 @@ def tune(
     )
 
 
-Pairs = list[tuple[TimeSeries, TimeSeries]]
-"""Training series, each with what follows it."""
 Space = dict[str, Sequence[Any]]
 """What may be chosen, by name, in the order of a `Candidate`."""
 Candidate = tuple[int, str, float]
@@ -280,28 +272,6 @@ def _members(table: pd.DataFrame) -> list[int]:
     first = distinct.drop_duplicates("look_back").index
     order = [*first, *distinct.index.difference(first, sort=False)]
     return sorted(map(int, order[:MEMBERS]), key=lambda number: table.index.get_loc(number))
-
-
-def _pairs(series: Any, val_series: Any) -> Pairs:
-    train, val = list(series2seq(series)), list(series2seq(val_series))
-    if len(train) != len(val):
-        raise ValueError(f"there are {len(train)} training and {len(val)} validation series: give one for each")
-    for number, (one, other) in enumerate(zip(train, val, strict=True)):
-        if other.start_time() != one.end_time() + one.freq:
-            raise ValueError(
-                f"val_series {number} begins at {other.start_time()}: give what follows its training series, from "
-                f"{one.end_time() + one.freq} on; the steps before that are added here"
-            )
-    return list(zip(train, val, strict=True))
-
-
-def _look_backs(asked: Sequence[int] | None, shortest: int) -> list[int]:
-    if asked is not None:
-        if not asked or min(asked) < 1:
-            raise ValueError(f"look_backs={asked!r}: give at least one number of steps")
-        return sorted(set(asked))
-    most = shortest // LEAST_SHARE
-    return [back for back in LOOK_BACKS if back <= most] or [max(most, 1)]
 
 
 def _scored(pairs: Pairs, back: int) -> list[TimeSeries]:

@@ -16,7 +16,8 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from darts_msft import StackedEnsemble, Tuned, tune
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.search import Halving, _look_backs, _next
+from darts_msft.search import Halving, _next
+from darts_msft.search_inputs import look_backs_of
 
 pytest.importorskip("optuna")
 SERIES = wave(240)
@@ -46,7 +47,7 @@ def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
         "windows_per_epoch": 16,
         "pl_trainer_kwargs": TRAINER,
     }
-    return tune(TRAIN, VAL, HORIZON, minutes, **{**settings, **changes})
+    return tune(TRAIN, VAL, minutes=minutes, **{"horizon": HORIZON, **settings, **changes})
 
 
 def test_scores_are_over_the_training_part_s_error_whatever_the_look_back_s_unit(tiny_moirai: str) -> None:
@@ -138,9 +139,10 @@ def test_an_epoch_that_is_behind_ends_a_candidate(tiny_moirai: str) -> None:
 
 
 def test_look_backs_leave_enough_to_learn_from() -> None:
-    assert _look_backs(None, 9000) == [512, 1024, 2048]
-    assert _look_backs(None, 400) == [100]
-    assert _look_backs([64, 32, 64], 400) == [32, 64]
+    assert look_backs_of(None, 9000, 24) == [512, 1024, 2048]
+    assert look_backs_of(None, 400, 24) == [100]
+    assert look_backs_of(None, 400, 390) == [10]
+    assert look_backs_of([64, 32, 64], 400, 24) == [32, 64]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +151,22 @@ def test_look_backs_leave_enough_to_learn_from() -> None:
         ({"method": "lora"}, "method='lora' is searched"),
         ({"minutes": 0}, "minutes=0"),
         ({"look_backs": ()}, "look_backs"),
+        ({"look_backs": (0, 32)}, "look_backs=0 is not allowed"),
+        ({"look_backs": (32, 173)}, "give at most 172"),
+        ({"horizon": 0}, "horizon=0 is not allowed"),
+        ({"horizon": 180, "look_backs": None}, "180 steps, of which 180 are to forecast"),
+        ({"max_epochs": 0}, "max_epochs=0 is not allowed"),
+        ({"methods": ("msft", "zero_shot")}, "'zero_shot' trains nothing"),
+        ({"methods": ("msft", "ful")}, "method='ful' is not known"),
+        ({"methods": "full"}, "give a list of methods"),
+        ({"past_covariates": VAL}, "past_covariates can't be given"),
+        ({"methods": ("full",), "lora_rank": 4}, "lora_rank=4 is without effect"),
     ],
 )
-def test_arguments_that_can_t_be(tiny_moirai: str, changes: dict[str, Any], message: str) -> None:
+def test_arguments_that_can_t_be(
+    tiny_moirai: str, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MSFTFoundationModel, "__init__", None)  # none is made before the arguments are seen
     with pytest.raises(ValueError, match=message):
         tuned(tiny_moirai, **changes)
 
@@ -182,7 +197,7 @@ def test_other_files_in_the_folder_stay(tiny_moirai: str, tmp_path: Path) -> Non
 def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(
     lengths: tuple[int, ...], run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """25 seconds: after two epochs of 10 a third would end at 30; after 17, one as long as the longest would end at 27."""
+    """25 seconds: after two epochs of 10 a third would end at 30; after 17, one like the longest at 27."""
     now = 0.0
     monkeypatch.setattr("darts_msft.search.time.monotonic", lambda: now)
     trial = SimpleNamespace(report=lambda *_: None, should_prune=lambda: False)

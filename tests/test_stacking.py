@@ -116,7 +116,7 @@ def test_backtests_are_of_the_ensemble_as_it_is() -> None:
     series = wave(120)
     ensemble = StackedEnsemble([regression(8, series), regression(16, series)]).fit(series)
     for asked in (ensemble.historical_forecasts, ensemble.backtest, ensemble.residuals):
-        with pytest.raises(ValueError, match="retrain=True is not allowed.*pass retrain=False"):
+        with pytest.raises(ValueError, match=r"retrain=True is not allowed.*pass retrain=False"):
             asked(series, forecast_horizon=HORIZON)
     options = {"start": -HORIZON, "start_format": "position", "forecast_horizon": HORIZON, "last_points_only": False}
     (found,) = ensemble.historical_forecasts(series, retrain=False, **options)
