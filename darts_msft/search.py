@@ -22,7 +22,7 @@ from darts.utils.serialization import safe_globals
 
 from darts_msft.methods import find_method
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.search_inputs import Pairs, check_asked, look_backs_of, pairs_of
+from darts_msft.search_inputs import Pairs, check_asked, look_backs_of, pairs_of, settings_for
 from darts_msft.stacking import StackedEnsemble, unit_of
 
 logger = logging.getLogger("darts_msft")
@@ -99,8 +99,10 @@ def tune(
     random_state
         Seed of every fit.
     **settings
-        Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`; of
-        objects, such as Lightning's callbacks, each candidate has a copy.
+        Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`; but a
+        candidate goes without what its method has no use for: zero-shot without `lora_rank`, rates, `loss_fn` or a
+        `likelihood` that needs a new head. Of objects, such as Lightning's callbacks, each candidate has a copy.
+        Covariates can't be given.
 
     Raises
     ------
@@ -206,7 +208,8 @@ class _Search:
         return halving.ended_by
 
     def model(self, back: int, method: str, rate: float) -> MSFTFoundationModel:
-        made = {**copy.deepcopy(self.made), "input_chunk_length": back, "method": method}  # callbacks have a state
+        made = copy.deepcopy(settings_for(method, self.made))  # callbacks have a state
+        made |= {"input_chunk_length": back, "method": method}
         if rate != 1:
             optimizer = dict(made.get("optimizer_kwargs") or {})
             optimizer["lr"] = rate * optimizer.get("lr", find_method(method).rates.new)

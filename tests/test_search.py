@@ -11,13 +11,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from darts.metrics import mcrps
+from darts.utils.likelihood_models.torch import GaussianLikelihood
 from model_fixtures import HORIZON, TRAINER, wave
 from pytorch_lightning.callbacks import EarlyStopping
 
 from darts_msft import StackedEnsemble, Tuned, tune
 from darts_msft.model import MSFTFoundationModel
 from darts_msft.search import Halving, _next
-from darts_msft.search_inputs import look_backs_of
+from darts_msft.search_inputs import look_backs_of, settings_for
 
 pytest.importorskip("optuna")
 SERIES = wave(240)
@@ -128,6 +129,21 @@ def test_each_candidate_has_callbacks_of_its_own_and_a_search_with_some_goes_on(
     assert len(first.table) == 4
     assert Epochs.most == 2
     assert second.table.equals(first.table)
+
+
+def test_settings_of_some_methods_leave_the_others_alone(tiny_moirai: str) -> None:
+    given = {"lora_rank": 4, "lr_head": 1e-2, "loss_fn": torch.nn.MSELoss(), "likelihood": None, "lower": 0.0}
+    assert settings_for("zero_shot", given).keys() == {"likelihood", "lower"}
+    assert settings_for("full", given).keys() == given.keys() - {"lora_rank"}
+    assert settings_for("zero_shot", {"likelihood": GaussianLikelihood()}) == {}
+    assert settings_for("lora", {"lr_head": 1e-2}) == {}
+    assert settings_for("lora", {"lr_head": 1e-2, "likelihood": GaussianLikelihood()}).keys() == {
+        "lr_head",
+        "likelihood",
+    }
+    found = tuned(tiny_moirai, look_backs=(32,), ensemble=False, max_epochs=1, lora_rank=4, lr_head=1e-2,
+                  likelihood=GaussianLikelihood())  # fmt: skip
+    assert set(found.table["method"]) == {"zero_shot", "msft", "full"}
 
 
 def test_an_epoch_that_is_behind_ends_a_candidate(tiny_moirai: str) -> None:
