@@ -118,7 +118,7 @@ def tune(
     ahead = horizon + settings.get("output_chunk_shift", 0)
     backs = look_backs_of(look_backs, min(len(one) for one, _ in pairs), ahead)
     made = {**settings, "output_chunk_length": horizon, "n_epochs": max_epochs, "random_state": random_state}
-    with _kept_in(folder) as place:
+    with _quiet(), _kept_in(folder) as place:
         space: Space = {"look_back": backs, "method": ["zero_shot", *methods], "rate": [1.0, *RATES]}
         search = _Search(
             _study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, time.monotonic() + 60 * minutes
@@ -316,14 +316,26 @@ def _mark(pairs: Pairs, made: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _study(folder: Path, mark: str) -> Any:
-    """The folder's study, without what an earlier run had begun and not ended."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna tells of warnings only, and afterwards of what it told of before."""
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('tune needs Optuna: pip install "darts-msft[tune]"') from error
+    before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _study(folder: Path, mark: str) -> Any:
+    """The folder's study, without what an earlier run had begun and not ended."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / "search.log"))),
         study_name="tune",

@@ -200,6 +200,18 @@ def test_a_folder_of_another_search_is_refused(tiny_moirai: str, tmp_path: Path)
         tuned(tiny_moirai, minutes=1e-6, folder=tmp_path, lower=0.0)
 
 
+def test_optuna_tells_as_much_as_before(tiny_moirai: str) -> None:
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.DEBUG)
+    try:
+        tuned(tiny_moirai, look_backs=(32,), methods=())
+        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def test_other_files_in_the_folder_stay(tiny_moirai: str, tmp_path: Path) -> None:
     names = ["1000.pt", "mine.pt", "mine.pt.ckpt", "0.pt.old"]
     for name in names:
