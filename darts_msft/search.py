@@ -22,7 +22,7 @@ from darts.utils.serialization import safe_globals
 
 from darts_msft.methods import find_method
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.search_inputs import Pairs, check_asked, look_backs_of, pairs_of, settings_for
+from darts_msft.search_inputs import UNTRAINED, Pairs, check_asked, look_backs_of, pairs_of, settings_for
 from darts_msft.stacking import StackedEnsemble, unit_of
 
 logger = logging.getLogger("darts_msft")
@@ -119,14 +119,26 @@ def tune(
     backs = look_backs_of(look_backs, min(len(one) for one, _ in pairs), ahead)
     made = {**settings, "output_chunk_length": horizon, "n_epochs": max_epochs, "random_state": random_state}
     with _quiet(), _kept_in(folder) as place:
-        space: Space = {"look_back": backs, "method": ["zero_shot", *methods], "rate": [1.0, *RATES]}
-        search = _Search(
-            _study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, time.monotonic() + 60 * minutes
-        )
-        search.run(lambda: _next(search.done(), backs, methods))
-        table = search.table()
-        models = [search.load(number) for number in _members(table)]
-        stacked = _stack(models, pairs, horizon) if ensemble and len(models) > 1 else None
+        return _found(_searched(pairs, backs, methods, made, place, minutes), ensemble)
+
+
+def _searched(
+    pairs: Pairs, backs: list[int], methods: Sequence[str], made: dict[str, Any], place: Path, minutes: float
+) -> _Search:
+    """The search in a folder, gone on with for some minutes."""
+    space: Space = {"look_back": backs, "method": [UNTRAINED, *methods], "rate": [1.0, *RATES]}
+    until = time.monotonic() + 60 * minutes
+    search = _Search(_study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, until)
+    search.run(lambda: _next(search.done(), backs, methods))
+    return search
+
+
+def _found(search: _Search, ensemble: bool) -> Tuned:
+    """The best models of a search, and the ensemble of them, where it is asked for."""
+    table = search.table()
+    models = [search.load(number) for number in _members(table)]
+    horizon = search.made["output_chunk_length"]
+    stacked = _stack(models, search.pairs, horizon) if ensemble and len(models) > 1 else None
     wins = stacked is not None and np.count_nonzero(np.asarray(stacked.weights)) > 1
     return Tuned(
         model=stacked if wins and stacked is not None else models[0],
@@ -144,9 +156,9 @@ Candidate = tuple[int, str, float]
 
 def _next(done: dict[Candidate, float], backs: Sequence[int], methods: Sequence[str]) -> Candidate | None:
     """The next candidate, by the scores of those that were tried; None: there is none left."""
-    order: list[Candidate] = [(back, "zero_shot", 1.0) for back in backs]
+    order: list[Candidate] = [(back, UNTRAINED, 1.0) for back in backs]
     if all(one in done for one in order):
-        ranked = sorted(backs, key=lambda back: done[back, "zero_shot", 1.0])
+        ranked = sorted(backs, key=lambda back: done[back, UNTRAINED, 1.0])
         order += [(ranked[0], method, 1.0) for method in methods]
         if methods and all(one in done for one in order):
             best = min(methods, key=lambda method: done[ranked[0], method, 1.0])
@@ -167,7 +179,7 @@ class _Search:
 
     def run(self, following: Callable[[], Candidate | None]) -> None:
         while (candidate := following()) is not None:
-            untrained = [one.user_attrs["seconds"] for one in self.finished() if one.params["method"] == "zero_shot"]
+            untrained = [one.user_attrs["seconds"] for one in self.finished() if one.params["method"] == UNTRAINED]
             if untrained and time.monotonic() + max(untrained) > self.until:  # what each begins with
                 return
             self.study.enqueue_trial(dict(zip(self.space, candidate, strict=True)))

@@ -243,7 +243,14 @@ class StackedEnsemble(EnsembleModel):
         else:
             owners = random.permutation(np.repeat(np.arange(len(self.weights)), shares(self.weights, count)))
             mixed = np.moveaxis(members[owners, :, :, np.arange(count)], 0, -1)
-        return TimeSeries(times=forecasts.time_index, values=mixed, components=series.components, **series._attrs)
+        return TimeSeries(
+            times=forecasts.time_index,
+            values=mixed,
+            components=series.components,
+            static_covariates=series.static_covariates,
+            hierarchy=series.hierarchy,
+            metadata=series.metadata,
+        )
 
 
 def shares(weights: np.ndarray, count: int) -> np.ndarray:
