@@ -3,7 +3,7 @@
 # make test-slow   run what tiny fixtures can't show: examples, code of documents, files for other engines
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
-# make gpu-check  try everything once on a GPU, in under 4 minutes, and write what was found to build/gpu/gpu.json; with
+# make gpu-check  try everything once on a GPU, in about 4 minutes, and write what was found to build/gpu/gpu.json; with
 #             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
 # make docs   build the documentation's site in build/site; a warning is a failure
 # make gpu-pretrain  pretrain a model of 3.7 M parameters on a CUDA GPU for GPU_SECONDS; GPU_OUT and GPU_WORKERS (processes

@@ -325,6 +325,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.part:
         return run_part(asked.part.split(), asked.rows, asked.device, asked.quick, asked.seconds)
+    if asked.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: torch sees no CUDA device here; --device cpu --quick tries the script")
     asked.output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     given, share = (
@@ -335,6 +340,13 @@ def main() -> None:
         if chosen := [part for part in parts if part in asked.only]:
             run_stage(chosen, round(share * limit), asked.output, given, found)
             print(json.dumps({part: found[part]["finished"] for part in chosen}), flush=True)
+    if any(map(failed, found.values())):
+        sys.exit(1)
+
+
+def failed(part: dict[str, Any]) -> bool:
+    """It did not end by itself, or a case of it ended in an error or as a failure."""
+    return part["finished"] != 0 or any(row.get("error") or row.get("exit_code") for row in part["rows"])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from darts_msft.linear.gaps import bridge
+
 _NAMES = ("weight", "scale", "df", "exponents", "season", "effects")
 Covariates: TypeAlias = tuple[Float[Tensor, "B C K"], Float[Tensor, "B H K"]]
 _CALM = 0.1  # of the deviation: the least unrest
@@ -19,7 +21,7 @@ class LinearForecast(NamedTuple):
 
     loc: Float[Tensor, "B H V"]
     scale: Float[Tensor, "B H V"]
-    tells: Bool[Tensor, "B V"]  # the last L steps are there
+    tells: Bool[Tensor, "B V"]  # the last L steps are there, but for short gaps
 
 
 def unrest_of(past: Float[Tensor, "B L V"], deviation: Float[Tensor, "B V"], season: int) -> Float[Tensor, "B V"]:
@@ -112,11 +114,11 @@ class LinearMember(nn.Module):
         return self.forecast(past, covariates)
 
     def forecast(self, past: Float[Tensor, "B C V"], covariates: Covariates | None = None) -> LinearForecast:
-        """Of windows that end where the past ends; steps that are missing are NaN.
+        """Of windows that end where the past ends; steps that are missing are NaN, and short gaps bridged.
 
         `covariates` are those that `effects` are of: at the steps of the past, and at those that are forecast.
         """
-        inputs, added = past[:, -self.lookback :].to(self.weight.dtype), None
+        inputs, added = bridge(past)[:, -self.lookback :].to(self.weight.dtype), None
         if self.sees_covariates:
             if covariates is None:
                 raise ValueError(f"the forecast has effects of {self.effects.shape[1]} covariates, but none are given")

@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = settings_of(arguments)
     except ValueError as error:
         parser.error(str(error))
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every batch has its own
     if not arguments.any_order:
         make_repeatable(arguments.device)
     for out in arguments.out:

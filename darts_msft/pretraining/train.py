@@ -210,7 +210,8 @@ class Pretraining:
 
     def _warn(self, changed: Mapping[str, tuple[Any, Any]], state: Mapping[str, Any]) -> None:
         """Names what may change and makes other weights than one run without a stop."""
-        reasons = [f"device was {old} and is now {new}" for name, (old, new) in changed.items() if name == "device"]
+        moved = {name: pair for name, pair in changed.items() if name in ("device", "seconds")}
+        reasons = [f"{name} was {old} and is now {new}" for name, (old, new) in moved.items()]
         if (threads := torch.get_num_threads()) != state["threads"]:
             reasons.append(f"threads were {state['threads']} and are now {threads}")
         if state["step"] and {"steps", "decay"} & set(changed):
@@ -321,17 +322,20 @@ class Pretraining:
         self.losses.append(self.train_step(task))
         self.tokens += task.tokens
 
-    def report(self, saving: bool) -> None:
-        """Adds a line to the log, of the steps since the last; with `saving`, validates and saves too."""
-        loss = torch.stack(self.losses).mean().item()
-        if not math.isfinite(loss):
+    def check(self) -> None:
+        """FloatingPointError where the mean loss since the last line of the log is not finite."""
+        if not math.isfinite(loss := torch.stack(self.losses).mean().item()):
             raise FloatingPointError(
                 f"loss is {loss}, the mean of {len(self.losses)} steps up to {self.step}; nothing of them is saved; "
                 "lower --learning-rate or --hidden-learning-rate, or take --precision float32, in another --out "
                 "directory"
             )
+
+    def report(self, saving: bool) -> None:
+        """Adds a line to the log, of the steps since the last; with `saving`, validates and saves too."""
         elapsed = time.perf_counter() - self.begin
         self.seconds += elapsed
+        loss = torch.stack(self.losses).mean().item()
         values = {"loss": loss, "tokens_per_second": self.tokens / elapsed, "seconds": self.seconds}
         self.losses, self.tokens, self.begin = [], 0, time.perf_counter()
         if saving:
@@ -347,7 +351,6 @@ def train_together(runs: Sequence[Pretraining], log_every: int = 100, save_every
     They differ in width and layers at most, and are at the same step.
     """
     first = runs[0]
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every batch has its own
     if len(steps := {run.step for run in runs}) > 1:
         raise ValueError(f"the runs are at the steps {sorted(steps)}; only runs at the same step go on together")
     for run in runs:
@@ -360,6 +363,8 @@ def train_together(runs: Sequence[Pretraining], log_every: int = 100, save_every
         last = first.schedule() <= 0
         saving = last or first.step % save_every == 0
         if saving or first.step % log_every == 0:
+            for run in runs:
+                run.check()
             for run in runs:
                 run.report(saving)
         if last:

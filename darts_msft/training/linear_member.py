@@ -15,6 +15,7 @@ from darts_msft.forms import Form
 from darts_msft.linear.covariates import with_effects
 from darts_msft.linear.equations import Frame
 from darts_msft.linear.fitting import fit_linear
+from darts_msft.linear.gaps import bridge_array
 from darts_msft.linear.member import LinearMember
 from darts_msft.linear.seasons import candidate_lookbacks, find_season
 from darts_msft.linear.windows import Windows, cut_windows
@@ -53,7 +54,8 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
     def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
         season = find_season(freq, train)
         lookbacks = candidate_lookbacks(longest, season)
-        fit = fit_linear(train, horizon, lookbacks, shift, _windows(val, lookbacks, horizon, shift), season)
+        windows = _windows(val, lookbacks, horizon, shift)
+        fit = fit_linear([bridge_array(one[None])[0] for one in train], horizon, lookbacks, shift, windows, season)
         return None if fit is None else fit.member
 
     member = solve(train, val)
@@ -68,12 +70,13 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
 
 
 def _usual_length(windows: Any) -> int:
-    """Steps without a gap at the end of a window, which half of the validation windows have.
+    """Steps without a long gap at the end of a window, which half of the validation windows have.
 
     The module doesn't weigh a member that tells fewer.
     """
     chosen = np.unique(np.linspace(0, len(windows) - 1, JUDGED_WINDOWS).astype(int))
-    gaps = [~np.isfinite(windows[int(index)].past_target[::-1]) for index in chosen]
+    pasts = [bridge_array(windows[int(index)].past_target[None])[0] for index in chosen]
+    gaps = [~np.isfinite(past[::-1]) for past in pasts]
     lengths = [np.where(gap.any(axis=0), gap.argmax(axis=0), len(gap)) for gap in gaps]
     return max(int(np.median(lengths)), 1)
 
@@ -106,4 +109,7 @@ def _windows(series: list[np.ndarray], lookbacks: Sequence[int], horizon: int, s
     """Evenly from all series, with the longest look-back that any of them has room for."""
     longest = max(map(len, series))
     fitting = [lookback for lookback in lookbacks if lookback + shift + horizon <= longest]
-    return cut_windows(series, Frame(max(fitting), horizon, shift), VALIDATION_WINDOWS) if fitting else None
+    if not fitting:
+        return None
+    found = cut_windows(series, Frame(max(fitting), horizon, shift), VALIDATION_WINDOWS)
+    return found._replace(past=bridge_array(found.past))  # of each window, which knows nothing of its future

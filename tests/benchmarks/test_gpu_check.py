@@ -49,3 +49,16 @@ def test_outcomes_are_counted_once_also_where_the_log_breaks_off() -> None:
     found = gpu_check.outcomes(log + summary)
     assert found["counts"] == {"passed": 2, "failed": 2}
     assert len(found["failures"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"finished": 0, "rows": [{"seconds": 1.0}, {"exit_code": 0}]}, False),
+        ({"finished": 0, "rows": [{"error": "ValueError: no"}]}, True),
+        ({"finished": 0, "rows": [{"exit_code": 1}]}, True),
+        ({"finished": "ended at its limit of 3 s", "rows": []}, True),
+    ],
+)
+def test_what_has_failed(part: dict[str, object], expected: bool) -> None:
+    assert gpu_check.failed(part) == expected

@@ -9,6 +9,7 @@ import torch
 
 from darts_msft.linear.equations import Frame
 from darts_msft.linear.fitting import fit_linear
+from darts_msft.linear.gaps import bridge_array
 from darts_msft.linear.windows import cut_windows
 
 HORIZON, LOOKBACKS = 6, [12, 24]
@@ -69,7 +70,7 @@ def assert_sound(series: list[np.ndarray], validation: np.ndarray | None) -> Non
         starts = range(0, len(one) - LOOKBACKS[-1] + 1, 7)
         past = np.stack([one[start : start + LOOKBACKS[-1]] for start in starts])
         forecast = fit.member.forecast(torch.tensor(past))
-        complete = torch.tensor(np.isfinite(past[:, -fit.member.lookback :]).all(axis=1))
+        complete = torch.tensor(np.isfinite(bridge_array(past)[:, -fit.member.lookback :]).all(axis=1))
         assert torch.equal(forecast.tells, complete)
         assert forecast.loc.movedim(1, 2)[complete].isfinite().all()
         scale = forecast.scale.movedim(1, 2)[complete]

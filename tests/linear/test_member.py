@@ -48,8 +48,8 @@ def test_level_and_unit_change_nothing_else() -> None:
 
 def test_it_says_where_it_cannot_tell() -> None:
     member, past = make_member(), torch.randn(3, 8, 2)
-    past[0, 2, 0] = past[1, 5, 1] = torch.nan
-    past[2, 7, 0] = torch.inf
+    past[0, 2, 0] = past[1, :5, 1] = torch.nan
+    past[2, :, 0] = torch.inf
     found = member.forecast(past)
     assert found.tells.tolist() == [[True, True], [True, False], [False, True]]
     for part in (found.loc, found.scale):

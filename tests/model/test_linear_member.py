@@ -89,7 +89,7 @@ def test_the_score_is_the_crps_of_the_mixture(tiny_moirai: str) -> None:
 def test_windows_that_it_cannot_tell_are_the_scales_alone(tiny_moirai: str, likelihood: str) -> None:
     """With weights that were solved for, also where it has all the weight elsewhere."""
     model, values = fitted(tiny_moirai, likelihood), wave(90, seed=2).values().copy()
-    values[-3] = np.nan
+    values[-16:-3] = np.nan  # a gap that is not bridged
     series = wave(90).with_values(values)
     found = model.predict(HORIZON, series).values()
     scales = model.scale_forecasts(series)[:3]
@@ -154,7 +154,7 @@ def test_a_second_fit_learns_from_its_own_series(tiny_moirai: str) -> None:
 
 def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: str) -> None:
     values = VAL.values().copy()
-    values[::3] = values[1::3] = np.nan
+    values[np.arange(len(values)) % 15 < 13] = np.nan  # gaps that are not bridged
     for likelihood in ("native", None):
         model = make_model(tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, **LONG)
         gapped = VAL.with_values(values)
@@ -217,3 +217,23 @@ def test_of_windows_of_many_lengths_it_tells_most(tiny_moirai: str) -> None:
     model.fit(wave(400), val_series=short)
     assert model.model.linear.lookback <= 22
     assert model.scale_weights[-1] > 0.5
+
+
+@pytest.mark.parametrize("likelihood", ["native", None])
+def test_an_hour_that_is_missing_now_and_then_does_not_silence_it(tiny_moirai: str, likelihood: str | None) -> None:
+    """In training, validation and forecast: its weight and its forecast are nearly those of the whole series."""
+
+    def gapped(series: Any) -> Any:
+        values = series.values().copy()
+        values[5::17] = np.nan
+        return series.with_values(values)
+
+    given = {"linear_member": True, "method": "zero_shot", "likelihood": likelihood, **LONG}
+    whole = make_model(tiny_moirai, **given).fit(wave(400), val_series=VAL)
+    model = make_model(tiny_moirai, **given).fit(gapped(wave(400)), val_series=gapped(VAL))
+    assert model.scale_weights[-1] == pytest.approx(whole.scale_weights[-1], abs=0.1)
+    series = gapped(wave(90, seed=2))
+    found, expected = (
+        one.scale_forecasts(two)[-1].values() for one, two in ((model, series), (whole, wave(90, seed=2)))
+    )
+    np.testing.assert_allclose(found, expected, atol=0.15)
