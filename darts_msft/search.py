@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,20 +18,19 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from darts import TimeSeries
-from darts.utils.ts_utils import series2seq
+from darts.utils.serialization import safe_globals
 
 from darts_msft.methods import find_method
 from darts_msft.model import MSFTFoundationModel
+from darts_msft.search_inputs import UNTRAINED, Pairs, check_asked, look_backs_of, pairs_of, settings_for
 from darts_msft.stacking import StackedEnsemble, unit_of
 
 logger = logging.getLogger("darts_msft")
 
-LOOK_BACKS = (512, 1024, 2048, 4096)
 METHODS = ("msft", "full")
 RATES = (0.3, 3.0)  # of the method's own, after 1
 MEMBERS = 3  # of an ensemble, at most
 HALVING, CLOCK = "halving", "clock"  # what may end a fit early
-LEAST_SHARE = 4  # a training series is so many times as long as a look-back
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,16 @@ def tune(
     horizon
         Steps to forecast at once.
     minutes
-        Of wall time. No candidate and no epoch begins that would end later, if it took as long as those before; the
-        first candidate is tried anyway, as is each one's first epoch. Stacking comes on top: some forecasts of
-        each member.
+        Of wall time. No candidate and no epoch begins that would end later, if it took as long as the longest before;
+        the first candidate is tried anyway, as is each one's first epoch. Stacking comes on top: some forecasts of each
+        member.
     folder
         Where the search is kept: called again with the same arguments, it goes on where it was; a fit that the clock or
         a crash ended begins anew. None: nothing is kept.
     look_backs
         In steps; None: 512, 1,024, 2,048 and 4,096, as far as the shortest training series is four times as long.
     methods
-        Those that train.
+        Those that train: "zero_shot" is tried anyway.
     max_epochs
         Of a candidate that is never stopped.
     ensemble
@@ -98,35 +99,46 @@ def tune(
     random_state
         Seed of every fit.
     **settings
-        Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`.
+        Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`; but a
+        candidate goes without what its method has no use for: zero-shot without `lora_rank`, rates, `loss_fn` or a
+        `likelihood` that needs a new head. Of objects, such as Lightning's callbacks, each candidate has a copy.
+        Covariates can't be given.
 
     Raises
     ------
     ModuleNotFoundError
         Without Optuna, with the install line.
     ValueError
-        For validation series that do not follow the training series, arguments that are searched, or a folder that
+        For validation series that do not follow the training series, arguments that are searched or that no method has
+        a use for, covariates, look-backs that with the horizon are longer than a training series, or a folder that
         holds a search of other data or arguments.
     """
-    if wrong := sorted({"input_chunk_length", "output_chunk_length", "method", "n_epochs"} & settings.keys()):
-        raise ValueError(
-            f"{wrong[0]}={settings[wrong[0]]!r} is searched, or follows from other arguments: leave it out"
-        )
-    if not minutes > 0:
-        raise ValueError(f"minutes={minutes!r}: give more than 0")
-    pairs = _pairs(series, val_series)
-    shortest = min(len(one) for one, _ in pairs)
-    backs = _look_backs(look_backs, shortest)
+    check_asked(horizon, minutes, methods, max_epochs, settings)
+    pairs = pairs_of(series, val_series)
+    ahead = horizon + settings.get("output_chunk_shift", 0)
+    backs = look_backs_of(look_backs, min(len(one) for one, _ in pairs), ahead)
     made = {**settings, "output_chunk_length": horizon, "n_epochs": max_epochs, "random_state": random_state}
-    with _kept_in(folder) as place:
-        space: Space = {"look_back": backs, "method": ["zero_shot", *methods], "rate": [1.0, *RATES]}
-        search = _Search(
-            _study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, time.monotonic() + 60 * minutes
-        )
-        search.run(lambda: _next(search.done(), backs, methods))
-        table = search.table()
-        models = [search.load(number) for number in _members(table)]
-        stacked = _stack(models, pairs, horizon) if ensemble and len(models) > 1 else None
+    with _quiet(), _kept_in(folder) as place:
+        return _found(_searched(pairs, backs, methods, made, place, minutes), ensemble)
+
+
+def _searched(
+    pairs: Pairs, backs: list[int], methods: Sequence[str], made: dict[str, Any], place: Path, minutes: float
+) -> _Search:
+    """The search in a folder, gone on with for some minutes."""
+    space: Space = {"look_back": backs, "method": [UNTRAINED, *methods], "rate": [1.0, *RATES]}
+    until = time.monotonic() + 60 * minutes
+    search = _Search(_study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, until)
+    search.run(lambda: _next(search.done(), backs, methods))
+    return search
+
+
+def _found(search: _Search, ensemble: bool) -> Tuned:
+    """The best models of a search, and the ensemble of them, where it is asked for."""
+    table = search.table()
+    models = [search.load(number) for number in _members(table)]
+    horizon = search.made["output_chunk_length"]
+    stacked = _stack(models, search.pairs, horizon) if ensemble and len(models) > 1 else None
     wins = stacked is not None and np.count_nonzero(np.asarray(stacked.weights)) > 1
     return Tuned(
         model=stacked if wins and stacked is not None else models[0],
@@ -136,8 +148,6 @@ def tune(
     )
 
 
-Pairs = list[tuple[TimeSeries, TimeSeries]]
-"""Training series, each with what follows it."""
 Space = dict[str, Sequence[Any]]
 """What may be chosen, by name, in the order of a `Candidate`."""
 Candidate = tuple[int, str, float]
@@ -146,9 +156,9 @@ Candidate = tuple[int, str, float]
 
 def _next(done: dict[Candidate, float], backs: Sequence[int], methods: Sequence[str]) -> Candidate | None:
     """The next candidate, by the scores of those that were tried; None: there is none left."""
-    order: list[Candidate] = [(back, "zero_shot", 1.0) for back in backs]
+    order: list[Candidate] = [(back, UNTRAINED, 1.0) for back in backs]
     if all(one in done for one in order):
-        ranked = sorted(backs, key=lambda back: done[back, "zero_shot", 1.0])
+        ranked = sorted(backs, key=lambda back: done[back, UNTRAINED, 1.0])
         order += [(ranked[0], method, 1.0) for method in methods]
         if methods and all(one in done for one in order):
             best = min(methods, key=lambda method: done[ranked[0], method, 1.0])
@@ -169,14 +179,15 @@ class _Search:
 
     def run(self, following: Callable[[], Candidate | None]) -> None:
         while (candidate := following()) is not None:
-            untrained = [one.user_attrs["seconds"] for one in self.finished() if one.params["method"] == "zero_shot"]
+            untrained = [one.user_attrs["seconds"] for one in self.finished() if one.params["method"] == UNTRAINED]
             if untrained and time.monotonic() + max(untrained) > self.until:  # what each begins with
                 return
             self.study.enqueue_trial(dict(zip(self.space, candidate, strict=True)))
-            self.try_one(self.study.ask())
+            if self.try_one(self.study.ask()) == CLOCK:  # it would only be begun again
+                return
 
-    def try_one(self, trial: Any) -> None:
-        """Fits a candidate and keeps its model, if it is one of the best."""
+    def try_one(self, trial: Any) -> str:
+        """Fits a candidate and keeps its model, if it is one of the best; returns what ended it."""
         from optuna.trial import TrialState
 
         back, method, rate = (trial.suggest_categorical(name, list(choices)) for name, choices in self.space.items())
@@ -202,13 +213,15 @@ class _Search:
         else:
             self.study.tell(trial, score)
         members = _members(self.table())
-        for file in self.folder.glob("*.pt*"):
-            if int(file.name.partition(".")[0]) not in members:
-                file.unlink()
+        for number in {one.number for one in self.study.get_trials(deepcopy=False)}.difference(members):
+            for file in (f"{number}.pt", f"{number}.pt.ckpt"):  # others may be the user's
+                (self.folder / file).unlink(missing_ok=True)
         logger.info("tune: look-back %s, %s, rate %s: %.4f, %s", back, method, rate, score, report.kept)
+        return halving.ended_by
 
     def model(self, back: int, method: str, rate: float) -> MSFTFoundationModel:
-        made = {**self.made, "input_chunk_length": back, "method": method}
+        made = copy.deepcopy(settings_for(method, self.made))  # callbacks have a state
+        made |= {"input_chunk_length": back, "method": method}
         if rate != 1:
             optimizer = dict(made.get("optimizer_kwargs") or {})
             optimizer["lr"] = rate * optimizer.get("lr", find_method(method).rates.new)
@@ -216,7 +229,8 @@ class _Search:
         return MSFTFoundationModel(**made)
 
     def load(self, number: int) -> MSFTFoundationModel:
-        return MSFTFoundationModel.load(str(self.folder / f"{number}.pt"))
+        with safe_globals(sorted(_classes(self.made), key=repr)):  # the user's own, such as those of callbacks
+            return MSFTFoundationModel.load(str(self.folder / f"{number}.pt"))
 
     def finished(self) -> list[Any]:
         return [one for one in self.study.get_trials(deepcopy=False) if one.state.name in ("COMPLETE", "PRUNED")]
@@ -242,12 +256,14 @@ class Halving(pl.Callback):
 
     def __init__(self, trial: Any, until: float, units: np.ndarray) -> None:
         self.trial, self.until, self.units = trial, until, units
-        self.best, self.ended_by, self.begun = float("inf"), "epochs", 0.0
+        self.best, self.ended_by, self.begun, self.longest = float("inf"), "epochs", 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.begun = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self.begun)
         own = pl_module.by_series.numpy()  # type: ignore[operator]
         self.best = min(self.best, in_units(own, pl_module, self.units))
         self.trial.report(self.best, trainer.current_epoch + 1)
@@ -255,7 +271,7 @@ class Halving(pl.Callback):
             return
         if self.trial.should_prune():
             self.ended_by = HALVING
-        elif 2 * time.monotonic() - self.begun > self.until:  # another epoch would end later
+        elif now + self.longest > self.until:  # another epoch may end later
             self.ended_by = CLOCK
         trainer.should_stop = trainer.should_stop or self.ended_by != "epochs"
 
@@ -271,28 +287,6 @@ def _members(table: pd.DataFrame) -> list[int]:
     first = distinct.drop_duplicates("look_back").index
     order = [*first, *distinct.index.difference(first, sort=False)]
     return sorted(map(int, order[:MEMBERS]), key=lambda number: table.index.get_loc(number))
-
-
-def _pairs(series: Any, val_series: Any) -> Pairs:
-    train, val = list(series2seq(series)), list(series2seq(val_series))
-    if len(train) != len(val):
-        raise ValueError(f"there are {len(train)} training and {len(val)} validation series: give one for each")
-    for number, (one, other) in enumerate(zip(train, val, strict=True)):
-        if other.start_time() != one.end_time() + one.freq:
-            raise ValueError(
-                f"val_series {number} begins at {other.start_time()}: give what follows its training series, from "
-                f"{one.end_time() + one.freq} on; the steps before that are added here"
-            )
-    return list(zip(train, val, strict=True))
-
-
-def _look_backs(asked: Sequence[int] | None, shortest: int) -> list[int]:
-    if asked is not None:
-        if not asked or min(asked) < 1:
-            raise ValueError(f"look_backs={asked!r}: give at least one number of steps")
-        return sorted(set(asked))
-    most = shortest // LEAST_SHARE
-    return [back for back in LOOK_BACKS if back <= most] or [max(most, 1)]
 
 
 def _scored(pairs: Pairs, back: int) -> list[TimeSeries]:
@@ -315,9 +309,18 @@ def _kept_in(folder: str | Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _classes(value: Any) -> set[type]:
+    """Of the objects in arguments, and classes that are arguments themselves."""
+    if isinstance(value, dict | list | tuple):
+        return set().union(*map(_classes, value.values() if isinstance(value, dict) else value))
+    found = value if isinstance(value, type) else type(value)
+    return set() if found.__module__ == "builtins" else {found}
+
+
 def _mark(pairs: Pairs, made: dict[str, Any]) -> str:
-    """Of the data and the arguments that all candidates share."""
-    digest = hashlib.sha256(repr(sorted(made.items(), key=lambda item: item[0])).encode())
+    """Of the data and the arguments that all candidates share; of an object without a name of its own, its class."""
+    told = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(made.items(), key=lambda item: item[0])))
+    digest = hashlib.sha256(told.encode())
     for pair in pairs:
         for one in pair:
             digest.update(one.all_values(copy=False).tobytes())
@@ -325,14 +328,26 @@ def _mark(pairs: Pairs, made: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _study(folder: Path, mark: str) -> Any:
-    """The folder's study, without what an earlier run had begun and not ended."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna tells of warnings only, and afterwards of what it told of before."""
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('tune needs Optuna: pip install "darts-msft[tune]"') from error
+    before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _study(folder: Path, mark: str) -> Any:
+    """The folder's study, without what an earlier run had begun and not ended."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / "search.log"))),
         study_name="tune",

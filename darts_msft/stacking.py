@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,19 @@ import torch
 from darts import TimeSeries, concatenate
 from darts.models.forecasting.ensemble_model import EnsembleModel
 from darts.models.forecasting.forecasting_model import GlobalForecastingModel
+from darts.models.forecasting.sklearn_model import SKLearnModel
 from darts.utils.serialization import add_safe_globals
 from darts.utils.ts_utils import series2seq
 
+from darts_msft.hooks import DartsHooks
+from darts_msft.options import check_number
+from darts_msft.signatures import as_in_darts
 from darts_msft.training.score import crps_products, stack_weights
 from darts_msft.training.windows import spread
 
 WINDOWS = 128  # of the validation series that weights are solved on
 DRAWS = 64  # of each member's distribution
+GIVE_POINTS = (DartsHooks, SKLearnModel)  # one sample of them is their median; of others a draw
 
 
 class StackedEnsemble(EnsembleModel):
@@ -29,9 +35,10 @@ class StackedEnsemble(EnsembleModel):
     there than the best member alone, that one has all the weight. `weights` are those of the members, `scores` the
     table of what was compared.
 
-    `predict` with `num_samples=1` gives the weighted mean of the members' points; with more, sample paths, of which
-    each member has its share. A member that forecasts points counts as a distribution without spread. Covariates go to
-    the members that take them.
+    `predict` with `num_samples=1` gives the weighted mean of the members' points (of a member that can only draw, the
+    median of 64 draws); with more, sample paths, of which each member has its share. A member that forecasts points
+    counts as a distribution without spread. Covariates go to the members that were fitted with them, and to unfitted
+    ones that can hear them. Backtests are of the ensemble as it is, with `retrain=False`.
 
     Parameters
     ----------
@@ -70,11 +77,16 @@ class StackedEnsemble(EnsembleModel):
         `horizon` is that of the compared forecasts, in steps; None: the least `output_chunk_length` of the members.
         At most 128 windows are compared, evenly from all positions of all series. Series and components count alike.
 
-        Raises ValueError for series in which there are fewer than two windows.
+        Windows with nothing observed to compare are left out. Raises ValueError for another horizon than one step or
+        more, and where fewer than two windows are left.
         """
+        if horizon is not None:
+            check_number("horizon", horizon, 1, integer=True)
         super().fit(series, past_covariates, future_covariates, verbose)
         every = list(series2seq(series))
-        steps = horizon or min(model.output_chunk_length or 1 for model in self.forecasting_models)
+        if horizon is None:
+            horizon = min(model.output_chunk_length or 1 for model in self.forecasting_models)
+        steps = int(horizon)
         windows = self._windows(every, steps + self.output_chunk_shift)
         given = {
             name: [own[number] for number, _ in windows]
@@ -115,13 +127,27 @@ class StackedEnsemble(EnsembleModel):
             samples = torch.stack([torch.tensor(_repeated(one, DRAWS), dtype=torch.float64) for one in forecasts])
             products = crps_products(samples.movedim(-1, 1), truth) / torch.tensor(units[number])[:, None, None]
             forms.append(products[truth.isfinite()].mean(dim=0).numpy())
-        return np.stack([form for form in forms if np.isfinite(form).all()])
+        compared = [form for form in forms if np.isfinite(form).all()]
+        if len(compared) < 2:
+            raise ValueError(
+                f"{len(compared)} of {len(forms)} windows of the validation series can be compared, as values to "
+                "forecast, or members' forecasts, are missing (NaN) in the others: give series in which two can"
+            )
+        return np.stack(compared)
 
     @staticmethod
     def _draws(model: Any, pasts: list[TimeSeries], steps: int, given: dict[str, Any]) -> list[TimeSeries]:
-        own = {name: value for name, value in given.items() if getattr(model, f"supports_{name}")}
+        own = _taken(model, given)
         count = DRAWS if model.supports_probabilistic_prediction else 1
-        return model.predict(steps, pasts, num_samples=count, verbose=False, show_warnings=False, **own)
+        try:
+            return model.predict(steps, pasts, num_samples=count, verbose=False, show_warnings=False, **own)
+        except ValueError as error:
+            if not any(np.isnan(one.values(copy=False)).any() for one in pasts):
+                raise
+            raise ValueError(
+                f"{type(model).__name__} doesn't forecast validation series with missing values (NaN): fill them, or "
+                "leave that member out"
+            ) from error
 
     def _solve(self, forms: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
         """The weights, and the table of scores."""
@@ -146,6 +172,44 @@ class StackedEnsemble(EnsembleModel):
     @property
     def supports_probabilistic_prediction(self) -> bool:
         return any(model.supports_probabilistic_prediction for model in self.forecasting_models)
+
+    @as_in_darts
+    def historical_forecasts(self, series: Any, *args: Any, **kwargs: Any) -> Any:
+        """Darts' `historical_forecasts` (which `backtest` and `residuals` ask for), for `retrain=False` alone."""
+        call = signature(EnsembleModel.historical_forecasts).bind(self, series, *args, **kwargs)
+        call.apply_defaults()
+        if call.arguments["retrain"]:
+            raise ValueError(
+                f"retrain={call.arguments['retrain']!r} is not allowed: an ensemble's members are not trained with it; "
+                "pass retrain=False for forecasts of the fitted ensemble"
+            )
+        return super().historical_forecasts(*call.args[1:], **call.kwargs)
+
+    def _make_multiple_predictions(
+        self,
+        n: int,
+        series: Any = None,
+        past_covariates: Any = None,
+        future_covariates: Any = None,
+        num_samples: int = 1,
+        predict_likelihood_parameters: bool = False,
+        random_state: int | None = None,
+        verbose: bool | None = None,
+    ) -> Any:
+        """The members' forecasts, side by side; for points with the median of each member that can draw alone."""
+        every = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+        options = {"random_state": random_state, "verbose": verbose}
+        found = []
+        for model in self.forecasting_models:
+            draws, given = model.supports_probabilistic_prediction, _taken(model, every)
+            if num_samples == 1 and draws and not isinstance(model, GIVE_POINTS):
+                seed = 0 if random_state is None else random_state  # a point doesn't differ from call to call
+                many = {**options, "num_samples": DRAWS, "random_state": seed}
+                found.append(_medians(model._predict_wrapper(n, series, **given, **many)))
+            else:
+                count = num_samples if draws else 1
+                found.append(model._predict_wrapper(n, series, **given, **options, num_samples=count))
+        return self._stack_ts_seq(found) if isinstance(series, TimeSeries) else self._stack_ts_multiseq(found)
 
     def _stack_ts_seq(self, predictions: Sequence[TimeSeries]) -> TimeSeries:
         most = max(one.n_samples for one in predictions)
@@ -179,7 +243,14 @@ class StackedEnsemble(EnsembleModel):
         else:
             owners = random.permutation(np.repeat(np.arange(len(self.weights)), shares(self.weights, count)))
             mixed = np.moveaxis(members[owners, :, :, np.arange(count)], 0, -1)
-        return TimeSeries(times=forecasts.time_index, values=mixed, components=series.components, **series._attrs)
+        return TimeSeries(
+            times=forecasts.time_index,
+            values=mixed,
+            components=series.components,
+            static_covariates=series.static_covariates,
+            hierarchy=series.hierarchy,
+            metadata=series.metadata,
+        )
 
 
 def shares(weights: np.ndarray, count: int) -> np.ndarray:
@@ -192,6 +263,23 @@ def shares(weights: np.ndarray, count: int) -> np.ndarray:
 
 def _weights(forms: np.ndarray) -> np.ndarray:
     return stack_weights(torch.from_numpy(forms.mean(axis=0))).numpy()
+
+
+def _taken(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Of these covariates those that a member was fitted with, or can hear without a fit."""
+    unfitted = isinstance(model, DartsHooks) and model._fresh
+    return {
+        name: value
+        for name, value in given.items()
+        if getattr(model, f"supports_{name}") and (unfitted or getattr(model, f"uses_{name}"))
+    }
+
+
+def _medians(forecasts: Any) -> Any:
+    """Of one series, or of each."""
+    if isinstance(forecasts, TimeSeries):
+        return forecasts.median(axis=2)
+    return [one.median(axis=2) for one in forecasts]
 
 
 def _repeated(forecast: TimeSeries, count: int) -> np.ndarray:

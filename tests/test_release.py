@@ -149,7 +149,6 @@ def forecasts_in(folder: Path, python: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_it_forecasts_where_only_what_it_needs_is_installed(built: Path, tmp_path: Path) -> None:
     pytest.importorskip("packaging")
     forecasts_in(tmp_path, environment(tmp_path / "fresh", wheel_in(built)))

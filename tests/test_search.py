@@ -8,17 +8,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from darts.metrics import mcrps
+from darts.utils.likelihood_models.torch import GaussianLikelihood
 from model_fixtures import HORIZON, TRAINER, wave
+from pytorch_lightning.callbacks import EarlyStopping
 
 from darts_msft import StackedEnsemble, Tuned, tune
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.search import Halving, _look_backs, _next
+from darts_msft.search import Halving, _next
+from darts_msft.search_inputs import look_backs_of, settings_for
 
 pytest.importorskip("optuna")
 SERIES = wave(240)
 TRAIN, VAL = SERIES[:180], SERIES[180:]
+
+
+class Epochs(pl.Callback):
+    """Counts its own, and what all of them counted."""
+
+    most = 0
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen += 1
+        Epochs.most = max(Epochs.most, self.seen)
 
 
 def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
@@ -31,7 +48,7 @@ def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
         "windows_per_epoch": 16,
         "pl_trainer_kwargs": TRAINER,
     }
-    return tune(TRAIN, VAL, HORIZON, minutes, **{**settings, **changes})
+    return tune(TRAIN, VAL, minutes=minutes, **{"horizon": HORIZON, **settings, **changes})
 
 
 def test_scores_are_over_the_training_part_s_error_whatever_the_look_back_s_unit(tiny_moirai: str) -> None:
@@ -100,6 +117,35 @@ def test_a_rate_scales_the_method_s_own(tiny_moirai: str, monkeypatch: pytest.Mo
     assert found.model is found.best
 
 
+def test_each_candidate_has_callbacks_of_its_own_and_a_search_with_some_goes_on(
+    tiny_moirai: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Epochs, "most", 0)
+    first, second = (
+        tuned(tiny_moirai, folder=tmp_path, look_backs=(32,), methods=("full",), ensemble=False,
+              pl_trainer_kwargs={**TRAINER, "callbacks": [Epochs(), EarlyStopping("train_loss")]})
+        for _ in range(2)
+    )  # fmt: skip
+    assert len(first.table) == 4
+    assert Epochs.most == 2
+    assert second.table.equals(first.table)
+
+
+def test_settings_of_some_methods_leave_the_others_alone(tiny_moirai: str) -> None:
+    given = {"lora_rank": 4, "lr_head": 1e-2, "loss_fn": torch.nn.MSELoss(), "likelihood": None, "lower": 0.0}
+    assert settings_for("zero_shot", given).keys() == {"likelihood", "lower"}
+    assert settings_for("full", given).keys() == given.keys() - {"lora_rank"}
+    assert settings_for("zero_shot", {"likelihood": GaussianLikelihood()}) == {}
+    assert settings_for("lora", {"lr_head": 1e-2}) == {}
+    assert settings_for("lora", {"lr_head": 1e-2, "likelihood": GaussianLikelihood()}).keys() == {
+        "lr_head",
+        "likelihood",
+    }
+    found = tuned(tiny_moirai, look_backs=(32,), ensemble=False, max_epochs=1, lora_rank=4, lr_head=1e-2,
+                  likelihood=GaussianLikelihood())  # fmt: skip
+    assert set(found.table["method"]) == {"zero_shot", "msft", "full"}
+
+
 def test_an_epoch_that_is_behind_ends_a_candidate(tiny_moirai: str) -> None:
     found = tuned(tiny_moirai, look_backs=(32,), max_epochs=4, ensemble=False).table
     trained = found[found["method"] != "zero_shot"]
@@ -109,9 +155,10 @@ def test_an_epoch_that_is_behind_ends_a_candidate(tiny_moirai: str) -> None:
 
 
 def test_look_backs_leave_enough_to_learn_from() -> None:
-    assert _look_backs(None, 9000) == [512, 1024, 2048]
-    assert _look_backs(None, 400) == [100]
-    assert _look_backs([64, 32, 64], 400) == [32, 64]
+    assert look_backs_of(None, 9000, 24) == [512, 1024, 2048]
+    assert look_backs_of(None, 400, 24) == [100]
+    assert look_backs_of(None, 400, 390) == [10]
+    assert look_backs_of([64, 32, 64], 400, 24) == [32, 64]
 
 
 @pytest.mark.parametrize(
@@ -120,9 +167,22 @@ def test_look_backs_leave_enough_to_learn_from() -> None:
         ({"method": "lora"}, "method='lora' is searched"),
         ({"minutes": 0}, "minutes=0"),
         ({"look_backs": ()}, "look_backs"),
+        ({"look_backs": (0, 32)}, "look_backs=0 is not allowed"),
+        ({"look_backs": (32, 173)}, "give at most 172"),
+        ({"horizon": 0}, "horizon=0 is not allowed"),
+        ({"horizon": 180, "look_backs": None}, "180 steps, of which 180 are to forecast"),
+        ({"max_epochs": 0}, "max_epochs=0 is not allowed"),
+        ({"methods": ("msft", "zero_shot")}, "'zero_shot' trains nothing"),
+        ({"methods": ("msft", "ful")}, "method='ful' is not known"),
+        ({"methods": "full"}, "give a list of methods"),
+        ({"past_covariates": VAL}, "past_covariates can't be given"),
+        ({"methods": ("full",), "lora_rank": 4}, "lora_rank=4 is without effect"),
     ],
 )
-def test_arguments_that_can_t_be(tiny_moirai: str, changes: dict[str, Any], message: str) -> None:
+def test_arguments_that_can_t_be(
+    tiny_moirai: str, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MSFTFoundationModel, "__init__", None)  # none is made before the arguments are seen
     with pytest.raises(ValueError, match=message):
         tuned(tiny_moirai, **changes)
 
@@ -140,17 +200,57 @@ def test_a_folder_of_another_search_is_refused(tiny_moirai: str, tmp_path: Path)
         tuned(tiny_moirai, minutes=1e-6, folder=tmp_path, lower=0.0)
 
 
-def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs of 10 seconds, of which 25 are left: two are run, and the third would end at 30."""
+def test_optuna_tells_as_much_as_before(tiny_moirai: str) -> None:
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.DEBUG)
+    try:
+        tuned(tiny_moirai, look_backs=(32,), methods=())
+        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def test_other_files_in_the_folder_stay(tiny_moirai: str, tmp_path: Path) -> None:
+    names = ["1000.pt", "mine.pt", "mine.pt.ckpt", "0.pt.old"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    tuned(tiny_moirai, folder=tmp_path, look_backs=(16, 24, 32, 48), methods=(), ensemble=False)
+    assert [(tmp_path / name).read_text() for name in names] == 4 * ["mine"]
+    assert len([file for file in tmp_path.glob("?.pt*") if file.name not in names]) == 2 * 3
+
+
+@pytest.mark.parametrize(("lengths", "run"), [((10, 10, 10), 2), ((10, 4, 3), 3)])
+def test_the_clock_ends_a_fit_before_an_epoch_that_would_be_late(
+    lengths: tuple[int, ...], run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25 seconds: after two epochs of 10 a third would end at 30; after 17, one like the longest at 27."""
     now = 0.0
     monkeypatch.setattr("darts_msft.search.time.monotonic", lambda: now)
     trial = SimpleNamespace(report=lambda *_: None, should_prune=lambda: False)
     halving = Halving(trial, 25.0, np.ones((1, 1)))
-    trainer: Any = SimpleNamespace(current_epoch=0, max_epochs=8, should_stop=False)
+    trainer: Any = SimpleNamespace(current_epoch=0, max_epochs=4, should_stop=False)
     module: Any = SimpleNamespace(by_series=torch.ones(1, 1), units=SimpleNamespace(values=np.ones((1, 1))))
-    while not trainer.should_stop:
+    for length in (*lengths, 10):
         halving.on_train_epoch_start(trainer, module)
-        now += 10
+        now += length
         halving.on_train_epoch_end(trainer, module)
         trainer.current_epoch += 1
-    assert (trainer.current_epoch, halving.ended_by) == (2, "clock")
+        if trainer.should_stop:
+            break
+    assert (trainer.current_epoch, halving.ended_by) == (run, "clock")
+
+
+def test_a_candidate_that_the_clock_ended_is_not_begun_again(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(self: Halving, trainer: Any, pl_module: Any) -> None:
+        self.ended_by, trainer.should_stop = "clock", True
+
+    monkeypatch.setattr(Halving, "on_train_epoch_end", ended)
+    fits: list[str] = []
+    fit = MSFTFoundationModel.fit
+    monkeypatch.setattr(
+        MSFTFoundationModel, "fit", lambda self, *a, **k: fits.append(self.model_params["method"]) or fit(self, *a, **k)
+    )
+    tuned(tiny_moirai, minutes=0.1, look_backs=(32,), ensemble=False)
+    assert fits == ["zero_shot", "msft"]

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from darts import TimeSeries
-from darts.models import LinearRegressionModel
-from model_fixtures import CONTEXT, HORIZON, make_model, wave
+from darts.models import DLinearModel, LinearRegressionModel
+from darts.utils.likelihood_models.torch import GaussianLikelihood
+from model_fixtures import CONTEXT, HORIZON, TRAINER, make_model, wave
 
 from darts_msft import StackedEnsemble
 from darts_msft.stacking import shares
@@ -79,6 +80,52 @@ def test_half_of_the_paths_are_each_member_s_and_whole(tiny_moirai: str) -> None
     np.testing.assert_allclose(mixed, 0.25 * points[0] + 0.75 * points[1], rtol=1e-5)
 
 
+def test_one_sample_is_the_median_of_a_member_that_can_only_draw() -> None:
+    series = wave(120)
+    member = DLinearModel(16, HORIZON, n_epochs=1, likelihood=GaussianLikelihood(), pl_trainer_kwargs=TRAINER)
+    ensemble = StackedEnsemble([member.fit(series), regression(8, series)]).fit(series)
+    ensemble.weights = np.array([1.0, 0.0])
+    point, again = (ensemble.predict(HORIZON, series).values()[:, 0] for _ in range(2))
+    np.testing.assert_array_equal(point, again)
+    mean, spread = np.split(member.predict(HORIZON, series, predict_likelihood_parameters=True).values(), 2, axis=1)
+    assert (np.abs(point - mean[:, 0]) / spread[:, 0]).max() < 0.6  # a median of 64 draws errs by 0.16
+    (listed,) = ensemble.predict(HORIZON, [series])
+    np.testing.assert_allclose(listed.values()[:, 0], point, rtol=1e-5)
+
+
+def test_covariates_go_to_those_that_were_fitted_with_them_or_not_at_all(tiny_moirai: str) -> None:
+    series, past = wave(120), wave(120, seed=3)
+    without, given, fresh = (make_model(tiny_moirai, method="zero_shot") for _ in range(3))
+    lags = {"lags": 8, "output_chunk_length": HORIZON}
+    members = [
+        DLinearModel(16, HORIZON, n_epochs=1, pl_trainer_kwargs=TRAINER).fit(series),
+        LinearRegressionModel(**lags, lags_past_covariates=8).fit(series, past_covariates=past),
+        without.fit(series),
+        given.fit(series, past_covariates=past),
+        fresh,
+    ]
+    ensemble = StackedEnsemble(members).fit(series, past_covariates=past)
+    for number, (model, hears) in enumerate(zip(members, [False, True, False, True, True], strict=True)):
+        ensemble.weights = np.eye(5)[number]
+        found = ensemble.predict(HORIZON, series, past_covariates=past).values()
+        own = model.predict(HORIZON, series, past_covariates=past if hears else None).values()
+        np.testing.assert_allclose(found, own, rtol=1e-5)
+
+
+def test_backtests_are_of_the_ensemble_as_it_is() -> None:
+    series = wave(120)
+    ensemble = StackedEnsemble([regression(8, series), regression(16, series)]).fit(series)
+    for asked in (ensemble.historical_forecasts, ensemble.backtest, ensemble.residuals):
+        with pytest.raises(ValueError, match=r"retrain=True is not allowed.*pass retrain=False"):
+            asked(series, forecast_horizon=HORIZON)
+    options = {"start": -HORIZON, "start_format": "position", "forecast_horizon": HORIZON, "last_points_only": False}
+    (found,) = ensemble.historical_forecasts(series, retrain=False, **options)
+    np.testing.assert_allclose(found.values(), ensemble.predict(HORIZON, series[:-HORIZON]).values(), rtol=1e-5)
+    errors = ensemble.residuals(series, retrain=False, **options)
+    np.testing.assert_allclose(errors[0].values(), (series[-HORIZON:] - found).values(), atol=1e-5)
+    assert ensemble.backtest(series, retrain=False, **options) > 0
+
+
 def test_many_series_and_a_saved_one(tmp_path: Path, tiny_moirai: str) -> None:
     every = [wave(90, components=2), wave(100, components=2, seed=1)]
     members = [make_model(tiny_moirai, method="zero_shot"), regression(8, every[0])]
@@ -101,6 +148,22 @@ def test_missing_values_are_not_counted(tiny_moirai: str) -> None:
     members = [make_model(tiny_moirai, method="zero_shot"), make_model(tiny_moirai, method="zero_shot", num_scales=0)]
     ensemble = StackedEnsemble(members).fit(series.with_values(values))
     assert np.isfinite(ensemble.weights).all()
+
+
+def test_missing_values_that_leave_nothing_to_compare_are_told_of(tiny_moirai: str) -> None:
+    series, own = wave(100), make_model(tiny_moirai, method="zero_shot")
+    values = series.values().copy()
+    values[CONTEXT + 1 :] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 61 windows of the validation series can be compared"):
+        StackedEnsemble([own]).fit(series.with_values(values))
+    with pytest.raises(ValueError, match=r"LinearRegressionModel .* missing values"):
+        StackedEnsemble([regression(8, series)]).fit(series.with_values(values))
+
+
+@pytest.mark.parametrize("horizon", [0, -3, 1.5])
+def test_a_horizon_is_a_number_of_steps(horizon: float) -> None:
+    with pytest.raises(ValueError, match=f"horizon={horizon} is not allowed"):
+        StackedEnsemble([regression(8, wave())]).fit(wave(), horizon=horizon)  # type: ignore[arg-type]
 
 
 def test_series_that_are_too_short_are_named(tiny_moirai: str) -> None:
