@@ -93,9 +93,7 @@ def etth1(seed: int, data: Path | None) -> Case:
     found = load("ETTh1", "lsf", data)
     ends = tuple(found.bounds[part][1] for part in PARTS)
     room = {"patch_size": 32, "num_scales": 1, "finest_context": 256}  # of a scale's 128 tokens, for seven variates
-    models = {
-        how: TRAINED | room | {"multivariate": how, "windows_per_epoch": 512} for how in ("independent", "joint")
-    }
+    models = {how: TRAINED | room | {"multivariate": how, "windows_per_epoch": 512} for how in ("independent", "joint")}
     return found.series("test", found.bounds["test"][0]), ends, {"none": None}, models
 
 
