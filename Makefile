@@ -3,7 +3,7 @@
 # make test-slow   run what tiny fixtures can't show: examples, code of documents, files for other engines
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
-# make gpu-check  try everything once on a GPU, in about 4 minutes, and write what was found to build/gpu/gpu.json; with
+# make gpu-check  try everything once on a GPU, in about 5 minutes, and write what was found to build/gpu/gpu.json; with
 #             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
 # make oldest a short part of the tests with the oldest supported versions of what the package needs, in build/oldest;
 #             make newest: with the newest, in build/newest. torch is the one named below: PyPI has others with CUDA only
@@ -62,6 +62,8 @@ smoke: setup-test
 
 gpu-check: $(if $(PYTHON),,setup-test)
 	$(or $(PYTHON),$(BIN)/python) -m benchmarks.gpu_check --output build/gpu $(ARGS)
+	DARTS_MSFT_TEST_ACCELERATOR=gpu $(or $(PYTHON),$(BIN)/python) -m pytest -n 8 -o filterwarnings=default \
+	  tests/model/test_model_fit_predict.py tests/model/test_long_memory.py
 
 # the lower bounds of pyproject.toml
 LOWEST := sed -n 's/^    "\([A-Za-z0-9_-]*\)\(\[.*\]\)*>=\([0-9.]*\).*/\1==\3/p' pyproject.toml | grep -v '^torch='

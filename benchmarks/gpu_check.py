@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -26,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/model/test_model_fit_predict.py", "tests/model/test_long_memory.py")
 STAGES = (  # parts of one stage run side by side, and none longer than its seconds
     (14, ("environment",)),
-    (90, ("contract", "agreement", "fits 32-true", "fits bf16-mixed")),
+    (90, ("agreement", "fits 32-true", "fits bf16-mixed")),
     (44, ("cost",)),
     (102, ("headline",)),
 )
@@ -67,33 +65,6 @@ def environment(device: str) -> dict[str, Any]:
         card = torch.cuda.get_device_properties(0)
         found |= {"gpu": card.name, "memory_gb": card.total_memory / 1e9, "cuda": torch.version.cuda}
     return found
-
-
-def contract(device: str, quick: bool, seconds: int) -> dict[str, Any]:
-    """Runs tests whose models fit and forecast on the device; interrupted in time to say what failed until then."""
-    tests = ("tests/backbones/test_registry.py",) if quick else TESTS
-    options = ["-v", "-rf", "--tb=short", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
-    options += [] if quick else ["-n", "8", "--dist", "worksteal"]
-    environment = {**os.environ, "DARTS_MSFT_TEST_ACCELERATOR": device, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([sys.executable, "-m", "pytest", *options, *tests], cwd=ROOT, env=environment)
-    try:
-        running.wait(max(seconds - 8, 8))
-    except subprocess.TimeoutExpired:
-        running.send_signal(signal.SIGINT)
-    return {"exit_code": running.wait(), "tests": " ".join(tests)}
-
-
-def outcomes(log: str) -> dict[str, Any]:
-    """What a log of pytest's says, also one that breaks off."""
-    verdict = re.compile(
-        r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL)\s+tests/|^tests/\S.* (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b"
-    )
-    found = [match[1] or match[2] for line in log.splitlines() if (match := verdict.search(line.split(" - ")[0]))]
-    summary = re.findall(r"^(?:FAILED|ERROR) tests/.*$", log, re.MULTILINE)
-    counts = {name.lower(): found.count(name) for name in sorted(set(found))}
-    for line in summary:  # they stand in the short summary once more
-        counts[line.split()[0].lower()] = counts.get(line.split()[0].lower(), 1) - 1
-    return {"counts": counts, "failures": [line[:400] for line in summary]}
 
 
 def agreement(device: str, quick: bool) -> list[Case]:
@@ -258,11 +229,8 @@ def run_part(words: list[str], path: Path, device: str, quick: bool, seconds: in
     warnings.simplefilter("ignore")
     if words[0] == "headline" and len(words) == 1:
         return headline(path, device, quick, seconds)
-    if words[0] in ("environment", "contract"):
-        find = (
-            (lambda: environment(device)) if words[0] == "environment" else (lambda: contract(device, quick, seconds))
-        )
-        return rows(path, [({}, find)])
+    if words[0] == "environment":
+        return rows(path, [({}, lambda: environment(device))])
     from benchmarks.run.provenance import quiet
 
     quiet()
@@ -283,13 +251,13 @@ def run_stage(parts: list[str], limit: int, output: Path, given: list[str], foun
             with log.open("w") as file:
                 command = [sys.executable, "-m", "benchmarks.gpu_check", *words]
                 places = {"cwd": ROOT, "stdout": file, "stderr": subprocess.STDOUT, "start_new_session": True}
-                running[part] = (subprocess.Popen(command, **places), path, log)
+                running[part] = (subprocess.Popen(command, **places), path)
         going = True
         while going:
             time.sleep(0.5)
             late = time.monotonic() - begin > limit
             going = not late and any(process.poll() is None for process, *_ in running.values())
-            for part, (process, path, log) in running.items():
+            for part, (process, path) in running.items():
                 state = {"finished": process.poll(), "seconds": round(time.monotonic() - begin, 1)}
                 if state["finished"] is None and late:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -302,8 +270,6 @@ def run_stage(parts: list[str], limit: int, output: Path, given: list[str], foun
                         else []
                     )
                     found[part] = {**state, "rows": [json.loads(line) for line in lines]}
-                    if part == "contract":
-                        found[part] |= outcomes(log.read_text(errors="replace"))
             write(output / "gpu.json", found)
 
 
@@ -346,7 +312,7 @@ def main() -> None:
 
 def failed(part: dict[str, Any]) -> bool:
     """It did not end by itself, or a case of it ended in an error or as a failure."""
-    return part["finished"] != 0 or any(row.get("error") or row.get("exit_code") for row in part["rows"])
+    return part["finished"] != 0 or any(row.get("error") for row in part["rows"])
 
 
 if __name__ == "__main__":

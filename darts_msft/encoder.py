@@ -47,31 +47,13 @@ def encode(
     A token attends to valid tokens of its own variate: of its own scale, or, where the method asks for it, of all. The
     joined sequence has positions 0, 1, ... that run on from scale to scale (our reading of the paper's ablation).
     """
-    windows = _windows_at_a_time(tokens)
-    if windows >= len(tokens[0]):
-        return _encode(backbone, hooks, tokens, masks)
-    encoded = []
-    for first in range(0, len(tokens[0]), windows):
-        rows = slice(first, first + windows)
-        seen = [None if mask is None else mask[rows] for mask in masks]
-        encoded.append(_encode(backbone, hooks, [part[rows] for part in tokens], seen))
-    return [torch.cat(parts) for parts in zip(*encoded, strict=True)]
-
-
-def _windows_at_a_time(tokens: Sequence[Float[Tensor, "B V _ D"]]) -> int:
-    first = tokens[0]
-    if torch.is_grad_enabled() or first.device.type != "cpu" or torch.compiler.is_exporting():
-        return len(first)
-    return max(1, CACHED_TOKENS // (first.shape[1] * sum(part.shape[-2] for part in tokens)))
-
-
-def _encode(
-    backbone: Backbone,
-    hooks: Hooks,
-    tokens: Sequence[Float[Tensor, "B V _ D"]],
-    masks: Sequence[Bool[Tensor, "B V _"] | None],
-) -> list[Float[Tensor, "B V _ D"]]:
-    """`encode` of windows that go through together."""
+    if (windows := _windows_at_a_time(tokens)) < len(tokens[0]):
+        encoded = []
+        for first in range(0, len(tokens[0]), windows):
+            rows = slice(first, first + windows)
+            seen = [None if mask is None else mask[rows] for mask in masks]
+            encoded.append(encode(backbone, hooks, [part[rows] for part in tokens], seen))
+        return [torch.cat(parts) for parts in zip(*encoded, strict=True)]
     current, counts = list(tokens), [part.shape[-2] for part in tokens]
     attention = _choose(hooks.joined, backbone.mixes_time, counts)(tokens, masks)
     for layer in range(backbone.spec.num_layers):
@@ -82,6 +64,13 @@ def _encode(
         else:  # it acts on each token alone: one large product for all scales
             current = list(backbone.feed_forward(layer, torch.cat(fused, dim=-2), None).split(counts, dim=-2))
     return current
+
+
+def _windows_at_a_time(tokens: Sequence[Float[Tensor, "B V _ D"]]) -> int:
+    first = tokens[0]
+    if torch.is_grad_enabled() or first.device.type != "cpu" or torch.compiler.is_exporting():
+        return len(first)
+    return max(1, CACHED_TOKENS // (first.shape[1] * sum(part.shape[-2] for part in tokens)))
 
 
 def _choose(joined: bool, mixes_time: bool, counts: Sequence[int]) -> type[_OneByOne]:
