@@ -15,7 +15,7 @@ from darts_msft.forms import Form
 from darts_msft.linear.covariates import with_effects
 from darts_msft.linear.equations import Frame
 from darts_msft.linear.fitting import fit_linear
-from darts_msft.linear.gaps import bridge_array
+from darts_msft.linear.gaps import BRIDGED, bridge_array
 from darts_msft.linear.member import LinearMember
 from darts_msft.linear.seasons import candidate_lookbacks, find_season
 from darts_msft.linear.windows import Windows, cut_windows
@@ -49,7 +49,15 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
     train, known = train[::every], None if known is None else known[::every]
     freq = next(iter(_as_list(data.train_dataset.series))).freq
     horizon, shift = module.output_chunk_length, module.output_chunk_shift
-    longest = _usual_length(data.val_dataset)
+    longest, asked = _usual_length(data.val_dataset), len(data.val_dataset[0].past_target)
+    if longest < asked:
+        logger.warning(
+            "the linear member looks back %d of %d steps: most validation windows have a gap of more than %d steps; "
+            "fill these, say with darts.utils.missing_values.fill_missing_values, for more",
+            longest,
+            asked,
+            BRIDGED,
+        )
 
     def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
         season = find_season(freq, train)

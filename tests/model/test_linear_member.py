@@ -152,7 +152,9 @@ def test_a_second_fit_learns_from_its_own_series(tiny_moirai: str) -> None:
     assert model.candidates == fresh.candidates
 
 
-def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: str) -> None:
+def test_without_validation_windows_that_it_tells_it_has_no_weight(
+    tiny_moirai: str, caplog: pytest.LogCaptureFixture
+) -> None:
     values = VAL.values().copy()
     values[np.arange(len(values)) % 15 < 13] = np.nan  # gaps that are not bridged
     for likelihood in ("native", None):
@@ -160,8 +162,11 @@ def test_without_validation_windows_that_it_tells_it_has_no_weight(tiny_moirai: 
         gapped = VAL.with_values(values)
         model.fit(wave(400), val_series=gapped)
         assert model.scale_weights is None or model.scale_weights[-1] == 0
+        assert "a gap of more than 12 steps" in caplog.text
+        caplog.clear()
         model.fit(wave(400), val_series=wave(120, seed=1))  # windows of an earlier fit don't count
         assert model.scale_weights[-1] > 0.5
+        assert "gap" not in caplog.text
         model.fit(wave(400), val_series=gapped)
         assert model.scale_weights is None or model.scale_weights[-1] == 0
 
