@@ -78,9 +78,8 @@ class ForecastingModule(PLForecastingModule):
         super().__init__(**kwargs)
         self.multivariate, self.widths = multivariate, Widths.of_shapes(self.train_sample_shape)
         group = self.widths.group(multivariate)
-        self.criterion = self.val_criterion = None  # Darts' loss, which is ours where a user gave one
-        if not trains_points:
-            self.train_criterion = None
+        if not trains_points:  # the losses are ours, where a user gave none
+            self.criterion = self.train_criterion = self.val_criterion = None
         together = {"joint": True} if group > 1 else {}
         self.backbone = load_class(architecture).from_config(backbone_config, patch_size, **together)
         spec, traits = self.backbone.spec, self.backbone.traits

@@ -85,8 +85,9 @@ class DartsHooks(TunedModel):
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
-        if self.model_params.get("loss_fn") is not None:  # in no checkpoint
-            model.train_criterion = copy.deepcopy(self.model_params["loss_fn"])
+        if (loss_fn := self.model_params.get("loss_fn")) is not None:
+            for name in ("criterion", "train_criterion", "val_criterion"):  # Darts' module is built with its own
+                setattr(model, name, copy.deepcopy(loss_fn))
         self._setup_finetuning(model)
         return model
 
