@@ -175,7 +175,7 @@ class DartsHooks(TunedModel):
         return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels, covariates)
 
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
+        weighs = self._module_settings["num_scales"] or self._may_have_linear
         whole = self.output_chunk_shift + self.output_chunk_length
         check_lengths(self, kwargs["series"], "training", whole if self._requires_training else 0)
         after = whole if self._requires_training or weighs else 0
@@ -184,6 +184,7 @@ class DartsHooks(TunedModel):
         if self._requires_training:
             warn_of_stride(parameters["train_dataset"].stride, series[0])
         windows = parameters["val_dataset"]
+        self._check_heard(parameters["train_dataset"].future_covariates is not None, learns=windows is not None)
         if windows is not None and (self._requires_training or weighs):
             parameters["val_dataset"] = scored_windows(self, windows, kwargs.get("val_sample_weight"))
         return series, parameters
