@@ -186,7 +186,7 @@ class DartsHooks(TunedModel):
         windows = parameters["val_dataset"]
         self._check_heard(parameters["train_dataset"].future_covariates is not None, learns=windows is not None)
         if windows is not None and (self._requires_training or weighs):
-            parameters["val_dataset"] = scored_windows(self, windows, kwargs.get("val_sample_weight"))
+            parameters["val_dataset"] = scored_windows(self, windows, kwargs["series"], kwargs.get("val_sample_weight"))
         return series, parameters
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

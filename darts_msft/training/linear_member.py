@@ -49,15 +49,9 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
     train, known = train[::every], None if known is None else known[::every]
     freq = next(iter(_as_list(data.train_dataset.series))).freq
     horizon, shift = module.output_chunk_length, module.output_chunk_shift
-    longest, asked = _usual_length(data.val_dataset), len(data.val_dataset[0].past_target)
-    if longest < asked:
-        logger.warning(
-            "the linear member looks back %d of %d steps: most validation windows have a gap of more than %d steps; "
-            "fill these, say with darts.utils.missing_values.fill_missing_values, for more",
-            longest,
-            asked,
-            BRIDGED,
-        )
+    longest, whole = _usual_lengths(data.val_dataset)
+    if longest < whole:
+        _tell_of_gaps(*(max(candidate_lookbacks(steps, find_season(freq, train))) for steps in (longest, whole)))
 
     def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
         season = find_season(freq, train)
@@ -77,16 +71,29 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
         solved.update(member.state_dict())
 
 
-def _usual_length(windows: Any) -> int:
-    """Steps without a long gap at the end of a window, which half of the validation windows have.
+def _usual_lengths(windows: Any) -> tuple[int, int]:
+    """Steps at the end of a window that half of the validation windows have: without a long gap, and at all.
 
-    The module doesn't weigh a member that tells fewer.
+    The module doesn't weigh a member that tells fewer than the first. A model of several contexts has windows that
+    are shorter than the longest: their padding is no gap.
     """
     chosen = np.unique(np.linspace(0, len(windows) - 1, JUDGED_WINDOWS).astype(int))
     pasts = [bridge_array(windows[int(index)].past_target[None])[0] for index in chosen]
     gaps = [~np.isfinite(past[::-1]) for past in pasts]
     lengths = [np.where(gap.any(axis=0), gap.argmax(axis=0), len(gap)) for gap in gaps]
-    return max(int(np.median(lengths)), 1)
+    whole = [len(gap) - gap.all(axis=1)[::-1].argmin() for gap in gaps]
+    return max(int(np.median(lengths)), 1), max(int(np.median(whole)), 1)
+
+
+def _tell_of_gaps(found: int, possible: int) -> None:
+    """A warning where they cost look-back."""
+    if found < possible:
+        logger.warning(
+            "the linear member looks back %d steps, not %d, since most validation windows have a gap of more than %d "
+            "steps before: where a gap can be filled sensibly, do so, say with "
+            "darts.utils.missing_values.fill_missing_values",
+            *(found, possible, BRIDGED),
+        )
 
 
 def _as_list(series: TimeSeries | Sequence[TimeSeries]) -> Sequence[TimeSeries]:
