@@ -14,7 +14,6 @@ from darts_msft import MSFTFoundationModel
 from darts_msft.cli import main
 from darts_msft.tables import read
 
-
 HOURS = pd.date_range("2024-01-01", periods=299, freq="h")
 
 

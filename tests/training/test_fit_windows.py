@@ -156,7 +156,7 @@ def scored_by(fit: Any, monkeypatch: pytest.MonkeyPatch, *args: Any, **options: 
     with monkeypatch.context() as patched:
         patched.setattr(MSFTModule, "validation_step", noted)
         fit(*args, **options)
-    assert all(one == passes[0] for one in passes)
+    assert all(np.array_equal(one, passes[0], equal_nan=True) for one in passes)
     return passes[0]
 
 
