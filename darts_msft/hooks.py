@@ -33,7 +33,7 @@ from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import SETTINGS, choose_settings
 from darts_msft.training.failed_fits import Stopped, as_before_if_it_fails, train_until_stopped
 from darts_msft.training.keep_best import KeepBest
-from darts_msft.training.linear_member import fit_linear_member
+from darts_msft.training.linear_member import effects_by_name, fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import FitReport
 from darts_msft.training.timing import expected_time_told
@@ -119,7 +119,8 @@ class DartsHooks(TunedModel):
                 self.model, self.trainer = model, trainer  # as Darts does in the end
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
-            self._fit_report = replace(self._fit_report, chosen=self._chosen)
+            effects = effects_by_name(model, datamodule.val_dataset)
+            self._fit_report = replace(self._fit_report, chosen=self._chosen, effects=effects)
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
             if self._fit_report.warning is not None and self._report_level >= logging.INFO:
                 logger.warning(self._fit_report.warning)
