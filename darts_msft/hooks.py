@@ -36,6 +36,7 @@ from darts_msft.training.keep_best import KeepBest
 from darts_msft.training.linear_member import effects_by_name, fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import FitReport
+from darts_msft.training.strays import warn_of_strays
 from darts_msft.training.timing import expected_time_told
 from darts_msft.training.units import find_units
 from darts_msft.training.untrained import weigh_scales
@@ -181,6 +182,7 @@ class DartsHooks(TunedModel):
         check_lengths(self, kwargs["series"], "training", whole if self._requires_training else 0)
         after = whole if self._requires_training or weighs else 0
         check_lengths(self, kwargs.get("val_series"), "validation", after, "val_series")
+        warn_of_strays([one for _, one in inputs.named(kwargs["series"])])
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
         if self._requires_training:
             warn_of_stride(parameters["train_dataset"].stride, series[0])

@@ -94,7 +94,9 @@ class FitReport:
     effects: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"moved": {}, "chosen": {}, "path_correlations": {}, "effects": {}, **state})  # older ones lack it
+        self.__dict__.update(
+            {"moved": {}, "chosen": {}, "path_correlations": {}, "effects": {}, **state}
+        )  # older ones lack it
 
     @property
     def before(self) -> float | None:

@@ -211,6 +211,27 @@ def test_where_nothing_can_learn_of_a_covariate_it_is_refused(
         make_model(str(tmp_path), linear_member=True, add_encoders=encoders).fit(target[10:400])
 
 
+def test_the_report_has_the_effects(tiny_moirai: str, covariate: TimeSeries, target: TimeSeries) -> None:
+    two = covariate.stack(known(700, seed=5)).with_columns_renamed(["0", "0_1"], ["promo", "noise"])
+    report = fit(tiny_moirai, two, target).fit_report
+    assert report.effects["promo"] == pytest.approx([3], abs=0.1)
+    assert "promo" in str(report)
+    assert not fit(tiny_moirai, known(700, seed=2), target, linear_member=False).fit_report.effects
+
+
+def test_covariates_that_can_hardly_help_are_told(
+    tiny_moirai: str, covariate: TimeSeries, target: TimeSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tiny_moirai, covariate, target)
+    assert "covariate" not in caplog.text
+    fit(tiny_moirai, covariate.with_values(np.where(covariate.values() > 1, covariate.values(), np.nan)), target)
+    assert "missing (NaN) at 8" in caplog.text
+    model = make_model(tiny_moirai, linear_member=True, method="zero_shot")
+    many, val = ([one, one * 40] for one in (target[10:400], target[400:START]))
+    model.fit(many, val_series=val, future_covariates=[covariate] * 2, val_future_covariates=[covariate] * 2)
+    assert "comparable units" in caplog.text
+
+
 def test_it_says_once_where_the_fit_found_no_effect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_patchtst_fm(tmp_path)
     model, series = fit(str(tmp_path), known(700, seed=2), wave(700, seed=3)), wave(START, seed=3)
