@@ -81,8 +81,7 @@ class ForecastingModule(PLForecastingModule):
         group = self.widths.group(multivariate, encoder.traits_of(backbone_config).future_covariates)
         if not trains_points:  # the losses are ours, where a user gave none
             self.criterion = self.train_criterion = self.val_criterion = None
-        together = {"joint": True} if group > 1 else {}
-        self.backbone = encoder.from_config(backbone_config, patch_size, **together)
+        self.backbone = encoder.from_config(backbone_config, patch_size, **({"joint": True} if group > 1 else {}))
         spec, traits = self.backbone.spec, self.backbone.traits
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
         context = kwargs["input_chunk_length"]
