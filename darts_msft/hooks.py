@@ -164,6 +164,12 @@ class DartsHooks(TunedModel):
             persistence.settle(self, chosen)
         self._chosen = chosen
 
+    def generate_fit_encodings(self, series: Any, past_covariates: Any = None, future_covariates: Any = None) -> Any:
+        # without training the last window counts too, which ends where the series does
+        if self._requires_training:
+            return super().generate_fit_encodings(series, past_covariates, future_covariates)
+        return self.generate_fit_predict_encodings(1, series, past_covariates, future_covariates)
+
     def _build_train_dataset(
         self,
         series: Sequence[TimeSeries],
