@@ -46,6 +46,7 @@ def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
         "backbone": checkpoint,
         "patch_size": 4,
         "windows_per_epoch": 16,
+        "sample_dependence": "independent",
         "pl_trainer_kwargs": TRAINER,
     }
     return tune(TRAIN, VAL, minutes=minutes, **{"horizon": HORIZON, **settings, **changes})

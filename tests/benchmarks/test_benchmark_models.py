@@ -31,14 +31,16 @@ from darts_msft.methods import find_method
 from darts_msft.storage.weights import state_hash
 
 NETWORKS = ("patchtst", "itransformer", "timemixer")
-POINTS = [name for name in MODELS if name not in OURS or name in ("zero_shot", "msft")]
+ROWS = [name for name in MODELS if name not in OURS or name in ("zero_shot", "msft", "scratch")]
 """Ours are one class."""
 
 
 # ---- all models
 
 
-@pytest.mark.parametrize(("name", "levels"), [(name, LEVELS) for name in MODELS] + [(name, None) for name in POINTS])
+@pytest.mark.parametrize(
+    ("name", "levels"), [*((name, LEVELS) for name in ROWS), *((name, None) for name in ("msft", "patchtst"))]
+)
 def test_all_models_forecast(tiny_moirai: str, tiny_chronos: str, name: str, levels: tuple[float, ...] | None) -> None:
     """Around each variable's own level, in the order of variables and levels, and from the context alone."""
     forecaster, model = fitted(name, options_of(name, tiny_moirai, tiny_chronos), levels)

@@ -58,8 +58,8 @@ CASES = [
 PRETRAINED = [case for case in CASES if find_method(case[0]).pretrained and case[1] not in WITHOUT_HEAD]
 UNCHANGED = [case for case in PRETRAINED if case[0] != "prompt"]  # training starts at the pretrained model's forecast
 TRAINED = [case for case in CASES if find_method(case[0]).trains]
-FULLY = ("moirai", "chronos2")
-"""The architectures that run with all settings: what a setting changes is code that they all share."""
+FULLY = ("moirai",)
+"""The architecture that runs with all settings: what a setting changes is code that they all share."""
 JOINING = [case for case in CASES if "attention" in find_method(case[0]).options and case[1] in FULLY]
 CLOSER = [case for case in CASES if case[1] in FULLY or case[0] in ("msft", "prompt", "lora", "zero_shot")]
 """What these laws hold a method to on other architectures it shares with one of these."""

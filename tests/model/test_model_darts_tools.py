@@ -18,13 +18,6 @@ def dlinear() -> DLinearModel:
     return DLinearModel(CONTEXT, HORIZON, n_epochs=1, random_state=0, pl_trainer_kwargs=TRAINER)
 
 
-def test_naive_ensemble_is_the_mean_of_its_members(tiny_moirai: str) -> None:
-    makers = (lambda: make_model(tiny_moirai, likelihood=None), dlinear, lambda: NaiveSeasonal(8))
-    ensemble = NaiveEnsembleModel([make() for make in makers]).fit(wave(60))
-    members = [values_of(make().fit(wave(60)).predict(HORIZON)) for make in makers]
-    np.testing.assert_allclose(values_of(ensemble.predict(HORIZON)), np.mean(members, axis=0), rtol=1e-4)
-
-
 def test_naive_ensemble_of_fitted_models(tiny_moirai: str) -> None:
     """The samples of two distributions are averaged path by path, so the means are too."""
     members = [make_model(tiny_moirai, likelihood=GaussianLikelihood(), random_state=i).fit(wave(70)) for i in (0, 1)]

@@ -135,8 +135,8 @@ def test_a_fit_with_everything_left_open(
 ) -> None:
     """Choices, long memory, linear member, stacking; and it is saved and loaded."""
     checkpoint = request.getfixturevalue(kind)
-    free = {"num_scales": None, "patch_size": "auto", "linear_member": None, "input_chunk_length": 96}
-    model = make_model(checkpoint, **{**free, **changes})
+    free = {"num_scales": None, "patch_size": "auto", "linear_member": None, "sample_dependence": "copula"}
+    model = make_model(checkpoint, **{**free, "input_chunk_length": 96, **changes})
     model.fit(wave(180, components=2), val_series=wave(140, components=2, seed=1))
     later = wave(120, components=2, seed=3)
     starts = "untrained head" if kind == "headless" or "likelihood" in changes else "zero-shot"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from small_runs import FLAGS, same_bits, start
+from torch.utils.data import DataLoader
 
 from darts_msft.pretraining import __main__ as command
 from darts_msft.pretraining import train
@@ -19,8 +20,16 @@ pytestmark = pytest.mark.usefixtures("two_validation_batches")
 # --- a process --------------------------------------------------------------------------------------------------------
 
 
-def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(tmp_path: Path) -> None:
+def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where another process prepares the batches of one of them, and not of the steps that it goes on with."""
+
+    def forks(*given: Any, **how: Any) -> DataLoader[Any]:
+        """In place of a spawned process, which would import torch anew."""
+        return DataLoader(*given, **{**how, "multiprocessing_context": "fork" if how["num_workers"] else None})
+
+    monkeypatch.setattr(train, "DataLoader", forks)
     first, second = tmp_path / "new" / "first", tmp_path / "second"
     command.main([f"--out={first}", "--log-every=1", "--workers=1", *FLAGS])
     command.main([f"--out={second}", *FLAGS])
@@ -91,27 +100,13 @@ def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        *(("steps", value) for value in ("0", "2.5")),
-        ("tokens", "0"),
-        *(("patch-shares", value) for value in ("", "16", "16:0.5", "16:0.5,32:0.6", "16:0.5,32:0.497", "0:1")),
-        *(("patch-shares", value) for value in ("16:1.5,32:-0.5", "16:a", "16:1:1", "64:1", "8:nan")),
-        *(("width", value) for value in ("32", "66", "200")),
-        ("layers", "0"),
+        ("steps", "0"),
+        *(("patch-shares", value) for value in ("16", "16:0.5,32:0.6", "16:1.5,32:-0.5", "16:a", "64:1", "8:nan")),
+        ("width", "66"),
         ("learning-rate", "nan"),
-        ("hidden-learning-rate", "-0.1"),
-        ("weight-decay", "inf"),
-        ("warmup", "-1"),
-        ("decay", "1.5"),
-        *(("ema", value) for value in ("1.0", "-0.1")),
-        *(("rates", value) for value in ("-0.1", "1.1")),
-        ("clear", "-1"),
-        ("seconds", "-1"),
-        *(("seed", value) for value in ("-1", "1000003")),  # the validation series'
+        ("ema", "1.0"),
+        ("seed", "1000003"),  # the validation series'
         *(("device", value) for value in ("gpu", "cuda:77", "meta")),
-        ("precision", "float16"),
-        ("workers", "-1"),
-        ("threads", "-1"),
-        ("log-every", "0"),
         ("save-every", "often"),
         ("learning", "1"),  # no abbreviations
     ],
@@ -126,12 +121,6 @@ def test_a_wrong_flag_is_named_and_nothing_is_written(
     assert message.startswith("python -m darts_msft.pretraining: error: ")
     assert flag in message.replace("_", "-")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("width", [68, 136])
-def test_widths_that_are_not_refused_can_be_trained(tmp_path: Path, width: int) -> None:
-    run = start(tmp_path, width=width)
-    assert run.train_step(run.tasks[0]).isfinite()
 
 
 def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,24 +148,13 @@ def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: p
         command.main([*FLAGS, "--out", str(tmp_path)])
 
 
-def test_a_loss_that_is_not_finite_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        train,
-        "horizon_loss",
-        lambda backbones, task: next(iter(backbones.values())).module.mask_encoding.weight.sum() * torch.nan,
-    )
-    with pytest.raises(SystemExit, match="error: loss is nan, the mean of 5 steps up to 5"):
-        command.main([*FLAGS, "--out", str(tmp_path)])
-
-
-@pytest.mark.parametrize("steps", [2, 1])
-def test_a_run_that_has_its_steps_is_told(tmp_path: Path, steps: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_has_its_steps_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = start(tmp_path)
     run.step = 2
     run.save()
-    command.main([*FLAGS, f"--out={tmp_path}", f"--steps={steps}"])
+    command.main([*FLAGS, f"--out={tmp_path}", "--steps=1"])
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"2 steps are made and --steps is {steps}")
+    assert record.getMessage().startswith("2 steps are made and --steps is 1")
 
 
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

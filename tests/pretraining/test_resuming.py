@@ -10,11 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy
 import torch
-import uni2ts
 from small_runs import FLAGS, same_bits, start, weights
 
 from darts_msft.pretraining import __main__ as command
@@ -137,17 +134,6 @@ def test_an_edit_of_any_file_of_a_step_changes_its_own_hash(edit: Callable[[str,
     assert fingerprint().keys() ^ after.keys() == {"pretraining/gaussian.py", "pretraining/normal.py"}
 
 
-def test_a_packages_version_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint()
-    for package in (np, scipy, torch, uni2ts):
-        monkeypatch.setattr(package, "__version__", before[package.__name__] + "+cu126")  # the same for another device
-    assert fingerprint() == before
-    versions = {"numpy": "0.0.1", "scipy": "0.0.2", "torch": "0.0.3", "uni2ts": "0.0.4"}
-    for package in (np, scipy, torch, uni2ts):
-        monkeypatch.setattr(package, "__version__", versions[package.__name__])
-    assert fingerprint() == before | versions
-
-
 def test_the_files_of_a_step_are_those_that_run_in_it(tmp_path: Path) -> None:
     ran = set()
 
@@ -197,9 +183,7 @@ def test_a_state_that_does_not_say_which_code_saved_it_is_refused(tmp_path: Path
     ("now", "saved", "warning"),
     [
         ({"steps": 20}, {}, ""),  # both at the whole rate so far
-        ({"steps": 11}, {}, ""),
         ({"steps": 6, "decay": 0.7}, {}, r"step 3 was made at 1\.000 .* 0\.750: "),
-        ({"decay": 0.8}, {}, r"step 3 was made at 1\.000 .* 0\.875: "),
         ({}, {"threads": 99}, rf"threads were 99 and are now {torch.get_num_threads()}: "),
         ({}, {"device": "cuda:1"}, "device was cuda:1 and is now cpu: "),
     ],
@@ -207,7 +191,7 @@ def test_a_state_that_does_not_say_which_code_saved_it_is_refused(tmp_path: Path
 def test_what_makes_other_weights_than_one_run_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, now: dict[str, Any], saved: dict[str, Any], warning: str
 ) -> None:
-    """Saved after 4 of 10 steps, with the decay to come; 0.875 is (10 - 3) / 8, and 0.75 is (6 - 3) / 4."""
+    """Saved after 4 of 10 steps, with the decay to come; 0.75 is (6 - 3) / 4."""
     first = start(tmp_path, steps=10, decay=0.5)
     first.step = 4
     first.save()

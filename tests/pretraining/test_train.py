@@ -21,17 +21,6 @@ pytestmark = pytest.mark.usefixtures("two_validation_batches")
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
-    trained = []
-    for index, seed in enumerate((0, 0, 1)):
-        torch.manual_seed(index)  # what was drawn before must not matter
-        run = start(tmp_path / str(index), seed=seed, steps=2)
-        run.run(log_every=2, save_every=2)
-        trained.append(weights(run))
-    assert same_bits(trained[0], trained[1])
-    assert not same_bits(trained[0], trained[2])
-
-
 def test_every_run_is_validated_on_the_same_series(tmp_path: Path) -> None:
     first, second = start(tmp_path / "a", seed=0), start(tmp_path / "b", seed=1)
     for task, other in zip(first.validation, second.validation, strict=True):
