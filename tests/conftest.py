@@ -7,7 +7,7 @@ import functools
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,21 @@ def ett_dir() -> Path:
     if not (folder / "ETTh1.csv").is_file():
         pytest.skip(f"no ETTh1.csv in {folder}; set DARTS_MSFT_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of an architecture's tiny checkpoint, by its name in `contract_backbone.MAKERS`."""
+
+    @functools.cache
+    def saved(name: str) -> Path:
+        from contract_backbone import MAKERS
+
+        path = tmp_path_factory.mktemp(name)
+        MAKERS[name](path)
+        return path
+
+    return saved
 
 
 @pytest.fixture(scope="session")

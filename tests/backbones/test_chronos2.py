@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ BOUND = 1e-5  # of the forecast's range: sinh magnifies
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("chronos2")
-    save_chronos2(path)
-    return path
+def directory(checkpoint_of: Callable[[str], Path]) -> Path:
+    return checkpoint_of("chronos2")
 
 
 def walks(length: int, components: int, seed: int) -> TimeSeries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from darts import TimeSeries
 from darts.models import PatchTSTFMModel
 from darts.utils.likelihood_models.torch import QuantileRegression
 from model_fixtures import TRAINER, make_model, values_of, wave
-from tiny_encoders import LEVELS, patchtst_fm_config, save_patchtst_fm
+from tiny_encoders import LEVELS, patchtst_fm_config
 
 from darts_msft.backbones.patchtst_fm import PatchTSTFMBackbone
 
@@ -22,10 +23,8 @@ BOUND = 1e-5  # of the forecast's range
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("patchtst")
-    save_patchtst_fm(path)
-    return path
+def directory(checkpoint_of: Callable[[str], Path]) -> Path:
+    return checkpoint_of("patchtst_fm")
 
 
 def random_walk(length: int, seed: int = 0) -> TimeSeries:

@@ -5,7 +5,7 @@ What each of them trains, and how the scales hear of one another, is in `test_me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from model_fixtures import (
     values_of,
     wave,
 )
-from toy_backbone import registered_toys
 
 from darts_msft import MSFTFoundationModel
 
@@ -50,13 +49,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["moirai", "units", "toy_of_quantiles"])
-def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="module", params=["moirai", "units", "chronos2"])
+def directory(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> Path:
     """A tiny checkpoint: of tokens alone, of a feed-forward that mixes time, of tokens of no time."""
-    path = tmp_path_factory.mktemp(request.param)
-    MAKERS[request.param](path)
-    with registered_toys():
-        yield path
+    return checkpoint_of(request.param)
 
 
 # --------------------------------------------------------------------------------------------------- one for all scales

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from contract_backbone import MAKERS, random_walks
 from contract_method import HORIZON, VARIATES, make_module, perturbed
 from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
 from torch import Tensor
-from toy_backbone import registered_toys
 
 from darts_msft import encoder
 from darts_msft.module import MSFTModule
@@ -28,12 +27,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module", params=MAKERS)
-def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def directory(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> Path:
     """A tiny checkpoint of every architecture."""
-    path = tmp_path_factory.mktemp(request.param)
-    MAKERS[request.param](path)
-    with registered_toys():
-        yield path
+    return checkpoint_of(request.param)
 
 
 def batch_with_gaps() -> TorchTrainingBatch:

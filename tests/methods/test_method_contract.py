@@ -1,10 +1,9 @@
-"""The laws of finetuning methods, for every registered method on every backbone and the toys."""
+"""The laws of finetuning methods, for every registered method on every backbone."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ from contract_method import (
 )
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from torch import Tensor
-from toy_backbone import registered_toys
 from trained_names import matching
 
 from darts_msft import MSFTFoundationModel
@@ -47,9 +45,8 @@ from darts_msft.methods import METHODS, find_method
 from darts_msft.methods.base import Method
 from darts_msft.module import MSFTModule
 
-TOYS = {name: {"zero_shot", "msft", "prompt", "lora"} for name in ("toy", "toy_of_quantiles", "toy_without_head")}
-ONLY = {"moment_masked": {"zero_shot", "msft", "full", "prompt"}, **TOYS}
-"""Methods of the toys, and of another form of an architecture that is here with every method."""
+ONLY = {"moment_masked": {"zero_shot", "msft", "full", "prompt"}}
+"""Methods of another form of an architecture that is here with every method."""
 CASES = [
     case
     for case in itertools.product(METHODS, MAKERS)
@@ -96,25 +93,11 @@ def _each_with(cases: list[tuple[str, str]], settings: dict[str, dict[str, Any]]
     return pytest.mark.parametrize(("case", "settings"), pairs, indirect=["case"])
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
-    """The directory of an architecture's tiny checkpoint."""
-
-    @cache
-    def saved(backbone: str) -> Path:
-        path = tmp_path_factory.mktemp(backbone)
-        MAKERS[backbone](path)
-        return path
-
-    with registered_toys():
-        yield saved
-
-
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest, checkpoints: Callable[[str], Path]) -> tuple[Path, str]:
+def case(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> tuple[Path, str]:
     """The directory of a tiny checkpoint, and a method's name."""
     method, backbone = request.param
-    return checkpoints(backbone), method
+    return checkpoint_of(backbone), method
 
 
 @pytest.fixture(scope="module")
@@ -362,18 +345,3 @@ def test_longer_left_padding_changes_nothing(case: tuple[Path, str], moved: MSFT
     roomy.load_state_dict(module.state_dict())
     longer = torch.cat([torch.full((3, more, VARIATES), torch.nan), past], dim=1)
     torch.testing.assert_close(predict(roomy, longer), predict(module, past), **CLOSE)
-
-
-# ---------------------------------------------------------------------------------------------- the toy, end to end
-
-
-def test_the_toy_is_validated_and_forecasts_beyond_its_horizon(tmp_path: Path) -> None:
-    MAKERS["toy"](tmp_path)
-    later = series(48, seed=3)
-    with registered_toys():
-        model = make_model(tmp_path, "msft").fit(series(), val_series=later)
-        samples = model.predict(HORIZON + 2, later, num_samples=20)
-    assert len(model.candidates) == 4
-    assert samples.all_values().shape == (HORIZON + 2, VARIATES, 20)
-    assert np.isfinite(samples.all_values()).all()
-    assert samples.all_values().std(axis=-1).min() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from darts import TimeSeries
 from darts.metrics import mae
 from darts.utils.data.torch_datasets.utils import PLModuleInput, TorchTrainingSample
 from model_fixtures import CONTEXT, HORIZON, make_model, values_of, wave
-from tiny_encoders import save_chronos2, save_patchtst_fm
+from tiny_encoders import save_patchtst_fm
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.windows_of_batches import Widths, window_of
@@ -23,10 +24,8 @@ LATER = {"forecast_horizon": HORIZON, "stride": 5, "retrain": False, "last_point
 
 
 @pytest.fixture(scope="module")
-def tiny_chronos(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tiny")
-    save_chronos2(path)
-    return str(path)
+def tiny_chronos(checkpoint_of: Callable[[str], Path]) -> str:
+    return str(checkpoint_of("chronos2"))
 
 
 @pytest.fixture(params=["tiny_moirai", "tiny_chronos"])

@@ -170,7 +170,7 @@ FAILURES: dict[str, tuple[Callable[[MSFTFoundationModel], Any], type[Exception]]
 }
 
 
-@pytest.mark.parametrize(("failure", "used"), zip(FAILURES, (False, True, False, True), strict=True))
+@pytest.mark.parametrize(("failure", "used"), [*zip(FAILURES, (False, True, False, True), strict=True)])
 def test_after_a_failed_fit_the_model_forecasts_zero_shot(tiny_moirai: str, failure: str, used: bool) -> None:
     expected = values_of(make_model(tiny_moirai, **LONG).predict(HORIZON, wave()))
     model = make_model(tiny_moirai, {"callbacks": [Breaks()]}, **LONG, **LEARNS)

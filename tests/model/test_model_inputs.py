@@ -256,7 +256,7 @@ def scaled(series: TimeSeries, scale: float) -> TimeSeries:
     return series.with_values((series.values().astype(np.float64) * scale).astype(np.float32))
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e6, 1e15])
+@pytest.mark.parametrize("scale", [1e-20, 1e15])
 def test_magnitudes(tiny_moirai: str, scale: float) -> None:
     model, point = make_model(tiny_moirai), make_model(tiny_moirai, likelihood=None)
     model.fit(scaled(wave(60), scale), val_series=scaled(wave(50, seed=1), scale))

@@ -1,7 +1,6 @@
 """`python -m darts_msft.pretraining` as a user runs it: files, going on, refusals, flags."""
 
 import json
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,48 +52,6 @@ def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(
 
 
 # --- flags ------------------------------------------------------------------------------------------------------------
-
-GIVEN = {
-    "steps": 7,
-    "tokens": 50,
-    "patch_shares": "8:0.25,32:0.75",
-    "width": 96,
-    "layers": 2,
-    "learning_rate": 0.01,
-    "hidden_learning_rate": 0.02,
-    "weight_decay": 0.03,
-    "warmup": 5,
-    "decay": 0.25,
-    "ema": 0.5,
-    "seed": 3,
-    "device": "cpu:0",
-    "precision": "bfloat16",
-    "workers": 1,
-    "clear": 9,
-    "rates": 0.5,
-    "seconds": 60.0,
-}
-
-
-def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    class Recorder:
-        def __init__(self, settings: Settings, directory: Path) -> None:
-            self.directory = directory
-            calls.append((asdict(settings), directory))
-
-        def resume(self) -> None:
-            calls.append("resumed")
-
-    assert set(GIVEN) == {field.name for field in fields(Settings)}
-    assert not GIVEN.items() & asdict(Settings()).items()
-    monkeypatch.setattr(command, "Pretraining", Recorder)
-    monkeypatch.setattr(command, "train_together", lambda runs, *every: calls.append((len(runs), *every)))
-    monkeypatch.setattr(torch, "set_num_threads", calls.append)
-    flags = [text for name, value in GIVEN.items() for text in ("--" + name.replace("_", "-"), str(value))]
-    command.main([*flags, "--out", str(tmp_path / "run"), "--threads=3", "--log-every=11", "--save-every=13"])
-    assert calls == [3, (GIVEN, tmp_path / "run"), "resumed", (1, 11, 13)]
 
 
 @pytest.mark.parametrize(

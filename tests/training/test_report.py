@@ -169,37 +169,11 @@ def test_it_warns_where_the_naive_forecast_is_better() -> None:
     assert worse.warning in str(worse)
 
 
-@pytest.mark.parametrize(("share", "told"), [(1.0, False), (0.9992, False), (0.97, True)])
-def test_steps_without_a_season_are_told_where_they_are_a_percent(share: float, told: bool) -> None:
-    report = replace(REPORT, naive=0.9, naive_season=24, naive_share=share)
-    assert ("last value in" in str(report)) == told
-
-
 def test_the_last_epoch_as_the_best_one() -> None:
     first, second = Candidate("epoch 1", 0.4, 5), Candidate("epoch 2", 0.3, 10)
     assert replace(REPORT, candidates=(*REPORT.candidates, first, second)).still_improving
     assert not replace(REPORT, candidates=(*REPORT.candidates, replace(first, score=0.2), second)).still_improving
     assert not REPORT.still_improving
-
-
-def test_members_that_carry_weight() -> None:
-    several = replace(REPORT, weight_learning="stacking", weights=(0.19, 0.0, 0.59, 0.22), has_linear=True, lookback=48)
-    told = str(several)
-    for part in ("scale 0 19 %", "scale 2 59 %", "22 %", "48 steps"):
-        assert part in told
-    assert "scale 1" not in told
-    alone = str(replace(several, weights=(1.0, 0.0, 0.0, 0.0)))
-    assert "only scale 0" in alone
-    assert "linear" not in alone
-
-
-def test_it_has_ten_lines_at_most_and_few_epochs_in_them() -> None:
-    epochs = tuple(Candidate(f"epoch {at}", 1 / at, at) for at in range(1, 201))
-    everything = {"weight_learning": "stacking", "weights": (1.0,), "moved": {"head": 0.1}, "naive": 0.001}
-    told = str(replace(REPORT, candidates=REPORT.candidates + epochs, num_scales_scores={0: 0.1, 1: 0.2}, **everything))
-    assert len(told.splitlines()) <= 10
-    assert max(map(len, told.splitlines())) < 250
-    assert "200: 0.0050" in told
 
 
 def test_a_report_of_an_older_version_can_be_read() -> None:

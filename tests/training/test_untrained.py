@@ -223,12 +223,6 @@ def test_the_fit_is_told_in_one_line(tiny_moirai: str, caplog: pytest.LogCapture
 # --- what it takes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", [{"weight_learning": "uniform"}, {"weight_init": "first"}])
-def test_its_weights_are_always_solved_for(tiny_moirai: str, option: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* without effect with method='zero_shot'"):
-        zero_shot(tiny_moirai, **option)
-
-
 def test_windows_without_labels_are_told(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
     windows = SequentialTorchTrainingDataset(
         val_series(), input_chunk_length=CONTEXT, output_chunk_length=3, output_chunk_shift=0
