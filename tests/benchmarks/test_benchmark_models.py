@@ -26,7 +26,6 @@ from benchmarks.models.base import at_levels
 from benchmarks.models.trained import RATES, RECIPES
 from benchmarks.run.measures import measure
 from darts_msft import MSFTFoundationModel
-from darts_msft.arguments import ADAMW, GRADIENT_CLIP
 from darts_msft.methods import find_method
 from darts_msft.storage.weights import state_hash
 
@@ -134,20 +133,7 @@ def test_the_authors_rate_is_tried_and_others(name: str, dataset: str, paper: fl
         load_forecaster("dlinear", {"lr": "paper"}, BUDGET).candidates(waves(), 96)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_trained_methods_follow_the_zero_shot_choice_where_the_budget_says_so(name: str) -> None:
-    options = {"patch_size": [16, 32], "num_samples": 7} if name in OURS else {}
-    more = {"lr_head": 0.1} if name in OURS and name != "zero_shot" else {}  # of no concern to the leader
-    leader = load_forecaster(name, {**options, **more}, replace(BUDGET, zero_shot_choice=True)).leader()
-    assert leader == (("zero_shot", options) if name in OURS and name != "zero_shot" else None)
-    assert load_forecaster(name, options, BUDGET).leader() is None
-
-
 # ---- what tells results of other code apart
-
-
-def test_our_optimiser_is_the_package_s() -> None:
-    assert [ADAMW, GRADIENT_CLIP] == ours.OPTIMISER
 
 
 def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import __main__, data
+from benchmarks import __main__
 from benchmarks.data.files import REGISTRY
 from benchmarks.errors import Misuse
 from benchmarks.models import MODELS, OURS, Budget, load_forecaster
@@ -121,14 +121,6 @@ def test_long_memory_makes_each_zero_shot_choice_once() -> None:
     assert {(each.dataset, each.horizon) for each in experiments[:7]} == {("ETTm1", 96)}
     assert {each.seed for each in ett if each.horizon == 96 and each.model != "lora"} == {0, 1, 2}
     assert {each.seed for each in experiments if each not in ett} == {0}
-
-
-def test_smoke_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
-    asked = {(each.dataset, each.family, each.horizon, each.test_stride) for each in suites.load("smoke")}
-    for name, family, horizon, stride in asked:
-        assert len(data.load(name, family, None).starts("test", horizon, stride)) >= 20
-    assert {family for _, family, *_ in asked} == {"lsf", "pf"}
 
 
 # ---- the check

@@ -80,14 +80,6 @@ def test_a_wrong_flag_is_named_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run").write_text("mine")
-    with pytest.raises(SystemExit):
-        command.main([*FLAGS, "--out", str(tmp_path / "run")])
-    assert "run is a file" in capsys.readouterr().err
-    assert (tmp_path / "run").read_text() == "mine"
-
-
 def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path).save()
     whole = (tmp_path / "state.pt").read_bytes()

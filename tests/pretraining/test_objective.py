@@ -15,7 +15,6 @@ from darts_msft.pretraining.objective import (
     Task,
     Tasks,
     cut,
-    damage,
     draw_layout,
     horizon_loss,
     make_task,
@@ -51,38 +50,7 @@ def test_cut_gives_averages_of_separate_pieces_of_each_row(layout: Layout) -> No
         assert (np.diff(np.sort(places[rows == row])) >= span).all()
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------
-
-
-def damaged(rows: int, steps: int, seed: int) -> np.ndarray:
-    context = counting(rows, steps)
-    damage(context, np.random.default_rng(seed))
-    return context
-
-
-@pytest.mark.parametrize(("rows", "steps"), [(1000, 200), (1000, 16)])
-def test_damage_removes_values_in_place_and_leaves_something_to_see(rows: int, steps: int) -> None:
-    context = damaged(rows, steps, seed=1)
-    missing = np.isnan(context)
-    np.testing.assert_array_equal(context[~missing], counting(rows, steps)[~missing])
-    assert (~missing).sum(axis=1).min() >= 8
-    assert 0.1 < missing.mean() < 0.6
-
-
 # --- layouts ----------------------------------------------------------------------------------------------------------
-
-
-def test_layouts_fit() -> None:
-    rng = np.random.default_rng(0)
-    layouts = [draw_layout(rng) for _ in range(2000)]
-    assert Counter(layout.patch_size for layout in layouts)[16] / 2000 == pytest.approx(0.5, abs=0.05)
-    assert {layout.tokens for layout in layouts} >= {3, 128}
-    for patch_size, context, horizon, pooling, length, _ in layouts:
-        assert 3 <= context + horizon <= 128
-        assert (context + horizon) * patch_size * pooling <= length
-        assert 512 <= length <= 4096
-        assert 0.15 * (context + horizon) - 0.5 <= horizon <= max(1, 0.5 * (context + horizon))
-        assert context >= horizon >= 1
 
 
 def test_shares_of_patch_sizes_can_be_given() -> None:

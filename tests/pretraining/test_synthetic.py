@@ -18,11 +18,6 @@ def column(n: int, value: float) -> np.ndarray:
 # --- whole batches ----------------------------------------------------------------------------------------------------
 
 
-def test_unusable_lengths_are_refused(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="100"):
-        synthetic_series(rng, 3, 100)
-
-
 @pytest.mark.parametrize(("length", "size"), [(128, 1), (128, 300), (500, 3), (4096, 9)])
 def test_batches_are_finite_float32_and_never_constant(length: int, size: int) -> None:
     """And their generator decides every bit."""

@@ -208,7 +208,7 @@ def test_what_comes_before_the_first_epoch_is_timed(
     monkeypatch.setattr("darts_msft.hooks.choose_settings", lambda *_: later() or {})
     monkeypatch.setattr("darts_msft.hooks.fit_linear_member", lambda *_: later())
     model = make_model(tiny_moirai, linear_member=True, **settings).fit(wave(), val_series=wave(60, seed=1))
-    assert model.fit_report.seconds > 2000
+    assert 2000 < model.fit_report.seconds < 9000
 
 
 def test_its_look_back_is_told(tiny_moirai: str) -> None:
