@@ -26,7 +26,7 @@ from contract_method import (
     training_batch,
     windows,
 )
-from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
+from darts.utils.likelihood_models.torch import QuantileRegression
 from model_fixtures import (
     HORIZON,
     TRAINER,
@@ -154,25 +154,6 @@ def test_all_scales_train_with_equal_weights(directory: Path) -> None:
     assert losses[0].item() == losses[1].item()
     found = gradients_of(first)
     assert all(found[f"method.input_adapters.{scale}.weight"].any() for scale in range(SCALES + 1))
-
-
-# ----------------------------------------------------------------------------------------------------- averaged samples
-
-
-def test_averaged_samples_of_a_model_have_the_weighted_mean_and_a_small_variance(tiny_moirai: str) -> None:
-    model = make_model(
-        tiny_moirai, mixing="samples", likelihood=GaussianLikelihood(), lr_head=1e-2, weight_init=[0.0, 0.5, 1.0]
-    ).fit(wave())
-    parameters = model.predict(HORIZON, wave(), predict_likelihood_parameters=True)
-    columns = {name[2:]: parameters.values()[:, index] for index, name in enumerate(parameters.columns)}
-    mean, variance = np.zeros(HORIZON), np.zeros(HORIZON)
-    for scale, weight in enumerate(model.scale_weights):
-        spread = columns[f"s{scale}_scale"]
-        mean += weight * (columns[f"s{scale}_loc"] + spread * columns[f"s{scale}_mu"])
-        variance += (weight * spread * np.log1p(np.exp(columns[f"s{scale}_sigma"]))) ** 2  # softplus, as Darts has it
-    samples = values_of(model.predict(HORIZON, wave(), num_samples=6000, random_state=0))[:, 0]
-    assert (np.abs(samples.mean(axis=1) - mean) < 5 * np.sqrt(variance / 6000)).all()
-    np.testing.assert_allclose(samples.var(axis=1), variance, rtol=0.12)
 
 
 # ------------------------------------------------------------------------------------------------------------- each one

@@ -14,7 +14,6 @@ import torch
 from contract_method import free_names, make_module
 from darts.utils.likelihood_models.torch import GaussianLikelihood
 from model_fixtures import CONTEXT, HORIZON, changed, make_model, parameters_snapshot, values_of, wave
-from trained_names import TRAINED_NAMES
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.methods import METHODS, find_method
@@ -61,16 +60,6 @@ def test_a_new_head_trains_beside_the_method(tiny_moirai: str, method: str) -> N
     trained = free_names(make_module(Path(tiny_moirai), method, likelihood=GaussianLikelihood()))
     assert {"new_heads.linear.weight", "new_heads.linear.bias"} <= trained
     assert not any(name.startswith("backbone.module.param_proj") for name in trained)
-
-
-@pytest.mark.parametrize("method", TRAINED)
-def test_rates_can_be_given_one_by_one(tiny_moirai: str, method: str) -> None:
-    own = find_method(method).rates.to_dict()
-    for group in TRAINED_NAMES["moirai"][method]:
-        module = make_module(Path(tiny_moirai), method, **{f"lr_{group}": 0.5})
-        rates = {part["name"].removesuffix("_plain"): part["lr"] for part in module.configure_optimizers().param_groups}
-        assert rates == {name: 0.5 if name == group else own[name] for name in rates}
-        assert group in rates
 
 
 @pytest.mark.parametrize("method", METHODS)

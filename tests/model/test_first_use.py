@@ -14,8 +14,7 @@ from darts.metrics import mae
 from darts.models import LinearRegressionModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 
-from darts_msft import MSFTFoundationModel, before_fit
-from darts_msft.ensembles import trained_by_new_ensemble
+from darts_msft import MSFTFoundationModel
 from tests.model_fixtures import (
     CONTEXT,
     HORIZON,
@@ -117,26 +116,6 @@ def test_joins_a_regression_ensemble_of_fitted_models(tiny_moirai: str) -> None:
     own, other = (values_of(one.predict(HORIZON, series)).ravel() for one in members)
     constant = ensemble.ensemble_model.model.intercept_
     assert np.allclose(values_of(forecast).ravel(), weights[0] * own + weights[1] * other + constant, rtol=1e-4)
-
-
-def test_darts_tells_what_ensemble_is_being_made(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Red where a version of Darts keeps the arguments of what is being made elsewhere: mend `ensembles`."""
-    model, told = make_model(tiny_moirai), []
-
-    def noted(one: Any) -> bool | None:
-        told.append(trained_by_new_ensemble(one))
-        return told[-1]
-
-    monkeypatch.setattr(before_fit, "trained_by_new_ensemble", noted)
-    NaiveEnsembleModel([model])
-    RegressionEnsembleModel(forecasting_models=[model], regression_train_n_points=8)
-    assert set(told) == {True}
-    told.clear()
-    NaiveEnsembleModel([model], False)
-    assert set(told) == {False}
-    told.clear()
-    assert not model._fit_called
-    assert told == [None]
 
 
 def test_only_an_ensemble_sees_an_unfitted_model_as_fitted(tiny_moirai: str) -> None:

@@ -14,7 +14,6 @@ from model_fixtures import CONTEXT, HORIZON, fitted, from_values, make_model, pa
 from oracles import memory_of, pool_loop
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 from darts_msft.scales.backcasts import COUNT
 
@@ -143,19 +142,6 @@ def test_tokens_beyond_the_checkpoint_are_refused_with_what_to_do() -> None:
         MSFTFoundationModel(4001, 96, num_scales=0)
     with pytest.raises(ValueError, match=r"125 .*and 8 of the method's own"):
         MSFTFoundationModel(4096, 96, method="prompt", finest_context=3904, num_scales=1)
-
-
-def test_one_scale_sees_as_much_of_a_long_input_as_the_checkpoint_takes() -> None:
-    """What the pretrained model forecasts by itself, from the last 4,000 of 4,096 steps."""
-    series = noisy(4100)
-    trainer = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
-    options: dict[str, Any] = {"likelihood": None, "pl_trainer_kwargs": trainer}
-    model = MSFTFoundationModel(4096, 96, **options)
-    alone = MSFTFoundationModel(4000, 96, num_scales=0, **options).predict(96, series)
-    several = model.predict(96, series)
-    model.model.take(Form.ONE_SCALE)
-    assert np.array_equal(values_of(model.predict(96, series)), values_of(alone))
-    assert not np.allclose(values_of(several), values_of(alone), rtol=1e-3)
 
 
 # --- weights by backcasts ---------------------------------------------------------------------------------------------

@@ -233,22 +233,6 @@ def test_windows_without_labels_are_told(tiny_moirai: str, caplog: pytest.LogCap
     assert f"3 steps to forecast, not output_chunk_length={HORIZON}" in caplog.text
 
 
-def test_several_series_of_several_components(tiny_moirai: str) -> None:
-    """Each in units of its own: there is no training series for each."""
-    several = [val_series(length=50, components=2), val_series(2, 50, 2)]
-    model = zero_shot(tiny_moirai, likelihood=None).fit(wave(components=2), val_series=several)
-    alone = make_model(tiny_moirai, likelihood=None, num_scales=0)
-    scores = []
-    for series in several:
-        errors = [
-            np.abs(alone.predict(HORIZON, series[:origin]).values() - series.values()[origin : origin + HORIZON])
-            for origin in origins(series)
-        ]
-        scores.append(np.mean(errors, axis=(0, 1)) / naive_unit(series))
-    assert model.fit_report.before == pytest.approx(np.mean(scores), rel=1e-4)
-    np.testing.assert_allclose(model.fit_report.per_series["before"], np.concatenate(scores), rtol=1e-4)
-
-
 def test_weights_of_steps_count(tiny_moirai: str) -> None:
     """The validation windows after those with weight have none."""
     series, split = val_series(length=80), 56
