@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,16 @@ def published() -> list[Table]:
     return tables(read(FOLDER))
 
 
+@cache
+def run_in(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / "runs" / name).read_text())
+    return found
+
+
 def test_every_published_figure_is_the_mean_of_its_files(published: list[Table]) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(published))))
     for line in lines:
-        runs = [json.loads((FOLDER / "runs" / name).read_text()) for name in line["files"].split()]
+        runs = [run_in(name) for name in line["files"].split()]
         values = [run["metrics"][line["metric"]] for run in runs]
         assert float(line["mean"]) == pytest.approx(np.mean(values), rel=1e-12)
         assert (
