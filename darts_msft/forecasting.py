@@ -79,11 +79,9 @@ class ForecastingModule(PLForecastingModule):
         self.multivariate, self.widths = multivariate, Widths.of_shapes(self.train_sample_shape)
         encoder = load_class(architecture)
         group = self.widths.group(multivariate, encoder.traits_of(backbone_config).future_covariates)
-        self.criterion = self.val_criterion = None  # Darts' loss, which is ours where a user gave one
-        if not trains_points:
-            self.train_criterion = None
-        together = {"joint": True} if group > 1 else {}
-        self.backbone = encoder.from_config(backbone_config, patch_size, **together)
+        if not trains_points:  # the losses are ours, where a user gave none
+            self.criterion = self.train_criterion = self.val_criterion = None
+        self.backbone = encoder.from_config(backbone_config, patch_size, **({"joint": True} if group > 1 else {}))
         spec, traits = self.backbone.spec, self.backbone.traits
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
         context = kwargs["input_chunk_length"]

@@ -86,8 +86,9 @@ class DartsHooks(TunedModel):
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
-        if self.model_params.get("loss_fn") is not None:  # in no checkpoint
-            model.train_criterion = copy.deepcopy(self.model_params["loss_fn"])
+        if (loss_fn := self.model_params.get("loss_fn")) is not None:
+            for name in ("criterion", "train_criterion", "val_criterion"):  # Darts' module is built with its own
+                setattr(model, name, copy.deepcopy(loss_fn))
         self._setup_finetuning(model)
         return model
 
@@ -164,6 +165,12 @@ class DartsHooks(TunedModel):
         if chosen:
             persistence.settle(self, chosen)
         self._chosen = chosen
+
+    def generate_fit_encodings(self, series: Any, past_covariates: Any = None, future_covariates: Any = None) -> Any:
+        # without training the last window counts too, which ends where the series does
+        if self._requires_training:
+            return super().generate_fit_encodings(series, past_covariates, future_covariates)
+        return self.generate_fit_predict_encodings(1, series, past_covariates, future_covariates)
 
     def _build_train_dataset(
         self,

@@ -195,7 +195,7 @@ class KeepBest(pl.Callback):
         trains = self._fitting and not trainer.sanity_checking
         score = self._consider(trainer, pl_module, _label(trainer.current_epoch) if trains else self._start_label)
         if trains:
-            pl_module.log("val_loss", score, prog_bar=True)
+            pl_module.log("val_loss", score, prog_bar=True, sync_dist=True)  # the same in all processes
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Returns to the best state seen, which may be the pretrained one.
