@@ -206,7 +206,7 @@ class ForecastingModule(PLForecastingModule):
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
         count = len(window.past)
-        weights = self.scale_weights()[: len(params)].expand(count, -1)
+        weights = self._shared_by(count, len(params))
         kind = torch.promote_types(window.past.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
             [rearrange(one[:, : rows.targets].to(kind), "(b t) v ... -> b (t v) ...", b=count) for one in parts]
@@ -244,6 +244,16 @@ class ForecastingModule(PLForecastingModule):
         own, earlier = (outputs.rows(rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
+
+    def _shared_by(self, windows: int, scales: int) -> Float[Tensor, "B S"]:
+        return self.scale_weights()[:scales].expand(windows, -1)
+
+    def reweighed(self, outputs: ScaleOutputs) -> ScaleOutputs:
+        """The present form's outputs, of those of another that runs the same scales; backcasts' weights stay."""
+        weights = outputs.weights
+        if self.kind is not Form.BACKCASTS:
+            weights = self._shared_by(*weights.shape)
+        return outputs._replace(weights=weights, linear=outputs.linear if self.mixes_linear else None)
 
     def linear_forecast(self, window: Window) -> LinearForecast:
         """The linear member's, of the targets."""

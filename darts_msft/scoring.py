@@ -23,6 +23,7 @@ from darts_msft.training.naive import naive_forecast
 from darts_msft.training.precise import PreciseMean, scored_precisely
 from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_members
 from darts_msft.training.units import Units
+from darts_msft.training.validation_passes import Pass
 from darts_msft.training.validation_windows import series_of
 
 VALIDATION_DRAWS = 32  # of each scale, and half of them where a batch has many values
@@ -43,6 +44,7 @@ class ScoredModule(ForecastingModule):
         self.told = PreciseMean()  # of the validation windows, those that the linear member can tell
         self.seasonal = PreciseMean()  # of their steps, those where the naive forecast repeats a season
         self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
+        self.passed: Pass | None = None  # of a fit: the present validation pass
 
     @property
     def start_label(self) -> str:
@@ -92,6 +94,17 @@ class ScoredModule(ForecastingModule):
             return FORM_LEARNING[self.kind], self.mixing.learning
         return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
 
+    def begin_pass(self) -> None:
+        """A validation pass begins, whose forecasts are kept."""
+        self.score.reset()
+        self.passed = Pass()
+
+    def end_pass(self) -> Pass | None:
+        """What was kept of it."""
+        self.score.reset()
+        passed, self.passed = self.passed, None
+        return passed
+
     def score_in(self, units: Units) -> None:
         """Validation scores are in these units from now on."""
         self.units = units
@@ -109,6 +122,8 @@ class ScoredModule(ForecastingModule):
         forecast = self.mix(outputs) if outputs.finite else None
         if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
             outputs = outputs._replace(linear=self.linear_forecast(self.window(val_batch)))
+        if self.passed is not None:
+            self.passed.add(val_batch, outputs)
         products = self._score_products(outputs, forecast, val_batch, VALIDATION_SEED + batch_idx)
         weights = products.new_ones(len(target), target.shape[-1], 1)
         if self.is_mixture:
