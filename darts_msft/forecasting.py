@@ -201,7 +201,8 @@ class ForecastingModule(PLForecastingModule):
             embedded, mask = embed_scale(self.backbone, method, plan, scale, seen_rows, stats[scale])
             tokens.append(embedded)
             masks.append(mask)
-        encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
+        added = method.add_tokens(tokens, [None if _all_true(mask) else mask for mask in masks])
+        encoded = method.drop_tokens(encode(self.backbone, method, *added), masks)
         encoded, masks = ([one[:, : rows.targets] for one in parts] for parts in (encoded, masks))
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
@@ -408,3 +409,8 @@ class ForecastingModule(PLForecastingModule):
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
         return self._at_original_rate(outputs, self._quantiles(outputs, [0.5])).squeeze(-1)
+
+
+def _all_true(mask: Bool[Tensor, "B V _"]) -> bool:
+    """Whether it says nothing; not where the forecast is exported, for any other windows too."""
+    return not torch.compiler.is_exporting() and bool(mask.all())

@@ -7,7 +7,7 @@ stand-in to keep gradients finite; here the stand-in is a constant, so the loss 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import scipy.special
@@ -95,6 +95,20 @@ class MoiraiFamily(DensityFamily):
             density = distribution.log_prob(torch.where(inside, value, STAND_IN))
             terms.append(density.masked_fill(~inside, -torch.inf))
         return (torch.stack(terms, dim=-1) + log_weights).logsumexp(dim=-1)
+
+    def losses(
+        self,
+        params: Sequence[Float[Tensor, "B V _ R"]],
+        values: Sequence[Float[Tensor, "B V _"]],
+        weights: Sequence[Float[Tensor, "B V _"]],
+    ) -> Float[Tensor, "S"]:
+        # one density for the steps of all scales
+        value, sizes = torch.cat(list(values), dim=-1), [part.shape[-1] for part in values]
+        observed = ~torch.isnan(value)
+        density = self.log_prob(torch.cat(list(params), dim=-2), torch.where(observed, value, STAND_IN))
+        weighted = density * torch.where(observed, torch.cat(list(weights), dim=-1), 0)
+        sums, counts = (torch.stack([part.sum() for part in one.split(sizes, dim=-1)]) for one in (weighted, observed))
+        return -sums / counts.clamp(min=1)
 
     @torch.no_grad()
     def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
