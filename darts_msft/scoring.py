@@ -67,6 +67,11 @@ class ScoredModule(ForecastingModule):
             forms.append(Form.WITH_LINEAR)
         return tuple(forms)
 
+    @property
+    def sees_all_at_once(self) -> bool:
+        """Whether what is scored now is all that is compared, with the linear member: there is one scale alone."""
+        return self.kind is Form.ONE_SCALE and self.plan.num_scales == 0 and self.has_linear and self.is_mixture
+
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
         self.told.reset()
@@ -120,7 +125,7 @@ class ScoredModule(ForecastingModule):
             return target.new_zeros(())
         outputs = self.forecast(self.window(val_batch))
         forecast = self.mix(outputs) if outputs.finite else None
-        if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
+        if self.sees_all_at_once or (self.kind is Form.BACKCASTS and self.has_linear):  # not mixed, but scored
             outputs = outputs._replace(linear=self.linear_forecast(self.window(val_batch)))
         if self.passed is not None:
             self.passed.add(val_batch, outputs)
@@ -190,7 +195,8 @@ class ScoredModule(ForecastingModule):
 
         While a score is yielded the module is as scored, by the form that comes with it, and `by_series` has the score
         of each series and component, `naives` the naive forecast's. The pass with the weights of backcasts scores the
-        stacked scales too, without and with the linear member: they are the same forecasts.
+        stacked scales too, without and with the linear member: they are the same forecasts. So does that at one scale
+        where there are no others.
         """
         scored = self.score.compute()
         self.naives, self.by_series = scored.naives.cpu(), scored.values.cpu()
@@ -203,6 +209,8 @@ class ScoredModule(ForecastingModule):
             if self.has_linear:
                 yield self.kind, self._stack(scored)
                 self.take(Form.WITH_LINEAR)
+        elif solves and self.sees_all_at_once:
+            self.take(Form.WITH_LINEAR)
         if solves and self.stacks:
             yield self.kind, self._stack(scored)
 

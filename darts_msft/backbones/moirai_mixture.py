@@ -113,14 +113,16 @@ class MoiraiFamily(DensityFamily):
     @torch.no_grad()
     def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
         """Draws the component first and then only that component's values."""
-        flat = params.reshape(-1, params.shape[-1])
+        # many draws of the same steps come as one tensor that is expanded in front
+        times = len(params) if params.ndim > 1 and params.stride(0) == 0 else 1
+        flat = (params[:1] if times > 1 else params).reshape(-1, params.shape[-1])
         below = self._logits(flat).softmax(dim=-1).cumsum(dim=-1)[:, :-1]
-        chosen = (torch.rand_like(flat[:, :1]) >= below).sum(dim=-1)
-        result = torch.empty_like(flat[:, 0])
+        result = flat.new_empty(params.shape[:-1].numel())
+        chosen = (torch.rand_like(result).reshape(times, len(flat), 1) >= below).sum(dim=-1).flatten()
         for index, columns in enumerate(self.columns):
             rows = (chosen == index).nonzero().squeeze(-1)
             if rows.numel():
-                result[rows] = self._component(flat[rows, columns], index).sample().to(result.dtype)
+                result[rows] = self._component(flat[rows % len(flat), columns], index).sample().to(result.dtype)
         return result.reshape(params.shape[:-1])
 
     @torch.no_grad()

@@ -94,7 +94,8 @@ class KeepBest(pl.Callback):
         before = {name: value.clone() for name, value in state if name == "form" or name.startswith("scale_weights.")}
         try:
             module.start_from_one_scale()
-            for form in (module.kind, *module.scale_forms):
+            others = () if module.sees_all_at_once else module.scale_forms
+            for form in (module.kind, *others):
                 module.take(form)
                 trainer.validate(module, batches, verbose=False)
         finally:  # the best comes back below
