@@ -3,14 +3,15 @@
 The bundled checkpoint, fitted with and without future covariates that are known, on the same training and validation
 part; mean squared and absolute errors of forecasts of the test part from evenly spaced origins. "told": the covariate
 makes the series but for noise of variance 1. "noise": it has nothing to do with it. "departures": with the days around
-holidays, and the weather as it was observed, which nobody knows ahead. "ETTh1": its variates apart and together,
-finetuned.
+holidays, and the weather as it was observed, which nobody knows ahead. "ETTh1", "Weather": their variates apart and
+together, finetuned.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,16 +90,18 @@ def departures(seed: int, _: Path | None) -> Case:
     return series, SPLIT.ends(len(series)), known, {"fitted": ZERO_SHOT}
 
 
-def etth1(seed: int, data: Path | None) -> Case:
-    found = load("ETTh1", "lsf", data)
+def joint(dataset: str, finest_context: int, windows: int, seed: int, data: Path | None) -> Case:
+    """As many steps as scales of 128 tokens have room for, with all variates; the components apart have no more."""
+    found = load(dataset, "lsf", data)
     ends = tuple(found.bounds[part][1] for part in PARTS)
-    room = {"patch_size": 32, "num_scales": 1, "finest_context": 256}  # of a scale's 128 tokens, for seven variates
-    models = {how: TRAINED | room | {"multivariate": how, "windows_per_epoch": 512} for how in ("independent", "joint")}
+    room = {"patch_size": 32, "num_scales": 1, "finest_context": finest_context, "windows_per_epoch": windows}
+    models = {how: TRAINED | room | {"multivariate": how} for how in ("independent", "joint")}
     return found.series("test", found.bounds["test"][0]), ends, {"none": None}, models
 
 
 CASES: dict[str, Callable[[int, Path | None], Case]]
-CASES = {"told": told, "noise": noise, "departures": departures, "ETTh1": etth1}
+CASES = {"told": told, "noise": noise, "departures": departures}
+CASES |= {"ETTh1": partial(joint, "ETTh1", 256, 512), "Weather": partial(joint, "Weather", 96, 176)}
 
 
 def measure(name: str, seed: int, data: Path | None) -> list[dict[str, Any]]:
@@ -127,7 +130,7 @@ def measure(name: str, seed: int, data: Path | None) -> list[dict[str, Any]]:
 
 
 def main(
-    data: Annotated[Path | None, typer.Option(help="folder with ETTh1.csv")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder with ETTh1.csv and Weather's")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"some of {', '.join(CASES)}")] = None,
     output: Annotated[Path, typer.Option(help="file of the results; others' rows stay")] = RESULTS,
 ) -> None:

@@ -93,7 +93,7 @@ def resolve(given: Mapping[str, Any], warns: bool = True) -> Resolved:
     resolved = resolve_likelihood(likelihood, architecture, config, plan.num_scales + 1, mixing_config)
     check_training(method, trains, resolved)
     check_pretrained_head(checkpoint, method, trains)
-    check_encoders(given.get("add_encoders"), checkpoint)
+    check_encoders(given.get("add_encoders"), checkpoint, mixing_config.linear_member)
     settings = {
         "architecture": architecture,
         "backbone_config": config,
@@ -300,11 +300,12 @@ def check_loss(loss_fn: object, likelihood: object, method: str) -> None:
         )
 
 
-def check_encoders(add_encoders: Mapping[str, Any] | None, checkpoint: Checkpoint) -> None:
-    """Refuses encoders of covariates none of which the backbone has a place for."""
+def check_encoders(add_encoders: Mapping[str, Any] | None, checkpoint: Checkpoint, linear_member: bool) -> None:
+    """Refuses encoders of covariates for none of which the backbone has a place, or the linear member a use."""
     kinds = {kind for value in (add_encoders or {}).values() if isinstance(value, Mapping) for kind in value}
     asked = [kind for kind in ("past", "future") if kind in kinds]
-    if asked and not any(getattr(checkpoint.traits, f"{kind}_covariates") for kind in asked):
+    used = {"past": checkpoint.traits.past_covariates, "future": checkpoint.traits.future_covariates or linear_member}
+    if asked and not any(used[kind] for kind in asked):
         raise ValueError(
             f"add_encoders={add_encoders!r} has no effect: backbone={checkpoint.name!r} has no place for "
             f"{' or '.join(asked)} covariates; leave it out, or take another backbone"

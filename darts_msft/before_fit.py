@@ -49,7 +49,7 @@ class PretrainedModel(FoundationModel):
     _weights_at_hand: dict[str, torch.Tensor] | None = None
 
     supports_past_covariates = property(lambda self: self._traits.past_covariates)
-    supports_future_covariates = property(lambda self: self._traits.future_covariates)
+    supports_future_covariates = property(lambda self: self._traits.future_covariates or self._may_have_linear)
     supports_static_covariates = property(lambda self: False)
 
     @property
@@ -139,6 +139,7 @@ class PretrainedModel(FoundationModel):
             return series
         if self._fresh:
             widths = self._widths(*map(_first, (series, past_covariates, future_covariates)))
+            self._check_heard(widths.future > 0, learns=False)
             self._make_for(widths, kind[1])
         self._tell_of_unheard(past_covariates is not None or future_covariates is not None)
         single = self._require_module().dtype == torch.float32  # for other types Lightning converts the windows
@@ -148,16 +149,28 @@ class PretrainedModel(FoundationModel):
         """Warns, once, where covariates are `given`, or components are to be joint, and nothing hears of them yet."""
         module = self._require_module()
         told = module.linear is not None and module.mixes_linear and module.linear.sees_covariates
-        heard = told or module.hears_others
-        if heard or self._told_of_unheard or not (given or self.model_params.get("multivariate") == "joint"):
+        if told or self._told_of_unheard:
+            return
+        if not module.hears_others and (given or self.model_params.get("multivariate") == "joint"):
+            why = (
+                "was pretrained on one variate at a time: until fit() trains it, covariates and other components "
+                "change nothing in its scales' forecasts (known future covariates reach the linear member, by fit() "
+                "with a val_series)"
+            )
+        elif given and not self._traits.future_covariates:
+            why = "has no place for covariates, and the linear member found none that tell: they change nothing"
+        else:
             return
         self._told_of_unheard = True
-        logger.warning(
-            "backbone=%r was pretrained on one variate at a time: until fit() trains it, covariates and other "
-            "components change nothing in its scales' forecasts (known future covariates reach the linear member, by "
-            "fit() with a val_series)",
-            self.model_params["backbone"],
-        )
+        logger.warning("backbone=%r %s", self.model_params["backbone"], why)
+
+    def _check_heard(self, future: bool, learns: bool) -> None:
+        """Refuses future covariates that can have no effect, as nothing `learns` of them where the encoder doesn't."""
+        if future and not learns and not self._traits.future_covariates:
+            raise ValueError(
+                f"future_covariates have no effect: backbone={self.model_params['backbone']!r} has no place for them; "
+                "the linear member takes them, by fit() with a val_series"
+            )
 
     def _make_for(self, widths: Widths, dtype: np.dtype) -> None:
         if not self._is_pretrained:
@@ -209,6 +222,10 @@ class PretrainedModel(FoundationModel):
     def _is_pretrained(self) -> bool:
         """Whether there is a model that can forecast before `fit`."""
         return find_method(self._module_settings["method"]).pretrained and self._traits.pretrained_head
+
+    @property
+    def _may_have_linear(self) -> bool:
+        return bool(self._module_settings["mixing_config"].get("linear_member"))  # version 0.1 had none
 
     @property
     def _traits(self) -> Traits:

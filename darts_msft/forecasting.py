@@ -77,12 +77,13 @@ class ForecastingModule(PLForecastingModule):
     ) -> None:
         super().__init__(**kwargs)
         self.multivariate, self.widths = multivariate, Widths.of_shapes(self.train_sample_shape)
-        group = self.widths.group(multivariate)
+        encoder = load_class(architecture)
+        group = self.widths.group(multivariate, encoder.traits_of(backbone_config).future_covariates)
         self.criterion = self.val_criterion = None  # Darts' loss, which is ours where a user gave one
         if not trains_points:
             self.train_criterion = None
         together = {"joint": True} if group > 1 else {}
-        self.backbone = load_class(architecture).from_config(backbone_config, patch_size, **together)
+        self.backbone = encoder.from_config(backbone_config, patch_size, **together)
         spec, traits = self.backbone.spec, self.backbone.traits
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
         context = kwargs["input_chunk_length"]
@@ -189,7 +190,8 @@ class ForecastingModule(PLForecastingModule):
     def forecast_scales(self, window: Window) -> ScaleOutputs:
         """The scales' forecasts of the targets, each at its own rate, with the weights that all windows share."""
         plan, method, new_heads = self.parts
-        rows = window.rows(self.multivariate == "joint", self.hears_others)
+        heard = window if self.backbone.traits.future_covariates else window.without_known()
+        rows = heard.rows(self.multivariate == "joint", self.hears_others)
         windows = list(zip(plan.pool_context(rows.past), plan.pool_horizon(rows.future), strict=True))
         seen = [~torch.isnan(past).all(dim=-1, keepdim=True) for past, _ in windows]
         stats = of_those_that_saw(seen, statistics_in_any_unit(self.backbone, rows.past, windows))

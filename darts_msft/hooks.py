@@ -33,9 +33,10 @@ from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import SETTINGS, choose_settings
 from darts_msft.training.failed_fits import Stopped, as_before_if_it_fails, train_until_stopped
 from darts_msft.training.keep_best import KeepBest
-from darts_msft.training.linear_member import fit_linear_member
+from darts_msft.training.linear_member import effects_by_name, fit_linear_member
 from darts_msft.training.num_scales import fit_every_scale
 from darts_msft.training.report import FitReport
+from darts_msft.training.strays import warn_of_strays
 from darts_msft.training.timing import expected_time_told
 from darts_msft.training.units import find_units
 from darts_msft.training.untrained import weigh_scales
@@ -119,7 +120,8 @@ class DartsHooks(TunedModel):
                 self.model, self.trainer = model, trainer  # as Darts does in the end
             self._fit_report = keep.report  # None where Lightning trains in spawned processes only
         if self._fit_report is not None:
-            self._fit_report = replace(self._fit_report, chosen=self._chosen)
+            effects = effects_by_name(model, datamodule.val_dataset)
+            self._fit_report = replace(self._fit_report, chosen=self._chosen, effects=effects)
             logger.log(self._report_level, "fit: %s", str(self._fit_report).replace("\n", "; "))
             if self._fit_report.warning is not None and self._report_level >= logging.INFO:
                 logger.warning(self._fit_report.warning)
@@ -175,17 +177,19 @@ class DartsHooks(TunedModel):
         return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels, covariates)
 
     def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        weighs = self._module_settings["num_scales"] or self._module_settings["mixing_config"].get("linear_member")
+        weighs = self._module_settings["num_scales"] or self._may_have_linear
         whole = self.output_chunk_shift + self.output_chunk_length
         check_lengths(self, kwargs["series"], "training", whole if self._requires_training else 0)
         after = whole if self._requires_training or weighs else 0
         check_lengths(self, kwargs.get("val_series"), "validation", after, "val_series")
+        warn_of_strays([one for _, one in inputs.named(kwargs["series"])])
         series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
         if self._requires_training:
             warn_of_stride(parameters["train_dataset"].stride, series[0])
         windows = parameters["val_dataset"]
+        self._check_heard(parameters["train_dataset"].future_covariates is not None, learns=windows is not None)
         if windows is not None and (self._requires_training or weighs):
-            parameters["val_dataset"] = scored_windows(self, windows, kwargs.get("val_sample_weight"))
+            parameters["val_dataset"] = scored_windows(self, windows, kwargs["series"], kwargs.get("val_sample_weight"))
         return series, parameters
 
     def _setup_for_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

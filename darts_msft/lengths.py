@@ -23,9 +23,14 @@ def check_lengths(model: Any, series: Any, what: str, after: int = 0, name: str 
         which = name if isinstance(series, TimeSeries) else f"{name}[{index}]"
         needed = f"{shortest} of context and {after} after it" if after else f"{shortest} of context"
         fitting = len(one) - after
-        pair = f", such as ({fitting}, {longest})," if fitting > 0 else ""
+        shorter = (
+            f", or make the model with a pair input_chunk_length=(shortest, longest), such as ({fitting}, {longest}), "
+            "which takes shorter contexts"
+            if fitting > 0
+            else ""
+        )
+        out = ", or leave it out here: a fit of the others serves it too" if len(every) > 1 else ""
         raise ValueError(
             f"{which} is too short: it has {len(one)} steps, but {what} takes {shortest + after} ({needed}): give a "
-            f"longer one, or make the model with a pair input_chunk_length=(shortest, longest){pair} which takes "
-            "shorter contexts"
+            f"longer one{shorter}{out}"
         )

@@ -60,8 +60,8 @@ class MSFTFoundationModel(DartsHooks):
 
     Past and future covariates are used where the encoder has a place for them (MOIRAI, Chronos-2): each scale sees them
     averaged like the series, and known future values over the horizon; the bundled model's only once it is trained, for
-    its pretraining had one variate at a time. The linear member takes known future covariates without training. They
-    are no part of the loss or of the score. Static covariates are not used.
+    its pretraining had one variate at a time. The linear member takes known future covariates without training, beside
+    any encoder. They are no part of the loss or of the score. Static covariates are not used.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ def tune(
     max_epochs: int = 8,
     ensemble: bool = True,
     random_state: int = 0,
+    verbose: bool = True,
     **settings: Any,
 ) -> Tuned:
     """Tries look-backs, methods and learning rates on validation series until the time is up.
@@ -98,6 +100,8 @@ def tune(
         best one alone.
     random_state
         Seed of every fit.
+    verbose
+        Whether a line tells of each candidate, before and after it.
     **settings
         Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`; but a
         candidate goes without what its method has no use for: zero-shot without `lora_rank`, rates, `loss_fn` or a
@@ -119,16 +123,22 @@ def tune(
     backs = look_backs_of(look_backs, min(len(one) for one, _ in pairs), ahead)
     made = {**settings, "output_chunk_length": horizon, "n_epochs": max_epochs, "random_state": random_state}
     with _quiet(), _kept_in(folder) as place:
-        return _found(_searched(pairs, backs, methods, made, place, minutes), ensemble)
+        return _found(_searched(pairs, backs, methods, made, place, minutes, verbose), ensemble)
 
 
 def _searched(
-    pairs: Pairs, backs: list[int], methods: Sequence[str], made: dict[str, Any], place: Path, minutes: float
+    pairs: Pairs,
+    backs: list[int],
+    methods: Sequence[str],
+    made: dict[str, Any],
+    place: Path,
+    minutes: float,
+    verbose: bool,
 ) -> _Search:
     """The search in a folder, gone on with for some minutes."""
     space: Space = {"look_back": backs, "method": [UNTRAINED, *methods], "rate": [1.0, *RATES]}
     until = time.monotonic() + 60 * minutes
-    search = _Search(_study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, until)
+    search = _Search(_study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, until, verbose)
     search.run(lambda: _next(search.done(), backs, methods))
     return search
 
@@ -138,7 +148,10 @@ def _found(search: _Search, ensemble: bool) -> Tuned:
     table = search.table()
     models = [search.load(number) for number in _members(table)]
     horizon = search.made["output_chunk_length"]
-    stacked = _stack(models, search.pairs, horizon) if ensemble and len(models) > 1 else None
+    stacked = None
+    if ensemble and len(models) > 1:
+        search.tell(f"stacking {len(models)} models")
+        stacked = _stack(models, search.pairs, horizon)
     wins = stacked is not None and np.count_nonzero(np.asarray(stacked.weights)) > 1
     return Tuned(
         model=stacked if wins and stacked is not None else models[0],
@@ -171,10 +184,10 @@ class _Search:
     """A study, with the models of its best candidates in a folder."""
 
     def __init__(
-        self, study: Any, space: Space, pairs: Pairs, made: dict[str, Any], folder: Path, until: float
+        self, study: Any, space: Space, pairs: Pairs, made: dict[str, Any], folder: Path, until: float, verbose: bool
     ) -> None:
         self.study, self.space, self.pairs, self.made = study, space, pairs, made
-        self.folder, self.until = folder, until
+        self.folder, self.until, self.verbose = folder, until, verbose
         self.units = np.stack([unit_of(one, made["output_chunk_length"]) for one, _ in pairs])  # of every candidate
 
     def run(self, following: Callable[[], Candidate | None]) -> None:
@@ -192,6 +205,8 @@ class _Search:
 
         back, method, rate = (trial.suggest_categorical(name, list(choices)) for name, choices in self.space.items())
         model = self.model(back, method, rate)
+        name = f"look-back {back}, {method}" + (f", rate times {rate:g}" if rate != 1 else "")
+        self.tell(f"{name}; {max(self.until - time.monotonic(), 0) / 60:.1f} minutes left")
         halving = Halving(trial, self.until, self.units)
         model.trainer_params.setdefault("callbacks", []).append(halving)
         begun = time.monotonic()
@@ -216,8 +231,14 @@ class _Search:
         for number in {one.number for one in self.study.get_trials(deepcopy=False)}.difference(members):
             for file in (f"{number}.pt", f"{number}.pt.ckpt"):  # others may be the user's
                 (self.folder / file).unlink(missing_ok=True)
-        logger.info("tune: look-back %s, %s, rate %s: %.4f, %s", back, method, rate, score, report.kept)
+        self.tell(f"{name}: {score:.4f}, {report.kept}, after {trial.user_attrs['seconds']:.0f} s")
         return halving.ended_by
+
+    def tell(self, line: str) -> None:
+        logger.info("tune: %s", line)
+        if self.verbose:
+            sys.stdout.write(f"tune: {line}\n")
+            sys.stdout.flush()
 
     def model(self, back: int, method: str, rate: float) -> MSFTFoundationModel:
         made = copy.deepcopy(settings_for(method, self.made))  # callbacks have a state

@@ -16,6 +16,7 @@ from darts.models.forecasting.sklearn_model import SKLearnModel
 from darts.utils.serialization import add_safe_globals
 from darts.utils.ts_utils import series2seq
 
+from darts_msft.display import one_bar
 from darts_msft.hooks import DartsHooks
 from darts_msft.options import check_number
 from darts_msft.signatures import as_in_darts
@@ -183,7 +184,8 @@ class StackedEnsemble(EnsembleModel):
                 f"retrain={call.arguments['retrain']!r} is not allowed: an ensemble's members are not trained with it; "
                 "pass retrain=False for forecasts of the fitted ensemble"
             )
-        return super().historical_forecasts(*call.args[1:], **call.kwargs)
+        with one_bar():  # Darts', if it is asked for, and none for each window
+            return super().historical_forecasts(*call.args[1:], **call.kwargs)
 
     def _make_multiple_predictions(
         self,

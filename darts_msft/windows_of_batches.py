@@ -31,13 +31,9 @@ class Widths(NamedTuple):
         found = [shapes.get(name) for name in names]
         return cls(*(shape[-1] if shape is not None else 0 for shape in found))
 
-    @property
-    def covariates(self) -> int:
-        return self.past + self.future
-
-    def group(self, multivariate: str) -> int:
-        """How many variates attend to one another: each target alone, or all, with all covariates."""
-        return self.covariates + (self.targets if multivariate == "joint" else 1)
+    def group(self, multivariate: str, hears_future: bool) -> int:
+        """How many variates attend to one another: each target alone, or all, with all covariates that are heard."""
+        return self.past + (self.future if hears_future else 0) + (self.targets if multivariate == "joint" else 1)
 
 
 class Window(NamedTuple):
@@ -67,6 +63,11 @@ class Window(NamedTuple):
     def to(self, like: Tensor) -> Window:
         """With the precision and on the device of a tensor."""
         return self._replace(past=self.past.to(like), future=self.future.to(like))
+
+    def without_known(self) -> Window:
+        """Without the future covariates."""
+        others = self.past.shape[1] - self.ahead
+        return self._replace(past=self.past[:, :others], future=self.future[:, :others], ahead=0)
 
     def rows(self, joint: bool, together: bool = True) -> Window:
         """The windows that are encoded: these if `joint`, else one for each target, with all covariates.

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,10 @@ import pytest
 from model_fixtures import wave
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.cli import main, read
+from darts_msft.cli import main
+from darts_msft.tables import read
+
+HOURS = pd.date_range("2024-01-01", periods=299, freq="h")
 
 
 def written(folder: Path, length: int = 300, **columns: object) -> Path:
@@ -49,7 +55,7 @@ def test_a_short_series_is_forecast_without_a_fit(
     assert main(asked(file, "--target", "1", "--backbone", tiny_moirai)) == 0
     assert "too few for a fit" in capsys.readouterr().out
     told = pd.read_csv(tmp_path / "forecast.csv")
-    series = read(file, "date", ["1"], None)
+    series = read(file, "date", ["1"], None).series
     model = MSFTFoundationModel(30, 8, backbone=tiny_moirai, method="zero_shot", random_state=0)
     expected = model.predict_quantiles(8, series).values()
     np.testing.assert_allclose(told.drop(columns="date"), expected, rtol=1e-4)
@@ -58,7 +64,7 @@ def test_a_short_series_is_forecast_without_a_fit(
 def test_gaps_in_time_and_zones(tmp_path: Path) -> None:
     times = pd.date_range("2024-03-01", periods=20, freq="15min", tz="UTC").delete(7)
     pd.DataFrame({"when": times, "load": np.arange(19.0)}).to_parquet(tmp_path / "load.parquet")
-    series = read(tmp_path / "load.parquet", "when", None, None)
+    series = read(tmp_path / "load.parquet", "when", None, None).series
     assert len(series) == 20
     assert np.flatnonzero(np.isnan(series.values()[:, 0])).tolist() == [7]
 
@@ -69,11 +75,58 @@ def test_offsets_that_change_and_years(tmp_path: Path) -> None:
     pd.DataFrame({"when": [time.isoformat() for time in times], "load": np.arange(6.0)}).to_csv(
         tmp_path / "load.csv", index=False
     )
-    series = read(tmp_path / "load.csv", "when", None, None)
+    series = read(tmp_path / "load.csv", "when", None, None).series
     assert series.values()[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert series.start_time() == pd.Timestamp("2024-10-26 22:00")
     pd.DataFrame({"year": [1990, 1991, 1992, 1993], "load": np.arange(4.0)}).to_csv(tmp_path / "y.csv", index=False)
-    assert read(tmp_path / "y.csv", "year", None, None).start_time() == pd.Timestamp("1990-01-01")
+    assert read(tmp_path / "y.csv", "year", None, None).series.start_time() == pd.Timestamp("1990-01-01")
+
+
+def test_a_clock_on_the_wall(tmp_path: Path, tiny_moirai: str) -> None:
+    """The hour that comes twice in autumn is read in its order, and the forecast is told in the zone."""
+    times = pd.date_range("2024-10-25", periods=120, freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame({"date": times.tz_localize(None), "load": wave(120).values()[:, 0]})
+    frame.drop(index=[10, 11]).to_csv(tmp_path / "load.csv", index=False)
+    table = read(tmp_path / "load.csv", "date", None, None, "Europe/Berlin")
+    assert table.series.start_time() == pd.Timestamp("2024-10-24 22:00")
+    expected = frame["load"].where(~frame.index.isin([10, 11])).to_numpy(np.float32)
+    np.testing.assert_allclose(table.series.values()[:, 0], expected, rtol=1e-6)
+    words = asked(tmp_path / "load.csv", "--zone", "Europe/Berlin", "--context", "32", "--backbone", tiny_moirai)
+    assert main(words) == 0
+    told = pd.read_csv(tmp_path / "forecast.csv")["date"]
+    assert told.tolist() == [(times[-1] + pd.Timedelta(hours=step)).isoformat() for step in range(1, 9)]
+
+
+def test_steps_are_read_off_where_runs_are_rare(tmp_path: Path) -> None:
+    """Darts sees several steps here, each of which might be the one."""
+    times = pd.date_range("2024-01-01", periods=60, freq="15min")
+    frame = pd.DataFrame({"date": times, "load": np.arange(60.0)})
+    frame.drop(index=[*range(10, 30, 2), 41, 42]).to_csv(tmp_path / "load.csv", index=False)
+    series = read(tmp_path / "load.csv", "date", None, None).series
+    assert len(series) == 60
+    assert int(np.isnan(series.values()).sum()) == 12
+
+
+def test_rows_that_repeat_others_count_once(tmp_path: Path) -> None:
+    file = written(tmp_path, length=60)
+    frame = pd.read_csv(file)
+    pd.concat([frame[:9], frame[3:]]).to_csv(tmp_path / "twice.csv", index=False)
+    assert read(tmp_path / "twice.csv", "date", None, None) == read(file, "date", None, None)
+
+
+def test_totals_are_those_of_paths(tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = asked(written(tmp_path), "--context", "32", "--backbone", tiny_moirai, "--total", "--target", "0")
+    assert main(words) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("total of 0: "))
+    middle, _, low, high = (float(number) for number in re.findall(r"-?[\d.]+", line.split(":")[1]))
+    truth = wave(308, components=2).values()[-8:, 0].sum()
+    assert low < middle < high
+    assert abs(middle - truth) < 2  # of about 40
+
+
+def test_the_help_needs_no_torch() -> None:
+    code = "import sys; from darts_msft.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +150,12 @@ def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.Cap
         ({"date": "x"}, [], "holds no times"),
         ({"date": 17.5}, [], "holds numbers such as 17.5: give dates, or years"),
         ({}, ["--picture", "forecast.xyz"], "a file whose name ends in"),
-        ({"date": "2024-01-01"}, [], "2024-01-01 00:00:00 more than once"),
+        ({"date": "2024-01-01"}, [], "2024-01-01 00:00:00 more than once, as most of its times"),
+        ({"date": [*HOURS, HOURS[20]]}, [], "--zone"),
+        ({"date": pd.date_range("2024-03-30", periods=300, freq="h")}, ["--zone", "Europe/Berlin"], "is no time in"),
+        ({}, ["--zone", "Berlin"], "--zone Berlin: give a name"),
+        ({}, ["--frequency", "3h"], "not all at steps of --frequency 3h"),
+        ({"date": [*HOURS, pd.Timestamp("2024-02-01 00:07")]}, [], "no steady step"),
         ({}, ["--lower", "none"], "--lower none: give a number, or auto"),
         ({}, ["--finetune", "--context", "290"], "too few to finetune"),
         ({}, ["--picture", "nowhere/forecast.png"], "there is no folder nowhere"),

@@ -118,12 +118,13 @@ class LinearMember(nn.Module):
 
         `covariates` are those that `effects` are of: at the steps of the past, and at those that are forecast.
         """
-        inputs, added = bridge(past)[:, -self.lookback :].to(self.weight.dtype), None
+        rest, added = past, None
         if self.sees_covariates:
             if covariates is None:
                 raise ValueError(f"the forecast has effects of {self.effects.shape[1]} covariates, but none are given")
             before, added = self._effects(*covariates)
-            inputs = inputs - before[:, -self.lookback :]
+            rest = past.to(before.dtype) - before
+        inputs = bridge(rest)[:, -self.lookback :].to(self.weight.dtype)  # what was fitted was bridged without effects
         # a mean of the differences from one value is exact at any level
         level = inputs[:, -1:]
         inputs = inputs - level

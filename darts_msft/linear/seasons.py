@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.ndimage import uniform_filter1d
 
 LOOKBACKS = (336, 1024)  # steps
@@ -18,6 +18,7 @@ _PERIODS = ("1h", "1D", "7D", "365.25D")  # of what repeats by the clock and the
 _CALENDAR = {"Y": 1, "A": 1, "Q": 4, "M": 12, "SM": 24, "W": 52, "B": 5, "C": 5}  # steps a season, by the first letters
 _LEAST_CORRELATION = 0.2  # of the detrended series with itself a season earlier; chance gives 1 / sqrt(cycles) at most
 _LEAST_CYCLES = 4  # that a season shows in the data
+_USUAL, _STRAY = 0.99, 10  # a stray is so many times as far from the median as that share of the values
 _LONGER = 0.8  # of the variance that a season leaves unexplained, a longer one may leave no more than this share
 
 
@@ -25,9 +26,11 @@ def find_season(freq: str | pd.offsets.BaseOffset | int, series: Sequence[Float[
     """Steps after which the series repeat themselves, of those that their frequency suggests; None where they don't.
 
     A season counts where the series, without its moving average over that season, correlates with itself a season
-    earlier; the mean over components and series. A frequency in plain steps (an integer index) suggests nothing.
+    earlier; the mean over components and series. A frequency in plain steps (an integer index) suggests nothing. Strays
+    are left out: one error code of -9999 would hide every season.
     """
     found, unexplained = None, math.inf
+    series = [np.where(strays(one), np.nan, one) for one in series]
     longest = max((len(one) for one in series), default=0)
     for season in candidate_seasons(freq):
         correlations = [_correlation(column, season) for one in series for column in one.T.astype(np.float64)]
@@ -68,6 +71,18 @@ def candidate_lookbacks(context: int, season: int | None) -> list[int]:
         if all(max(steps, other) > 1.25 * min(steps, other) for other in found):
             found.append(steps)
     return sorted(found)
+
+
+def strays(values: Float[np.ndarray, "T V"]) -> Bool[np.ndarray, "T V"]:
+    """Where a component is more than ten times as far from its median as 99 % of its values: error codes, mostly."""
+    found = np.zeros(values.shape, dtype=bool)
+    for component, column in enumerate(values.T):
+        seen = np.isfinite(column)
+        if seen.any():
+            distance = np.abs(column - np.median(column[seen]))
+            usual = np.quantile(distance[seen], _USUAL)
+            found[:, component] = seen & (distance > _STRAY * usual) & (usual > 0)
+    return found
 
 
 def naive_error(series: Sequence[Float[np.ndarray, "_ V"]], season: int | None) -> Float[np.ndarray, "V"]:

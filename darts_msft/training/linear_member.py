@@ -23,6 +23,8 @@ from darts_msft.linear.windows import Windows, cut_windows
 logger = logging.getLogger("darts_msft")
 
 VALIDATION_WINDOWS = 256  # that its look-backs and penalties are chosen on
+MOST_UNKNOWN = 0.05  # of the steps, that a warning leaves out
+UNEQUAL = 3.0  # times as large are large series as small ones, in a warning
 JUDGED_WINDOWS = 64  # that say how much of the past there is
 MOST_SERIES = 256  # that it learns from: each takes a tenth of a second
 
@@ -49,15 +51,9 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
     train, known = train[::every], None if known is None else known[::every]
     freq = next(iter(_as_list(data.train_dataset.series))).freq
     horizon, shift = module.output_chunk_length, module.output_chunk_shift
-    longest, asked = _usual_length(data.val_dataset), len(data.val_dataset[0].past_target)
-    if longest < asked:
-        logger.warning(
-            "the linear member looks back %d of %d steps: most validation windows have a gap of more than %d steps; "
-            "fill these, say with darts.utils.missing_values.fill_missing_values, for more",
-            longest,
-            asked,
-            BRIDGED,
-        )
+    longest, whole = _usual_lengths(data.val_dataset)
+    if longest < whole:
+        _tell_of_gaps(*(max(candidate_lookbacks(steps, find_season(freq, train))) for steps in (longest, whole)))
 
     def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
         season = find_season(freq, train)
@@ -67,6 +63,8 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
         return None if fit is None else fit.member
 
     member = solve(train, val)
+    if known is not None and val_known is not None:
+        _tell_of_covariates(train, [*known, *val_known])
     if member is not None and known is not None and val_known is not None:
         member = with_effects(member, solve, (train, known), (val, val_known), shift)
     if member is None:
@@ -77,16 +75,57 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
         solved.update(member.state_dict())
 
 
-def _usual_length(windows: Any) -> int:
-    """Steps without a long gap at the end of a window, which half of the validation windows have.
+def _usual_lengths(windows: Any) -> tuple[int, int]:
+    """Steps at the end of a window that half of the validation windows have: without a long gap, and at all.
 
-    The module doesn't weigh a member that tells fewer.
+    The module doesn't weigh a member that tells fewer than the first. A model of several contexts has windows that
+    are shorter than the longest: their padding is no gap.
     """
     chosen = np.unique(np.linspace(0, len(windows) - 1, JUDGED_WINDOWS).astype(int))
     pasts = [bridge_array(windows[int(index)].past_target[None])[0] for index in chosen]
     gaps = [~np.isfinite(past[::-1]) for past in pasts]
     lengths = [np.where(gap.any(axis=0), gap.argmax(axis=0), len(gap)) for gap in gaps]
-    return max(int(np.median(lengths)), 1)
+    whole = [len(gap) - gap.all(axis=1)[::-1].argmin() for gap in gaps]
+    return max(int(np.median(lengths)), 1), max(int(np.median(whole)), 1)
+
+
+def _tell_of_gaps(found: int, possible: int) -> None:
+    """A warning where they cost look-back."""
+    if found < possible:
+        logger.warning(
+            "the linear member looks back %d steps, not %d, since most validation windows have a gap of more than %d "
+            "steps before: where a gap can be filled sensibly, do so, say with "
+            "darts.utils.missing_values.fill_missing_values",
+            *(found, possible, BRIDGED),
+        )
+
+
+def _tell_of_covariates(train: list[np.ndarray], known: list[np.ndarray]) -> None:
+    """Warnings where the covariates of training and validation steps, as they are given, can hardly help."""
+    missing = float(np.mean(np.concatenate([np.isnan(one).any(axis=1) for one in known])))
+    if missing > MOST_UNKNOWN:
+        logger.warning(
+            "future covariates are missing (NaN) at %.0f %% of the steps, where the linear member can't use them: fill "
+            "them, such as a flag with 0",
+            100 * missing,
+        )
+    seen = [one[:, 0][np.isfinite(one[:, 0])] for one in train]
+    spreads = [spread for one in seen if len(one) and (spread := float(one.std())) > 0]
+    if spreads and (factor := np.divide(*np.quantile(spreads, (0.9, 0.1)))) > UNEQUAL:
+        logger.warning(
+            "a covariate has one effect for all series, in their unit, but they differ in size by a factor of %.0f: "
+            "give them in comparable units, say by darts.dataprocessing.transformers.Scaler",
+            factor,
+        )
+
+
+def effects_by_name(module: Any, windows: Any) -> dict[str, tuple[float, ...]]:
+    """Of the linear member: by future covariate its effect on each component; empty without a member or covariates."""
+    given = getattr(windows, "future_covariates", None)
+    if module.linear is None or module.linear.absent or given is None:
+        return {}
+    names, effects = _as_list(given)[0].components, module.linear.effects.T.tolist()
+    return dict(zip(map(str, names), map(tuple, effects or [[0.0]] * len(names)), strict=True))
 
 
 def _as_list(series: TimeSeries | Sequence[TimeSeries]) -> Sequence[TimeSeries]:

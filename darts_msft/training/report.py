@@ -63,6 +63,9 @@ class FitReport:
     `path_correlations` are the mean correlations of the normal scores of two steps in a sample path, by how many steps
     they are apart: one, and a season. Empty where the fit has not told them.
 
+    `effects` are those of the future covariates in the linear member, by name: what one unit of a covariate adds to
+    each component, 0 where no effect was sure.
+
     `chosen` are the model's arguments that the user left open and that the fit settled by the zero-shot score.
     """
 
@@ -88,9 +91,12 @@ class FitReport:
     path_correlations: Mapping[int, float] = field(default_factory=dict)
     season_share: float = 1.0
     naive_share: float = 1.0
+    effects: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"moved": {}, "chosen": {}, "path_correlations": {}, **state})  # older ones lack it
+        self.__dict__.update(
+            {"moved": {}, "chosen": {}, "path_correlations": {}, "effects": {}, **state}
+        )  # older ones lack it
 
     @property
     def before(self) -> float | None:
@@ -151,7 +157,7 @@ class FitReport:
         return _name_of(self.naive_season, self.naive_share, "of the steps")
 
     def __str__(self) -> str:
-        """At most eleven lines."""
+        """At most twelve lines."""
         lines = self._scores()
         lines.append(self._kept())
         if self.warning is not None:
@@ -161,6 +167,8 @@ class FitReport:
             lines.append(f"best score by num_scales: {scores}")
         if self.weight_learning is not None:
             lines.append(self._members())
+        if self.effects:
+            lines.append(f"covariates in the linear member: {self._covariates()}")
         if self.path_correlations:
             parts = [f"{part:.2f} at a distance of {lag}" for lag, part in self.path_correlations.items()]
             lines.append(f"sample paths: steps correlate by {' and '.join(parts)}")
@@ -195,7 +203,7 @@ class FitReport:
                 gap = "... " if index > last + 1 else ""
                 parts.append(f"{gap}{trained[index].label.removeprefix('epoch ')}: {trained[index].score:.4f}")
                 last = index
-            longer = " (the last was the best: train longer)" if self.still_improving else ""
+            longer = " (the last was the best: more n_epochs may be better still)" if self.still_improving else ""
             lines.append("epochs: " + ", ".join(parts) + longer)
         return lines
 
@@ -216,6 +224,15 @@ class FitReport:
             if score
         ]
         return f"kept: {self.kept}, {self.best:.4f}" + (f" ({', '.join(gains)})" if gains else "")
+
+    def _covariates(self) -> str:
+        """Which have an effect; of one component, how large."""
+        shown = {name: parts for name, parts in self.effects.items() if any(parts)}
+        if not shown:
+            return "no effect of any is sure"
+        found = [f"{name} {parts[0]:+.3g}" if len(parts) == 1 else name for name, parts in shown.items()]
+        without = len(self.effects) - len(shown)
+        return ", ".join(found) + (f"; {without} without a sure effect" if without else "")
 
     def _members(self) -> str:
         """Which members carry weight, and what the weights learned from."""

@@ -62,14 +62,33 @@ def windows_of(
     )
 
 
-def scored_windows(model: Any, windows: SequentialTorchTrainingDataset, weight: Any) -> FitWindows:
+def scored_windows(
+    model: Any, windows: SequentialTorchTrainingDataset, train: TimeSeries | Sequence[TimeSeries], weight: Any
+) -> FitWindows:
     """The validation windows that Darts made, with labels, and over the same time at every position.
 
-    Darts gives them the training windows' stride, and no labels where nothing is trained.
+    Darts gives them the training windows' stride, and no labels where nothing is trained. Validation series may begin
+    with steps of the training series `train`; those that are forecast come after these, if there are such windows: with
+    a short context of several there are others, which would judge by what was learned.
     """
     most = windows.max_samples_per_ts * windows.stride
+    known = [train] if isinstance(train, TimeSeries) else train
+    if len(known) == len(windows.series):
+        ahead = model.output_chunk_shift + model.output_chunk_length
+        unseen = max(map(_steps_unseen, known, windows.series)) - ahead + 1
+        most = min(most, unseen) if unseen > 0 else most
     covariates = windows.past_covariates, windows.future_covariates
     return windows_of(model, windows.series, weight, most, stride=1, labels=True, covariates=covariates)
+
+
+def _steps_unseen(train: TimeSeries, val: TimeSeries) -> int:
+    """Steps of a validation series after those with which its training series ends; all where it has none of them."""
+    if train.freq != val.freq or not len(seen := val.slice_intersect(train)):
+        return len(val)
+    same = train.n_components == val.n_components and np.array_equal(
+        seen.values(copy=False), train.slice_intersect(val).values(copy=False), equal_nan=True
+    )
+    return int((val.time_index > seen.end_time()).sum()) if same else len(val)
 
 
 def spread(total: int, count: int, parts: int = 1) -> list[int]:

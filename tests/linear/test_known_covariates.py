@@ -124,8 +124,20 @@ def test_the_forecast_is_the_rest_s_with_the_effects_at_its_steps() -> None:
     found, rest = member.forecast(past, (known, ahead)), alone.forecast(past - (known - 1e4) @ effects.T)
     torch.testing.assert_close(found.loc, rest.loc + (ahead - 1e4) @ effects.T, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(found.scale, rest.scale, rtol=1e-2, atol=1e-3)
-    known[0, 6, 1] = ahead[1, 2, 0] = known[2, 1] = known[3, -1, 2] = torch.nan
+    known[2, :, 1] = ahead[1, 2, 0] = known[0, 1] = known[3, -1, 2] = torch.nan
     tells = member.forecast(past, (known, ahead)).tells
-    assert tells.tolist() == [[True, False], [False, True], [True, True], [False, True]]
+    assert tells.tolist() == [[True, True], [False, True], [True, False], [True, True]]
     with pytest.raises(ValueError, match="3 covariates"):
         member.forecast(past)
+
+
+def test_a_gap_of_a_covariate_is_bridged_in_the_rest() -> None:
+    """As in the fit: a straight line over what is left of the series, not over the series."""
+    torch.manual_seed(0)
+    parts = torch.randn(1, 6, 3), torch.ones(1, 3), torch.full((1,), 4.0), torch.tensor([1.0, 0.0]), torch.tensor(0.0)
+    member, alone = LinearMember(*parts, torch.tensor([[2.0]])), LinearMember(*parts)
+    past, known, ahead = torch.randn(2, 6, 1), torch.randn(2, 6, 1), torch.randn(2, 3, 1)
+    past[0, 2], known[1, 3] = torch.nan, torch.nan
+    level = known[:, -1:]
+    expected = alone.forecast(past - 2 * (known - level)).loc + 2 * (ahead - level)
+    torch.testing.assert_close(member.forecast(past, (known, ahead)).loc, expected)

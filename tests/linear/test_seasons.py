@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from darts_msft.linear.seasons import candidate_lookbacks, candidate_seasons, find_season, naive_error
+from darts_msft.linear.seasons import candidate_lookbacks, candidate_seasons, find_season, naive_error, strays
 
 
 def make_waves(steps: int, *periods: int, noise: float = 0.3, components: int = 1) -> np.ndarray:
@@ -92,3 +92,18 @@ def test_no_pair_has_no_error() -> None:
 def test_an_offset_of_any_parts_suggests_nothing() -> None:
     assert candidate_seasons(pd.DateOffset(hours=1)) == []
     assert candidate_seasons(pd.offsets.Day()) == [7, 365]
+
+
+def test_an_error_code_hides_no_season() -> None:
+    rng = np.random.default_rng(0)
+    time = np.arange(24 * 7 * 12)
+    weekend = (time // 24 % 7 >= 5) * (2 + np.sin(2 * np.pi * time / 24))
+    values = (np.sin(2 * np.pi * time / 24) + 3 * weekend + 0.1 * rng.standard_normal(len(time)))[:, None]
+    assert find_season("h", [values]) == 168
+    broken = values.copy()
+    broken[[500, 1300]] = -9999
+    assert find_season("h", [broken]) == 168
+    assert np.flatnonzero(strays(broken)).tolist() == [500, 1300]
+    counts = rng.poisson(0.005, (2000, 1)).astype(float)
+    assert not strays(counts).any()  # rare events are no strays
+    assert not strays(rng.standard_t(3, (2000, 2))).any()

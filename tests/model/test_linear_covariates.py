@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from darts import TimeSeries
 from model_fixtures import HORIZON, make_model, values_of, wave
+from tiny_encoders import save_patchtst_fm
+from tiny_point_encoders import save_moment, save_units
 
 from darts_msft import MSFTFoundationModel
 
@@ -172,3 +174,67 @@ def test_what_was_pretrained_alone_hears_of_others_once_it_is_trained(
     moved = known(260, seed=2)
     found, other = (values_of(alone.predict(16, series, future_covariates=one)) for one in (known(260, 1), moved))
     assert np.abs(found - other).max() > 1e-4
+
+
+# ------------------------------------------------------------------------------------------------------ other encoders
+
+
+SAVE = {"patchtst_fm": save_patchtst_fm, "moment": save_moment, "units": save_units}
+PAIRS = [("patchtst_fm", "zero_shot"), ("patchtst_fm", "full"), ("moment", "full"), ("units", "zero_shot")]
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_other_encoders_get_by_it_what_a_covariate_tells(
+    tmp_path: Path, covariate: TimeSeries, target: TimeSeries, name: str, method: str
+) -> None:
+    """UniTS has targets that attend to one another, to which no covariate belongs; MOMENT's head is new."""
+    SAVE[name](tmp_path)
+    two = target.stack(told_by(covariate, seed=98))
+    model = fit(str(tmp_path), covariate, two, method=method)
+    assert model.model.linear.effects.numpy() == pytest.approx(3, abs=0.1)
+    assert mean_square(model, two, covariate) < 1.15 * NOISE**2
+
+
+def test_where_nothing_can_learn_of_a_covariate_it_is_refused(
+    tmp_path: Path, covariate: TimeSeries, target: TimeSeries
+) -> None:
+    save_patchtst_fm(tmp_path)
+    model = make_model(str(tmp_path), linear_member=True)
+    for call in (
+        lambda: model.predict(HORIZON, target[:START], future_covariates=covariate),
+        lambda: model.fit(target[10:400], future_covariates=covariate),
+    ):
+        with pytest.raises(ValueError, match=r"^future_covariates [^\n]*backbone=[^\n]*val_series$"):
+            call()
+    encoders = {"position": {"future": ["relative"]}}
+    with pytest.raises(ValueError, match=r"^future_covariates "):
+        make_model(str(tmp_path), linear_member=True, add_encoders=encoders).fit(target[10:400])
+
+
+def test_the_report_has_the_effects(tiny_moirai: str, covariate: TimeSeries, target: TimeSeries) -> None:
+    two = covariate.stack(known(700, seed=5)).with_columns_renamed(["0", "0_1"], ["promo", "noise"])
+    report = fit(tiny_moirai, two, target).fit_report
+    assert report.effects["promo"] == pytest.approx([3], abs=0.1)
+    assert "promo" in str(report)
+    assert not fit(tiny_moirai, known(700, seed=2), target, linear_member=False).fit_report.effects
+
+
+def test_covariates_that_can_hardly_help_are_told(
+    tiny_moirai: str, covariate: TimeSeries, target: TimeSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tiny_moirai, covariate, target)
+    assert "covariate" not in caplog.text
+    fit(tiny_moirai, covariate.with_values(np.where(covariate.values() > 1, covariate.values(), np.nan)), target)
+    assert "missing (NaN) at 8" in caplog.text
+    model = make_model(tiny_moirai, linear_member=True, method="zero_shot")
+    many, val = ([one, one * 40] for one in (target[10:400], target[400:START]))
+    model.fit(many, val_series=val, future_covariates=[covariate] * 2, val_future_covariates=[covariate] * 2)
+    assert "comparable units" in caplog.text
+
+
+def test_it_says_once_where_the_fit_found_no_effect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_patchtst_fm(tmp_path)
+    model, series = fit(str(tmp_path), known(700, seed=2), wave(700, seed=3)), wave(START, seed=3)
+    found = [values_of(model.predict(HORIZON, series, future_covariates=known(700, seed))) for seed in (2, 5)]
+    np.testing.assert_array_equal(*found)
+    assert caplog.text.count("no place for covariates") == 1

@@ -171,6 +171,11 @@ def test_without_validation_windows_that_it_tells_it_has_no_weight(
         assert model.scale_weights is None or model.scale_weights[-1] == 0
 
 
+def test_short_windows_are_no_gaps(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    fit(tiny_moirai, input_chunk_length=(10, 64))
+    assert "gap" not in caplog.text
+
+
 def test_a_new_head_s_mixture_has_it(tiny_moirai: str) -> None:
     model = fit(tiny_moirai, method="msft", likelihood=GaussianLikelihood(), lr_head=1e-2)
     assert model.scale_weights[-1] > 0.5

@@ -156,7 +156,7 @@ def scored_by(fit: Any, monkeypatch: pytest.MonkeyPatch, *args: Any, **options: 
     with monkeypatch.context() as patched:
         patched.setattr(MSFTModule, "validation_step", noted)
         fit(*args, **options)
-    assert all(one == passes[0] for one in passes)
+    assert all(np.array_equal(one, passes[0], equal_nan=True) for one in passes)
     return passes[0]
 
 
@@ -175,6 +175,19 @@ def test_every_state_is_scored_on_the_same_few_windows(
     assert seen == [value for each in starts for value in sorted(each, key=each.get, reverse=True) if value in seen]
     assert all(max(one) - min(one) > 60 for one in places)
     assert len(Counter(place % 8 for one in places for place in one)) >= 6
+
+
+@pytest.mark.parametrize("context", [CONTEXT, (10, CONTEXT)])
+def test_steps_that_were_trained_on_are_not_scored(
+    tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, context: Any
+) -> None:
+    """A validation series begins with the longest context; windows of a short one could forecast that."""
+    fit, series = make_model(tiny_moirai, method="zero_shot", input_chunk_length=context).fit, wave(140)
+    train, val = series[:100], series[100 - CONTEXT :]
+    assert len(scored_by(fit, monkeypatch, train, val_series=val)) == 40 - HORIZON + 1
+    other = val + 1  # of another series, of the same time
+    possible = 40 + CONTEXT - HORIZON - (context if context == CONTEXT else 10) + 1
+    assert len(scored_by(fit, monkeypatch, train, val_series=other)) == possible
 
 
 def test_of_wide_series_fewer_windows_are_scored(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:

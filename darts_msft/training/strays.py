@@ -1,0 +1,31 @@
+"""Values that are hardly measurements, told before a fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from darts import TimeSeries
+
+from darts_msft.linear.seasons import strays
+
+logger = logging.getLogger("darts_msft")
+
+
+def warn_of_strays(series: Sequence[TimeSeries]) -> None:
+    """A warning of values that are far from all others, such as the error code -9999."""
+    count, example = 0, ""
+    for one in series:
+        found = strays(one.values(copy=False))
+        if found.any() and not count:
+            step, component = map(int, next(zip(*found.nonzero(), strict=True)))
+            value = one.values(copy=False)[step, component]
+            example = f"{value:g} of {one.components[component]!r} at {one.time_index[step]}"
+        count += int(found.sum())
+    if count:
+        logger.warning(
+            "%d values are more than ten times as far from the median as 99 %% of the others, such as %s: where they "
+            "stand for missing ones, make them NaN",
+            count,
+            example,
+        )
