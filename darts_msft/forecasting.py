@@ -21,7 +21,7 @@ from darts_msft.backbones.window_units import statistics_in_any_unit
 from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.dependence.paths import SamplePaths
 from darts_msft.embedding import embed_scale
-from darts_msft.encoder import encode
+from darts_msft.encoder import encode, unless_all
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
@@ -203,13 +203,13 @@ class ForecastingModule(PLForecastingModule):
             embedded, mask = embed_scale(self.backbone, method, plan, scale, seen_rows, stats[scale])
             tokens.append(embedded)
             masks.append(mask)
-        added = method.add_tokens(tokens, [None if _all_true(mask) else mask for mask in masks])
+        added = method.add_tokens(tokens, [unless_all(mask) for mask in masks])
         encoded = method.drop_tokens(encode(self.backbone, method, *added), masks)
         encoded, masks = ([one[:, : rows.targets] for one in parts] for parts in (encoded, masks))
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
         count = len(window.past)
-        weights = self._shared_by(count, len(params))
+        weights = self.scale_weights()[: len(params)].expand(count, -1)
         kind = torch.promote_types(window.past.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
             [rearrange(one[:, : rows.targets].to(kind), "(b t) v ... -> b (t v) ...", b=count) for one in parts]
@@ -247,16 +247,6 @@ class ForecastingModule(PLForecastingModule):
         own, earlier = (outputs.rows(rows) for rows in (slice(len(past_target)), slice(len(past_target), None)))
         points = rearrange(self._medians(earlier), "(j b) h v s -> j b h v s", b=len(past_target))
         return own._replace(weights=backcasts.weights(points))
-
-    def _shared_by(self, windows: int, scales: int) -> Float[Tensor, "B S"]:
-        return self.scale_weights()[:scales].expand(windows, -1)
-
-    def reweighed(self, outputs: ScaleOutputs) -> ScaleOutputs:
-        """The present form's outputs, of those of another that runs the same scales; backcasts' weights stay."""
-        weights = outputs.weights
-        if self.kind is not Form.BACKCASTS:
-            weights = self._shared_by(*weights.shape)
-        return outputs._replace(weights=weights, linear=outputs.linear if self.mixes_linear else None)
 
     def linear_forecast(self, window: Window) -> LinearForecast:
         """The linear member's, of the targets."""
@@ -411,8 +401,3 @@ class ForecastingModule(PLForecastingModule):
 
     def _medians(self, outputs: ScaleOutputs) -> Float[Tensor, "B H V S"]:
         return self._at_original_rate(outputs, self._quantiles(outputs, [0.5])).squeeze(-1)
-
-
-def _all_true(mask: Bool[Tensor, "B V _"]) -> bool:
-    """Whether it says nothing; not where the forecast is exported, for any other windows too."""
-    return not torch.compiler.is_exporting() and bool(mask.all())

@@ -99,6 +99,13 @@ class ScoredModule(ForecastingModule):
             return FORM_LEARNING[self.kind], self.mixing.learning
         return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
 
+    def reweighed(self, outputs: ScaleOutputs) -> ScaleOutputs:
+        """The present form's outputs, of those of another that runs the same scales; backcasts' weights stay."""
+        count, scales = outputs.weights.shape
+        shared = self.scale_weights()[:scales].expand(count, -1)
+        weights = outputs.weights if self.kind is Form.BACKCASTS else shared
+        return outputs._replace(weights=weights, linear=outputs.linear if self.mixes_linear else None)
+
     def begin_pass(self) -> None:
         """A validation pass begins, whose forecasts are kept."""
         self.score.reset()
