@@ -66,6 +66,11 @@ def encode(
     return current
 
 
+def unless_all(mask: Bool[Tensor, "B V N"]) -> Bool[Tensor, "B V N"] | None:
+    """None where all is valid, which is quicker; not where the forecast is exported, for any other windows too."""
+    return None if not torch.compiler.is_exporting() and bool(mask.all()) else mask
+
+
 def _windows_at_a_time(tokens: Sequence[Float[Tensor, "B V _ D"]]) -> int:
     first = tokens[0]
     if torch.is_grad_enabled() or first.device.type != "cpu" or torch.compiler.is_exporting():

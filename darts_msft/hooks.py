@@ -108,7 +108,7 @@ class DartsHooks(TunedModel):
                 fit_linear_member(model, datamodule, self._linear_solved)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            data = FitData(datamodule, lambda: 0, None)
+            data = FitData(datamodule, lambda: 0, None, trains=False)
             self._fit_report = weigh_scales(trainer, model, data, self._began) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
