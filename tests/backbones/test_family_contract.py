@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from contract_backbone import MAKERS, forecast, load_backbone, random_moirai, random_walks
+from contract_backbone import forecast, random_moirai, random_walks
 from torch import Tensor
-from toy_backbone import registered_toys
 from uni2ts.distribution import (
     DistributionOutput,
     LaplaceOutput,
@@ -34,19 +32,13 @@ OUTPUTS: dict[str, Callable[[], DistributionOutput]] = {
     "continuous_mixture": lambda: MixtureOutput([StudentTOutput(), NormalFixedScaleOutput(), LogNormalOutput()]),
     "three_student_t": lambda: MixtureOutput([StudentTOutput() for _ in range(3)]),
 }
-DENSITIES = ("moirai", "toy")
 DISCRETE = {"moirai", "negative_binomial"}  # the official mixture has a negative binomial: its density is no density
 
 
-@pytest.fixture(scope="module", params=[*DENSITIES, *OUTPUTS])
-def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
-    if request.param in OUTPUTS:
-        yield MoiraiBackbone(random_moirai(output=OUTPUTS[request.param]()), 4).eval()
-        return
-    path: Path = tmp_path_factory.mktemp(request.param)
-    MAKERS[request.param](path)
-    with registered_toys():
-        yield load_backbone(path, 4)
+@pytest.fixture(scope="module", params=["moirai", *OUTPUTS])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    output = OUTPUTS[request.param]() if request.param in OUTPUTS else None
+    return MoiraiBackbone(random_moirai(output=output), 4).eval()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from model_fixtures import (
 )
 from trained_names import TRAINED_NAMES
 
-from darts_msft import MSFTFoundationModel, plans
+from darts_msft import MSFTFoundationModel
 
 FIRST = {"mixing": "first"}
 POINTS = {"num_scales": None, "likelihood": None}
@@ -112,28 +112,6 @@ def test_largest_num_scales_is_the_last_that_is_taken(tiny_moirai: str, lengths:
     make_model(tiny_moirai, **arguments | {"num_scales": largest})
     with pytest.raises(ValueError, match=f"allowed are 0 to {largest}"):
         make_model(tiny_moirai, **arguments | {"num_scales": largest + 1})
-
-
-def test_largest_num_scales_goes_by_what_scale_0_sees(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For patches of 8 steps 200 would be enough, 64 are not."""
-    monkeypatch.setattr(plans, "DEFAULT_FINEST_CONTEXT", 64)
-    assert MSFTFoundationModel.largest_num_scales(200, 64, backbone=tiny_moirai) == 5
-    lengths = {"input_chunk_length": 200, "output_chunk_length": 64, "patch_size": "auto"}
-    assert make_model(tiny_moirai, **lengths, num_scales=5)._module_settings["patch_size"] == 4
-    with pytest.raises(ValueError, match="allowed are 0 to 5"):
-        make_model(tiny_moirai, **lengths, num_scales=6)
-
-
-def test_largest_num_scales_refuses_what_the_model_refuses() -> None:
-    for wrong, message in (
-        ((32, 8, 0), "patch_size=0 "),
-        ((4, 8, 4), "input_chunk_length=4 .*at least 5 steps"),
-        ((32, 0, 4), "output_chunk_length=0"),
-        ((32, 8, 4, -1), "output_chunk_shift=-1"),
-        ((32, 8, "auto", 0, "moirai-tinny"), "backbone='moirai-tinny'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            MSFTFoundationModel.largest_num_scales(*wrong)
 
 
 WRONG_TYPES: dict[str, list[Any]] = {
@@ -256,7 +234,7 @@ def scaled(series: TimeSeries, scale: float) -> TimeSeries:
     return series.with_values((series.values().astype(np.float64) * scale).astype(np.float32))
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e6, 1e15])
+@pytest.mark.parametrize("scale", [1e-20, 1e15])
 def test_magnitudes(tiny_moirai: str, scale: float) -> None:
     model, point = make_model(tiny_moirai), make_model(tiny_moirai, likelihood=None)
     model.fit(scaled(wave(60), scale), val_series=scaled(wave(50, seed=1), scale))
