@@ -67,8 +67,12 @@ def encode(
 
 
 def unless_all(mask: Bool[Tensor, "B V N"]) -> Bool[Tensor, "B V N"] | None:
-    """None where all is valid, which is quicker; not where the forecast is exported, for any other windows too."""
-    return None if not torch.compiler.is_exporting() and bool(mask.all()) else mask
+    """None where all is valid, which is quicker.
+
+    Not on other devices, which would have to be waited for, nor where the forecast is exported, for any windows.
+    """
+    asks = mask.device.type == "cpu" and not torch.compiler.is_exporting()
+    return None if asks and bool(mask.all()) else mask
 
 
 def _windows_at_a_time(tokens: Sequence[Float[Tensor, "B V _ D"]]) -> int:

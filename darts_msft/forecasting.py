@@ -206,8 +206,7 @@ class ForecastingModule(PLForecastingModule):
         encoded, masks = ([one[:, : rows.targets] for one in parts] for parts in (encoded, masks))
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
-        count = len(window.past)
-        weights = self.scale_weights()[: len(params)].expand(count, -1)
+        weights = self.scale_weights()[: len(params)].expand(count := len(window.past), -1)
         kind = torch.promote_types(window.past.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
             [rearrange(one[:, : rows.targets].to(kind), "(b t) v ... -> b (t v) ...", b=count) for one in parts]
