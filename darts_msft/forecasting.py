@@ -21,7 +21,7 @@ from darts_msft.backbones.window_units import statistics_in_any_unit
 from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.dependence.paths import SamplePaths
 from darts_msft.embedding import embed_scale
-from darts_msft.encoder import encode
+from darts_msft.encoder import encode, unless_all
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
@@ -79,11 +79,9 @@ class ForecastingModule(PLForecastingModule):
         self.multivariate, self.widths = multivariate, Widths.of_shapes(self.train_sample_shape)
         encoder = load_class(architecture)
         group = self.widths.group(multivariate, encoder.traits_of(backbone_config).future_covariates)
-        self.criterion = self.val_criterion = None  # Darts' loss, which is ours where a user gave one
-        if not trains_points:
-            self.train_criterion = None
-        together = {"joint": True} if group > 1 else {}
-        self.backbone = encoder.from_config(backbone_config, patch_size, **together)
+        if not trains_points:  # the losses are ours, where a user gave none
+            self.criterion = self.train_criterion = self.val_criterion = None
+        self.backbone = encoder.from_config(backbone_config, patch_size, **({"joint": True} if group > 1 else {}))
         spec, traits = self.backbone.spec, self.backbone.traits
         horizon = kwargs["output_chunk_length"] + self.output_chunk_shift
         context = kwargs["input_chunk_length"]
@@ -203,12 +201,12 @@ class ForecastingModule(PLForecastingModule):
             embedded, mask = embed_scale(self.backbone, method, plan, scale, seen_rows, stats[scale])
             tokens.append(embedded)
             masks.append(mask)
-        encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
+        added = method.add_tokens(tokens, [unless_all(mask) for mask in masks])
+        encoded = method.drop_tokens(encode(self.backbone, method, *added), masks)
         encoded, masks = ([one[:, : rows.targets] for one in parts] for parts in (encoded, masks))
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
-        count = len(window.past)
-        weights = self.scale_weights()[: len(params)].expand(count, -1)
+        weights = self.scale_weights()[: len(params)].expand(count := len(window.past), -1)
         kind = torch.promote_types(window.past.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
             [rearrange(one[:, : rows.targets].to(kind), "(b t) v ... -> b (t v) ...", b=count) for one in parts]

@@ -23,7 +23,7 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 
 from darts_msft import arguments, inputs, persistence
 from darts_msft.building import build_module, weights_kept
-from darts_msft.display import with_display, without_asides
+from darts_msft.display import busy, with_display, without_asides
 from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
 from darts_msft.module import MSFTModule
@@ -86,8 +86,9 @@ class DartsHooks(TunedModel):
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
-        if self.model_params.get("loss_fn") is not None:  # in no checkpoint
-            model.train_criterion = copy.deepcopy(self.model_params["loss_fn"])
+        if (loss_fn := self.model_params.get("loss_fn")) is not None:
+            for name in ("criterion", "train_criterion", "val_criterion"):  # Darts' module is built with its own
+                setattr(model, name, copy.deepcopy(loss_fn))
         self._setup_finetuning(model)
         return model
 
@@ -103,10 +104,11 @@ class DartsHooks(TunedModel):
         learn_bounds(model, datamodule)
         if validates:
             model.score_in(find_units(datamodule.train_dataset, datamodule.val_dataset))
-            fit_linear_member(model, datamodule, self._linear_solved)
+            with busy("solving for the linear member", trainer.progress_bar_callback is not None):
+                fit_linear_member(model, datamodule, self._linear_solved)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            data = FitData(datamodule, lambda: 0, None)
+            data = FitData(datamodule, lambda: 0, None, trains=False)
             self._fit_report = weigh_scales(trainer, model, data, self._began) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
@@ -152,7 +154,8 @@ class DartsHooks(TunedModel):
             judged: dict[Any, Any] = {} if self._judged is None else self._judged
             if self._fresh and self._is_pretrained:
                 given = FIT_FROM_DATASET.bind(self, *args, **kwargs).arguments
-                with weights_kept(self), without_asides():
+                shown = self._shows_bars and given.get("verbose") is not False
+                with weights_kept(self), without_asides(), busy("choosing patch size, finest context and K", shown):
                     self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset"), judged))
             if self._search_scales and self._requires_training:
                 return fit_every_scale(self, judged, *args, **kwargs)
@@ -162,6 +165,12 @@ class DartsHooks(TunedModel):
         if chosen:
             persistence.settle(self, chosen)
         self._chosen = chosen
+
+    def generate_fit_encodings(self, series: Any, past_covariates: Any = None, future_covariates: Any = None) -> Any:
+        # without training the last window counts too, which ends where the series does
+        if self._requires_training:
+            return super().generate_fit_encodings(series, past_covariates, future_covariates)
+        return self.generate_fit_predict_encodings(1, series, past_covariates, future_covariates)
 
     def _build_train_dataset(
         self,

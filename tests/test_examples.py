@@ -160,6 +160,20 @@ def test_actors_on_ray_forecast_the_same_and_a_lost_one_is_replaced() -> None:
     assert "56 rows of 4 series by 2 workers, one was lost" in done.stdout
 
 
+@pytest.mark.slow
+def test_several_processes_keep_the_same_and_one_forecasts(tmp_path: Path) -> None:
+    """In processes of their own: Lightning starts the file again for the second."""
+    asked = [*flags(epochs=1, windows=64, out=tmp_path / "model.pt")]
+    command = [sys.executable, str(EXAMPLES / "09_several_processes.py"), *asked]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = dict(re.findall(r"process (\d) of 2 kept: (.+)", done.stdout))
+    assert set(kept) == {"1", "2"}
+    assert kept["1"] == kept["2"]
+    (error,) = re.findall(r"^mean absolute error: (\d+\.\d\d) flights an hour$", done.stdout, re.MULTILINE)
+    assert 0 < float(error) < 3  # of 0 to 30 flights
+
+
 def test_a_look_inside(example: Example, tmp_path: Path) -> None:
     printed = example("08_look_inside.py", *flags(picture=tmp_path / "scales.png"))
     rows = [line.split() for line in printed.splitlines() if re.match(r"[12] +-?\d", line)]

@@ -87,10 +87,17 @@ def test_the_order_of_candidates_follows_the_scores() -> None:
     assert list(done) == list(scores)
 
 
-def test_the_best_comes_back_fitted_and_a_second_call_goes_on(tiny_moirai: str, tmp_path: Path) -> None:
+def test_the_best_comes_back_fitted_and_a_second_call_goes_on(
+    tiny_moirai: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "search"
     first = tuned(tiny_moirai, minutes=1e-6, folder=folder)
     assert first.table["method"].tolist() == ["zero_shot"]
+    begun, ended = capsys.readouterr().out.splitlines()
+    assert begun.startswith("tune: look-back 32, zero_shot; 0.0 minutes")
+    assert ended.startswith(
+        f"tune: look-back 32, zero_shot: {first.table['score'].iloc[0]:.4f}, {first.best.fit_report.kept}"
+    )
     assert first.ensemble_scores is None
     whole = tuned(tiny_moirai, folder=folder)
     assert len(whole.table) == 7

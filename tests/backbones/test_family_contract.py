@@ -191,6 +191,17 @@ def test_loss_is_the_mean_over_observed_values(family: DensityFamily, params: Te
     assert family.loss(params, missing, weight).item() == pytest.approx(-total / len(steps), rel=1e-4)
 
 
+def test_losses_are_the_loss_at_each_scale(family: DensityFamily, params: Tensor) -> None:
+    scales = [params, params[..., :1, :], params.flip(0)]
+    values = [torch.rand(part.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1 for part in scales]
+    weights = [torch.linspace(0.5, 2, value.numel()).reshape(value.shape) for value in values]
+    values[0][0, 0, 1:] = torch.nan  # as its weights may be there
+    weights[0][0, 0, 1:] = torch.nan
+    values[1][:] = torch.nan
+    expected = [family.loss(*scale) for scale in zip(scales, values, weights, strict=True)]
+    torch.testing.assert_close(family.losses(scales, values, weights), torch.stack(expected), rtol=1e-5, atol=1e-6)
+
+
 def test_mixed_loss_of_one_scale_is_the_loss(family: DensityFamily, params: Tensor) -> None:
     value = torch.rand(params.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1
     value[1, 0, 0] = torch.nan

@@ -201,6 +201,28 @@ def test_a_fit_scores_and_keeps_the_same_with_either(tiny_moirai: str) -> None:
     np.testing.assert_array_equal(np.sort(samples(one, wave())), np.sort(samples(other, wave())))
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"method": "zero_shot"},
+        {"method": "zero_shot", "linear_member": True},
+        {"method": "zero_shot", "likelihood": QUANTILES, "linear_member": True},
+        {"method": "full", "n_epochs": 3, "lr_pretrained": 3e-3},
+    ],
+)
+def test_what_scored_the_best_state_serves_to_learn_from(
+    tiny_moirai: str, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = []
+    for most in (0, 10**9):  # numbers that are kept of a pass: none, so that there is another, and all
+        monkeypatch.setattr("darts_msft.training.validation_passes.MOST_NUMBERS", most)
+        model = make_model(tiny_moirai, **kind).fit(walks(150), val_series=walks(90, seed=1))
+        learned.append(model.model.paths.state_dict())
+    assert learned[0].keys() == learned[1].keys()
+    for name, value in learned[0].items():
+        torch.testing.assert_close(learned[1][name], value, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [{}, {"method": "linear_probe", "likelihood": GaussianLikelihood()}])
 def test_missing_truths_are_left_out(tiny_moirai: str, kind: dict[str, Any]) -> None:
     holes = walks(150, seed=1)
@@ -216,7 +238,8 @@ def test_truths_at_a_bound_have_any_place_in_the_share_below_it(tiny_moirai: str
     model.predict(HORIZON, wave())
     past = torch.tensor(np.stack([wave(60, seed=seed).values()[:CONTEXT] for seed in range(50)]))
     batch = TorchTrainingBatch(past_target=past, future_target=torch.full((50, HORIZON, 1), 20.0))
-    scores = normal_scores(model.model.eval(), batch, 0)
+    module = model.model.eval()
+    scores = normal_scores(module, batch, module.forecast(module.window(batch)), 0)
     assert scores.std() == pytest.approx(1, abs=0.15)
     assert scores.mean() == pytest.approx(0, abs=0.15)
 
@@ -227,7 +250,8 @@ def test_scores_of_the_models_own_samples_are_standard_normal(tiny_moirai: str, 
     found = samples(model, wave(), 800)[:, 0].T
     past = torch.tensor(wave().values()[-CONTEXT:]).expand(800, -1, -1)
     batch = TorchTrainingBatch(past_target=past, future_target=torch.tensor(found).unsqueeze(-1))
-    scores = normal_scores(model.model.eval(), batch, 0)
+    module = model.model.eval()
+    scores = normal_scores(module, batch, module.forecast(module.window(batch)), 0)
     assert scores.std(dim=0).mean() == pytest.approx(1, abs=0.06)
     assert scores.mean(dim=0).abs().max() < 0.2
 

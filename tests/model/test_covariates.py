@@ -245,6 +245,16 @@ def test_encoders_of_time_are_covariates(tiny_moirai: str, fits: bool) -> None:
     assert np.isfinite(values_of(model.historical_forecasts(wave(70), **LATER))).all()
 
 
+def test_encoders_of_time_where_a_fit_does_not_train(checkpoint: str) -> None:
+    """The last window of such a fit ends where the series does, and so must the encodings."""
+    settings: dict[str, Any] = {"add_encoders": {"cyclic": {"past": ["hour"]}}, "enable_finetuning": False}
+    series = wave(50, seed=3)
+    never = values_of(make_model(checkpoint, **settings).predict(HORIZON, series))
+    fitted = make_model(checkpoint, **settings).fit(wave())
+    assert np.array_equal(values_of(fitted.predict(HORIZON, series)), never)
+    assert make_model(checkpoint, **settings).fit(wave(), val_series=wave(60, seed=1)).fit_report is not None
+
+
 def test_before_a_fit_any_covariates_will_do(tiny_moirai: str) -> None:
     model, series, given = make_model(tiny_moirai), wave(50, seed=3), covariates(50)
     alone = values_of(model.predict(HORIZON, series))

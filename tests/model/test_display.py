@@ -133,3 +133,21 @@ def test_other_lines_and_other_peoples_loggers_stay(tiny_moirai: str, caplog: An
     assert "a warning inside" in [str(one.message) for one in recwarn]
     left = {one[1].pattern for one in warnings.filters if isinstance(one[1], re.Pattern)}
     assert not left & set(display.WARNINGS)
+
+
+def test_a_terminal_is_told_what_takes_time_before_there_is_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    shows: dict[str, Any] = {"quiet": False, "elsewhere": True}
+    for name, shown in shows.items():
+        with display.busy(name, shown):
+            pass
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    with display.busy("outer", True), display.busy("inner", True):
+        pass
+    with display.one_bar(), display.busy("nested", True):
+        pass
+    text = capsys.readouterr().out
+    assert "outer" in text
+    assert not re.search("quiet|elsewhere|nested", text)

@@ -241,3 +241,11 @@ def test_magnitudes(tiny_moirai: str, scale: float) -> None:
     if scale > 1:
         forecasts = [values_of(point.predict(HORIZON, series)) for series in (wave(), scaled(wave(), scale))]
         np.testing.assert_allclose(forecasts[1], scale * forecasts[0], rtol=1e-3)
+
+
+def test_an_error_code_is_told_once(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    values = wave(200).values().copy()
+    values[77] = -9999
+    for _ in range(2):
+        make_model(tiny_moirai, method="zero_shot").fit(wave(200).with_values(values), val_series=wave(60, seed=1))
+    assert caplog.text.count("-9999 of '0' at 2024-01-04 05:00:00 (1 in all)") == 1

@@ -191,11 +191,14 @@ def test_steps_that_were_trained_on_are_not_scored(
 
 
 def test_of_wide_series_fewer_windows_are_scored(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [windows.windows_to_score(components) for components in (1, 7, 21, 321)] == [256, 256, 85, 48]
-    monkeypatch.setattr(windows, "VALIDATION_FORECASTS", 60)
+    widths = (1, 7, 21, 321)
+    assert [windows.windows_to_score(components) for components in widths] == [256, 256, 85, 48]
+    assert [windows.windows_to_score(components, trains=False) for components in widths] == [256, 146, 48, 48]
+    monkeypatch.setattr(windows, "VALIDATION_FORECASTS", 90)
+    monkeypatch.setattr(windows, "UNTRAINED_FORECASTS", 60)
     monkeypatch.setattr(windows, "LEAST_VALIDATION_WINDOWS", 8)
-    for components, expected in ((3, 20), (10, 8)):
-        fit, series = make_model(tiny_moirai, method="zero_shot").fit, wave(120, components)
+    for method, components, expected in (("full", 3, 30), ("zero_shot", 3, 20), ("zero_shot", 10, 8)):
+        fit, series = make_model(tiny_moirai, method=method).fit, wave(120, components)
         assert len(scored_by(fit, monkeypatch, series, val_series=series)) == expected
 
 

@@ -94,8 +94,9 @@ def test_a_loaded_model_trains_on_by_its_loss(tiny_moirai: str, tmp_path: Path) 
     loaded = MSFTFoundationModel.load(str(tmp_path / "model.pt"))
     series = wave(60, seed=3)
     assert np.array_equal(values_of(loaded.predict(HORIZON, series)), values_of(model.predict(HORIZON, series)))
-    assert isinstance(loaded.model.train_criterion, nn.HuberLoss)
-    assert loaded.model.train_criterion.delta == 0.25
+    for loss_fn in (loaded.model.criterion, loaded.model.train_criterion, loaded.model.val_criterion):
+        assert isinstance(loss_fn, nn.HuberLoss)
+        assert loss_fn.delta == 0.25
     for one in (model, loaded):
         torch.manual_seed(0)
         one.fit(wave())

@@ -198,6 +198,28 @@ def test_a_second_fit_compares_anew(tiny_moirai: str, monkeypatch: pytest.Monkey
         assert np.array_equal(forecast_of(model), forecast_of(expected))
 
 
+@pytest.mark.parametrize(("num_scales", "passes"), [(0, 1), (2, 2)])
+def test_no_scale_forecasts_the_same_windows_twice(
+    tiny_moirai: str, num_scales: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pass is one batch here; to weigh the linear member in a pass of its own gives the same."""
+    counted, forecast = [], MSFTModule.forecast_scales
+
+    def noted(module: MSFTModule, window: Any) -> Any:
+        counted.append(module.kind)
+        return forecast(module, window)
+
+    monkeypatch.setattr(MSFTModule, "forecast_scales", noted)
+    model = zero_shot(tiny_moirai, num_scales=num_scales, linear_member=True, batch_size=1000)
+    model.fit(wave(), val_series=val_series(length=90))
+    assert len(counted) == passes
+    monkeypatch.setattr(MSFTModule, "sees_all_at_once", False)
+    apart = zero_shot(tiny_moirai, num_scales=num_scales, linear_member=True, batch_size=1000)
+    apart.fit(wave(), val_series=val_series(length=90))
+    assert model.fit_report.candidates == apart.fit_report.candidates
+    assert model.fit_report.weights == apart.fit_report.weights
+
+
 def test_without_a_score_the_model_stays_as_it_was(tiny_moirai: str) -> None:
     """Without a validation series, with one that has no values, and where there is one scale."""
     options = {**LONG, "method": "zero_shot"}
