@@ -147,6 +147,7 @@ $(TEST_READY): $(MADE)
 	@rm -f $(DEMO_READY); touch $(VENV)/.installing
 	$(PIP_INSTALL) -c constraints.txt -e '.[moment,peft,tune,baselines,benchmarks,docs,onnx,dev]'
 	$(PIP_INSTALL) -c constraints.txt --no-deps $(MOMENTFM)
+	$(BIN)/python -W ignore -c 'import darts.models, uni2ts.model.moirai.forecast, momentfm, peft' # compiled here, once
 	@rm $(VENV)/.installing; touch $(DEMO_READY) $@
 
 clean:

@@ -72,6 +72,29 @@ def shows_bars(given: Mapping[str, Any]) -> bool:
     return bool(given.get("enable_progress_bar", True))
 
 
+@contextmanager
+def busy(what: str, shown: bool) -> Iterator[None]:
+    """While it runs, a terminal says what is done before there is a bar, if bars are `shown`."""
+    if not shown or _ONE_BAR.get() or not find_spec("rich"):
+        yield
+        return
+    from rich.console import Console
+    from rich.errors import LiveError
+
+    console = Console()
+    status = console.status(f"{what} ...")
+    try:
+        if console.is_terminal or console.is_jupyter:
+            status.start()
+    except LiveError:  # the caller shows something of its own
+        yield
+        return
+    try:
+        yield
+    finally:
+        status.stop()
+
+
 def with_display(given: Mapping[str, Any]) -> dict[str, Any]:
     """A Trainer's arguments with our bar, and without a table of modules; what is given of these stays."""
     settled = {"enable_model_summary": False, **given}

@@ -66,6 +66,15 @@ def encode(
     return current
 
 
+def unless_all(mask: Bool[Tensor, "B V N"]) -> Bool[Tensor, "B V N"] | None:
+    """None where all is valid, which is quicker.
+
+    Not on other devices, which would have to be waited for, nor where the forecast is exported, for any windows.
+    """
+    asks = mask.device.type == "cpu" and not torch.compiler.is_exporting()
+    return None if asks and bool(mask.all()) else mask
+
+
 def _windows_at_a_time(tokens: Sequence[Float[Tensor, "B V _ D"]]) -> int:
     first = tokens[0]
     if torch.is_grad_enabled() or first.device.type != "cpu" or torch.compiler.is_exporting():

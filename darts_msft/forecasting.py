@@ -21,7 +21,7 @@ from darts_msft.backbones.window_units import statistics_in_any_unit
 from darts_msft.bounds import Bounds, BoundsConfig
 from darts_msft.dependence.paths import SamplePaths
 from darts_msft.embedding import embed_scale
-from darts_msft.encoder import encode
+from darts_msft.encoder import encode, unless_all
 from darts_msft.forms import Form, first_form, in_forms
 from darts_msft.groups import check_group
 from darts_msft.likelihoods import MIXTURES, ByLevel, ScaleMixture, family_for
@@ -201,12 +201,12 @@ class ForecastingModule(PLForecastingModule):
             embedded, mask = embed_scale(self.backbone, method, plan, scale, seen_rows, stats[scale])
             tokens.append(embedded)
             masks.append(mask)
-        encoded = method.drop_tokens(encode(self.backbone, method, *method.add_tokens(tokens, masks)), masks)
+        added = method.add_tokens(tokens, [unless_all(mask) for mask in masks])
+        encoded = method.drop_tokens(encode(self.backbone, method, *added), masks)
         encoded, masks = ([one[:, : rows.targets] for one in parts] for parts in (encoded, masks))
         params = self._heads(new_heads, encoded, plan.horizons, masks)
         family = self.backbone.family if new_heads is None else self.family
-        count = len(window.past)
-        weights = self.scale_weights()[: len(params)].expand(count, -1)
+        weights = self.scale_weights()[: len(params)].expand(count := len(window.past), -1)
         kind = torch.promote_types(window.past.dtype, torch.float32)  # half precision is too coarse, and has no draws
         params, locs, spreads = (
             [rearrange(one[:, : rows.targets].to(kind), "(b t) v ... -> b (t v) ...", b=count) for one in parts]

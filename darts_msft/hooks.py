@@ -23,7 +23,7 @@ from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 
 from darts_msft import arguments, inputs, persistence
 from darts_msft.building import build_module, weights_kept
-from darts_msft.display import with_display, without_asides
+from darts_msft.display import busy, with_display, without_asides
 from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
 from darts_msft.module import MSFTModule
@@ -104,10 +104,11 @@ class DartsHooks(TunedModel):
         learn_bounds(model, datamodule)
         if validates:
             model.score_in(find_units(datamodule.train_dataset, datamodule.val_dataset))
-            fit_linear_member(model, datamodule, self._linear_solved)
+            with busy("solving for the linear member", trainer.progress_bar_callback is not None):
+                fit_linear_member(model, datamodule, self._linear_solved)
         if not self._requires_training:
             super()._train(trainer, model, datamodule, load_best=load_best)
-            data = FitData(datamodule, lambda: 0, None)
+            data = FitData(datamodule, lambda: 0, None, trains=False)
             self._fit_report = weigh_scales(trainer, model, data, self._began) if validates else None
         else:
             seed = int(torch.randint(2**31, ()))  # before `seed_everything`'s seed comes back under DDP
@@ -153,7 +154,8 @@ class DartsHooks(TunedModel):
             judged: dict[Any, Any] = {} if self._judged is None else self._judged
             if self._fresh and self._is_pretrained:
                 given = FIT_FROM_DATASET.bind(self, *args, **kwargs).arguments
-                with weights_kept(self), without_asides():
+                shown = self._shows_bars and given.get("verbose") is not False
+                with weights_kept(self), without_asides(), busy("choosing patch size, finest context and K", shown):
                     self._settle(choose_settings(self, given["train_dataset"], given.get("val_dataset"), judged))
             if self._search_scales and self._requires_training:
                 return fit_every_scale(self, judged, *args, **kwargs)

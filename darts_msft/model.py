@@ -131,9 +131,9 @@ class MSFTFoundationModel(DartsHooks):
     windows_per_epoch
         Training windows an epoch of `fit`, drawn evenly from all positions of all series, others every epoch; 512 by
         default, None: all. Where there are fewer: all. With a `stride` they are drawn among every `stride`-th. The
-        validation score is of at most 256 windows, evenly from all positions, whatever the `stride`; of more than 7
-        components, 1,792 over their number, at least 48. The datasets of `fit_from_dataset` are used whole, as Darts
-        does.
+        validation score is of at most 256 windows, evenly from all positions, whatever the `stride`; of wider series
+        1,792 over the number of components (1,024 where nothing is trained), at least 48. The datasets of
+        `fit_from_dataset` are used whole, as Darts does.
     lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
         Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
         (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),

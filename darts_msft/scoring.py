@@ -23,6 +23,7 @@ from darts_msft.training.naive import naive_forecast
 from darts_msft.training.precise import PreciseMean, scored_precisely
 from darts_msft.training.score import ErrorProducts, Scored, ValidationScore, crps_products, stack_members
 from darts_msft.training.units import Units
+from darts_msft.training.validation_passes import Pass
 from darts_msft.training.validation_windows import series_of
 
 VALIDATION_DRAWS = 32  # of each scale, and half of them where a batch has many values
@@ -43,6 +44,7 @@ class ScoredModule(ForecastingModule):
         self.told = PreciseMean()  # of the validation windows, those that the linear member can tell
         self.seasonal = PreciseMean()  # of their steps, those where the naive forecast repeats a season
         self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
+        self.passed: Pass | None = None  # of a fit: the present validation pass
 
     @property
     def start_label(self) -> str:
@@ -64,6 +66,11 @@ class ScoredModule(ForecastingModule):
         if self.has_linear:
             forms.append(Form.WITH_LINEAR)
         return tuple(forms)
+
+    @property
+    def sees_all_at_once(self) -> bool:
+        """Whether what is scored now is all that is compared, with the linear member: there is one scale alone."""
+        return self.kind is Form.ONE_SCALE and self.plan.num_scales == 0 and self.has_linear and self.is_mixture
 
     def start_from_one_scale(self) -> None:
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
@@ -92,6 +99,24 @@ class ScoredModule(ForecastingModule):
             return FORM_LEARNING[self.kind], self.mixing.learning
         return "uniform" if self.stacks and not solved else self.learning, self.mixing.learning
 
+    def reweighed(self, outputs: ScaleOutputs) -> ScaleOutputs:
+        """The present form's outputs, of those of another that runs the same scales; backcasts' weights stay."""
+        count, scales = outputs.weights.shape
+        shared = self.scale_weights()[:scales].expand(count, -1)
+        weights = outputs.weights if self.kind is Form.BACKCASTS else shared
+        return outputs._replace(weights=weights, linear=outputs.linear if self.mixes_linear else None)
+
+    def begin_pass(self) -> None:
+        """A validation pass begins, whose forecasts are kept."""
+        self.score.reset()
+        self.passed = Pass()
+
+    def end_pass(self) -> Pass | None:
+        """What was kept of it."""
+        self.score.reset()
+        passed, self.passed = self.passed, None
+        return passed
+
     def score_in(self, units: Units) -> None:
         """Validation scores are in these units from now on."""
         self.units = units
@@ -107,8 +132,10 @@ class ScoredModule(ForecastingModule):
             return target.new_zeros(())
         outputs = self.forecast(self.window(val_batch))
         forecast = self.mix(outputs) if outputs.finite else None
-        if self.kind is Form.BACKCASTS and self.has_linear:  # not mixed, but scored
+        if self.sees_all_at_once or (self.kind is Form.BACKCASTS and self.has_linear):  # not mixed, but scored
             outputs = outputs._replace(linear=self.linear_forecast(self.window(val_batch)))
+        if self.passed is not None:
+            self.passed.add(val_batch, outputs)
         products = self._score_products(outputs, forecast, val_batch, VALIDATION_SEED + batch_idx)
         weights = products.new_ones(len(target), target.shape[-1], 1)
         if self.is_mixture:
@@ -175,7 +202,8 @@ class ScoredModule(ForecastingModule):
 
         While a score is yielded the module is as scored, by the form that comes with it, and `by_series` has the score
         of each series and component, `naives` the naive forecast's. The pass with the weights of backcasts scores the
-        stacked scales too, without and with the linear member: they are the same forecasts.
+        stacked scales too, without and with the linear member: they are the same forecasts. So does that at one scale
+        where there are no others.
         """
         scored = self.score.compute()
         self.naives, self.by_series = scored.naives.cpu(), scored.values.cpu()
@@ -188,6 +216,8 @@ class ScoredModule(ForecastingModule):
             if self.has_linear:
                 yield self.kind, self._stack(scored)
                 self.take(Form.WITH_LINEAR)
+        elif solves and self.sees_all_at_once:
+            self.take(Form.WITH_LINEAR)
         if solves and self.stacks:
             yield self.kind, self._stack(scored)
 

@@ -205,8 +205,8 @@ class _Search:
 
         back, method, rate = (trial.suggest_categorical(name, list(choices)) for name, choices in self.space.items())
         model = self.model(back, method, rate)
-        name = f"look-back {back}, {method}" + (f", rate times {rate:g}" if rate != 1 else "")
-        self.tell(f"{name}; {max(self.until - time.monotonic(), 0) / 60:.1f} minutes left")
+        title = f"look-back {back}, {method}" + (f", rate times {rate:g}" if rate != 1 else "")
+        self.tell(f"{title}; {max(self.until - time.monotonic(), 0) / 60:.1f} minutes left")
         halving = Halving(trial, self.until, self.units)
         model.trainer_params.setdefault("callbacks", []).append(halving)
         begun = time.monotonic()
@@ -231,7 +231,7 @@ class _Search:
         for number in {one.number for one in self.study.get_trials(deepcopy=False)}.difference(members):
             for file in (f"{number}.pt", f"{number}.pt.ckpt"):  # others may be the user's
                 (self.folder / file).unlink(missing_ok=True)
-        self.tell(f"{name}: {score:.4f}, {report.kept}, after {trial.user_attrs['seconds']:.0f} s")
+        self.tell(f"{title}: {score:.4f}, {report.kept}, after {trial.user_attrs['seconds']:.0f} s")
         return halving.ended_by
 
     def tell(self, line: str) -> None:

@@ -15,8 +15,6 @@ import torch
 from tiny_encoders import save_chronos2, save_patchtst_fm
 from tiny_point_encoders import save_masked_moment, save_moment, save_units
 from torch import Tensor, nn
-from toy_backbone import save_toy
-from toy_layouts import save_headless_toy, save_quantile_toy
 from uni2ts.distribution import (
     DistributionOutput,
     LogNormalOutput,
@@ -77,11 +75,8 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "moment": save_moment,
     "moment_masked": save_masked_moment,
     "units": save_units,
-    "toy": save_toy,
-    "toy_of_quantiles": save_quantile_toy,
-    "toy_without_head": save_headless_toy,
 }
-WITHOUT_HEAD = {"moment", "toy_without_head"}
+WITHOUT_HEAD = {"moment"}
 """Those that have no forecast before they are trained."""
 
 

@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {"num_scales": 1, "finest_context": 16, "lora_rank": 
 
 
 def unfitted(folder: Path) -> MSFTFoundationModel:
-    return make_model(str(folder / "checkpoint"), linear_member=True, **SETTINGS)
+    return make_model(str(folder / "checkpoint"), linear_member=True, sample_dependence="copula", **SETTINGS)
 
 
 def forecasts(model: MSFTFoundationModel) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -31,7 +32,7 @@ STILL = dict.fromkeys(("lr_pretrained", "lr_new", "lr_head", "lr_omega", "lr_lor
 
 
 def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes: Any) -> MSFTFoundationModel:
-    """A model that fits and forecasts in a fraction of a second, the method alone: without a linear member.
+    """A model that fits and forecasts in a fraction of a second: the method alone, without a linear member and paths.
 
     `trainer` goes on top of the usual arguments.
     """
@@ -42,6 +43,7 @@ def make_model(checkpoint: str, trainer: dict[str, Any] | None = None, **changes
         "num_scales": 2,
         "patch_size": 4,
         "linear_member": False,
+        "sample_dependence": "independent",
         "n_epochs": 1,
         "batch_size": 16,
         "random_state": 0,
@@ -112,19 +114,26 @@ def parameters_of(model: MSFTFoundationModel, series: TimeSeries) -> list[list[d
     return steps
 
 
+COMPONENTS: dict[str, Callable[[np.ndarray, dict[str, float]], np.ndarray]] = {
+    "studentt": lambda z, p: stats.t.cdf(z, p["df"], p["loc"], p["scale"]),
+    "normalfixedscale": lambda z, p: stats.norm.cdf(z, p["loc"], 1e-3),
+    # torch counts successes of probability sigmoid(logits) before `total_count` failures
+    "negativebinomial": lambda z, p: stats.nbinom.cdf(np.floor(z), p["total_count"], 1 / (1 + np.exp(p["logits"]))),
+    "lognormal": lambda z, p: stats.lognorm.cdf(z, s=p["scale"], scale=np.exp(p["loc"])),
+}
+"""Distribution functions by the name of a component, written with scipy alone."""
+
+
 def scale_cdf(scale: dict[str, float], value: np.ndarray | float) -> np.ndarray:
-    """Distribution function of one scale, from its parameters, in the series' units; written with scipy alone."""
+    """Distribution function of one scale, from its parameters, in the series' units."""
     z = (np.asarray(value, dtype=float) - scale["loc"]) / scale["scale"]
-    logits = np.array([scale[f"logit{i}"] for i in range(4)])
-    weights = np.exp(logits - logits.max())
-    total, logit = scale["negativebinomial2_total_count"], scale["negativebinomial2_logits"]
-    success = 1 / (1 + np.exp(logit))  # torch counts successes of probability sigmoid(logits) before `total` failures
-    parts = [
-        stats.t.cdf(z, scale["studentt0_df"], scale["studentt0_loc"], scale["studentt0_scale"]),
-        stats.norm.cdf(z, scale["normalfixedscale1_loc"], 1e-3),
-        stats.nbinom.cdf(np.floor(z), total, success),
-        stats.lognorm.cdf(z, s=scale["lognormal3_scale"], scale=np.exp(scale["lognormal3_loc"])),
-    ]
+    components: dict[str, dict[str, float]] = {}
+    for name, number in scale.items():
+        component, of_a_component, parameter = name.partition("_")
+        if of_a_component:
+            components.setdefault(component, {})[parameter] = number
+    weights = np.exp([scale[f"logit{i}"] for i in range(len(components))])
+    parts = [COMPONENTS[name.rstrip("0123456789")](z, own) for name, own in components.items()]
     return np.tensordot(weights / weights.sum(), np.stack(parts), axes=1)
 
 

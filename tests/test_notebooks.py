@@ -28,10 +28,6 @@ def execute(monkeypatch: pytest.MonkeyPatch) -> Any:
     return execute
 
 
-def test_there_are_five() -> None:
-    assert [file.name[:2] for file in FILES] == ["01", "02", "03", "04", "05"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_code_runs(file: Path, execute: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

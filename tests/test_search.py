@@ -45,7 +45,9 @@ def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
         "max_epochs": 2,
         "backbone": checkpoint,
         "patch_size": 4,
+        "num_scales": 1,
         "windows_per_epoch": 16,
+        "sample_dependence": "independent",
         "pl_trainer_kwargs": TRAINER,
     }
     return tune(TRAIN, VAL, minutes=minutes, **{"horizon": HORIZON, **settings, **changes})
@@ -85,10 +87,17 @@ def test_the_order_of_candidates_follows_the_scores() -> None:
     assert list(done) == list(scores)
 
 
-def test_the_best_comes_back_fitted_and_a_second_call_goes_on(tiny_moirai: str, tmp_path: Path) -> None:
+def test_the_best_comes_back_fitted_and_a_second_call_goes_on(
+    tiny_moirai: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "search"
     first = tuned(tiny_moirai, minutes=1e-6, folder=folder)
     assert first.table["method"].tolist() == ["zero_shot"]
+    begun, ended = capsys.readouterr().out.splitlines()
+    assert begun.startswith("tune: look-back 32, zero_shot; 0.0 minutes")
+    assert ended.startswith(
+        f"tune: look-back 32, zero_shot: {first.table['score'].iloc[0]:.4f}, {first.best.fit_report.kept}"
+    )
     assert first.ensemble_scores is None
     whole = tuned(tiny_moirai, folder=folder)
     assert len(whole.table) == 7
@@ -198,18 +207,6 @@ def test_a_folder_of_another_search_is_refused(tiny_moirai: str, tmp_path: Path)
     tuned(tiny_moirai, minutes=1e-6, folder=tmp_path)
     with pytest.raises(ValueError, match="other series or arguments"):
         tuned(tiny_moirai, minutes=1e-6, folder=tmp_path, lower=0.0)
-
-
-def test_optuna_tells_as_much_as_before(tiny_moirai: str) -> None:
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.DEBUG)
-    try:
-        tuned(tiny_moirai, look_backs=(32,), methods=())
-        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def test_other_files_in_the_folder_stay(tiny_moirai: str, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from toy_backbone import save_random
+import torch
+from safetensors.torch import save_file
 
+from darts_msft.backbones.base import Backbone
 from darts_msft.backbones.chronos2 import Chronos2Backbone
 from darts_msft.backbones.patchtst_fm import PatchTSTFMBackbone
 
@@ -53,6 +56,18 @@ def patchtst_fm_config(patch_size: int = 4, **changes: Any) -> dict[str, Any]:
         "quantile_levels": LEVELS,
     }
     return {**config, **changes}
+
+
+def save_random(cls: type[Backbone], config: dict[str, Any], directory: Path) -> None:
+    """Every parameter is random, also those that start at 0 or 1, so that one left out is seen."""
+    torch.manual_seed(5)
+    backbone = cls.from_config(config, patch_size=4)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(backbone.state_dict(), directory / "model.safetensors")
 
 
 def save_chronos2(directory: Path, patch_size: int = 4, **changes: Any) -> None:

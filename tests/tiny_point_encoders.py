@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from momentfm import MOMENT
 from safetensors.torch import save_file
-from toy_backbone import save_random
+from tiny_encoders import save_random
 
 from darts_msft.backbones.units import UnitsBackbone
 

@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 
 Groups = dict[str, tuple[str, ...]]  # by learning-rate group, patterns of names
 
-MOIRAI_LAYERS, TOY_LAYERS = "backbone.module.encoder.layers.{0,1}", "backbone.layers.{0,1}"
-MOIRAI_HEAD, TOY_HEAD = "backbone.module.param_proj.*", "backbone.outputs.4.*"
+MOIRAI_LAYERS = "backbone.module.encoder.layers.{0,1}"
+MOIRAI_HEAD = "backbone.module.param_proj.*"
 MOIRAI_BODY = (
     "backbone.module.mask_encoding.weight",
     "backbone.module.in_proj.{weight,bias}",
@@ -22,13 +22,6 @@ MOIRAI_BODY = (
     f"{MOIRAI_LAYERS}.{{norm1,norm2}}.weight",
     "backbone.module.encoder.norm.weight",
 )  # not the bias between variates, which has no effect
-TOY_BODY = (
-    "backbone.inputs.4.{weight,bias}",
-    "backbone.horizon_token",
-    f"{TOY_LAYERS}.{{norm_attention,norm_feed_forward,qkv,out,up,down}}.{{weight,bias}}",
-    f"{TOY_LAYERS}.slope",
-    "backbone.last_norm.{weight,bias}",
-)  # not the projections for the other patch size
 MOIRAI_TUNED = (
     f"{MOIRAI_LAYERS}.self_attn.out_proj.weight",
     f"{MOIRAI_LAYERS}.self_attn.{{q,k}}_norm.weight",
@@ -36,32 +29,12 @@ MOIRAI_TUNED = (
     "backbone.module.encoder.norm.weight",
 )
 MOIRAI_LORA = ("method.lora.{0,1}.{0,1,2}.{q,k,v}_proj.{a,b}",)
-TOY_TUNED = (
-    f"{TOY_LAYERS}.{{norm_attention,norm_feed_forward}}.{{weight,bias}}",
-    f"{TOY_LAYERS}.slope",
-    "backbone.last_norm.{weight,bias}",
-)
-TOY_LORA = ("method.lora.{0,1}.{0,1,2}.{qkv,out}.{a,b}",)
-MOIRAI_LINEARS, TOY_LINEARS = f"{MOIRAI_LAYERS}.self_attn.{{q,k,v}}_proj", f"{TOY_LAYERS}.{{qkv,out}}"
+MOIRAI_LINEARS = f"{MOIRAI_LAYERS}.self_attn.{{q,k,v}}_proj"
 ADAPTERS_AND_AGGREGATOR = (
     "method.input_adapters.{0,1,2}.{weight,bias}",
     "method.aggregators.{0,1}.{c2f,f2c}.{0,1}.{weight,bias}",
 )
 FLAT_HEADS = ("new_heads.{0,1,2}.{weight,bias}",)
-LAYOUT_LAYERS = "backbone.layers.{0,1}"
-LAYOUT_TUNED = (
-    f"{LAYOUT_LAYERS}.attention.{{0,1}}.{{norm,out}}.{{weight,bias}}",
-    f"{LAYOUT_LAYERS}.norm.{{weight,bias}}",
-    "backbone.last_norm.{weight,bias}",
-)
-LAYOUT_BODY = (
-    *LAYOUT_TUNED,
-    "backbone.input.{weight,bias}",
-    f"{LAYOUT_LAYERS}.attention.{{0,1}}.qkv.{{weight,bias}}",
-    f"{LAYOUT_LAYERS}.{{up,down}}.{{weight,bias}}",
-)
-LAYOUT_LORA = ("method.lora.{0,1}.{0,1,2}.{time,variate}.{a,b}",)
-LAYOUT_LINEARS = f"{LAYOUT_LAYERS}.attention.{{0,1}}.qkv"
 CHRONOS_LAYERS, CHRONOS_HEAD = "backbone.encoder.block.{0,1}.layer", "backbone.output_patch_embedding.*"
 CHRONOS_TUNED = (
     f"{CHRONOS_LAYERS}.{{0,1}}.self_attention.o.weight",
@@ -168,16 +141,6 @@ TRAINED_NAMES: dict[str, dict[str, Groups]] = {
     "moirai": _methods(MOIRAI_TUNED, MOIRAI_BODY, (MOIRAI_HEAD,), MOIRAI_LORA, (MOIRAI_LINEARS,)),
     "chronos2": _methods(CHRONOS_TUNED, CHRONOS_BODY, (CHRONOS_HEAD,), CHRONOS_LORA, CHRONOS_LINEARS),
     "patchtst_fm": _methods(PATCHTST_TUNED, PATCHTST_BODY, (PATCHTST_HEAD,), PATCHTST_LORA, (PATCHTST_LINEARS,)),
-    "toy": _methods(TOY_TUNED, TOY_BODY, (TOY_HEAD,), TOY_LORA, (TOY_LINEARS,)),
-    "toy_of_quantiles": _methods(
-        LAYOUT_TUNED,
-        (*LAYOUT_BODY, "backbone.middle"),
-        ("backbone.output.*",),
-        LAYOUT_LORA,
-        (LAYOUT_LINEARS,),
-        tokens=("backbone.lead",),
-    ),
-    "toy_without_head": _methods(LAYOUT_TUNED, LAYOUT_BODY, FLAT_HEADS, LAYOUT_LORA, (LAYOUT_LINEARS,), new_head=True),
     "moment": _methods(MOMENT_TUNED, MOMENT_BODY, FLAT_HEADS, MOMENT_LORA, (MOMENT_LINEARS,), new_head=True),
     "moment_masked": _methods(MOMENT_TUNED, MASKED_MOMENT_BODY, MOMENT_HEAD, MOMENT_LORA, (MOMENT_LINEARS,)),
     "units": _methods(UNITS_TUNED, UNITS_BODY, UNITS_HEAD, UNITS_LORA, UNITS_LINEARS, UNITS_TOKENS),

@@ -55,6 +55,15 @@ class Family(ABC):
     ) -> Float[Tensor, ""]:
         """Weighted mean error over observed values (not NaN)."""
 
+    def losses(
+        self,
+        params: Sequence[Float[Tensor, "B V _ R"]],
+        values: Sequence[Float[Tensor, "B V _"]],
+        weights: Sequence[Float[Tensor, "B V _"]],
+    ) -> Float[Tensor, "S"]:
+        """`loss` at scales 0, 1, ...; a family may take them together, which is quicker."""
+        return torch.stack([self.loss(*scale) for scale in zip(params, values, weights, strict=True)])
+
     @abstractmethod
     def mixed_loss(
         self,

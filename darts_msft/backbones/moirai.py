@@ -208,8 +208,14 @@ def _in_time(projection: Any, part: Float[Tensor, "*shape VN E"], count: int) ->
     rotary = projection.query_proj  # the keys' too
     rotary._init_freq(max_len=count)
     cos, sin = (table[:count].repeat(part.shape[-2] // count, 1) for table in (rotary.cos, rotary.sin))
-    before, turned, after = part.split(projection.split_sizes, dim=-1)
-    return torch.cat([before, cos * turned + sin * rotary._rotate(turned), after], dim=-1)
+    before, _, after = sizes = projection.split_sizes
+    if part.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
+        # pairs of numbers as complex ones, which turn in one pass
+        turns = F.pad(torch.complex(cos[:, ::2], sin[:, ::2]), (before // 2, after // 2), value=1)
+        pairs = torch.view_as_complex(part.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turns).flatten(-2)
+    kept, turned, rest = part.split(sizes, dim=-1)
+    return torch.cat([kept, cos * turned + sin * rotary._rotate(turned), rest], dim=-1)
 
 
 def _traits(output: DistributionOutput, patch_sizes: Sequence[int], max_tokens: int, alone: bool) -> Traits:

@@ -7,7 +7,7 @@ stand-in to keep gradients finite; here the stand-in is a constant, so the loss 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import scipy.special
@@ -96,17 +96,33 @@ class MoiraiFamily(DensityFamily):
             terms.append(density.masked_fill(~inside, -torch.inf))
         return (torch.stack(terms, dim=-1) + log_weights).logsumexp(dim=-1)
 
+    def losses(
+        self,
+        params: Sequence[Float[Tensor, "B V _ R"]],
+        values: Sequence[Float[Tensor, "B V _"]],
+        weights: Sequence[Float[Tensor, "B V _"]],
+    ) -> Float[Tensor, "S"]:
+        # one density for the steps of all scales
+        value, sizes = torch.cat(list(values), dim=-1), [part.shape[-1] for part in values]
+        observed = ~torch.isnan(value)
+        density = self.log_prob(torch.cat(list(params), dim=-2), torch.where(observed, value, STAND_IN))
+        weighted = density * torch.where(observed, torch.cat(list(weights), dim=-1), 0)
+        sums, counts = (torch.stack([part.sum() for part in one.split(sizes, dim=-1)]) for one in (weighted, observed))
+        return -sums / counts.clamp(min=1)
+
     @torch.no_grad()
     def sample(self, params: Float[Tensor, "*shape R"]) -> Float[Tensor, "*shape"]:
         """Draws the component first and then only that component's values."""
-        flat = params.reshape(-1, params.shape[-1])
+        # many draws of the same steps come as one tensor that is expanded in front
+        times = len(params) if params.ndim > 1 and params.stride(0) == 0 else 1
+        flat = (params[:1] if times > 1 else params).reshape(-1, params.shape[-1])
         below = self._logits(flat).softmax(dim=-1).cumsum(dim=-1)[:, :-1]
-        chosen = (torch.rand_like(flat[:, :1]) >= below).sum(dim=-1)
-        result = torch.empty_like(flat[:, 0])
+        result = flat.new_empty(params.shape[:-1].numel())
+        chosen = (torch.rand_like(result).reshape(times, len(flat), 1) >= below).sum(dim=-1).flatten()
         for index, columns in enumerate(self.columns):
             rows = (chosen == index).nonzero().squeeze(-1)
             if rows.numel():
-                result[rows] = self._component(flat[rows, columns], index).sample().to(result.dtype)
+                result[rows] = self._component(flat[rows % len(flat), columns], index).sample().to(result.dtype)
         return result.reshape(params.shape[:-1])
 
     @torch.no_grad()

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.signal import correlate
+from scipy import fft
 
 _ROUNDING = 1e-7  # of the largest value: what single precision leaves of a constant
+_BLOCK = 128  # columns
 
 
 class Frame(NamedTuple):
@@ -123,8 +124,9 @@ def _of_segment(x: Float[np.ndarray, "T"], frame: Frame) -> Equations:
     with_mean = gram.mean(axis=1)  # E[x m]
     mean_square = with_mean.mean()  # E[m m]
     mean_target = cross.mean(axis=0)  # E[m y]
-    gram = gram - with_mean[:, None] - with_mean + mean_square
-    cross = cross - with_mean[:, None] - mean_target + mean_square
+    gram, cross = (part - with_mean[:, None] for part in (gram, cross))
+    gram -= with_mean - mean_square
+    cross -= mean_target - mean_square
     return Equations(gram, cross, count)
 
 
@@ -133,9 +135,14 @@ def window_products(x: Float[np.ndarray, "T"], length: int) -> Float[np.ndarray,
     count = len(x) - length + 1
     head, tail = x[: length - 1], x[count:]
     products = np.empty((length, length))
-    products[0] = correlate(x, x[:count], mode="valid")
+    size = fft.next_fast_len(len(x), real=True)  # nothing wraps around into these lags
+    products[0] = fft.irfft(fft.rfft(x, size) * fft.rfft(x[:count], size).conj(), size)[:length]
     # what each has more than the one before it on its diagonal: one product less and one more
     products[1:, 1:] = np.stack([tail, head], axis=1) @ np.stack([tail, -head])
     for i in range(length - 1):
         products[i + 1, i + 1 :] += products[i, i:-1]
-    return np.triu(products) + np.triu(products, 1).T
+    for start in range(0, length, _BLOCK):  # the lower triangle, a few columns at a time: a transpose tires the caches
+        rows = slice(start, start + _BLOCK)
+        products[start + _BLOCK :, rows] = products[rows, start + _BLOCK :].T
+        products[rows, rows] = np.triu(products[rows, rows]) + np.triu(products[rows, rows], 1).T
+    return products

@@ -95,12 +95,12 @@ def pool_tokens(
 
     Only tokens that `mask` marks True count (None: all).
     """
-    shape = (*fine.shape[:-2], *covers.shape)
-    counted = covers.to(fine.dtype).expand(shape)
+    counted = covers.to(fine.dtype)
     if mask is not None:
         counted = counted * mask.unsqueeze(-2)
     count = counted.sum(dim=-1, keepdim=True)
-    return counted / count.clamp(min=1) @ fine, count.squeeze(-1) > 0
+    means = (counted / count.clamp(min=1)).expand(*fine.shape[:-2], *covers.shape)
+    return means @ fine, (count > 0).squeeze(-1).expand(means.shape[:-1])
 
 
 def _zero_linears(count: int, width: int) -> nn.ModuleList:

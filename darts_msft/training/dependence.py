@@ -12,6 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from darts_msft.dependence.copula import Sums, estimate
+from darts_msft.outputs import ScaleOutputs
+from darts_msft.training.validation_passes import Pass
 
 logger = logging.getLogger("darts_msft")
 
@@ -49,20 +51,24 @@ class ScoreSums(Metric):
         return Sums(*(getattr(self, name).cpu().numpy() for name in Sums._fields))
 
 
-def learn_paths(module: Any, each_batch: Callable[[Act], Any], windows: Callable[[], float]) -> bool:
+def learn_paths(module: Any, kept: Pass | None, each_batch: Callable[[Act], Any], windows: Callable[[], float]) -> bool:
     """Estimates the dependence of the module's sample paths; says whether it could.
 
-    `each_batch(act)` calls `act(batch, index)` on all validation batches; `windows()` then says how many there are that
-    don't overlap.
+    From the pass that scored the module's state, if it was `kept`; else `each_batch(act)` calls `act(batch, index)` on
+    all validation batches. `windows()` then says how many there are that don't overlap.
     """
     if not module.paths.learns or module.likelihood is None:
         return False
     sums = ScoreSums(module.output_chunk_length, module.n_targets).to(module.device)
 
     def add(batch: Any, index: int) -> None:
-        sums.update(normal_scores(module, batch, SEED + index))
+        sums.update(normal_scores(module, batch, module.forecast(module.window(batch)), SEED + index))
 
-    each_batch(add)
+    batches = [] if kept is None else kept.batches
+    for index, (batch, outputs) in enumerate(batches):
+        sums.update(normal_scores(module, batch, module.reweighed(outputs), SEED + index))
+    if not batches:
+        each_batch(add)
     found = estimate(sums.compute(), windows())
     if found is None:
         logger.warning("sample paths keep the dependence they had: no validation window has a finite forecast")
@@ -72,14 +78,14 @@ def learn_paths(module: Any, each_batch: Callable[[Act], Any], windows: Callable
 
 
 @torch.no_grad()
-def normal_scores(module: Any, batch: Any, seed: int) -> Float[Tensor, "B H V"]:
+def normal_scores(module: Any, batch: Any, outputs: ScaleOutputs, seed: int) -> Float[Tensor, "B H V"]:
     """Of the truth, by the forecast's distribution function; a random place in its jump where it jumps there.
 
     NaN where the truth is missing.
     """
     past, missing = batch.past_target, batch.future_target.isnan()
     target = batch.future_target.nan_to_num(0.0)
-    forecast = module.mix(module.forecast(module.window(batch)))
+    forecast = module.mix(outputs)
     devices = [target.device] if target.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -19,7 +19,7 @@ from torch import Tensor
 from darts_msft.training.dependence import learn_paths
 from darts_msft.training.movement import moved, snapshot
 from darts_msft.training.report import Candidate, FitReport, mean_of, rows_of
-from darts_msft.training.validation_passes import each_batch, solve_on_errors, validate
+from darts_msft.training.validation_passes import Pass, each_batch, solve_on_errors, validate
 from darts_msft.training.validation_windows import apart
 
 logger = logging.getLogger("darts_msft")
@@ -59,6 +59,7 @@ class KeepBest(pl.Callback):
         self._tensors: dict[str, Tensor] = {}
         self._start: dict[str, Tensor] = {}  # what trains, before the first step
         self._moved: dict[str, float] = {}
+        self._passed: Pass | None = None  # that scored the best state, in this process
         self._by_series: dict[str, Tensor] = {}  # scores (N, V): "naive", "before", "kept"
         self._scored_step, self._seconds_before, self._started = -1, 0.0, began
         self._scored_sums: list[float] = []  # by which weights that were scored are known again
@@ -93,7 +94,8 @@ class KeepBest(pl.Callback):
         before = {name: value.clone() for name, value in state if name == "form" or name.startswith("scale_weights.")}
         try:
             module.start_from_one_scale()
-            for form in (module.kind, *module.scale_forms):
+            others = () if module.sees_all_at_once else module.scale_forms
+            for form in (module.kind, *others):
                 module.take(form)
                 trainer.validate(module, batches, verbose=False)
         finally:  # the best comes back below
@@ -109,7 +111,8 @@ class KeepBest(pl.Callback):
     def learn_paths(self, trainer: Any, module: Any, batches: Any) -> None:
         """Where nothing is trained: the dependence of sample paths, in a pass over the validation data of its own."""
         windows = partial(apart, batches, module.output_chunk_length)
-        self._learned_paths = learn_paths(module, partial(validate, trainer, module, batches), windows)
+        act = partial(validate, trainer, module, batches)
+        self._learned_paths = learn_paths(module, self._passed_on(module), act, windows)
 
     # ---------------------------------------------------------------- an interrupted fit
 
@@ -186,7 +189,7 @@ class KeepBest(pl.Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if pl_module.solves_on_errors and not (trainer.sanity_checking or pl_module.observer):
             solve_on_errors(trainer, pl_module)
-        pl_module.score.reset()
+        pl_module.begin_pass()
 
     def end_validation(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Makes what was validated a candidate."""
@@ -209,9 +212,11 @@ class KeepBest(pl.Callback):
         trains = self._fitting
         self._restore(pl_module)
         if self.validates:
-            batches = partial(each_batch, trainer, pl_module)  # a resumed fit has no loader before it
-            length = pl_module.output_chunk_length
-            self._learned_paths = learn_paths(pl_module, batches, lambda: apart(trainer.val_dataloaders, length))
+            passed, batches = self._passed_on(pl_module), partial(each_batch, trainer, pl_module)
+            length = pl_module.output_chunk_length  # a resumed fit has no loader before it has made these batches
+            self._learned_paths = learn_paths(
+                pl_module, passed, batches, lambda: apart(trainer.val_dataloaders, length)
+            )
         self.report = self._report(pl_module, trains)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -270,7 +275,7 @@ class KeepBest(pl.Callback):
         """Scores the present state in a pass over the validation data of its own."""
         if module.solves_on_errors:
             solve_on_errors(trainer, module)
-        module.score.reset()
+        module.begin_pass()
         if each_batch(trainer, module, module.validation_step):
             self._consider(trainer, module, label, step)
         module.val_metrics.reset()  # the user's are of Lightning's own passes
@@ -301,7 +306,7 @@ class KeepBest(pl.Callback):
         Without a label it is the module's own for its form, without a step the present one; a pass may score several.
         """
         step = trainer.global_step if step is None else step
-        score = inf
+        score, is_best = inf, False
         for _, score in module.settle_scores():
             module.form.fill_(module.kind)  # Lightning's averages round it
             best = self.best
@@ -311,10 +316,12 @@ class KeepBest(pl.Callback):
                 self.candidates.append(Candidate(label or module.start_label, score, step))
                 self._by_series["naive"] = module.naives
                 if best is None or score < best.score:
-                    self._by_series["kept"] = module.by_series
+                    self._by_series["kept"], is_best = module.by_series, True
                     state = module.state_dict()
                     self._tensors = {name: state[name].detach().cpu().clone() for name in module.own_names()}
-        module.score.reset()
+        passed = module.end_pass()
+        if is_best:
+            self._passed = passed
         self._scored_step, self._scored_sums = trainer.global_step, _sums(module)
         return score
 
@@ -345,6 +352,12 @@ class KeepBest(pl.Callback):
             season_share=units.seasonal or 1.0,
             naive_share=repeats or 1.0,
         )
+
+    def _passed_on(self, module: Any) -> Pass | None:
+        """The pass that scored the state that is kept, given away; None where that was elsewhere, as on a GPU."""
+        passed, self._passed = self._passed, None
+        here = passed is not None and all(one.past_target.device == module.device for one, _ in passed.batches)
+        return passed if here else None
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._started

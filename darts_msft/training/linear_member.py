@@ -18,7 +18,7 @@ from darts_msft.linear.fitting import fit_linear
 from darts_msft.linear.gaps import BRIDGED, bridge_array
 from darts_msft.linear.member import LinearMember
 from darts_msft.linear.seasons import candidate_lookbacks, find_season
-from darts_msft.linear.windows import Windows, cut_windows
+from darts_msft.linear.windows import Windows, cut_windows, spreads_of
 
 logger = logging.getLogger("darts_msft")
 
@@ -58,7 +58,7 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
     def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
         season = find_season(freq, train)
         lookbacks = candidate_lookbacks(longest, season)
-        windows = _windows(val, lookbacks, horizon, shift)
+        windows = _windows(val, lookbacks, Frame(1, horizon, shift), data.val_dataset.max_samples_per_ts)
         fit = fit_linear([bridge_array(one[None])[0] for one in train], horizon, lookbacks, shift, windows, season)
         return None if fit is None else fit.member
 
@@ -152,11 +152,17 @@ def _at_steps_of(series: TimeSeries, covariates: TimeSeries) -> np.ndarray:
     return found
 
 
-def _windows(series: list[np.ndarray], lookbacks: Sequence[int], horizon: int, shift: int) -> Windows | None:
-    """Evenly from all series, with the longest look-back that any of them has room for."""
+def _windows(series: list[np.ndarray], lookbacks: Sequence[int], shortest: Frame, most: int) -> Windows | None:
+    """Evenly from the last `most` of each series, with the longest look-back that any of them has room for.
+
+    These are the windows that are scored. Before them, a short look-back has others, which forecast steps of the
+    training series.
+    """
     longest = max(map(len, series))
-    fitting = [lookback for lookback in lookbacks if lookback + shift + horizon <= longest]
+    fitting = [frame for lookback in lookbacks if (frame := shortest._replace(lookback=lookback)).length <= longest]
     if not fitting:
         return None
-    found = cut_windows(series, Frame(max(fitting), horizon, shift), VALIDATION_WINDOWS)
+    frame = max(fitting)
+    scored = [one[-(most - 1 + frame.length) :] for one in series]
+    found = cut_windows(scored, frame, VALIDATION_WINDOWS, [spreads_of(one) for one in series])
     return found._replace(past=bridge_array(found.past))  # of each window, which knows nothing of its future

@@ -30,13 +30,13 @@ def scale_losses(
     marks missing values; labels are the pooled horizon.
     """
     weights = torch.ones_like(target) if sample_weight is None else sample_weight
+    labels, pooled = plan.pool_horizon(target), plan.pool_horizon(weights)
+    if loss_fn is None:
+        values = [(label - loc) / spread for label, (loc, spread) in zip(labels, stats, strict=True)]
+        return family.losses(params, values, pooled)
     losses = []
-    labels = zip(plan.pool_horizon(target), plan.pool_horizon(weights), strict=True)
-    for (label, weight), scale_params, (loc, spread) in zip(labels, params, stats, strict=True):
-        if loss_fn is None:
-            losses.append(family.loss(scale_params, (label - loc) / spread, weight))
-        else:
-            losses.append(loss_of_points(loss_fn, family.quantile(scale_params, 0.5) * spread + loc, label, weight))
+    for label, weight, scale_params, (loc, spread) in zip(labels, pooled, params, stats, strict=True):
+        losses.append(loss_of_points(loss_fn, family.quantile(scale_params, 0.5) * spread + loc, label, weight))
     return torch.stack(losses)
 
 

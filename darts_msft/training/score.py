@@ -42,7 +42,10 @@ def _pair_distances(draws: Float[Tensor, "M *shape"]) -> Float[Tensor, "*shape"]
     """Sum of |a - b| over all pairs of draws."""
     count = len(draws)
     rank = torch.arange(1 - count, count, 2, device=draws.device, dtype=draws.dtype)
-    return torch.tensordot(rank, draws.sort(dim=0).values, dims=1)
+    # on CPUs numpy takes a tenth of the time
+    on_cpu = draws.device.type == "cpu"
+    ordered = torch.from_numpy(np.sort(draws.numpy(), axis=0)) if on_cpu else draws.sort(dim=0).values
+    return torch.tensordot(rank, ordered, dims=1)
 
 
 def stack_weights(gram: Float[Tensor, "S S"]) -> Float[Tensor, "S"]:

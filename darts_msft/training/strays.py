@@ -12,8 +12,11 @@ from darts_msft.linear.seasons import strays
 logger = logging.getLogger("darts_msft")
 
 
+_told: set[str] = set()  # by this process: `tune`, and backtests that fit, fit the same series again and again
+
+
 def warn_of_strays(series: Sequence[TimeSeries]) -> None:
-    """A warning of values that are far from all others, such as the error code -9999."""
+    """A warning, once, of values that are far from all others, such as the error code -9999."""
     count, example = 0, ""
     for one in series:
         found = strays(one.values(copy=False))
@@ -22,10 +25,11 @@ def warn_of_strays(series: Sequence[TimeSeries]) -> None:
             value = one.values(copy=False)[step, component]
             example = f"{value:g} of {one.components[component]!r} at {one.time_index[step]}"
         count += int(found.sum())
-    if count:
+    if count and example not in _told:
+        _told.add(example)
         logger.warning(
-            "%d values are more than ten times as far from the median as 99 %% of the others, such as %s: where they "
-            "stand for missing ones, make them NaN",
-            count,
+            "values such as %s (%d in all) are over ten times as far from the median as 99 %% of the others: where "
+            "they stand for missing ones, make them NaN",
             example,
+            count,
         )

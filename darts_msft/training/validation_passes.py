@@ -9,6 +9,25 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from darts_msft.outputs import ScaleOutputs
+
+MOST_NUMBERS = 2**25  # of windows and forecasts that are kept: 128 MB in single precision
+
+
+class Pass:
+    """A validation pass' batches with their forecasts, in `batches`; none where they would take too much memory."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Any, ScaleOutputs]] = []
+        self.numbers = 0
+
+    def add(self, batch: Any, outputs: ScaleOutputs) -> None:
+        self.numbers += batch.past_target.numel() + sum(params.numel() for params in outputs.params)
+        if self.numbers > MOST_NUMBERS:
+            self.batches.clear()
+        else:
+            self.batches.append((batch, outputs))
+
 
 def solve_on_errors(trainer: pl.Trainer, module: Any) -> None:
     """A pass over the validation data of its own: the weights must be there before the mixed forecast is scored."""

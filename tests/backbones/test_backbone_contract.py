@@ -1,8 +1,8 @@
-"""The laws of `darts_msft.backbones.base.Backbone`, for every registered architecture and the toys."""
+"""The laws of `darts_msft.backbones.base.Backbone`, for every registered architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,6 @@ import pytest
 import torch
 from contract_backbone import MAKERS, Beside, embed, forecast, load_backbone, patch_context, random_walks, with_gaps
 from torch import Tensor
-from toy_backbone import registered_toys
 
 from darts_msft.backbones import ARCHITECTURES, describe
 from darts_msft.backbones.base import Backbone, Stats, standardise, with_stats
@@ -22,11 +21,8 @@ HORIZON = 6  # two patches, the second cut short
 
 
 @pytest.fixture(scope="module", params=MAKERS)
-def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp(request.param)
-    MAKERS[request.param](path)
-    with registered_toys():
-        yield path
+def directory(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> Path:
+    return checkpoint_of(request.param)
 
 
 @pytest.fixture(scope="module")

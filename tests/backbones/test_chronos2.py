@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ BOUND = 1e-5  # of the forecast's range: sinh magnifies
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("chronos2")
-    save_chronos2(path)
-    return path
+def directory(checkpoint_of: Callable[[str], Path]) -> Path:
+    return checkpoint_of("chronos2")
 
 
 def walks(length: int, components: int, seed: int) -> TimeSeries:
@@ -54,7 +53,7 @@ def assert_darts_own(directory: Path, series: TimeSeries, context: Any, horizon:
     [(32, 16, 0, 40), (30, 7, 0, 40), (33, 8, 4, 40), (29, 6, 5, 40), ((12, 48), 8, 0, 25)],
     ids=["whole patches", "cut patches", "shift", "a shift that cuts", "a range of contexts"],
 )
-@pytest.mark.parametrize(("targets", "past", "future"), [(3, 0, 0), (1, 2, 0), (1, 0, 2), (2, 1, 2)])
+@pytest.mark.parametrize(("targets", "past", "future"), [(3, 0, 0), (2, 1, 2)])
 def test_an_unfitted_model_at_one_scale_is_darts_own(
     directory: Path, context: Any, horizon: int, shift: int, length: int, targets: int, past: int, future: int
 ) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from contract_backbone import MAKERS, forecast, load_backbone, random_moirai, random_walks
+from contract_backbone import forecast, random_moirai, random_walks
 from torch import Tensor
-from toy_backbone import registered_toys
 from uni2ts.distribution import (
     DistributionOutput,
     LaplaceOutput,
@@ -34,19 +32,13 @@ OUTPUTS: dict[str, Callable[[], DistributionOutput]] = {
     "continuous_mixture": lambda: MixtureOutput([StudentTOutput(), NormalFixedScaleOutput(), LogNormalOutput()]),
     "three_student_t": lambda: MixtureOutput([StudentTOutput() for _ in range(3)]),
 }
-DENSITIES = ("moirai", "toy")
 DISCRETE = {"moirai", "negative_binomial"}  # the official mixture has a negative binomial: its density is no density
 
 
-@pytest.fixture(scope="module", params=[*DENSITIES, *OUTPUTS])
-def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
-    if request.param in OUTPUTS:
-        yield MoiraiBackbone(random_moirai(output=OUTPUTS[request.param]()), 4).eval()
-        return
-    path: Path = tmp_path_factory.mktemp(request.param)
-    MAKERS[request.param](path)
-    with registered_toys():
-        yield load_backbone(path, 4)
+@pytest.fixture(scope="module", params=["moirai", *OUTPUTS])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    output = OUTPUTS[request.param]() if request.param in OUTPUTS else None
+    return MoiraiBackbone(random_moirai(output=output), 4).eval()
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +189,17 @@ def test_loss_is_the_mean_over_observed_values(family: DensityFamily, params: Te
     assert len(steps) == value.numel() - 2
     total = sum(weight[step].item() * family.log_prob(params[step], value[step]).item() for step in steps)
     assert family.loss(params, missing, weight).item() == pytest.approx(-total / len(steps), rel=1e-4)
+
+
+def test_losses_are_the_loss_at_each_scale(family: DensityFamily, params: Tensor) -> None:
+    scales = [params, params[..., :1, :], params.flip(0)]
+    values = [torch.rand(part.shape[:-1], generator=torch.Generator().manual_seed(4)) + 0.1 for part in scales]
+    weights = [torch.linspace(0.5, 2, value.numel()).reshape(value.shape) for value in values]
+    values[0][0, 0, 1:] = torch.nan  # as its weights may be there
+    weights[0][0, 0, 1:] = torch.nan
+    values[1][:] = torch.nan
+    expected = [family.loss(*scale) for scale in zip(scales, values, weights, strict=True)]
+    torch.testing.assert_close(family.losses(scales, values, weights), torch.stack(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_mixed_loss_of_one_scale_is_the_loss(family: DensityFamily, params: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from darts.utils.data.torch_datasets.utils import PLModuleInput, TorchTrainingSa
 from safetensors import safe_open
 from torch import Tensor
 from torch.distributions import Distribution
-from uni2ts.distribution import DistributionOutput, LogNormalOutput, NegativeBinomialOutput, StudentTOutput
 from uni2ts.model.moirai.forecast import MoiraiForecast
 from uni2ts.model.moirai.module import MoiraiModule
 
@@ -204,54 +202,6 @@ def test_log_prob_is_uni2ts_own(module: MoiraiModule, directory: Path) -> None:
         torch.testing.assert_close(
             density, horizon_part(expected.log_prob(everywhere), patch_size, horizon), rtol=1e-4, atol=1e-4
         )
-
-
-def test_draws_are_of_uni2ts_mixture(module: MoiraiModule) -> None:
-    """Two-sample Kolmogorov-Smirnov distance of our draws and uni2ts', for each step."""
-    family, count = MoiraiFamily(module.distr_output), 20_000
-    tokens = torch.randn(1, 1, 128, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        full = module.param_proj(tokens, torch.full((1, 1), 8))
-        params = family.project(module.param_proj, tokens, 0, 8).reshape(8, -1)
-    torch.manual_seed(0)
-    official = module.distr_output.distribution(full).sample(torch.Size((count,))).reshape(count, -1)[:, :8]
-    mine = family.sample(params.expand(count, 8, -1))
-    for step in range(8):
-        points = torch.cat([mine[:, step], official[:, step]]).sort().values
-        shares = [torch.searchsorted(draws[:, step].sort().values, points, right=True) for draws in (mine, official)]
-        assert (shares[0] - shares[1]).abs().max() / count < 0.025  # 2.5 times the 5 % value
-
-
-REFERENCES: dict[str, tuple[DistributionOutput, list[list[float]], Callable[..., Any]]] = {
-    "student_t": (
-        StudentTOutput(),
-        [[2.1, 0.0, 1.0], [5.0, -3.0, 0.2], [40.0, 100.0, 7.0]],
-        lambda df, loc, scale: scipy.stats.t(df, loc, scale),
-    ),
-    "negative_binomial": (
-        NegativeBinomialOutput(),
-        [[0.3, 0.5], [4.0, -2.0], [11.5, 2.2]],
-        lambda count, logit: scipy.stats.nbinom(count, scipy.special.expit(-logit)),
-    ),
-    "log_normal": (
-        LogNormalOutput(),
-        [[0.0, 1.0], [-2.0, 0.1], [1.5, 0.7]],
-        lambda loc, scale: scipy.stats.lognorm(scale, scale=np.exp(loc)),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-def test_quantiles_of_a_lone_component_are_scipy_s(name: str) -> None:
-    output, rows, frozen = REFERENCES[name]
-    family, params = MoiraiFamily(output), torch.tensor(rows, dtype=torch.float64)
-    for level in (0.05, 0.3, 0.5, 0.9, 0.975):
-        expected = [frozen(*row).ppf(level) for row in rows]
-        np.testing.assert_allclose(family.quantile(params, level).numpy(), expected, rtol=1e-4, atol=1e-5)
-    for value in (-4.0, -0.5, 0.0, 0.3, 1.0, 2.5, 7.0, 90.0):
-        shares = [frozen(*row).cdf(value) for row in rows]
-        found = family.cdf(params, torch.full((len(rows),), value, dtype=torch.float64))
-        np.testing.assert_allclose(found.numpy(), shares, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

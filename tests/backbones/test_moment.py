@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from contract_backbone import embed, forecast, load_backbone, random_walks
 from contract_method import attached, make_module, windows
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from model_fixtures import HORIZON, make_model, wave
-from tiny_point_encoders import MOMENT_CONFIG, MOMENT_T5, random_moment, save_masked_moment, save_moment
+from tiny_point_encoders import MOMENT_CONFIG, MOMENT_T5, random_moment
 from torch import Tensor
 
 from darts_msft.backbones import ARCHITECTURES, load_class
@@ -23,17 +24,13 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("flat")
-    save_moment(path)
-    return path
+def flat(checkpoint_of: Callable[[str], Path]) -> Path:
+    return checkpoint_of("moment")
 
 
 @pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("masked")
-    save_masked_moment(path)
-    return path
+def masked(checkpoint_of: Callable[[str], Path]) -> Path:
+    return checkpoint_of("moment_masked")
 
 
 def as_momentfm_wants(context: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,26 +1,68 @@
-"""What is PatchTST-FM's own: its mask, positions, horizons of any length, and its limits."""
+"""PatchTST-FM against Darts' own model of the same weights; its mask, positions, horizons and limits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from contract_backbone import forecast, load_backbone, random_walks
-from model_fixtures import make_model, values_of, wave
-from tiny_encoders import LEVELS, patchtst_fm_config, save_patchtst_fm
+from darts import TimeSeries
+from darts.models import PatchTSTFMModel
+from darts.utils.likelihood_models.torch import QuantileRegression
+from model_fixtures import TRAINER, make_model, values_of, wave
+from tiny_encoders import LEVELS, patchtst_fm_config
 
 from darts_msft.backbones.patchtst_fm import PatchTSTFMBackbone
 
-SETTINGS = {"patch_size": "auto", "num_scales": 0, "linear_member": False}
+SETTINGS: dict[str, Any] = {"patch_size": "auto", "num_scales": 0, "linear_member": False}
+BOUND = 1e-5  # of the forecast's range
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("patchtst")
-    save_patchtst_fm(path)
-    return path
+def directory(checkpoint_of: Callable[[str], Path]) -> Path:
+    return checkpoint_of("patchtst_fm")
+
+
+def random_walk(length: int, seed: int = 0) -> TimeSeries:
+    """With a gap in its last steps."""
+    values = 20 + np.random.default_rng(seed).standard_normal((length, 1)).cumsum(axis=0)
+    values[-9:-6] = np.nan
+    return TimeSeries.from_values(values.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("context", "horizon", "shift", "length"),
+    [(32, 16, 0, 40), (30, 8, 0, 40), (33, 8, 4, 40), ((12, 48), 8, 0, 25)],
+    ids=["whole patches", "a cut patch", "shift", "a range of contexts"],
+)
+def test_an_unfitted_model_at_one_scale_is_darts_own(
+    directory: Path, context: Any, horizon: int, shift: int, length: int
+) -> None:
+    """For horizons of whole patches, gap included."""
+    series = random_walk(length)
+    chunks = {"output_chunk_length": horizon, "output_chunk_shift": shift, "likelihood": QuantileRegression(LEVELS)}
+    theirs = PatchTSTFMModel(context, local_dir=directory, pl_trainer_kwargs=TRAINER, **chunks).fit(series)
+    ours = make_model(str(directory), input_chunk_length=context, **SETTINGS, **chunks)
+    expected, found = (
+        values_of(model.predict(horizon, series, predict_likelihood_parameters=True)) for model in (theirs, ours)
+    )
+    assert expected.shape == found.shape == (horizon, len(LEVELS), 1)
+    assert np.ptp(expected) > 1
+    assert np.abs(found - expected).max() < BOUND * np.ptp(expected)
+
+
+def test_the_point_forecast_and_components_are_darts_own(directory: Path) -> None:
+    """The median; of several components each as a series of its own."""
+    first, second = random_walk(40), random_walk(40, seed=1)
+    theirs = PatchTSTFMModel(32, 8, local_dir=directory, pl_trainer_kwargs=TRAINER)
+    ours = make_model(str(directory), **SETTINGS, likelihood=None)
+    expected = np.concatenate([values_of(theirs.fit(one).predict(8, one)) for one in (first, second)], axis=1)
+    found = values_of(ours.predict(8, first.stack(second)))
+    assert np.abs(found - expected).max() < BOUND * np.ptp(expected)
 
 
 def test_patches_before_the_series_begins_are_masked_and_gaps_are_not() -> None:

@@ -13,7 +13,6 @@ from contract_backbone import save_moirai
 from contract_method import make_module
 from model_fixtures import HORIZON, wave
 from model_fixtures import make_model as make_tiny
-from toy_backbone import TOY, ToyBackbone, registered_toys, save_toy
 
 from darts_msft import backbones
 from darts_msft.backbones import (
@@ -34,6 +33,7 @@ from darts_msft.storage.weights import CHECKPOINTS, Source, load_state
 
 SMALL = "moirai-1.0-R-small"
 SMALL_REPO = "Salesforce/moirai-1.0-R-small"
+OWN = Architecture("pathlib:Path", ("own_width",))
 Asked = list[tuple[str, str, str | None]]
 
 
@@ -49,6 +49,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("moirai")
     save_moirai(path)
     return path
+
+
+def save_own(folder: Path) -> None:
+    """A configuration of `OWN`."""
+    (folder / "config.json").write_text('{"own_width": 16}')
 
 
 @pytest.fixture
@@ -131,11 +136,11 @@ def test_a_revision_of_local_weights_is_refused(directory: Path, name: str) -> N
 def test_a_config_of_no_known_architecture(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         describe(str(tmp_path))
-    save_toy(tmp_path)
+    save_own(tmp_path)
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
-        describe(str(tmp_path))  # the toy is not registered here
+        describe(str(tmp_path))
     message = str(caught.value)
-    assert all(name in message for name in (str(tmp_path), *ARCHITECTURES, "toy_width", "model.safetensors"))
+    assert all(name in message for name in (str(tmp_path), *ARCHITECTURES, "own_width", "model.safetensors"))
     fields = ARCHITECTURES["moirai"].config_fields
     config = dict.fromkeys(fields)
     assert find_architecture(config, "here") == "moirai"
@@ -147,24 +152,20 @@ def test_a_config_of_no_known_architecture(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- architectures
 
 
-def test_classes_are_loaded_by_name(directory: Path, tmp_path: Path) -> None:
+def test_classes_are_loaded_by_name(directory: Path) -> None:
     assert all(issubclass(load_class(name), Backbone) for name in ARCHITECTURES)
-    save_toy(tmp_path)
-    with registered_toys():
-        assert load_class("toy") is ToyBackbone
-        assert describe(str(tmp_path))[1] == "toy"
-        assert describe(str(directory))[1] == "moirai"
+    assert describe(str(directory))[1] == "moirai"
 
 
 def test_an_encoder_of_one_s_own_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_toy(tmp_path)
+    save_own(tmp_path)
     monkeypatch.setattr(backbones, "ARCHITECTURES", dict(ARCHITECTURES))
     for _ in range(2):  # again is no harm
-        register("mine", TOY)
+        register("mine", OWN)
     assert describe(str(tmp_path))[1] == "mine"
-    assert load_class("mine") is ToyBackbone
+    assert load_class("mine") is Path
     with pytest.raises(ValueError, match=r"^name='moirai'[^\n]*MoiraiBackbone[^\n]*$"):
-        register("moirai", TOY)
+        register("moirai", OWN)
     assert backbones.ARCHITECTURES["moirai"] == ARCHITECTURES["moirai"]
 
 

@@ -46,16 +46,6 @@ def test_the_readme_chart_is_relative_to_zero_shot_over_all_budgets(tmp_path: Pa
         charts.relative_to_zero_shot(tables_of(tmp_path / "without", *measured("msft", "full")))
 
 
-def test_show_writes_beside_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = store(tmp_path / "results", of("msft", 0.3), of("full", 0.4))
-    show.main(folder)
-    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".md", ".csv"}
-    assert (folder / "tables.md").read_text() in capsys.readouterr().out
-    (tmp_path / "file").touch()
-    with pytest.raises(Misuse, match=r"file/tables\.md"):
-        show.main(folder, output=tmp_path / "file")
-
-
 def test_a_suite_is_only_printed_without_a_place(tmp_path: Path) -> None:
     folder = store(tmp_path, of("msft", 0.3), of("full", 0.4, suite="mine"), of("zero_shot", 0.4))
     app = typer.Typer()

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import data
-from benchmarks.data import PARTS, departures, load
+from benchmarks.data import PARTS, load
 from benchmarks.data.files import REGISTRY, RawFile, Split
 from darts_msft.datasets import load_departures, load_sea_temperature
 
@@ -112,37 +112,6 @@ def test_jena_weather_ends_in_twice_seven_days_of_raw_values(ett_dir: Path) -> N
     assert list(loaded.starts("test", 144, 144)) == [52696 - 144 * days for days in range(7, 0, -1)]
     assert list(loaded.starts("validation", 144, 144)) == [52696 - 144 * days for days in range(14, 7, -1)]
     assert loaded.file_hash == f"sha256:{sha256(ett_dir / 'weather.csv')}"
-
-
-def test_departures_are_counted_by_hour_and_airport(tmp_path: Path) -> None:
-    flights = pd.DataFrame({"year": 2013, "month": 12, "day": 31, "hour": [5, 5, 5, 23], "origin": [*"ABA", "A"]})
-    found = departures.counted(flights)
-    assert found.shape == (8760, 2)
-    assert (found.sum().tolist(), found.loc["2013-12-31 05:00"].tolist()) == ([3, 1], [2, 1])
-    with pytest.raises(ValueError, match="1 hours"):
-        departures.counted(flights.assign(year=[2013, 2013, 2013, 2014]))
-    with pytest.raises(FileNotFoundError, match=r"departures\.csv .*python -m benchmarks\.data\.departures FOLDER"):
-        load("departures", "lsf", tmp_path)
-
-
-def test_weather_is_by_hour_and_airport() -> None:
-    """Unrecorded hours and a wind that can't be are missing; of an hour that comes twice the first row stays."""
-    rows = pd.DataFrame({"year": 2013, "month": 11, "day": 3, "hour": [1, 1, 2, 3], "origin": [*"AABB"]})
-    found = departures.weather_by_hour(
-        rows.assign(
-            temp=[39.02, 50, 60, 70], wind_speed=[1.26, 2, 1048, 4], precip=[0.01, 1, 0, 0], visib=[0.25, 1, 1, 1]
-        )
-    )
-    assert found.columns.tolist() == [
-        f"{of}_{what}" for of in "AB" for what in ("temp", "wind_speed", "precip", "visib")
-    ]
-    assert found.shape[0] == 8760
-    known = found.loc["2013-11-03 01:00":"2013-11-03 03:00"].T.to_numpy()  # type: ignore[misc]
-    nan = np.nan
-    expected = [[39.0, nan, nan], [1.3, nan, nan], [0.01, nan, nan], [0.25, nan, nan]]
-    expected += [[nan, 60, 70], [nan, nan, 4], [nan, 0, 0], [nan, 1, 1]]
-    np.testing.assert_array_equal(known, expected)
-    assert int(found.notna().sum().sum()) == 11
 
 
 def test_departures_that_ship_are_those_of_the_benchmarks() -> None:
@@ -256,14 +225,6 @@ def test_toml_describes_a_csv_beside_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert load(described(tmp_path, toml=f"sha256 = '{found.upper()}'{TOML}"), "pf").file_hash == f"sha256:{found}"
     with pytest.raises(ValueError, match="expected 00ff"):
         load(described(tmp_path, toml=f"sha256 = '00ff'{TOML}"), "pf")
-
-
-def test_targets_are_taken_in_their_order_and_shares_rounded_down(tmp_path: Path) -> None:
-    frame = hourly(19).assign(note="free text")
-    shares = "targets = ['b', 'a']\n[split]\ntrain = 0.6\nvalidation = 0.2\ntest = 0.2\n"
-    loaded = load(described(tmp_path, frame, TOML.partition("[split]")[0] + shares), "pf")
-    np.testing.assert_array_equal(loaded.values, frame[["b", "a"]].to_numpy(np.float32))
-    assert loaded.bounds == {"train": (0, 11), "validation": (11, 16), "test": (16, 19)}
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,6 @@ def test_errors_against_a_loop() -> None:
     assert points.metrics() == pytest.approx({"mse": expected["mse"], "mae": expected["mae"]}, rel=1e-9)
 
 
-@pytest.mark.parametrize(("value", "inside"), [(1.0, 1), (9.0, 1), (0.99, 0), (9.01, 0)])
-def test_the_ends_of_an_interval_are_inside(value: float, inside: int) -> None:
-    one = sums(1.0)
-    one.add(np.array([[[value]]]), np.arange(11.0)[None, None, None])
-    assert one.metrics()["coverage"] == inside
-
-
 def test_a_variable_without_scale_is_left_out_of_the_msis_alone(data: Dataset) -> None:
     values = data.values.copy()
     values[:300, 1] = 7

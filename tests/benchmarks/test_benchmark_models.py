@@ -26,19 +26,20 @@ from benchmarks.models.base import at_levels
 from benchmarks.models.trained import RATES, RECIPES
 from benchmarks.run.measures import measure
 from darts_msft import MSFTFoundationModel
-from darts_msft.arguments import ADAMW, GRADIENT_CLIP
 from darts_msft.methods import find_method
 from darts_msft.storage.weights import state_hash
 
 NETWORKS = ("patchtst", "itransformer", "timemixer")
-POINTS = [name for name in MODELS if name not in OURS or name in ("zero_shot", "msft")]
+ROWS = [name for name in MODELS if name not in OURS or name in ("zero_shot", "msft", "scratch")]
 """Ours are one class."""
 
 
 # ---- all models
 
 
-@pytest.mark.parametrize(("name", "levels"), [(name, LEVELS) for name in MODELS] + [(name, None) for name in POINTS])
+@pytest.mark.parametrize(
+    ("name", "levels"), [*((name, LEVELS) for name in ROWS), *((name, None) for name in ("msft", "patchtst"))]
+)
 def test_all_models_forecast(tiny_moirai: str, tiny_chronos: str, name: str, levels: tuple[float, ...] | None) -> None:
     """Around each variable's own level, in the order of variables and levels, and from the context alone."""
     forecaster, model = fitted(name, options_of(name, tiny_moirai, tiny_chronos), levels)
@@ -132,30 +133,7 @@ def test_the_authors_rate_is_tried_and_others(name: str, dataset: str, paper: fl
         load_forecaster("dlinear", {"lr": "paper"}, BUDGET).candidates(waves(), 96)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_trained_methods_follow_the_zero_shot_choice_where_the_budget_says_so(name: str) -> None:
-    options = {"patch_size": [16, 32], "num_samples": 7} if name in OURS else {}
-    more = {"lr_head": 0.1} if name in OURS and name != "zero_shot" else {}  # of no concern to the leader
-    leader = load_forecaster(name, {**options, **more}, replace(BUDGET, zero_shot_choice=True)).leader()
-    assert leader == (("zero_shot", options) if name in OURS and name != "zero_shot" else None)
-    assert load_forecaster(name, options, BUDGET).leader() is None
-
-
-def test_several_scales_take_the_look_back_too_and_one_scale_its_own() -> None:
-    budget = replace(BUDGET, zero_shot_choice=True, zero_shot_look_back=True)
-    for given, names in (({}, ours.LED), ({"num_scales": 0}, ("patch_size",))):
-        follower = load_forecaster("full", {**given, "lr_head": 0.1}, budget)
-        assert (follower.followed, follower.leader()) == (names, ("zero_shot", given))
-    assert load_forecaster("full", {}, replace(budget, zero_shot_look_back=False)).followed == ("patch_size",)
-    with pytest.raises(ValueError, match="give both"):
-        replace(BUDGET, zero_shot_look_back=True)
-
-
 # ---- what tells results of other code apart
-
-
-def test_our_optimiser_is_the_package_s() -> None:
-    assert [ADAMW, GRADIENT_CLIP] == ours.OPTIMISER
 
 
 def test_defaults_hash_tells_recipes_apart_and_not_options(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,33 +188,6 @@ def test_our_zero_shot_forecast_is_the_models_own_and_samples_are_its_distributi
     exact = forecasts(*fitted("zero_shot", quantiles, LEVELS), LEVELS)
     spread = exact[..., 3] - exact[..., 1]  # of the central 80 %
     assert (np.abs(found - exact)[..., 1:4].max(axis=-1) < 0.2 * spread).mean() > 0.95
-
-
-@pytest.mark.parametrize("stacked", [True, False])
-def test_zero_shot_weighs_its_scales_by_the_validation_part_or_in_each_window(tiny_moirai: str, stacked: bool) -> None:
-    """Stacked weights are the same where the model is asked for its own forecasts, of backcasts those of no fit."""
-    options = options_of("zero_shot", tiny_moirai, num_scales=1, finest_context=24)
-    forecaster, model = fitted("zero_shot", {**options, "stacked": stacked})
-    own = MSFTFoundationModel(
-        LOOK_BACK, HORIZON, backbone=tiny_moirai, patch_size=4, num_scales=1, finest_context=24, likelihood=None
-    )
-    expected = own.predict(HORIZON, waves().series("test", 100)[: STARTS[0] - 380]).values()
-    found = forecasts(forecaster, model)[0, ..., 0]
-    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4) != stacked
-    assert told(forecaster, model)["trained_parameters"] == 0
-
-
-def test_the_paper_s_form_is_a_finest_context_of_the_look_back(tiny_moirai: str) -> None:
-    options = options_of("msft", tiny_moirai, look_back=[24, 48], finest_context=["look_back", 32])
-    forecaster = load_forecaster("msft", options, BUDGET)
-    kept, dropped = forecaster.candidates(waves(), HORIZON)
-    assert [(one["look_back"], one["finest_context"]) for one in kept] == [
-        (24, "look_back"),
-        *((48, "look_back"), (48, 32)),
-    ]
-    assert [one["look_back"] for one in dropped] == [24]
-    model = forecaster.build(kept[1], waves(), HORIZON, 0, None)
-    assert model.model_params["finest_context"] == 48
 
 
 # ---- what isn't trained

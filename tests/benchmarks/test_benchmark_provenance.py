@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,12 +87,6 @@ def leave(code: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL) if code == -9 else sys.exit(code)
 
 
-def fill(megabytes: int) -> float:
-    held = bytearray(megabytes * 10**6)
-    held[::4096] = b"x" * len(held[::4096])
-    return provenance.peak_memory_mb()
-
-
 def test_a_function_is_called_in_another_process() -> None:
     total, first = provenance.isolated(add, 2, 3)
     _, second = provenance.isolated(add, 0, 0)
@@ -107,47 +99,3 @@ def test_a_function_is_called_in_another_process() -> None:
     ):
         with pytest.raises(provenance.ProcessFailed, match=message):
             provenance.isolated(function, value)
-
-
-def test_peak_memory_is_the_process_s_own() -> None:
-    """Neither what this process holds nor what one before it held counts."""
-    little, much = provenance.isolated(fill, 1), provenance.isolated(fill, 300)
-    assert much - little == pytest.approx(299, rel=0.05)
-    assert fill(200) > 200
-    assert provenance.isolated(fill, 1) == pytest.approx(little, abs=5)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(f"""
-import os, pathlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells leave it ignored in what they run in the background
-sys.path.insert(0, {str(Path(provenance.__file__).parents[2])!r})
-from benchmarks.run.provenance import isolated
-def wait(folder):
-    pathlib.Path(folder, "part").write_text(str(os.getpid()))
-    pathlib.Path(folder, "part").rename(pathlib.Path(folder, "pid"))
-    time.sleep(600)
-if __name__ == "__main__":
-    isolated(wait, {str(tmp_path)!r})
-""")
-    started = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
-    try:
-        assert eventually((tmp_path / "pid").exists)
-        stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-        assert stat.exists()
-        started.send_signal(number)
-        started.wait(30)
-        assert eventually(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
-    finally:
-        started.kill()
-        started.wait()
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether it holds before a minute has passed."""
-    end = time.monotonic() + 60
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_fakes import SEASON, Fake, builds, experiment, measured, notes, play, runs, stored, waves
+from benchmark_fakes import SEASON, Fake, builds, experiment, measured, notes, play, runs, stored
 from child_process import run_in_child
 
-from benchmarks import data
 from benchmarks import run as runner
 from benchmarks.errors import Misuse, WeightsMissing
 from benchmarks.run import measures, provenance, store
@@ -94,13 +93,6 @@ def test_another_state_is_measured_anew(tmp_path: Path, run: Run, monkeypatch: P
         (tmp_path / name).write_text("1")
     assert run(asked) == 0
     assert stored(tmp_path) == after
-
-
-def test_a_follower_s_leader_chooses_first_and_once(tmp_path: Path, run: Run) -> None:
-    options = {"follows": [10, SEASON], "look_back": [10, 11, SEASON]}
-    assert run([experiment(tmp_path, options={**options, "spread": spread}) for spread in (1, 2)]) == 0
-    assert builds(tmp_path) == ["10 0.5 seed 0", "12 0.5 seed 0", "12 1 seed 0", "12 2 seed 0"]
-    assert len(runs(tmp_path, "choice")) == 3
 
 
 # ---- several at once
@@ -200,25 +192,6 @@ def test_others_run_where_one_fails(tmp_path: Path, run: Run, monkeypatch: Patch
     monkeypatch.setattr(runner, "isolated", dead)
     assert run([failing]) == 1
     assert f"FAILED {failing}: ended by signal 9\n" in capsys.readouterr().err
-
-
-def test_data_that_are_gone_fail_alone(tmp_path: Path, run: Run, monkeypatch: Patch, capsys: Capture) -> None:
-    """A result is there, but whether it is of the same data can't be told. Without any data nothing is begun."""
-    both = [experiment(tmp_path), experiment(tmp_path, dataset="others")]
-    assert run(both) == 0
-
-    def gone(name: str, *rest: Any) -> Any:
-        if name == "others":
-            raise FileNotFoundError("others.csv is not there")
-        return waves(name, *rest)
-
-    monkeypatch.setattr(data, "load", gone)
-    for words in ([], ["--dry-run"]):
-        assert run([*both, experiment(tmp_path, seed=1)], *words) == 1
-        assert "FileNotFoundError: others.csv is not there" in capsys.readouterr().err
-    assert len(runs(tmp_path)) == 3
-    assert run(both[1:]) == 2
-    assert capsys.readouterr().err == "python -m benchmarks: no data set can be used; others.csv is not there\n"
 
 
 def test_an_interrupt_stops_and_keeps_what_is_finished(tmp_path: Path, run: Run, capsys: Capture) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +45,6 @@ def test_every_stored_result_is_readable_under_its_key() -> None:
             experiment = Experiment.from_dict(entry["experiment"])
             assert entry["key"] == (experiment.key if kind == "run" else experiment.choice_key), path
             assert path.name.startswith(f"{experiment.family}-{experiment.dataset}-{experiment.horizon}-"), path
-
-
-def test_files_of_settled_questions_are_readable() -> None:
-    """Defaults, the checkpoint's zero-shot figures, its sizes: their programs are gone, what they measured isn't."""
-    for name in (
-        "checkpoint",
-        "sizes",
-        "efficiency",
-        "chronos2",
-        "defaults/ETTh1",
-        "defaults/ETTm1",
-        "methods/methods_ETTh1",
-    ):
-        assert json.loads((store.FOLDER / f"{name}.json").read_text()), name
-    for name in ("repetition", "sizes/96x4", "sizes/patches-8-16-32"):
-        lines = (store.FOLDER / f"{name}.jsonl").read_text().splitlines()
-        assert [json.loads(line) for line in lines], name
 
 
 def test_the_suites_find_what_was_measured_for_them() -> None:
@@ -189,24 +170,6 @@ def test_a_claim_is_one_block_s_alone(tmp_path: Path) -> None:
     with store.claim(tmp_path, "run", "k", wait=False) as again:
         assert again
     assert files(tmp_path) == []
-
-
-def test_never_two_at_once_and_all_in_the_end(tmp_path: Path) -> None:
-    """Threads wait for one claim and take turns; files that come and go must not let two in."""
-    inside, most = list[int](), list[int]()
-
-    def work(number: int) -> None:
-        for _ in range(5):
-            with store.claim(tmp_path, "run", "k", wait=True) as ours:
-                assert ours
-                inside.append(number)
-                most.append(len(inside))
-                time.sleep(0)
-                inside.remove(number)
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
-    assert most == [1] * 20
 
 
 def test_rows_take_the_place_of_those_that_they_are_about(tmp_path: Path) -> None:

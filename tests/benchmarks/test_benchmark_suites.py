@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import __main__, data
+from benchmarks import __main__
 from benchmarks.data.files import REGISTRY
 from benchmarks.errors import Misuse
 from benchmarks.models import MODELS, OURS, Budget, load_forecaster
 from benchmarks.run import measures, store, suites
 from benchmarks.run.experiments import PROTOCOL, Experiment
-from darts_msft import MSFTFoundationModel
-from darts_msft.methods import METHODS
 
 # ---- experiments
 
@@ -93,14 +90,6 @@ def test_unusable_experiments_and_budgets_are_refused(changes: dict[str, Any], m
         Experiment.from_dict({**BASE.to_dict(), **changes})
 
 
-@pytest.mark.parametrize(
-    ("windows", "limit", "season", "stride"),
-    [(10, None, 1, 1), (10, 10, 1, 1), (10, 9, 1, 2), (10, 1, 1, 10), (2785, 200, 24, 17), (90, 20, 6, 5)],
-)
-def test_validation_windows_keep_all_phases(windows: int, limit: int | None, season: int, stride: int) -> None:
-    assert Budget(validation_windows=limit).validation_stride(windows, season) == stride
-
-
 # ---- suites
 
 
@@ -118,20 +107,6 @@ def test_names_are_registered_and_nothing_is_there_twice(name: str) -> None:
     assert {each.model for each in experiments if each.seed > 0}.isdisjoint(suites.UNSEEDED)
 
 
-def test_ablations_are_switches_of_the_model_with_all_else_equal() -> None:
-    assert set(OURS) == set(METHODS)
-    arguments = inspect.signature(MSFTFoundationModel.__init__).parameters
-    base, switched = {"look_back": 512, "patch_size": 32}, set[str]()
-    for each in suites.load("ablations"):
-        assert base.items() <= each.options.items()
-        changed = {name: value for name, value in each.options.items() if name not in base}
-        assert all(arguments[name].default != value for name, value in changed.items())
-        switched |= changed.keys()
-        load_forecaster("msft", each.options, each.budget)  # knows the options
-        MSFTFoundationModel(base["look_back"], 96, patch_size=base["patch_size"], **changed)  # takes them
-    assert len(switched) == 12
-
-
 def test_long_memory_makes_each_zero_shot_choice_once() -> None:
     """Trained rows follow zero-shot rows of the suite; those at one scale choose by fits."""
     experiments = suites.load("long_memory")
@@ -146,14 +121,6 @@ def test_long_memory_makes_each_zero_shot_choice_once() -> None:
     assert {(each.dataset, each.horizon) for each in experiments[:7]} == {("ETTm1", 96)}
     assert {each.seed for each in ett if each.horizon == 96 and each.model != "lora"} == {0, 1, 2}
     assert {each.seed for each in experiments if each not in ett} == {0}
-
-
-def test_smoke_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DARTS_MSFT_DATA", raising=False)
-    asked = {(each.dataset, each.family, each.horizon, each.test_stride) for each in suites.load("smoke")}
-    for name, family, horizon, stride in asked:
-        assert len(data.load(name, family, None).starts("test", horizon, stride)) >= 20
-    assert {family for _, family, *_ in asked} == {"lsf", "pf"}
 
 
 # ---- the check

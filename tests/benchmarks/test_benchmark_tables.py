@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,16 @@ def published() -> list[Table]:
     return tables(read(FOLDER))
 
 
+@cache
+def run_in(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / "runs" / name).read_text())
+    return found
+
+
 def test_every_published_figure_is_the_mean_of_its_files(published: list[Table]) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(published))))
     for line in lines:
-        runs = [json.loads((FOLDER / "runs" / name).read_text()) for name in line["files"].split()]
+        runs = [run_in(name) for name in line["files"].split()]
         values = [run["metrics"][line["metric"]] for run in runs]
         assert float(line["mean"]) == pytest.approx(np.mean(values), rel=1e-12)
         assert (
@@ -82,15 +89,6 @@ def test_what_can_not_stand_side_by_side_has_its_own_table(tmp_path: Path, chang
     assert len({table.title for table in found}) == 2
 
 
-def test_another_backbone_is_a_row(tmp_path: Path) -> None:
-    named, moved = {"backbone": "/some/where/large"}, {"backbone": "~/large"}
-    (table,) = tables_of(
-        tmp_path, of("msft", 0.3), of("msft", 0.4, options=named), of("msft", 0.5, seed=1, options=moved)
-    )
-    assert list(table.means.index) == ["MSFT", "MSFT (backbone=large)"]
-    assert table.means.iloc[1, 0] == pytest.approx(0.45)
-
-
 def test_scales_and_memory_name_a_row_also_where_they_were_no_choice_yet(tmp_path: Path) -> None:
     """A result from before the option `finest_context` is of one scale, or of MSFT's in the paper's form."""
     before = {"settings": {"look_back": 512}}
@@ -127,17 +125,3 @@ def test_only_what_was_asked_for_is_read(tmp_path: Path) -> None:
     runs = [result(name, family="pf", metrics={"crps": 1, "msis": 1, "coverage": each}) for name, each in better]
     (table,) = tables_of(tmp_path / "pf", *runs)
     assert table.places[("ETTh1 96", "coverage")].dropna().to_dict() == {"full finetuning": 1, "MSFT": 2}
-
-
-def test_ranks_are_over_columns_that_all_ranked_rows_have(tmp_path: Path) -> None:
-    horizons = (96, 192, 336)
-    runs = [of("msft", 0.3, horizon=horizon) for horizon in horizons]
-    runs += [of("full", 0.2 if horizon == 96 else 0.4, horizon=horizon) for horizon in horizons]
-    runs += [of("dlinear", 0.5, horizon=horizon) for horizon in horizons[:2]]  # in two of three
-    runs += [of("lora", 0.1, horizon=96)]  # in one of three
-    (table,) = tables_of(tmp_path, *runs)
-    ranks = {"MSFT": "1.50", "full finetuning": "1.50", "LoRA": "", "DLinear": "3.00"}
-    assert table.mean_ranks.to_dict() == ranks
-    (note,) = [note for note in table.notes if "Ranked" in note]
-    assert "LoRA" in note
-    assert "2 of 3" in note

@@ -35,16 +35,3 @@ def test_a_failing_case_leaves_its_reason_and_the_next_one_runs(tmp_path: Path) 
     first, second = map(json.loads, path.read_text().splitlines())
     assert "ZeroDivisionError" in first["error"]
     assert second["figure"] == 3
-
-
-@pytest.mark.parametrize(
-    ("part", "expected"),
-    [
-        ({"finished": 0, "rows": [{"seconds": 1.0}, {"seconds": 2.0}]}, False),
-        ({"finished": 0, "rows": [{"error": "ValueError: no"}]}, True),
-        ({"finished": 1, "rows": []}, True),
-        ({"finished": "ended at its limit of 3 s", "rows": []}, True),
-    ],
-)
-def test_what_has_failed(part: dict[str, object], expected: bool) -> None:
-    assert gpu_check.failed(part) == expected

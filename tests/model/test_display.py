@@ -1,12 +1,11 @@
-"""What a fit, a forecast and a backtest show: in a process of its own, as a user sees it, and by their callbacks."""
+"""What a fit, a forecast and a backtest show, by what is printed and by their callbacks."""
 
 from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,33 +14,8 @@ from darts.utils.likelihood_models.torch import QuantileRegression
 from lightning_utilities.core import rank_zero
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar, TQDMProgressBar
 
-from darts_msft import display
+from darts_msft import MSFTFoundationModel, display
 from tests.model_fixtures import HORIZON, LEARNS, fitted, make_model, wave
-
-USER = """
-from darts_msft import MSFTFoundationModel
-from tests.model_fixtures import wave
-def mark(part):
-    print("==", part, flush=True)
-model = MSFTFoundationModel(48, 8, n_epochs=2, num_scales=1, patch_size=16, random_state=0)
-series = wave(90)
-mark("fit"), model.fit(series[:72], val_series=series)
-mark("fit again"), model.fit(series[:72], epochs=1)
-mark("predict"), model.predict(8, series)
-mark("backtest"), model.backtest(series, start=0.9, retrain=False, forecast_horizon=2)
-mark("loop"), model.backtest(series, start=0.9, retrain=False, forecast_horizon=2, enable_optimization=False)
-"""
-
-
-@pytest.fixture(scope="module")
-def shown() -> dict[str, str]:
-    """By part of a user's session: all that was printed."""
-    command = [sys.executable, "-c", USER]
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-    text = run.stdout.decode()  # with the carriage returns by which bars overwrite themselves
-    assert run.returncode == 0, text
-    parts = re.split(r"^== (.*)\n", text, flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def bars(text: str) -> list[str]:
@@ -50,19 +24,32 @@ def bars(text: str) -> list[str]:
     return [line for line in lines if re.search(r"\d+/\d+", line)]
 
 
-def test_a_session_shows_bars_and_nothing_else(shown: dict[str, str]) -> None:
-    counts = {part: len(bars(text)) for part, text in shown.items()}
-    assert counts == {"fit": 1, "fit again": 1, "predict": 1, "backtest": 1, "loop": 1}
-    for text in shown.values():
-        assert not re.search(r"available|Tip|pin_memory|LeafSpec|criterion|Trainer\.|Warning|ranks|eval mode", text)
-
-
-def test_epochs_count_from_one_and_losses_have_names(shown: dict[str, str]) -> None:
-    assert "epoch 2 of 2" in shown["fit"]
+def test_a_session_shows_bars_and_nothing_else(
+    tiny_moirai: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With Lightning's own bars, its log and every warning; epochs count from one, and losses have names."""
+    model = MSFTFoundationModel(48, 8, n_epochs=2, num_scales=1, backbone=tiny_moirai, patch_size=4, random_state=0)
+    series, later = wave(90), {"start": 0.9, "retrain": False, "forecast_horizon": 2}
+    session: dict[str, Callable[[], Any]] = {
+        "fit": lambda: model.fit(series[:72], val_series=series),
+        "fit again": lambda: model.fit(series[:72], epochs=1),
+        "predict": lambda: model.predict(8, series),
+        "backtest": lambda: model.backtest(series, **later),
+        "loop": lambda: model.backtest(series, **later, enable_optimization=False),
+    }
+    shown = {}
+    with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.INFO, "pytorch_lightning"):
+        warnings.simplefilter("always")
+        for part, act in session.items():
+            act()
+            shown[part] = "".join(capfd.readouterr())
+    assert {part: len(bars(text)) for part, text in shown.items()} == dict.fromkeys(session, 1)
+    assert not re.search("|".join(re.escape(aside) for aside in display.ASIDES), "".join(shown.values()))
+    assert not [record.getMessage() for record in caplog.records if "lightning" in record.name]
+    assert not [str(one.message) for one in warned if not issubclass(one.category, DeprecationWarning)]
     assert "epoch 1 of 1" in shown["fit again"]
-    assert "train NLL" in shown["fit"]
-    assert "validation" in shown["fit"]
-    assert "CRPS" in shown["fit"]
+    for name in ("epoch 2 of 2", "train NLL", "validation", "CRPS"):
+        assert name in shown["fit"]
 
 
 class Watch(pl.Callback):
@@ -146,3 +133,21 @@ def test_other_lines_and_other_peoples_loggers_stay(tiny_moirai: str, caplog: An
     assert "a warning inside" in [str(one.message) for one in recwarn]
     left = {one[1].pattern for one in warnings.filters if isinstance(one[1], re.Pattern)}
     assert not left & set(display.WARNINGS)
+
+
+def test_a_terminal_is_told_what_takes_time_before_there_is_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    shows: dict[str, Any] = {"quiet": False, "elsewhere": True}
+    for name, shown in shows.items():
+        with display.busy(name, shown):
+            pass
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    with display.busy("outer", True), display.busy("inner", True):
+        pass
+    with display.one_bar(), display.busy("nested", True):
+        pass
+    text = capsys.readouterr().out
+    assert "outer" in text
+    assert not re.search("quiet|elsewhere|nested", text)

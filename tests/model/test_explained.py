@@ -68,13 +68,6 @@ def test_the_picture_of_a_forecast_has_its_quantiles(fitted: MSFTFoundationModel
         fitted.plot_forecast(series, component="none")
 
 
-def test_beyond_the_horizon_and_of_points(tiny_moirai: str, series: TimeSeries) -> None:
-    far = make_model(tiny_moirai).plot_forecast(series, n=12)
-    assert [len(line.get_xdata()) for line in far.lines if line.get_label() == "median"] == [12]
-    points = make_model(tiny_moirai, likelihood=None).plot_forecast(series, ax=plt.subplots()[1])
-    assert not points.collections
-
-
 def test_the_picture_of_the_scales(fitted: MSFTFoundationModel, series: TimeSeries) -> None:
     seen, said = fitted.plot_scales(series)
     assert [len(line.get_xdata()) for line in seen.lines] == [16, 16, 16]  # 16 steps, 16 means of 2, 16 of 4

@@ -14,8 +14,7 @@ from darts.metrics import mae
 from darts.models import LinearRegressionModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 
-from darts_msft import MSFTFoundationModel, before_fit
-from darts_msft.ensembles import trained_by_new_ensemble
+from darts_msft import MSFTFoundationModel
 from tests.model_fixtures import (
     CONTEXT,
     HORIZON,
@@ -36,8 +35,7 @@ def always(**_: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("retrain", [True, 5, always])
-@pytest.mark.parametrize("method", ["msft", "zero_shot", "scratch"])
+@pytest.mark.parametrize(("method", "retrain"), [("msft", True), ("zero_shot", 5), ("scratch", always)])
 def test_an_unfitted_model_is_not_refitted_along_a_series(tiny_moirai: str, method: str, retrain: Any) -> None:
     model = make_model(tiny_moirai, method=method)
     with pytest.raises(ValueError, match="retrain=False"):
@@ -55,13 +53,12 @@ def test_darts_default_refits_are_refused_after_a_zero_shot_forecast_too(tiny_mo
     assert len(model.historical_forecasts(wave(60), *positional)) == 10
 
 
-@pytest.mark.parametrize("how", [{}, {"n_random_samples": 2}])
-def test_gridsearch_refits_along_the_series(tiny_moirai: str, how: dict[str, Any]) -> None:
+def test_gridsearch_refits_along_the_series(tiny_moirai: str) -> None:
     settings = make_model(tiny_moirai, num_scales=0, method="linear_probe").model_params
     grid = {name: [value] for name, value in settings.items()} | {"lr_head": [1e-2, 0.0]}
     search = {"start": -2, "start_format": "position", "forecast_horizon": 1, "random_state": 0}
     series = wave(60)
-    best, found, error = MSFTFoundationModel.gridsearch(grid, series, metric=mae, **search, **how)
+    best, found, error = MSFTFoundationModel.gridsearch(grid, series, metric=mae, **search)
     errors = []
     for rate in grid["lr_head"]:
         model = MSFTFoundationModel(**{**settings, "lr_head": rate})
@@ -83,8 +80,7 @@ def linear(fit: bool) -> LinearRegressionModel:
     return model.fit(wave(80)) if fit else model
 
 
-@pytest.mark.parametrize("used", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"method": "zero_shot"}, {"method": "zero_shot", "likelihood": None}])
+@pytest.mark.parametrize(("settings", "used"), [({}, True), ({"method": "zero_shot", "likelihood": None}, False)])
 def test_joins_an_ensemble_of_fitted_models(tiny_moirai: str, settings: dict[str, Any], used: bool) -> None:
     series, own, other = wave(100), make_model(tiny_moirai, **settings), linear(fit=True)
     if used:
@@ -99,8 +95,7 @@ def test_joins_an_ensemble_of_fitted_models(tiny_moirai: str, settings: dict[str
     assert not own.model._trainer.global_step
 
 
-@pytest.mark.parametrize("used", [False, True])
-@pytest.mark.parametrize("other", [NaiveSeasonal(8), linear(fit=False)])
+@pytest.mark.parametrize(("other", "used"), [(NaiveSeasonal(8), True), (linear(fit=False), False)])
 def test_joins_an_ensemble_that_fits_its_members(tiny_moirai: str, other: Any, used: bool) -> None:
     series, own = wave(100), make_model(tiny_moirai, method="zero_shot")
     if used:
@@ -123,37 +118,12 @@ def test_joins_a_regression_ensemble_of_fitted_models(tiny_moirai: str) -> None:
     assert np.allclose(values_of(forecast).ravel(), weights[0] * own + weights[1] * other + constant, rtol=1e-4)
 
 
-def test_darts_tells_what_ensemble_is_being_made(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Red where a version of Darts keeps the arguments of what is being made elsewhere: mend `ensembles`."""
-    model, told = make_model(tiny_moirai), []
-
-    def noted(one: Any) -> bool | None:
-        told.append(trained_by_new_ensemble(one))
-        return told[-1]
-
-    monkeypatch.setattr(before_fit, "trained_by_new_ensemble", noted)
-    NaiveEnsembleModel([model])
-    RegressionEnsembleModel(forecasting_models=[model], regression_train_n_points=8)
-    assert set(told) == {True}
-    told.clear()
-    NaiveEnsembleModel([model], False)
-    assert set(told) == {False}
-    told.clear()
-    assert not model._fit_called
-    assert told == [None]
-
-
 def test_only_an_ensemble_sees_an_unfitted_model_as_fitted(tiny_moirai: str) -> None:
     model, other = make_model(tiny_moirai), make_model(tiny_moirai, method="scratch")
     NaiveEnsembleModel([model, linear(fit=True)], train_forecasting_models=False)
     assert not model._fit_called
     with pytest.raises(ValueError, match="fitted"):  # no forecast without training
         NaiveEnsembleModel([other, linear(fit=True)], train_forecasting_models=False)
-
-
-def test_point_forecasts_are_not_probabilistic(tiny_moirai: str) -> None:
-    assert make_model(tiny_moirai).supports_probabilistic_prediction
-    assert not make_model(tiny_moirai, likelihood=None).supports_probabilistic_prediction
 
 
 # ---------------------------------------------------------------- a fit that fails
@@ -179,8 +149,7 @@ FAILURES: dict[str, tuple[Callable[[MSFTFoundationModel], Any], type[Exception]]
 }
 
 
-@pytest.mark.parametrize("used", [False, True])
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize(("failure", "used"), [*zip(FAILURES, (False, True, False, True), strict=True)])
 def test_after_a_failed_fit_the_model_forecasts_zero_shot(tiny_moirai: str, failure: str, used: bool) -> None:
     expected = values_of(make_model(tiny_moirai, **LONG).predict(HORIZON, wave()))
     model = make_model(tiny_moirai, {"callbacks": [Breaks()]}, **LONG, **LEARNS)
@@ -328,10 +297,8 @@ def test_mixings_without_effect_on_points_are_refused(tiny_moirai: str) -> None:
 WHOLE = CONTEXT + HORIZON
 SHORT: dict[str, tuple[int, Callable[[MSFTFoundationModel, TimeSeries], Any]]] = {
     "predict": (CONTEXT, lambda model, series: model.predict(1, series)),
-    "predict several": (CONTEXT, lambda model, series: model.predict(1, [wave(), series])),
     "scale_forecasts": (CONTEXT, lambda model, series: model.scale_forecasts(series)),
     "fit": (WHOLE, lambda model, series: model.fit(series)),
-    "fit several": (WHOLE, lambda model, series: model.fit([wave(), series])),
     "validate": (WHOLE, lambda model, series: model.fit(wave(), val_series=series)),
     "historical": (
         CONTEXT + 3,

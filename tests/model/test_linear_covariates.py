@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def told_by(covariate: TimeSeries, seed: int = 99) -> TimeSeries:
 
 
 def fit(checkpoint: str, covariate: TimeSeries, target: TimeSeries, **changes: Any) -> MSFTFoundationModel:
-    model = make_model(checkpoint, **{"linear_member": True, "method": "zero_shot", **changes})
+    model = make_model(checkpoint, **{"linear_member": True, "method": "zero_shot", "batch_size": 64, **changes})
     return model.fit(
         target[10:400],  # from another step than the covariate's first
         future_covariates=covariate,
@@ -58,7 +57,7 @@ def target(covariate: TimeSeries) -> TimeSeries:
     return told_by(covariate)
 
 
-@pytest.mark.parametrize("changes", [{}, {"output_chunk_shift": 2}, {"num_scales": 0}, {"likelihood": None}])
+@pytest.mark.parametrize("changes", [{}, {"output_chunk_shift": 2, "likelihood": None}])
 def test_what_a_covariate_tells_is_forecast_to_the_noise(
     tiny_moirai: str, covariate: TimeSeries, target: TimeSeries, changes: dict[str, Any]
 ) -> None:
@@ -71,7 +70,7 @@ def test_what_a_covariate_tells_is_forecast_to_the_noise(
 
 def test_noise_costs_next_to_nothing(tiny_moirai: str) -> None:
     target, given = wave(700, seed=3), known(700, seed=1, width=3)
-    alone = make_model(tiny_moirai, linear_member=True, method="zero_shot")
+    alone = make_model(tiny_moirai, linear_member=True, method="zero_shot", batch_size=64)
     alone.fit(target[10:400], val_series=target[400:START])
     with_noise = fit(tiny_moirai, given, target)
     assert _linear_error(with_noise, target, given) < 1.02 * _linear_error(alone, target, None)
@@ -113,21 +112,6 @@ def test_past_covariates_and_other_series_have_no_part(tiny_moirai: str) -> None
     forecasts = model.predict(HORIZON, targets, past_covariates=past, future_covariates=given)
     truth = [told_by(one)[560 : 560 + HORIZON] for one in given]
     assert np.mean([(a.values() - b.values()) ** 2 for a, b in zip(forecasts, truth, strict=True)]) < 2 * NOISE**2
-
-
-@pytest.mark.parametrize("method", ["zero_shot", "msft"])
-def test_saved_models_and_adapters_forecast_the_same(
-    tiny_moirai: str, tmp_path: Path, covariate: TimeSeries, target: TimeSeries, method: str
-) -> None:
-    model = fit(tiny_moirai, covariate, target, method=method)
-    given = {"series": target[:START], "future_covariates": covariate}
-    expected = values_of(model.predict(HORIZON, **given))
-    model.save(str(tmp_path / "model.pt"))
-    model.save_adapter(tmp_path / "adapter")
-    other = make_model(tiny_moirai, linear_member=True, method=method)
-    other.load_adapter(tmp_path / "adapter")
-    for again in (MSFTFoundationModel.load(str(tmp_path / "model.pt")), other):
-        np.testing.assert_array_equal(values_of(again.predict(HORIZON, **given)), expected)
 
 
 def test_a_state_of_before_has_no_effects(tiny_moirai: str) -> None:

@@ -24,12 +24,12 @@ VAL = wave(80, seed=1)
 
 def fit(checkpoint: str, **changes: Any) -> MSFTFoundationModel:
     """Zero-shot, unless a method is given, on series that a linear map can forecast."""
-    model = make_model(checkpoint, **{"linear_member": True, "method": "zero_shot", **LONG, **changes})
-    return model.fit(wave(400), val_series=VAL)
+    usual = {"linear_member": True, "method": "zero_shot", "batch_size": 64, **LONG}
+    return make_model(checkpoint, **{**usual, **changes}).fit(wave(400), val_series=VAL)
 
 
 @cache
-def fitted(checkpoint: str, likelihood: str = "native") -> MSFTFoundationModel:
+def fitted(checkpoint: str, likelihood: str) -> MSFTFoundationModel:
     """Such a model, made once: tests leave it as it is."""
     return fit(checkpoint, likelihood=LIKELIHOODS[likelihood])
 
@@ -37,14 +37,13 @@ def fitted(checkpoint: str, likelihood: str = "native") -> MSFTFoundationModel:
 @each_likelihood
 def test_it_is_a_candidate_and_takes_the_weight_that_it_earns(tiny_moirai: str, likelihood: str) -> None:
     model = fitted(tiny_moirai, likelihood)
-    report, alone = (
-        model.fit_report,
-        fit(tiny_moirai, likelihood=LIKELIHOODS[likelihood], linear_member=False).fit_report,
-    )
+    report = model.fit_report
     assert [one.label for one in report.candidates] == [*ZERO_SHOT, LABEL]
-    assert [one.score for one in report.candidates[:3]] == pytest.approx([one.score for one in alone.candidates])
+    if likelihood == "native":
+        alone = fit(tiny_moirai, linear_member=False).fit_report
+        assert [one.score for one in report.candidates[:3]] == pytest.approx([one.score for one in alone.candidates])
     assert report.kept == LABEL
-    assert report.best < 0.7 * alone.best  # noise of 0.1 on a sine is all that is left
+    assert report.best < 0.7 * min(one.score for one in report.candidates[:3])  # noise of 0.1 is all that is left
     assert model.scale_weights.shape == (4,)
     assert model.scale_weights.sum() == pytest.approx(1)
     assert model.scale_weights[-1] > 0.5
@@ -62,7 +61,7 @@ def test_the_point_is_the_weighted_sum_of_the_members(tiny_moirai: str, likeliho
 
 
 def test_intervals_are_calibrated(tiny_moirai: str) -> None:
-    model, series = fitted(tiny_moirai), wave(300, seed=3)
+    model, series = fitted(tiny_moirai, "native"), wave(300, seed=3)
     inside = []
     for end in range(CONTEXT, 300 - HORIZON, 11):
         found = model.predict_quantiles(HORIZON, series[:end], quantiles=(0.1, 0.9)).values()
@@ -75,7 +74,7 @@ def test_intervals_are_calibrated(tiny_moirai: str) -> None:
 
 
 def test_the_score_is_the_crps_of_the_mixture(tiny_moirai: str) -> None:
-    model, val = fitted(tiny_moirai), VAL
+    model, val = fitted(tiny_moirai, "native"), VAL
     errors = []
     for end in range(CONTEXT, len(val) - HORIZON + 1):
         draws = values_of(model.predict(HORIZON, val[:end], num_samples=300, random_state=0))[:, 0]
@@ -97,19 +96,6 @@ def test_windows_that_it_cannot_tell_are_the_scales_alone(tiny_moirai: str, like
     expected = sum(weight * one.values() for weight, one in zip(weights, scales, strict=True))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert np.abs(weights - 1 / 3).max() > 0.05
-
-
-@pytest.mark.parametrize("method", ["zero_shot", "msft", "full"])
-def test_saved_models_and_adapters_forecast_the_same(tiny_moirai: str, tmp_path: Path, method: str) -> None:
-    model, series = fit(tiny_moirai, method=method), wave(90, seed=2)
-    expected = model.predict(HORIZON, series).values()
-    model.save(str(tmp_path / "model.pt"))
-    again = MSFTFoundationModel.load(str(tmp_path / "model.pt"))
-    np.testing.assert_array_equal(again.predict(HORIZON, series).values(), expected)
-    model.save_adapter(tmp_path / "adapter")
-    other = make_model(tiny_moirai, **{"linear_member": True, "method": method, **LONG})
-    other.load_adapter(tmp_path / "adapter")
-    np.testing.assert_array_equal(other.predict(HORIZON, series).values(), expected)
 
 
 def test_what_0_1_saved_has_none() -> None:
@@ -146,7 +132,7 @@ def test_at_one_scale_it_is_weighed_too(tiny_moirai: str) -> None:
 def test_a_second_fit_learns_from_its_own_series(tiny_moirai: str) -> None:
     model, again = fit(tiny_moirai), wave(400).map(lambda values: values[::-1] * 2)
     model.fit(again, val_series=wave(120, seed=1))
-    fresh = make_model(tiny_moirai, linear_member=True, method="zero_shot", **LONG)
+    fresh = make_model(tiny_moirai, linear_member=True, method="zero_shot", batch_size=64, **LONG)
     fresh.fit(again, val_series=wave(120, seed=1))
     np.testing.assert_array_equal(model.model.linear.weight, fresh.model.linear.weight)
     assert model.candidates == fresh.candidates
@@ -158,7 +144,9 @@ def test_without_validation_windows_that_it_tells_it_has_no_weight(
     values = VAL.values().copy()
     values[np.arange(len(values)) % 15 < 13] = np.nan  # gaps that are not bridged
     for likelihood in ("native", None):
-        model = make_model(tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, **LONG)
+        model = make_model(
+            tiny_moirai, linear_member=True, method="zero_shot", likelihood=likelihood, batch_size=64, **LONG
+        )
         gapped = VAL.with_values(values)
         model.fit(wave(400), val_series=gapped)
         assert model.scale_weights is None or model.scale_weights[-1] == 0
@@ -210,10 +198,9 @@ def test_it_is_on_by_default_where_its_weight_can_be_stacked(tiny_moirai: str) -
     assert list(found.values()) == [True, False, False, False]
 
 
-@pytest.mark.parametrize("validated", [80, 120])  # what is kept: the start, an epoch
-def test_a_fit_without_validation_series_keeps_its_share(tiny_moirai: str, validated: int) -> None:
-    model = make_model(tiny_moirai, method="full", linear_member=True, **LONG)
-    model.fit(wave(400), val_series=wave(validated, seed=1))
+def test_a_fit_without_validation_series_keeps_its_share(tiny_moirai: str) -> None:
+    model = make_model(tiny_moirai, method="full", linear_member=True, batch_size=64, **LONG)
+    model.fit(wave(400), val_series=wave(120, seed=1))
     share = model.scale_weights[-1]
     assert share > 0.5
     model.fit(wave(400))
@@ -238,8 +225,8 @@ def test_an_hour_that_is_missing_now_and_then_does_not_silence_it(tiny_moirai: s
         values[5::17] = np.nan
         return series.with_values(values)
 
-    given = {"linear_member": True, "method": "zero_shot", "likelihood": likelihood, **LONG}
-    whole = make_model(tiny_moirai, **given).fit(wave(400), val_series=VAL)
+    whole = fitted(tiny_moirai, "native" if likelihood else "points")
+    given = {"linear_member": True, "method": "zero_shot", "likelihood": likelihood, "batch_size": 64, **LONG}
     model = make_model(tiny_moirai, **given).fit(gapped(wave(400)), val_series=gapped(VAL))
     assert model.scale_weights[-1] == pytest.approx(whole.scale_weights[-1], abs=0.1)
     series = gapped(wave(90, seed=2))

@@ -10,11 +10,10 @@ import torch
 from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models.torch import QuantileRegression
-from model_fixtures import CONTEXT, HORIZON, LONG, fitted, from_values, make_model, parameters_of, values_of, wave
+from model_fixtures import CONTEXT, HORIZON, fitted, from_values, make_model, parameters_of, values_of, wave
 from oracles import memory_of, pool_loop
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.forms import Form
 from darts_msft.module import MSFTModule
 from darts_msft.scales.backcasts import COUNT
 
@@ -145,19 +144,6 @@ def test_tokens_beyond_the_checkpoint_are_refused_with_what_to_do() -> None:
         MSFTFoundationModel(4096, 96, method="prompt", finest_context=3904, num_scales=1)
 
 
-def test_one_scale_sees_as_much_of_a_long_input_as_the_checkpoint_takes() -> None:
-    """What the pretrained model forecasts by itself, from the last 4,000 of 4,096 steps."""
-    series = noisy(4100)
-    trainer = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
-    options: dict[str, Any] = {"likelihood": None, "pl_trainer_kwargs": trainer}
-    model = MSFTFoundationModel(4096, 96, **options)
-    alone = MSFTFoundationModel(4000, 96, num_scales=0, **options).predict(96, series)
-    several = model.predict(96, series)
-    model.model.take(Form.ONE_SCALE)
-    assert np.array_equal(values_of(model.predict(96, series)), values_of(alone))
-    assert not np.allclose(values_of(several), values_of(alone), rtol=1e-3)
-
-
 # --- weights by backcasts ---------------------------------------------------------------------------------------------
 
 
@@ -237,23 +223,6 @@ def test_a_forecast_without_weights_of_its_own_is_scale_0_s(tiny_moirai: str) ->
     assert np.isnan([scale["weight"] for scale in parameters_of(model, nothing)[0]]).all()
 
 
-def test_one_window_s_weights_are_not_the_model_s(tiny_moirai: str) -> None:
-    """`scale_weights` has those that all windows share."""
-    further, paper = make_model(tiny_moirai, **LONG), make_model(tiny_moirai)
-    for model in (further, paper):
-        model.predict(HORIZON, noisy())
-    assert further.scale_weights is None
-    assert paper.scale_weights.tolist() == [1, 0, 0]
-    assert further.model.kind is Form.BACKCASTS
-    assert paper.model.kind is Form.ONE_SCALE
-    for settings in ({"mixing": "first", **LONG}, {"num_scales": 0}):
-        model = make_model(tiny_moirai, **settings)
-        model.predict(HORIZON, noisy())
-        assert model.model.kind is Form.ONE_SCALE
-        expected = make_model(tiny_moirai, num_scales=0, likelihood=None).predict(HORIZON, noisy())
-        np.testing.assert_allclose(values_of(model.predict(HORIZON, noisy())), values_of(expected), rtol=1e-5)
-
-
 # --- windows that are shorter than the memory, or have gaps -----------------------------------------------------------
 
 
@@ -279,16 +248,6 @@ def test_a_scale_that_saw_nothing_is_near_where_a_coarser_one_is(tiny_moirai: st
     assert all(np.abs(one - 1000).max() < 50 for one in points)
     quantiles = values_of(make_model(tiny_moirai, **FURTHER).predict_quantiles(HORIZON, series, (0.1, 0.9)))
     assert np.abs(quantiles - 1000).max() < 50
-
-
-def test_input_that_no_scale_sees_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    MSFTFoundationModel(4096, 96, finest_context=512, num_scales=1)
-    assert "sees 1024 of the input's 4096 steps" in caplog.text
-    assert "num_scales=3, or finest_context=2048" in caplog.text
-    caplog.clear()
-    for settings in ({"finest_context": 512}, {"num_scales": 1}, {"finest_context": 2048, "num_scales": 1}):
-        MSFTFoundationModel(4096, 96, **settings)
-    assert not caplog.records
 
 
 def test_with_one_scale_the_given_memory_counts_before_training_too(tiny_moirai: str) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from darts.metrics import mae
-from darts.models import ConformalNaiveModel, DLinearModel, NaiveEnsembleModel, NaiveSeasonal, RegressionEnsembleModel
-from darts.utils.likelihood_models.torch import GaussianLikelihood
+from darts.models import ConformalNaiveModel, DLinearModel, NaiveSeasonal, RegressionEnsembleModel
 from model_fixtures import CONTEXT, HORIZON, TRAINER, fitted, from_values, make_model, values_of, wave
 
 from darts_msft import MSFTFoundationModel
@@ -16,23 +15,6 @@ from darts_msft import MSFTFoundationModel
 
 def dlinear() -> DLinearModel:
     return DLinearModel(CONTEXT, HORIZON, n_epochs=1, random_state=0, pl_trainer_kwargs=TRAINER)
-
-
-def test_naive_ensemble_is_the_mean_of_its_members(tiny_moirai: str) -> None:
-    makers = (lambda: make_model(tiny_moirai, likelihood=None), dlinear, lambda: NaiveSeasonal(8))
-    ensemble = NaiveEnsembleModel([make() for make in makers]).fit(wave(60))
-    members = [values_of(make().fit(wave(60)).predict(HORIZON)) for make in makers]
-    np.testing.assert_allclose(values_of(ensemble.predict(HORIZON)), np.mean(members, axis=0), rtol=1e-4)
-
-
-def test_naive_ensemble_of_fitted_models(tiny_moirai: str) -> None:
-    """The samples of two distributions are averaged path by path, so the means are too."""
-    members = [make_model(tiny_moirai, likelihood=GaussianLikelihood(), random_state=i).fit(wave(70)) for i in (0, 1)]
-    ensemble, new = NaiveEnsembleModel(members, train_forecasting_models=False), wave(seed=3)
-    forecast = values_of(ensemble.predict(HORIZON, new, num_samples=600, random_state=0))[:, 0]
-    means = [values_of(member.predict(HORIZON, new, num_samples=600)).mean(axis=-1)[:, 0] for member in members]
-    error = forecast.std(axis=-1) * np.sqrt(2 / 600)
-    assert (np.abs(forecast.mean(axis=-1) - np.mean(means, axis=0)) < 5 * error).all()
 
 
 @pytest.mark.parametrize("likelihood", ["native", None])

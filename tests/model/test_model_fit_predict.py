@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from darts import TimeSeries, concatenate
+from darts import TimeSeries
 from model_fixtures import (
     CONTEXT,
     HORIZON,
@@ -104,14 +104,6 @@ def test_several_series_and_shorter_horizons(point: MSFTFoundationModel) -> None
     assert [forecast.start_time() for forecast in forecasts] == [one.start_time() for one in single]
     assert np.array_equal(values_of(point.predict(3, several[0])), values_of(single[0])[:3])
     assert np.array_equal(values_of(point.predict(HORIZON)), values_of(point.predict(HORIZON, wave())))
-
-
-def test_longer_horizon_feeds_the_forecast_back(point: MSFTFoundationModel) -> None:
-    chunks = [point.predict(HORIZON, wave())]
-    chunks.append(point.predict(HORIZON, wave().append(chunks[0])))
-    forecast = point.predict(2 * HORIZON, wave())
-    np.testing.assert_allclose(values_of(forecast), values_of(concatenate(chunks)), rtol=1e-5)
-    assert forecast.end_time() == wave().end_time() + 2 * HORIZON * wave().freq
 
 
 def test_samples_differ_and_follow_the_seed(tiny_moirai: str) -> None:

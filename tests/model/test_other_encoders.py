@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from contract_backbone import forecast_apart, load_backbone
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegression
 from model_fixtures import CONTEXT, HORIZON, changed, make_model, parameters_snapshot, values_of, wave
-from toy_backbone import registered_toys
-from toy_layouts import LEVELS, save_headless_toy, save_quantile_toy, save_toy_of_points
+from tiny_encoders import LEVELS
 
 from darts_msft import MSFTFoundationModel
 
@@ -23,31 +22,19 @@ SERIES = wave(components=2)
 SERVED = [0.1, 0.3, 0.5, 0.7, 0.9]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _registered() -> Iterator[None]:
-    with registered_toys():
-        yield
+@pytest.fixture(scope="module")
+def quantiles(checkpoint_of: Callable[[str], Path]) -> str:
+    return str(checkpoint_of("chronos2"))
 
 
 @pytest.fixture(scope="module")
-def quantiles(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("quantiles")
-    save_quantile_toy(path)
-    return str(path)
+def points(checkpoint_of: Callable[[str], Path]) -> str:
+    return str(checkpoint_of("units"))
 
 
 @pytest.fixture(scope="module")
-def points(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("points")
-    save_toy_of_points(path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def headless(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("headless")
-    save_headless_toy(path)
-    return str(path)
+def headless(checkpoint_of: Callable[[str], Path]) -> str:
+    return str(checkpoint_of("moment"))
 
 
 def bare(checkpoint: str) -> np.ndarray:
@@ -95,7 +82,7 @@ def test_quantile_regression_within_the_levels_is_served_by_the_pretrained_head(
     before = parameters_snapshot(model)
     model.fit(SERIES)
     assert model.model.new_heads is None
-    assert "backbone.output.weight" in changed(before, parameters_snapshot(model))
+    assert any("output_patch_embedding" in name for name in changed(before, parameters_snapshot(model)))
     assert values_of(model.predict(HORIZON, LATER, predict_likelihood_parameters=True)).shape[1] == 10
 
 
@@ -135,8 +122,8 @@ def test_a_fit_with_everything_left_open(
 ) -> None:
     """Choices, long memory, linear member, stacking; and it is saved and loaded."""
     checkpoint = request.getfixturevalue(kind)
-    free = {"num_scales": None, "patch_size": "auto", "linear_member": None, "input_chunk_length": 96}
-    model = make_model(checkpoint, **{**free, **changes})
+    free = {"num_scales": None, "patch_size": "auto", "linear_member": None, "sample_dependence": "copula"}
+    model = make_model(checkpoint, **{**free, "input_chunk_length": 96, **changes})
     model.fit(wave(180, components=2), val_series=wave(140, components=2, seed=1))
     later = wave(120, components=2, seed=3)
     starts = "untrained head" if kind == "headless" or "likelihood" in changes else "zero-shot"
@@ -214,6 +201,6 @@ def test_all_scales_share_the_statistics_of_scale_0(headless: str, quantiles: st
 
 def test_scale_0_sees_no_more_than_the_checkpoint_takes(headless: str) -> None:
     model = make_model(headless, input_chunk_length=200, num_scales=None)
-    assert model._module_settings["finest_context"] == 64
-    with pytest.raises(ValueError, match=r"^input_chunk_length=200[^\n]*64 steps[^\n]*$"):
-        make_model(headless, input_chunk_length=200, finest_context=65)
+    assert model._module_settings["finest_context"] == 96
+    with pytest.raises(ValueError, match=r"^input_chunk_length=200[^\n]*96 steps[^\n]*$"):
+        make_model(headless, input_chunk_length=200, finest_context=97)

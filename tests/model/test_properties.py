@@ -100,12 +100,12 @@ WAYS = st.sampled_from(["points", "samples", "quantiles", "parameters"])
 
 @given(arguments=ARGUMENTS, series=some_series(), steps=st.integers(1, 12) | st.integers(1, 40), way=WAYS)
 def test_a_zero_shot_forecast(
-    tiny_moirai: str, arguments: dict[str, Any], series: TimeSeries, steps: int, way: str
+    mixed_moirai: str, arguments: dict[str, Any], series: TimeSeries, steps: int, way: str
 ) -> None:
-    assert_of_numbers_or_one_error(tiny_moirai, arguments, series, steps, way, False)
+    assert_of_numbers_or_one_error(mixed_moirai, arguments, series, steps, way, False)
 
 
 @settings(max_examples=settings().max_examples // 4)
 @given(arguments=ARGUMENTS, series=some_series(40), way=WAYS)
-def test_a_fit_and_its_forecast(tiny_moirai: str, arguments: dict[str, Any], series: TimeSeries, way: str) -> None:
-    assert_of_numbers_or_one_error(tiny_moirai, arguments, series, arguments["output_chunk_length"], way, True)
+def test_a_fit_and_its_forecast(mixed_moirai: str, arguments: dict[str, Any], series: TimeSeries, way: str) -> None:
+    assert_of_numbers_or_one_error(mixed_moirai, arguments, series, arguments["output_chunk_length"], way, True)

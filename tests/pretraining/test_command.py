@@ -1,13 +1,13 @@
 """`python -m darts_msft.pretraining` as a user runs it: files, going on, refusals, flags."""
 
 import json
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small_runs import FLAGS, same_bits, start
+from torch.utils.data import DataLoader
 
 from darts_msft.pretraining import __main__ as command
 from darts_msft.pretraining import train
@@ -19,8 +19,16 @@ pytestmark = pytest.mark.usefixtures("two_validation_batches")
 # --- a process --------------------------------------------------------------------------------------------------------
 
 
-def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(tmp_path: Path) -> None:
+def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where another process prepares the batches of one of them, and not of the steps that it goes on with."""
+
+    def forks(*given: Any, **how: Any) -> DataLoader[Any]:
+        """In place of a spawned process, which would import torch anew."""
+        return DataLoader(*given, **{**how, "multiprocessing_context": "fork" if how["num_workers"] else None})
+
+    monkeypatch.setattr(train, "DataLoader", forks)
     first, second = tmp_path / "new" / "first", tmp_path / "second"
     command.main([f"--out={first}", "--log-every=1", "--workers=1", *FLAGS])
     command.main([f"--out={second}", *FLAGS])
@@ -45,73 +53,17 @@ def test_two_runs_give_the_same_bytes_one_goes_on_and_the_other_is_refused(tmp_p
 
 # --- flags ------------------------------------------------------------------------------------------------------------
 
-GIVEN = {
-    "steps": 7,
-    "tokens": 50,
-    "patch_shares": "8:0.25,32:0.75",
-    "width": 96,
-    "layers": 2,
-    "learning_rate": 0.01,
-    "hidden_learning_rate": 0.02,
-    "weight_decay": 0.03,
-    "warmup": 5,
-    "decay": 0.25,
-    "ema": 0.5,
-    "seed": 3,
-    "device": "cpu:0",
-    "precision": "bfloat16",
-    "workers": 1,
-    "clear": 9,
-    "rates": 0.5,
-    "seconds": 60.0,
-}
-
-
-def test_every_setting_and_switch_is_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    class Recorder:
-        def __init__(self, settings: Settings, directory: Path) -> None:
-            self.directory = directory
-            calls.append((asdict(settings), directory))
-
-        def resume(self) -> None:
-            calls.append("resumed")
-
-    assert set(GIVEN) == {field.name for field in fields(Settings)}
-    assert not GIVEN.items() & asdict(Settings()).items()
-    monkeypatch.setattr(command, "Pretraining", Recorder)
-    monkeypatch.setattr(command, "train_together", lambda runs, *every: calls.append((len(runs), *every)))
-    monkeypatch.setattr(torch, "set_num_threads", calls.append)
-    flags = [text for name, value in GIVEN.items() for text in ("--" + name.replace("_", "-"), str(value))]
-    command.main([*flags, "--out", str(tmp_path / "run"), "--threads=3", "--log-every=11", "--save-every=13"])
-    assert calls == [3, (GIVEN, tmp_path / "run"), "resumed", (1, 11, 13)]
-
 
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        *(("steps", value) for value in ("0", "2.5")),
-        ("tokens", "0"),
-        *(("patch-shares", value) for value in ("", "16", "16:0.5", "16:0.5,32:0.6", "16:0.5,32:0.497", "0:1")),
-        *(("patch-shares", value) for value in ("16:1.5,32:-0.5", "16:a", "16:1:1", "64:1", "8:nan")),
-        *(("width", value) for value in ("32", "66", "200")),
-        ("layers", "0"),
+        ("steps", "0"),
+        *(("patch-shares", value) for value in ("16", "16:0.5,32:0.6", "16:1.5,32:-0.5", "16:a", "64:1", "8:nan")),
+        ("width", "66"),
         ("learning-rate", "nan"),
-        ("hidden-learning-rate", "-0.1"),
-        ("weight-decay", "inf"),
-        ("warmup", "-1"),
-        ("decay", "1.5"),
-        *(("ema", value) for value in ("1.0", "-0.1")),
-        *(("rates", value) for value in ("-0.1", "1.1")),
-        ("clear", "-1"),
-        ("seconds", "-1"),
-        *(("seed", value) for value in ("-1", "1000003")),  # the validation series'
+        ("ema", "1.0"),
+        ("seed", "1000003"),  # the validation series'
         *(("device", value) for value in ("gpu", "cuda:77", "meta")),
-        ("precision", "float16"),
-        ("workers", "-1"),
-        ("threads", "-1"),
-        ("log-every", "0"),
         ("save-every", "often"),
         ("learning", "1"),  # no abbreviations
     ],
@@ -126,20 +78,6 @@ def test_a_wrong_flag_is_named_and_nothing_is_written(
     assert message.startswith("python -m darts_msft.pretraining: error: ")
     assert flag in message.replace("_", "-")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("width", [68, 136])
-def test_widths_that_are_not_refused_can_be_trained(tmp_path: Path, width: int) -> None:
-    run = start(tmp_path, width=width)
-    assert run.train_step(run.tasks[0]).isfinite()
-
-
-def test_a_file_in_place_of_the_directory_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run").write_text("mine")
-    with pytest.raises(SystemExit):
-        command.main([*FLAGS, "--out", str(tmp_path / "run")])
-    assert "run is a file" in capsys.readouterr().err
-    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,24 +97,13 @@ def test_a_state_that_cannot_be_read_is_a_message(tmp_path: Path, monkeypatch: p
         command.main([*FLAGS, "--out", str(tmp_path)])
 
 
-def test_a_loss_that_is_not_finite_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        train,
-        "horizon_loss",
-        lambda backbones, task: next(iter(backbones.values())).module.mask_encoding.weight.sum() * torch.nan,
-    )
-    with pytest.raises(SystemExit, match="error: loss is nan, the mean of 5 steps up to 5"):
-        command.main([*FLAGS, "--out", str(tmp_path)])
-
-
-@pytest.mark.parametrize("steps", [2, 1])
-def test_a_run_that_has_its_steps_is_told(tmp_path: Path, steps: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_has_its_steps_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = start(tmp_path)
     run.step = 2
     run.save()
-    command.main([*FLAGS, f"--out={tmp_path}", f"--steps={steps}"])
+    command.main([*FLAGS, f"--out={tmp_path}", "--steps=1"])
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"2 steps are made and --steps is {steps}")
+    assert record.getMessage().startswith("2 steps are made and --steps is 1")
 
 
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from series_statistics import record
 from uni2ts.model.moirai.module import MoiraiModule
 
 from darts_msft.backbones.moirai import MoiraiBackbone
@@ -16,7 +15,6 @@ from darts_msft.pretraining.objective import (
     Task,
     Tasks,
     cut,
-    damage,
     draw_layout,
     horizon_loss,
     make_task,
@@ -52,38 +50,7 @@ def test_cut_gives_averages_of_separate_pieces_of_each_row(layout: Layout) -> No
         assert (np.diff(np.sort(places[rows == row])) >= span).all()
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------
-
-
-def damaged(rows: int, steps: int, seed: int) -> np.ndarray:
-    context = counting(rows, steps)
-    damage(context, np.random.default_rng(seed))
-    return context
-
-
-@pytest.mark.parametrize(("rows", "steps"), [(1000, 200), (1000, 16)])
-def test_damage_removes_values_in_place_and_leaves_something_to_see(rows: int, steps: int) -> None:
-    context = damaged(rows, steps, seed=1)
-    missing = np.isnan(context)
-    np.testing.assert_array_equal(context[~missing], counting(rows, steps)[~missing])
-    assert (~missing).sum(axis=1).min() >= 8
-    assert 0.1 < missing.mean() < 0.6
-
-
 # --- layouts ----------------------------------------------------------------------------------------------------------
-
-
-def test_layouts_fit() -> None:
-    rng = np.random.default_rng(0)
-    layouts = [draw_layout(rng) for _ in range(2000)]
-    assert Counter(layout.patch_size for layout in layouts)[16] / 2000 == pytest.approx(0.5, abs=0.05)
-    assert {layout.tokens for layout in layouts} >= {3, 128}
-    for patch_size, context, horizon, pooling, length, _ in layouts:
-        assert 3 <= context + horizon <= 128
-        assert (context + horizon) * patch_size * pooling <= length
-        assert 512 <= length <= 4096
-        assert 0.15 * (context + horizon) - 0.5 <= horizon <= max(1, 0.5 * (context + horizon))
-        assert context >= horizon >= 1
 
 
 def test_shares_of_patch_sizes_can_be_given() -> None:
@@ -131,18 +98,6 @@ def test_a_process_is_seen_once_at_each_rate() -> None:
     ]
 
 
-def test_layouts_of_several_rates_fit_and_see_a_season_longer_than_the_finest_window() -> None:
-    rng = np.random.default_rng(0)
-    layouts = [draw_layout(rng, rates=0.25) for _ in range(2000)]
-    several = [layout for layout in layouts if layout.several_rates]
-    assert len(several) == pytest.approx(500, abs=60)
-    assert {layout.pooling for layout in several} == {4, 8}
-    for layout in several:
-        window = layout.tokens * layout.patch_size
-        assert 512 <= layout.length <= 16_384
-        assert layout.length >= layout.pooling * window
-
-
 def test_a_batch_depends_on_seed_and_index_only() -> None:
     tasks = Tasks(seed=3, tokens=100)
     forward, backward = [tasks[index] for index in range(4)], [Tasks(3, 100)[index] for index in (3, 2, 1, 0)][::-1]
@@ -152,28 +107,6 @@ def test_a_batch_depends_on_seed_and_index_only() -> None:
         assert torch.equal(task.horizon, again.horizon)
     starts = {float(task.horizon[0, 0, 0]) for task in (*forward, Tasks(4, 100)[0])}
     assert len(starts) == 5
-
-
-def test_only_the_first_batches_hold_many_quiet_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three in ten rows of the first 5,500 batches, then one in twenty."""
-    calls = record(monkeypatch, objective, "synthetic_series")
-    for index in (0, 5499, 5500, 5501):
-        Tasks(seed=0, tokens=100)[index]
-    assert [call.asked["quiet"] for call in calls] == [0.3, 0.3, 0.05, 0.05]
-
-
-def test_a_task_moves_as_a_whole() -> None:
-    task = make_loss_task(8, missing=False)
-    moved = task.to("meta")
-    assert (moved.patch_size, moved.context.shape, moved.horizon.shape) == (8, task.context.shape, task.horizon.shape)
-    assert moved.context.device.type == moved.horizon.device.type == "meta"
-
-
-def test_batches_hold_about_the_asked_number_of_tokens() -> None:
-    tasks = Tasks(seed=0, tokens=300)
-    for index in range(8):
-        task = tasks[index]
-        assert abs(task.tokens - 300) <= task.tokens / len(task.context) / 2 + 1e-9
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -244,14 +177,6 @@ def test_the_loss_is_that_of_uni2ts_own_forward(module: MoiraiModule, patch_size
     task = make_loss_task(patch_size, missing)
     expected = uni2ts_loss(module, task)
     assert horizon_loss(backbones_of(module), task).item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
-
-
-@torch.no_grad()
-def test_backbones_are_told_what_is_observed(module: MoiraiModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MOIRAI's embedding needs no such hint, others may."""
-    calls, task = record(monkeypatch, MoiraiBackbone, "embed"), make_loss_task(8, missing=True)
-    horizon_loss(backbones_of(module), task)
-    assert torch.equal(calls[0].asked["observed"], ~task.context.isnan())
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """A training step: rates, decay, clipping, and the average of the weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +63,6 @@ def test_which_weights_decay_and_at_whose_rate(tmp_path: Path) -> None:
     assert seen == NORMS | ENCODER_MATRICES | {"mask_encoding", "in_proj", "weights_logits", "df", "loc", "scale"}
 
 
-def test_each_optimiser_steps_at_its_own_rate_times_the_schedule(tmp_path: Path) -> None:
-    run = start(tmp_path, steps=10, warmup=4, decay=0.5, learning_rate=0.008, hidden_learning_rate=0.02)
-    rates = []
-    for optimizer in run.optimizers:
-        optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append([g["lr"] for g in optimizer.param_groups]))
-    for step in (0, 1, 5, 8):
-        run.step = step
-        run.train_step(run.tasks[0])
-    assert rates[0::2] == [pytest.approx([rate]) for rate in (0.005, 0.01, 0.02, 0.008)]
-    assert rates[1::2] == [pytest.approx([rate, rate]) for rate in (0.002, 0.004, 0.008, 0.0032)]
-
-
 def gradients_at_each_step(run: Pretraining, factor: float, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """All gradients, flat, as the optimisers find them in two steps on one batch, of a loss times `factor`."""
     loss, found = run.loss, []
@@ -119,25 +106,6 @@ def test_each_step_enters_the_average(tmp_path: Path, ema: float, kept: float) -
     assert not same_bits(first, second)
     for name, value in run.averaged.module.state_dict().items():
         torch.testing.assert_close(value, first[name] * kept + second[name] * (1 - kept), msg=name)
-
-
-def test_bfloat16_gives_nearly_the_same_loss(tmp_path: Path) -> None:
-    exact, short = start(tmp_path), start(tmp_path, precision="bfloat16")
-    losses = [run.loss(run.tasks[0], run.backbones).item() for run in (exact, short)]
-    assert losses[0] != losses[1]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-
-
-def test_both_losses_and_both_weights_are_kept(tmp_path: Path) -> None:
-    run = start(tmp_path)
-    run.run(log_every=1, save_every=5)
-    line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
-    losses = [run.validation_loss(backbones) for backbones in (run.backbones, run.averaged_backbones)]
-    assert losses[0] != losses[1]
-    assert [line["validation_loss"], line["averaged_validation_loss"]] == pytest.approx(losses, abs=1e-5)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert same_bits(state["module"], run.module.state_dict())
-    assert same_bits(state["averaged"], run.averaged.state_dict())
 
 
 def test_muon_in_groups_steps_as_torchs_does() -> None:

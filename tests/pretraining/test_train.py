@@ -21,26 +21,6 @@ pytestmark = pytest.mark.usefixtures("two_validation_batches")
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
-    trained = []
-    for index, seed in enumerate((0, 0, 1)):
-        torch.manual_seed(index)  # what was drawn before must not matter
-        run = start(tmp_path / str(index), seed=seed, steps=2)
-        run.run(log_every=2, save_every=2)
-        trained.append(weights(run))
-    assert same_bits(trained[0], trained[1])
-    assert not same_bits(trained[0], trained[2])
-
-
-def test_every_run_is_validated_on_the_same_series(tmp_path: Path) -> None:
-    first, second = start(tmp_path / "a", seed=0), start(tmp_path / "b", seed=1)
-    for task, other in zip(first.validation, second.validation, strict=True):
-        torch.testing.assert_close(task.context, other.context, rtol=0, atol=0, equal_nan=True)
-        assert torch.equal(task.horizon, other.horizon)
-    trained_on, held_back = first.tasks[0], first.validation[0]
-    assert not set(trained_on.horizon.flatten().tolist()) & set(held_back.horizon.flatten().tolist())
-
-
 def test_the_validation_loss_is_the_mean_over_the_held_back_batches(tmp_path: Path) -> None:
     run = start(tmp_path)
     first, second = (run.loss(task, run.backbones).item() for task in run.validation)
@@ -100,13 +80,6 @@ def test_models_that_learn_together_are_those_that_learn_alone(tmp_path: Path) -
         assert same_bits(weights(run), weights(other))
         exported = [(one.directory / "export" / "model.safetensors").read_bytes() for one in (run, other)]
         assert exported[0] == exported[1]
-
-
-def test_models_at_different_steps_do_not_learn_together(tmp_path: Path) -> None:
-    runs = [start(tmp_path / name) for name in "ab"]
-    runs[1].step = 2
-    with pytest.raises(ValueError, match=r"steps \[0, 2\]"):
-        train_together(runs)
 
 
 def test_where_the_time_is_up_the_rates_are_at_zero_and_the_weights_saved(

@@ -55,17 +55,15 @@ def adapter(model: MSFTFoundationModel, tmp_path: Path) -> Path:
     "settings",
     [
         {"likelihood": QuantileRegression([0.1, 0.5, 0.9])},
-        {"likelihood": None},
         {"enable_finetuning": {"unfreeze": ["method.*"]}},
         {"input_chunk_length": (8, 32)},
     ],
 )
 def test_round_trip_with_other_settings(tiny_moirai: str, tmp_path: Path, settings: dict[str, Any]) -> None:
-    samples = {"num_samples": 1} if settings.get("likelihood", "") is None else {}
     model = tuned(tiny_moirai, **settings)
     model.save_adapter(tmp_path / "adapter")
     other = loaded(tiny_moirai, tmp_path / "adapter", **settings)
-    assert np.array_equal(forecast_of(other, **samples), forecast_of(model, **samples))
+    assert np.array_equal(forecast_of(other), forecast_of(model))
 
 
 @pytest.mark.parametrize(("components", "dtype"), [(3, np.float32), (1, np.float64)])
@@ -92,8 +90,7 @@ def test_what_is_in_it(adapter: Path, model: MSFTFoundationModel, tiny_moirai: s
     assert sorted(file.name for file in adapter.parent.rglob("*")) == ["adapter", "adapter.json", "adapter.safetensors"]
 
 
-@pytest.mark.parametrize("forecast_first", [False, True])
-def test_loading_ends_a_resume(tiny_moirai: str, tmp_path: Path, forecast_first: bool) -> None:
+def test_loading_ends_a_resume(tiny_moirai: str, tmp_path: Path) -> None:
     """The next fit starts from the adapter, and a save writes it, not the checkpoint that was to be resumed."""
     probe = {"method": "linear_probe", "lr_new": None, "lr_pretrained": None}
     tuned(tiny_moirai, **probe).save_adapter(tmp_path / "adapter")
@@ -102,8 +99,7 @@ def test_loading_ends_a_resume(tiny_moirai: str, tmp_path: Path, forecast_first:
     saving = {**run, **probe, "save_checkpoints": True, "pl_trainer_kwargs": trainer}
     make_model(tiny_moirai, **{**LEARNS, **saving}).fit(wave(), val_series=wave(44, seed=1))
     model = MSFTFoundationModel.load_from_checkpoint(**run, best=False)
-    if forecast_first:
-        model.predict(HORIZON, wave())
+    model.predict(HORIZON, wave())
     model.load_adapter(tmp_path / "adapter")
     model.save(str(tmp_path / "model.pt"))
     expected = loaded(tiny_moirai, tmp_path / "adapter", **probe)

@@ -40,28 +40,10 @@ def test_an_own_trainer_is_left_as_it_was(tiny_moirai: str) -> None:
     NLinearModel(16, 4).fit(wave(60), val_series=VAL, trainer=trainer)
 
 
-class Fails(pl.Callback):
-    def on_train_batch_start(self, *_: Any) -> None:
-        raise InterruptedError
-
-
-@pytest.mark.parametrize("forecast_first", [False, True])
-def test_a_failed_first_fit_leaves_a_model_that_forecasts_and_fits(tiny_moirai: str, forecast_first: bool) -> None:
-    model = make_model(tiny_moirai, trainer={"callbacks": [Fails()]})
-    if forecast_first:
-        model.predict(HORIZON, wave())
-    with pytest.raises(InterruptedError):
-        model.fit(wave(60), val_series=VAL)
-    assert model.scale_weights.sum() == pytest.approx(1) if model.model is not None else True
-    assert len(model.predict(HORIZON, wave())) == HORIZON
-    model.trainer_params["callbacks"] = []
-    model.fit(wave(60), val_series=VAL)
-    assert [state.label for state in model.candidates] == [*ZERO_SHOT, "epoch 1"]
-
-
 @pytest.mark.filterwarnings("ignore:`ModelCheckpoint:UserWarning")  # Lightning: no score to name the best checkpoint by
-@pytest.mark.parametrize("likelihood", ["native", QuantileRegression([0.1, 0.5, 0.9])])
-@pytest.mark.parametrize("validated", [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("likelihood", "validated"), [("native", (True, False)), (QuantileRegression([0.1, 0.5, 0.9]), (False, True))]
+)
 def test_a_fit_resumes_with_or_without_validation(
     tiny_moirai: str, tmp_path: Path, likelihood: Any, validated: tuple[bool, bool]
 ) -> None:
@@ -84,14 +66,6 @@ def test_a_resumed_fit_without_a_validation_in_it_is_scored_at_its_end(tiny_moir
     resumed.fit(wave(), val_series=VAL, epochs=3)
     assert [state.label for state in resumed.candidates] == [*ZERO_SHOT, "end of training"]
     assert resumed.fit_report.kept == "end of training"
-
-
-def test_a_method_that_refuses_the_fit_leaves_the_model_untrained(tiny_moirai: str) -> None:
-    model = make_model(tiny_moirai, method="adalora", num_scales=None, trainer={"max_steps": 1})
-    with pytest.raises(ValueError, match="adalora"):
-        model.fit(wave(60), val_series=VAL)
-    if model.model is not None:
-        assert model.model.start_label == "zero-shot"
 
 
 def test_the_score_of_a_batch_is_at_the_present_weights(tiny_moirai: str) -> None:

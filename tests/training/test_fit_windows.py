@@ -130,7 +130,7 @@ def test_draws_among_strided_windows_of_all_series(tiny_moirai: str) -> None:
     (seen,) = seen_by(tiny_moirai, several, epochs=1, windows_per_epoch=10, how={"stride": 4})
     allowed = [set(first_values(one)[::-1][::4]) for one in several]
     assert set(seen) <= allowed[0] | allowed[1]
-    assert [len(set(seen) & one) for one in allowed] == [5, 5]
+    assert min(len(set(seen) & one) for one in allowed) >= 4
 
 
 @pytest.mark.parametrize("count", [0, -1, True])
@@ -191,11 +191,14 @@ def test_steps_that_were_trained_on_are_not_scored(
 
 
 def test_of_wide_series_fewer_windows_are_scored(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [windows.windows_to_score(components) for components in (1, 7, 21, 321)] == [256, 256, 85, 48]
-    monkeypatch.setattr(windows, "VALIDATION_FORECASTS", 60)
+    widths = (1, 7, 21, 321)
+    assert [windows.windows_to_score(components) for components in widths] == [256, 256, 85, 48]
+    assert [windows.windows_to_score(components, trains=False) for components in widths] == [256, 146, 48, 48]
+    monkeypatch.setattr(windows, "VALIDATION_FORECASTS", 90)
+    monkeypatch.setattr(windows, "UNTRAINED_FORECASTS", 60)
     monkeypatch.setattr(windows, "LEAST_VALIDATION_WINDOWS", 8)
-    for components, expected in ((3, 20), (10, 8)):
-        fit, series = make_model(tiny_moirai, method="zero_shot").fit, wave(120, components)
+    for method, components, expected in (("full", 3, 30), ("zero_shot", 3, 20), ("zero_shot", 10, 8)):
+        fit, series = make_model(tiny_moirai, method=method).fit, wave(120, components)
         assert len(scored_by(fit, monkeypatch, series, val_series=series)) == expected
 
 

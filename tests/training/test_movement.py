@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 import torch
 from model_fixtures import STILL, ZERO_SHOT, make_model, parameters_snapshot, wave
 
-from darts_msft.methods import find_method
 from darts_msft.training.movement import moved, snapshot
-from darts_msft.training.report import FitReport
 
 Pairs = list[tuple[list[Any], list[Any]]]  # (before, after) of a group's tensors
 
@@ -81,22 +78,3 @@ def test_what_counts_is_the_last_state_and_what_trained(tiny_moirai: str) -> Non
     names = {"unfreeze": ["*out_proj*"]}
     few = make_model(tiny_moirai, enable_finetuning=names).fit(wave(60), val_series=val).fit_report.moved
     assert few.keys() == {"pretrained"}
-
-
-@pytest.mark.parametrize("method", ["msft", "msft_full", "full", "lora", "adalora", "prompt", "linear_probe"])
-def test_the_default_rates_move_every_group(tiny_moirai: str, method: str) -> None:
-    model = make_model(tiny_moirai, method=method, num_scales=1).fit(wave(60))
-    shares = model.fit_report.moved
-    assert shares.keys() == set(find_method(method).groups)
-    assert all(0 < share < 2 for share in shares.values())
-
-
-def test_a_report_of_version_0_1_says_nothing_moved() -> None:
-    report = FitReport("epoch 1", (), 1, 2, (0.5,), 0.5)
-    del report.__dict__["moved"]
-    old = pickle.loads(pickle.dumps(report))
-    assert old == FitReport("epoch 1", (), 1, 2, (0.5,), 0.5)
-    assert old.moved == {}
-    assert "moved" not in str(old)
-    new = FitReport("epoch 1", (), 1, 2, (0.5,), 0.5, moved={"head": 0.125})
-    assert pickle.loads(pickle.dumps(new)) == new
