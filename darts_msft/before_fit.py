@@ -158,7 +158,8 @@ class PretrainedModel(FoundationModel):
                 "with a val_series)"
             )
         elif given and not self._traits.future_covariates:
-            why = "has no place for covariates, and the linear member found none that tell: they change nothing"
+            why = "has no place for covariates, which change nothing: the linear member "
+            why += "found none that tell" if module.mixes_linear else "has no part in the forecast"
         else:
             return
         self._told_of_unheard = True

@@ -101,6 +101,7 @@ class DartsHooks(TunedModel):
         stopped: Stopped | None = None
         self._tell_of_double(datamodule.train_dataset[0].past_target.dtype)
         validates = len(datamodule.val_dataloader()) > 0 and trainer.limit_val_batches > 0
+        self._check_heard(model.widths.future > 0, validates or (model.has_linear and model.linear.sees_covariates))
         learn_bounds(model, datamodule)
         if validates:
             model.score_in(find_units(datamodule.train_dataset, datamodule.val_dataset))
@@ -196,7 +197,6 @@ class DartsHooks(TunedModel):
         if self._requires_training:
             warn_of_stride(parameters["train_dataset"].stride, series[0])
         windows = parameters["val_dataset"]
-        self._check_heard(parameters["train_dataset"].future_covariates is not None, learns=windows is not None)
         if windows is not None and (self._requires_training or weighs):
             parameters["val_dataset"] = scored_windows(self, windows, kwargs["series"], kwargs.get("val_sample_weight"))
         return series, parameters

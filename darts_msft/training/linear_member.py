@@ -19,6 +19,7 @@ from darts_msft.linear.gaps import BRIDGED, bridge_array
 from darts_msft.linear.member import LinearMember
 from darts_msft.linear.seasons import candidate_lookbacks, find_season
 from darts_msft.linear.windows import Windows, cut_windows, spreads_of
+from darts_msft.training.windows import FitWindows
 
 logger = logging.getLogger("darts_msft")
 
@@ -58,7 +59,7 @@ def fit_linear_member(module: Any, data: Any, solved: dict[str, Any] | None = No
     def solve(train: list[np.ndarray], val: list[np.ndarray]) -> LinearMember | None:
         season = find_season(freq, train)
         lookbacks = candidate_lookbacks(longest, season)
-        windows = _windows(val, lookbacks, Frame(1, horizon, shift), data.val_dataset.max_samples_per_ts)
+        windows = _windows(val, lookbacks, Frame(1, horizon, shift), _positions(data.val_dataset))
         fit = fit_linear([bridge_array(one[None])[0] for one in train], horizon, lookbacks, shift, windows, season)
         return None if fit is None else fit.member
 
@@ -152,8 +153,16 @@ def _at_steps_of(series: TimeSeries, covariates: TimeSeries) -> np.ndarray:
     return found
 
 
-def _windows(series: list[np.ndarray], lookbacks: Sequence[int], shortest: Frame, most: int) -> Windows | None:
-    """Evenly from the last `most` of each series, with the longest look-back that any of them has room for.
+def _positions(windows: Any) -> list[int]:
+    """How many steps apart the first and the last window of each series end, and one more."""
+    latest = windows.latest if isinstance(windows, FitWindows) else None
+    return list(latest or [windows.max_samples_per_ts * windows.stride] * len(_as_list(windows.series)))
+
+
+def _windows(
+    series: list[np.ndarray], lookbacks: Sequence[int], shortest: Frame, positions: list[int]
+) -> Windows | None:
+    """Evenly from the last positions of each series, with the longest look-back that any of them has room for.
 
     These are the windows that are scored. Before them, a short look-back has others, which forecast steps of the
     training series.
@@ -163,6 +172,6 @@ def _windows(series: list[np.ndarray], lookbacks: Sequence[int], shortest: Frame
     if not fitting:
         return None
     frame = max(fitting)
-    scored = [one[-(most - 1 + frame.length) :] for one in series]
+    scored = [one[-(count - 1 + frame.length) :] for one, count in zip(series, positions, strict=True)]
     found = cut_windows(scored, frame, VALIDATION_WINDOWS, [spreads_of(one) for one in series])
     return found._replace(past=bridge_array(found.past))  # of each window, which knows nothing of its future

@@ -26,12 +26,24 @@ VALIDATION_WINDOWS = 256  # that every state is scored on: fewer choose among ep
 VALIDATION_FORECASTS = 1792  # of one component each: of wider series fewer windows are scored, and fewer still
 UNTRAINED_FORECASTS = 1024  # where there are weights alone to choose: as good on ETT as with 1792, within 0.15 %; but
 LEAST_VALIDATION_WINDOWS = 48  # with which weights on Weather are as good as with all, within 0.5 %
+MOST_COMPARED = 1024  # pairs of a training and a validation series
 SEASON_SERIES = 16  # in which a season is looked for
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill the unit interval evenly
 
 
 class FitWindows(SequentialTorchTrainingDataset):
-    """Windows of the series that `fit` was given; a dataset that a user brings is not thinned out."""
+    """Windows of the series that `fit` was given; a dataset that a user brings is not thinned out.
+
+    `latest` says how many of each series there are, from its end; they come again where others have more.
+    """
+
+    latest: Sequence[int] | None = None  # as many of all
+
+    def __getitem__(self, index: int) -> Any:
+        if self.latest is not None:
+            series, place = divmod(index, self.max_samples_per_ts)
+            index = series * self.max_samples_per_ts + place % self.latest[series]
+        return super().__getitem__(index)
 
 
 def windows_of(
@@ -71,14 +83,27 @@ def scored_windows(
     with steps of the training series `train`; those that are forecast come after these, if there are such windows: with
     a short context of several there are others, which would judge by what was learned.
     """
-    most = windows.max_samples_per_ts * windows.stride
-    known = [train] if isinstance(train, TimeSeries) else train
-    if len(known) == len(windows.series):
-        ahead = model.output_chunk_shift + model.output_chunk_length
-        unseen = max(map(_steps_unseen, known, windows.series)) - ahead + 1
-        most = min(most, unseen) if unseen > 0 else most
+    most, known = windows.max_samples_per_ts * windows.stride, [train] if isinstance(train, TimeSeries) else train
+    new = [steps - model.output_chunk_length + 1 for steps in _steps_unseen_of_each(known, windows.series)]
+    if lacking := [index for index, count in enumerate(new) if count < 1]:
+        logger.warning(
+            "%d of %d validation series, the first is number %d, have fewer steps after the training series than the "
+            "horizon of %d: the fit is judged by steps that it learned from; give series that go on for longer",
+            *(len(lacking), len(new), lacking[0], model.output_chunk_length),
+        )
+    latest = [min(most, count) if count > 0 else most for count in new]
     covariates = windows.past_covariates, windows.future_covariates
-    return windows_of(model, windows.series, weight, most, stride=1, labels=True, covariates=covariates)
+    found = windows_of(model, windows.series, weight, max(latest), stride=1, labels=True, covariates=covariates)
+    found.latest = [min(count, found.max_samples_per_ts) for count in latest]
+    return found
+
+
+def _steps_unseen_of_each(train: Sequence[TimeSeries], val: Sequence[TimeSeries]) -> list[int]:
+    """Where they are not as many, each is compared with all, unless these are many."""
+    if len(train) == len(val):
+        return list(map(_steps_unseen, train, val))
+    compared = train if len(train) * len(val) <= MOST_COMPARED else []
+    return [min((_steps_unseen(one, series) for one in compared), default=len(series)) for series in val]
 
 
 def _steps_unseen(train: TimeSeries, val: TimeSeries) -> int:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from darts import TimeSeries
-from model_fixtures import HORIZON, make_model, values_of, wave
+from darts.utils.data.torch_datasets.training_dataset import SequentialTorchTrainingDataset
+from model_fixtures import CONTEXT, HORIZON, make_model, values_of, wave
 from tiny_encoders import save_patchtst_fm
 from tiny_point_encoders import save_moment, save_units
 
@@ -190,6 +192,10 @@ def test_where_nothing_can_learn_of_a_covariate_it_is_refused(
     ):
         with pytest.raises(ValueError, match=r"^future_covariates [^\n]*backbone=[^\n]*val_series$"):
             call()
+    given = {"series": target[10:400], "future_covariates": covariate}
+    windows = {"input_chunk_length": CONTEXT, "output_chunk_length": HORIZON}
+    with pytest.raises(ValueError, match=r"^future_covariates "):
+        model.fit_from_dataset(SequentialTorchTrainingDataset(**given, **windows))
     encoders = {"position": {"future": ["relative"]}}
     with pytest.raises(ValueError, match=r"^future_covariates "):
         make_model(str(tmp_path), linear_member=True, add_encoders=encoders).fit(target[10:400])
@@ -214,6 +220,16 @@ def test_covariates_that_can_hardly_help_are_told(
     many, val = ([one, one * 40] for one in (target[10:400], target[400:START]))
     model.fit(many, val_series=val, future_covariates=[covariate] * 2, val_future_covariates=[covariate] * 2)
     assert "comparable units" in caplog.text
+
+
+def test_a_model_that_hears_by_it_is_trained_again_without_validation(
+    tmp_path: Path, covariate: TimeSeries, target: TimeSeries
+) -> None:
+    save_patchtst_fm(tmp_path)
+    model = fit(str(tmp_path), covariate, target, method="full")
+    effects = model.model.linear.effects.clone()
+    model.fit(target[10:400], future_covariates=covariate)
+    assert torch.equal(model.model.linear.effects, effects)
 
 
 def test_it_says_once_where_the_fit_found_no_effect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -190,6 +190,36 @@ def test_steps_that_were_trained_on_are_not_scored(
     assert len(scored_by(fit, monkeypatch, train, val_series=other)) == possible
 
 
+def test_each_series_is_scored_on_its_own_new_steps(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has 40 new steps, the second 15, the third comes from no training series."""
+    model = make_model(tiny_moirai, method="zero_shot", input_chunk_length=(10, CONTEXT), output_chunk_shift=3)
+    series = [wave(140, seed=seed) for seed in (1, 2)]
+    train, val = [series[0][:100], series[1][:125]], [series[0][60:], series[1][60:], wave(90, seed=3)]
+    scored_by(model.fit, monkeypatch, train, val_series=val)
+    dataset = windows.scored_windows(model, model_windows(model, val), train, None)
+    first = [[] for _ in val]  # steps that are forecast, of each series
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        number = index // dataset.max_samples_per_ts
+        values = val[number].values()[:, 0]
+        place = next(
+            at for at in range(len(values)) if np.array_equal(values[at : at + HORIZON], sample.future_target[:, 0])
+        )
+        first[number].append(place)
+    assert [min(places) for places in first] == [40, 65, 10 + 3]
+    assert len(set(first[0])) == 40 - HORIZON + 1
+
+
+def model_windows(model: MSFTFoundationModel, val: list[TimeSeries]) -> windows.FitWindows:
+    return windows.windows_of(model, val, None, None, 1, labels=True)
+
+
+def test_it_says_where_validation_series_have_no_new_steps(tiny_moirai: str, caplog: pytest.LogCaptureFixture) -> None:
+    series = wave(140)
+    make_model(tiny_moirai, method="zero_shot").fit(series, val_series=series[60:])
+    assert caplog.text.count("the fit is judged by steps that it learned from") == 1
+
+
 def test_of_wide_series_fewer_windows_are_scored(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = (1, 7, 21, 321)
     assert [windows.windows_to_score(components) for components in widths] == [256, 256, 85, 48]
