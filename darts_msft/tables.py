@@ -102,6 +102,8 @@ def times_of(column: pd.Series, zone: str | None = None) -> tuple[pd.Series, str
         local = times.dt.tz_localize(None) if plain else _as_written(column)
     except (ValueError, TypeError) as error:
         raise Unusable(f"column {name!r} holds no times: {' '.join(str(error).split())}") from error
+    if missing := int(times.isna().sum()):
+        raise Unusable(f"column {name!r} has {missing} rows without a time: leave them out")
     if zone is not None:
         told = _told_in(times, zone)
         local = local if plain else told.dt.tz_localize(None)

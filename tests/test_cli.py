@@ -214,6 +214,7 @@ def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.Cap
         ({}, ["--target", "sales"], "no column 'sales'; it has date, 0, 1"),
         ({"shop": "a"}, ["--target", "shop"], "'shop' is no column of numbers; take some of 0, 1"),
         ({"date": "x"}, [], "holds no times"),
+        ({"date": [*HOURS, None]}, ["--zone", "Europe/Berlin"], "'date' has 1 rows without a time"),
         ({"date": 17.5}, [], "holds numbers such as 17.5: give dates, or years"),
         ({}, ["--picture", "forecast.xyz"], "a file whose name ends in"),
         ({"date": "2024-01-01"}, [], "2024-01-01 00:00:00 more than once, as most of its times"),
