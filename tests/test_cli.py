@@ -15,6 +15,9 @@ from darts_msft.cli import main
 from darts_msft.tables import read
 
 HOURS = pd.date_range("2024-01-01", periods=299, freq="h")
+BERLIN_DAYS = pd.date_range("2024-01-01", periods=300, freq="D", tz="Europe/Berlin")
+AUTUMN = pd.date_range("2024-10-25", periods=300, freq="h", tz="Europe/Berlin").tz_localize(None)
+MIXED = AUTUMN[np.random.default_rng(0).permutation(300)]
 
 
 def written(folder: Path, length: int = 300, **columns: object) -> Path:
@@ -97,6 +100,69 @@ def test_a_clock_on_the_wall(tmp_path: Path, tiny_moirai: str) -> None:
     assert told.tolist() == [(times[-1] + pd.Timedelta(hours=step)).isoformat() for step in range(1, 9)]
 
 
+def on_the_wall(folder: Path, times: pd.DatetimeIndex, rows: np.ndarray) -> list[float]:
+    """Values read from a file whose rows are some of the times, by the clock of Berlin; a time's value is its place."""
+    frame = pd.DataFrame({"date": times.tz_localize(None), "load": np.arange(float(len(times)))})
+    frame.iloc[rows].to_csv(folder / "load.csv", index=False)
+    return read(folder / "load.csv", "date", None, None, "Europe/Berlin").series.values()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("step", ["h", "15min"])
+def test_the_hour_of_autumn_from_old_to_new_and_back(tmp_path: Path, way: int, step: str) -> None:
+    times = pd.date_range("2024-10-26 20:00", "2024-10-28 04:00", freq=step, tz="Europe/Berlin")
+    places = np.arange(len(times))
+    assert on_the_wall(tmp_path, times, places[::way]) == places.tolist()
+    by_clock = np.argsort(times.tz_localize(None), kind="stable")  # 02:00, 02:00, 02:15, 02:15, ...
+    assert on_the_wall(tmp_path, times, by_clock[::way]) == places.tolist()
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_row_missing_in_the_hour_of_autumn(tmp_path: Path, way: int) -> None:
+    """02:15 is there once, after 02:45: it is of the second hour."""
+    times = pd.date_range("2024-10-27 00:00", periods=24, freq="15min", tz="Europe/Berlin")
+    missing = times.get_loc(pd.Timestamp("2024-10-27 02:15+02:00").tz_convert("Europe/Berlin"))
+    expected = np.where(np.arange(24) == missing, np.nan, np.arange(24))
+    np.testing.assert_array_equal(on_the_wall(tmp_path, times, np.delete(np.arange(24), missing)[::way]), expected)
+
+
+@pytest.mark.parametrize("step", ["D", "W", "MS"])
+def test_days_and_longer_keep_their_dates(tmp_path: Path, step: str) -> None:
+    """Local midnights are at no steady step in UTC."""
+    times = pd.date_range("2023-01-01", periods=120, freq=step, tz="Europe/Berlin")
+    written_as = {
+        "plain": times.tz_localize(None).strftime("%Y-%m-%d"),
+        "offset": [time.isoformat() for time in times],
+        "hours": [time.isoformat().removesuffix(":00") for time in times],  # +01, as databases have it
+        "utc": times.tz_convert("UTC").strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "zoned": times,
+    }
+    for kind, zone in [
+        *((kind, "Europe/Berlin") for kind in written_as),
+        *((kind, None) for kind in ("offset", "hours", "zoned")),
+    ]:
+        file = tmp_path / f"{kind}.parquet"
+        pd.DataFrame({"date": written_as[kind], "load": np.arange(120.0)}).to_parquet(file)
+        table = read(file, "date", None, None, zone)
+        assert table.zone is None, kind
+        assert table.series.time_index.tolist() == times.tz_localize(None).tolist(), kind
+        assert table.series.values()[:, 0].tolist() == list(range(120)), kind
+
+
+def test_forecasts_of_days_have_dates(tmp_path: Path, tiny_moirai: str) -> None:
+    times = pd.date_range("2024-01-01", periods=90, freq="D", tz="Europe/Berlin")  # the clock changes on 31 March
+    file = written(tmp_path, length=90, date=[time.isoformat() for time in times])
+    assert main(asked(file, "--backbone", tiny_moirai)) == 0
+    dates = pd.read_csv(tmp_path / "forecast.csv")["date"]
+    assert dates.tolist() == pd.date_range("2024-03-31", periods=8).strftime("%Y-%m-%d").tolist()
+
+
+def test_days_where_the_clock_is_set_forward_at_midnight(tmp_path: Path) -> None:
+    file = written(tmp_path, length=60, date=pd.date_range("2018-10-01", periods=60))  # no 4 November 00:00 there
+    table = read(file, "date", None, None, "America/Sao_Paulo")
+    assert (table.zone, len(table.series), table.series.start_time()) == (None, 60, pd.Timestamp("2018-10-01"))
+
+
 def test_steps_are_read_off_where_runs_are_rare(tmp_path: Path) -> None:
     """Darts sees several steps here, each of which might be the one."""
     times = pd.date_range("2024-01-01", periods=60, freq="15min")
@@ -148,11 +214,17 @@ def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.Cap
         ({}, ["--target", "sales"], "no column 'sales'; it has date, 0, 1"),
         ({"shop": "a"}, ["--target", "shop"], "'shop' is no column of numbers; take some of 0, 1"),
         ({"date": "x"}, [], "holds no times"),
+        ({"date": [*HOURS, None]}, ["--zone", "Europe/Berlin"], "'date' has 1 rows without a time"),
         ({"date": 17.5}, [], "holds numbers such as 17.5: give dates, or years"),
         ({}, ["--picture", "forecast.xyz"], "a file whose name ends in"),
         ({"date": "2024-01-01"}, [], "2024-01-01 00:00:00 more than once, as most of its times"),
         ({"date": [*HOURS, HOURS[20]]}, [], "--zone"),
         ({"date": pd.date_range("2024-03-30", periods=300, freq="h")}, ["--zone", "Europe/Berlin"], "is no time in"),
+        ({"date": MIXED}, ["--zone", "Europe/Berlin"], "2024-10-27 02:00:00 more than once, when the clock"),
+        ({"date": BERLIN_DAYS.tz_convert("UTC")}, [], "as in --zone Europe/Berlin"),
+        ({"date": BERLIN_DAYS.tz_convert("UTC")}, ["--frequency", "D"], "as in --zone Europe/Berlin"),
+        ({"date": BERLIN_DAYS.tz_convert("UTC")}, ["--zone", "Asia/Tokyo"], "by the clock of Asia/Tokyo"),
+        ({"date": pd.date_range("2024-01-01", periods=300, freq="B")}, [], "as in --frequency D"),
         ({}, ["--zone", "Berlin"], "--zone Berlin: give a name"),
         ({}, ["--frequency", "3h"], "not all at steps of --frequency 3h"),
         ({"date": [*HOURS, pd.Timestamp("2024-02-01 00:07")]}, [], "no steady step"),
