@@ -6,16 +6,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 import typer
+from darts import TimeSeries
 
+from darts_msft import MSFTFoundationModel
 from darts_msft.tables import Table, Unusable, read
-
-if TYPE_CHECKING:  # imported where they are used: the help and a file that can't be read need no torch
-    from darts import TimeSeries
-
-    from darts_msft import MSFTFoundationModel
 
 LONGEST = 2048  # steps of input
 LEVELS = (0.1, 0.5, 0.9)
@@ -85,8 +85,6 @@ def _tell_of(table: Table, data: Path) -> None:
 
 def _tell_totals(model: MSFTFoundationModel, series: TimeSeries, horizon: int) -> None:
     """Quantiles of the sum over the steps, by sample paths."""
-    import numpy as np
-
     sums = model.predict(horizon, series, num_samples=SAMPLES).all_values(copy=False).sum(axis=0)
     for name, (low, middle, high) in zip(series.components, np.quantile(sums, LEVELS, axis=1).T, strict=True):
         typer.echo(f"total of {name}: {middle:,.5g}, 80 % between {low:,.5g} and {high:,.5g}")
@@ -94,8 +92,6 @@ def _tell_totals(model: MSFTFoundationModel, series: TimeSeries, horizon: int) -
 
 def _draw(model: MSFTFoundationModel, series: TimeSeries, picture: Path) -> None:
     """A panel for each of the first columns."""
-    import matplotlib.pyplot as plt
-
     shown = list(series.components[:PANELS])
     figure, axes = plt.subplots(len(shown), 1, figsize=(9, 1 + 2.5 * len(shown)), layout="constrained", squeeze=False)
     for axis, name in zip(axes[:, 0], shown, strict=True):
@@ -117,12 +113,9 @@ def check_files(data: Path, output: Path, picture: Path | None, overwrite: bool)
             raise Unusable(f"{path} is there already: name another file, or give --overwrite")
     if picture is None:
         return
-    import matplotlib
-
     matplotlib.use("Agg")
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    pictures = FigureCanvasBase.get_supported_filetypes()
+    pictures = plt.figure().canvas.get_supported_filetypes()
+    plt.close()
     if picture.suffix.removeprefix(".") not in pictures:
         raise Unusable(f"{picture}: give a file whose name ends in .{', .'.join(sorted(pictures))}")
 
@@ -131,8 +124,6 @@ def made(
     series: TimeSeries, horizon: int, context: int | None, finetune: bool, epochs: int, lower: str | None, backbone: str
 ) -> MSFTFoundationModel:
     """The model, fitted where the series is long enough for that."""
-    from darts_msft import MSFTFoundationModel
-
     held = max(int(VALIDATION * len(series)), horizon + LEAST_WINDOWS)
     if context is not None and context < 1:
         raise Unusable(f"--context {context}: give at least 1 step")

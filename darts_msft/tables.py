@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from darts import TimeSeries
+from darts import TimeSeries
 
 logger = logging.getLogger("darts_msft")
 
@@ -47,8 +45,6 @@ def read(data: Path, time: str, target: Sequence[str] | None, frequency: str | N
 
 
 def _series(frame: pd.DataFrame, time: str, frequency: str | None, data: Path, zone: str | None) -> TimeSeries:
-    from darts import TimeSeries  # takes a second, which a table that can't be used shall not
-
     logging.disable(logging.ERROR)  # what Darts would tell of is in our error
     try:
         steady = frequency or steady_step(frame[time])

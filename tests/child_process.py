@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["darts_msft.model", "darts_msft.backbones.moirai"])
+_SERVER.set_forkserver_preload(["darts_msft", "darts_msft.backbones.moirai"])
 
 
 def run_in_child(function: Callable[..., None], *arguments: Any, timeout: float = 120) -> int:

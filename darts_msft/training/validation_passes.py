@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +12,7 @@ import torch
 
 from darts_msft.outputs import ScaleOutputs
 
-MOST_NUMBERS = 2**25  # of windows and forecasts that are kept: 128 MB in single precision
+MOST_BYTES = 2**27  # of windows and forecasts that are kept
 
 
 class Pass:
@@ -19,14 +20,26 @@ class Pass:
 
     def __init__(self) -> None:
         self.batches: list[tuple[Any, ScaleOutputs]] = []
-        self.numbers = 0
+        self.size = 0
 
     def add(self, batch: Any, outputs: ScaleOutputs) -> None:
-        self.numbers += batch.past_target.numel() + sum(params.numel() for params in outputs.params)
-        if self.numbers > MOST_NUMBERS:
+        self.size += sum(tensor.nbytes for tensor in _tensors([*_values(batch), *outputs]))
+        if self.size > MOST_BYTES:
             self.batches.clear()
         else:
             self.batches.append((batch, outputs))
+
+
+def _values(batch: Any) -> list[Any]:
+    return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+
+
+def _tensors(parts: Any) -> Iterator[torch.Tensor]:
+    if isinstance(parts, torch.Tensor):
+        yield parts
+    elif isinstance(parts, list | tuple):
+        for part in parts:
+            yield from _tensors(part)
 
 
 def solve_on_errors(trainer: pl.Trainer, module: Any) -> None:

@@ -215,7 +215,7 @@ def test_what_scored_the_best_state_serves_to_learn_from(
 ) -> None:
     learned = []
     for most in (0, 10**9):  # numbers that are kept of a pass: none, so that there is another, and all
-        monkeypatch.setattr("darts_msft.training.validation_passes.MOST_NUMBERS", most)
+        monkeypatch.setattr("darts_msft.training.validation_passes.MOST_BYTES", most)
         model = make_model(tiny_moirai, **kind).fit(walks(150), val_series=walks(90, seed=1))
         learned.append(model.model.paths.state_dict())
     assert learned[0].keys() == learned[1].keys()

@@ -13,6 +13,8 @@ from darts.utils.likelihood_models.torch import GaussianLikelihood, QuantileRegr
 from model_fixtures import CONTEXT, HORIZON, LONG, ZERO_SHOT, make_model, naive_unit, values_of, wave
 
 from darts_msft import MSFTFoundationModel
+from darts_msft.linear.windows import cut_windows
+from darts_msft.training import linear_member
 
 LABEL = "zero-shot, scales and linear member stacked"
 LIKELIHOODS = {"native": "native", "points": None, "quantiles": QuantileRegression([0.1, 0.5, 0.9])}
@@ -234,3 +236,18 @@ def test_an_hour_that_is_missing_now_and_then_does_not_silence_it(tiny_moirai: s
         one.scale_forecasts(two)[-1].values() for one, two in ((model, series), (whole, wave(90, seed=2)))
     )
     np.testing.assert_allclose(found, expected, atol=0.15)
+
+
+def test_it_is_judged_where_the_model_is_scored(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation series begins with a long context, of which the member needs a part: the rest was trained on."""
+    judged: list[np.ndarray] = []
+
+    def noted(series: Any, *args: Any) -> Any:
+        judged.extend(series)
+        return cut_windows(series, *args)
+
+    monkeypatch.setattr(linear_member, "cut_windows", noted)
+    series, context = wave(2000), 1500
+    model = make_model(tiny_moirai, method="zero_shot", linear_member=True, input_chunk_length=context, num_scales=0)
+    model.fit(series[:1900], val_series=series[1900 - context :])
+    assert [len(one) for one in judged] == [100 + model.model.linear.lookback]

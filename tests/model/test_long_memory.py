@@ -254,3 +254,13 @@ def test_with_one_scale_the_given_memory_counts_before_training_too(tiny_moirai:
     model, series = make_model(tiny_moirai, likelihood=None, num_scales=0, **FURTHER), noisy()
     short = make_model(tiny_moirai, likelihood=None, num_scales=0, input_chunk_length=12)
     np.testing.assert_allclose(values_of(model.predict(HORIZON, series)), values_of(short.predict(HORIZON, series)))
+
+
+def test_input_that_no_scale_sees_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    MSFTFoundationModel(4096, 96, finest_context=512, num_scales=1)
+    assert "sees 1024 of the input's 4096 steps" in caplog.text
+    assert "num_scales=3, or finest_context=2048" in caplog.text
+    caplog.clear()
+    for settings in ({"finest_context": 512}, {"num_scales": 1}, {"finest_context": 2048, "num_scales": 1}):
+        MSFTFoundationModel(4096, 96, **settings)
+    assert not caplog.records

@@ -8,8 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy
 import torch
+import uni2ts
 from small_runs import FLAGS, same_bits, start, weights
 
 from darts_msft.pretraining import __main__ as command
@@ -169,3 +172,14 @@ def test_the_log_has_each_step_once_after_a_kill(tmp_path: Path, saved: bool) ->
     old = tmp_path / "log.old2.jsonl"
     assert (old.read_text() == left) if not saved else not old.exists()
     assert (tmp_path / "log.old1.jsonl").read_text() == "an older one"
+
+
+def test_a_packages_version_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint()
+    for package in (np, scipy, torch, uni2ts):
+        monkeypatch.setattr(package, "__version__", before[package.__name__] + "+cu126")  # the same for another device
+    assert fingerprint() == before
+    versions = {"numpy": "0.0.1", "scipy": "0.0.2", "torch": "0.0.3", "uni2ts": "0.0.4"}
+    for package in (np, scipy, torch, uni2ts):
+        monkeypatch.setattr(package, "__version__", versions[package.__name__])
+    assert fingerprint() == before | versions

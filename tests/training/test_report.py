@@ -268,3 +268,12 @@ def test_double_precision_is_warned_of_once(tiny_moirai: str, caplog: pytest.Log
     make_model(tiny_moirai, method="linear_probe", num_scales=0, pl_trainer_kwargs=asked).fit(double)
     MSFTFoundationModel(CONTEXT, HORIZON, backbone=tiny_moirai, patch_size=4, num_scales=0).predict(HORIZON, wave())
     assert "2 to 3 times" not in caplog.text
+
+
+def test_it_has_twelve_lines_at_most_and_few_epochs_in_them() -> None:
+    epochs = tuple(Candidate(f"epoch {at}", 1 / at, at) for at in range(1, 201))
+    everything = {"weight_learning": "stacking", "weights": (1.0,), "moved": {"head": 0.1}, "naive": 0.001}
+    told = str(replace(REPORT, candidates=REPORT.candidates + epochs, num_scales_scores={0: 0.1, 1: 0.2}, **everything))
+    assert len(told.splitlines()) <= 12
+    assert max(map(len, told.splitlines())) < 250
+    assert "200: 0.0050" in told
