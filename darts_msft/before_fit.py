@@ -169,8 +169,8 @@ class PretrainedModel(FoundationModel):
         """Refuses future covariates that can have no effect, as nothing `learns` of them where the encoder doesn't."""
         if future and not learns and not self._traits.future_covariates:
             raise ValueError(
-                f"future_covariates have no effect: backbone={self.model_params['backbone']!r} has no place for them; "
-                "the linear member takes them, by fit() with a val_series"
+                f"future_covariates have no effect: backbone={self.model_params['backbone']!r} has no place for them, "
+                "nor for those of add_encoders; the linear member takes them, by fit() with a val_series"
             )
 
     def _make_for(self, widths: Widths, dtype: np.dtype) -> None:

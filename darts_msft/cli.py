@@ -87,7 +87,8 @@ def _tell_totals(model: MSFTFoundationModel, series: TimeSeries, horizon: int) -
     """Quantiles of the sum over the steps, by sample paths."""
     sums = model.predict(horizon, series, num_samples=SAMPLES).all_values(copy=False).sum(axis=0)
     for name, (low, middle, high) in zip(series.components, np.quantile(sums, LEVELS, axis=1).T, strict=True):
-        typer.echo(f"total of {name}: {middle:,.5g}, 80 % between {low:,.5g} and {high:,.5g}")
+        low, middle, high = (f"{one:,.0f}" if abs(one) >= 1e4 else f"{one:.5g}" for one in (low, middle, high))
+        typer.echo(f"total of {name}: {middle}, 80 % between {low} and {high}")
 
 
 def _draw(model: MSFTFoundationModel, series: TimeSeries, picture: Path) -> None:

@@ -18,7 +18,7 @@ _PERIODS = ("1h", "1D", "7D", "365.25D")  # of what repeats by the clock and the
 _CALENDAR = {"Y": 1, "A": 1, "Q": 4, "M": 12, "SM": 24, "W": 52, "B": 5, "C": 5}  # steps a season, by the first letters
 _LEAST_CORRELATION = 0.2  # of the detrended series with itself a season earlier; chance gives 1 / sqrt(cycles) at most
 _LEAST_CYCLES = 4  # that a season shows in the data
-_USUAL, _STRAY = 0.99, 10  # a stray is so many times as far from the median as that share of the values
+_USUAL, _STRAY = 0.9, 50.0  # a stray is so many times as far from the median as that share of the values
 _LONGER = 0.8  # of the variance that a season leaves unexplained, a longer one may leave no more than this share
 
 
@@ -74,7 +74,7 @@ def candidate_lookbacks(context: int, season: int | None) -> list[int]:
 
 
 def strays(values: Float[np.ndarray, "T V"]) -> Bool[np.ndarray, "T V"]:
-    """Where a component is more than ten times as far from its median as 99 % of its values: error codes, mostly."""
+    """Where a component is more than 50 times as far from its median as 90 % of its values: error codes, mostly."""
     found = np.zeros(values.shape, dtype=bool)
     for component, column in enumerate(values.T):
         seen = np.isfinite(column)

@@ -126,7 +126,7 @@ def effects_by_name(module: Any, windows: Any) -> dict[str, tuple[float, ...]]:
     if module.linear is None or module.linear.absent or given is None:
         return {}
     names, effects = _as_list(given)[0].components, module.linear.effects.T.tolist()
-    return dict(zip(map(str, names), map(tuple, effects or [[0.0]] * len(names)), strict=True))
+    return dict(zip(map(str, names), map(tuple, effects or [[0.0] * module.n_targets] * len(names)), strict=True))
 
 
 def _as_list(series: TimeSeries | Sequence[TimeSeries]) -> Sequence[TimeSeries]:

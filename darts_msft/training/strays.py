@@ -28,7 +28,7 @@ def warn_of_strays(series: Sequence[TimeSeries]) -> None:
     if count and example not in _told:
         _told.add(example)
         logger.warning(
-            "values such as %s (%d in all) are over ten times as far from the median as 99 %% of the others: where "
+            "values such as %s (%d in all) are over 50 times as far from the median as 90 %% of all: where "
             "they stand for missing ones, make them NaN",
             example,
             count,

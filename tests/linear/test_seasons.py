@@ -107,3 +107,13 @@ def test_an_error_code_hides_no_season() -> None:
     counts = rng.poisson(0.005, (2000, 1)).astype(float)
     assert not strays(counts).any()  # rare events are no strays
     assert not strays(rng.standard_t(3, (2000, 2))).any()
+
+
+@pytest.mark.parametrize(("length", "codes"), [(96, 1), (1000, 50)])
+def test_error_codes_are_found_in_short_series_and_where_they_are_many(length: int, codes: int) -> None:
+    values = 10 + np.sin(2 * np.pi * np.arange(length) / 24)[:, None]
+    values += 0.3 * np.random.default_rng(0).standard_normal((length, 1))
+    places = np.linspace(5, length - 5, codes).astype(int)
+    values[places] = -9999.0
+    assert np.flatnonzero(strays(values)).tolist() == places.tolist()
+    assert find_season("h", [values]) == 24

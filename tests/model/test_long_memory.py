@@ -264,3 +264,10 @@ def test_input_that_no_scale_sees_is_told(caplog: pytest.LogCaptureFixture) -> N
     for settings in ({"finest_context": 512}, {"num_scales": 1}, {"finest_context": 2048, "num_scales": 1}):
         MSFTFoundationModel(4096, 96, **settings)
     assert not caplog.records
+
+
+def test_one_scale_sees_as_much_of_a_long_input_as_the_checkpoint_takes() -> None:
+    """What the pretrained model forecasts by itself: 125 of 128 tokens, three are of the horizon."""
+    model = MSFTFoundationModel(4096, 96, patch_size=32)
+    model.predict(96, noisy(4100))
+    assert model.model.one_scale.contexts == (4000,)

@@ -15,6 +15,7 @@ from darts_msft.pretraining.objective import (
     Task,
     Tasks,
     cut,
+    damage,
     draw_layout,
     horizon_loss,
     make_task,
@@ -191,3 +192,18 @@ def test_far_targets_count_as_fifty_deviations(module: MoiraiModule) -> None:
     for sign in (-1, 1):
         assert loss(sign * 1e6) == pytest.approx(loss(sign * 50), rel=1e-5)
         assert loss(sign * 50) > loss(sign * 45) + 1e-3
+
+
+def damaged(rows: int, steps: int, seed: int) -> np.ndarray:
+    context = counting(rows, steps)
+    damage(context, np.random.default_rng(seed))
+    return context
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1000, 200), (1000, 16)])
+def test_damage_removes_values_in_place_and_leaves_something_to_see(rows: int, steps: int) -> None:
+    context = damaged(rows, steps, seed=1)
+    missing = np.isnan(context)
+    np.testing.assert_array_equal(context[~missing], counting(rows, steps)[~missing])
+    assert (~missing).sum(axis=1).min() >= 8
+    assert 0.1 < missing.mean() < 0.6
