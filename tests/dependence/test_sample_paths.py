@@ -216,7 +216,8 @@ def test_what_scored_the_best_state_serves_to_learn_from(
     learned = []
     for most in (0, 10**9):  # numbers that are kept of a pass: none, so that there is another, and all
         monkeypatch.setattr("darts_msft.training.validation_passes.MOST_BYTES", most)
-        model = make_model(tiny_moirai, **kind).fit(walks(150), val_series=walks(90, seed=1))
+        model = make_model(tiny_moirai, sample_dependence="copula", **kind)
+        model.fit(walks(150), val_series=walks(90, seed=1))
         learned.append(model.model.paths.state_dict())
     assert learned[0].keys() == learned[1].keys()
     for name, value in learned[0].items():
