@@ -110,9 +110,8 @@ class ForecastingModule(PLForecastingModule):
         spec, traits, size = self.backbone.spec, self.backbone.traits, len(self.family.names)
         if traits.pretrained_head and self.family is traits.family:
             return None
-        if traits.layout.horizon:
-            return StepHead(spec.width, self.plan.patch_size, size)
-        return FlatHeads(spec.width, self.plan, size)
+        ahead = traits.layout.horizon
+        return StepHead(spec.width, self.plan.patch_size, size) if ahead else FlatHeads(spec.width, self.plan, size)
 
     @property
     def can_forecast_untrained(self) -> bool:
