@@ -114,7 +114,9 @@ def _steps_unseen(train: TimeSeries, val: TimeSeries) -> int:
     if train.n_components != val.n_components:
         return len(val)
     ours, theirs = seen.values(copy=False), train.slice_intersect(val).values(copy=False)
-    alike = np.isclose(ours, theirs, rtol=ALIKE, atol=ALIKE * np.nanstd(ours), equal_nan=True)
+    seen_values = ours[np.isfinite(ours)]
+    atol = ALIKE * float(seen_values.std()) if len(seen_values) else 0.0
+    alike = np.isclose(ours, theirs, rtol=ALIKE, atol=atol, equal_nan=True)
     return int((val.time_index > seen.end_time()).sum()) if alike.mean() > 0.5 else len(val)
 
 
