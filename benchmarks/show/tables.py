@@ -13,7 +13,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -189,15 +189,6 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     keys = [frame.family.map(families), frame.stride, frame.budget, frame.fixed != "{}", frame.fixed]
     groups = frame.groupby([key.to_numpy() for key in keys])
     return [table for _, runs in groups for table in _of(runs)]
-
-
-def joined(kin: Sequence[Table]) -> Table:
-    """All of their columns, each of one budget: one that several tables have is that with the most models."""
-    runs = pd.concat([table.runs for table in kin], ignore_index=True)
-    rows = runs.drop_duplicates([*COLUMN, "budget", *ROW]).groupby([*COLUMN, "budget"]).size()
-    best = rows.groupby(COLUMN).idxmax()
-    chosen = pd.MultiIndex.from_frame(runs[[*COLUMN, "budget"]]).isin(best)
-    return replace(kin[0], runs=runs[chosen], left_out=0)
 
 
 def as_csv(found: Sequence[Table]) -> str:
