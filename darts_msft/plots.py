@@ -93,6 +93,8 @@ def plot_fit(model: Any, axes: Any) -> np.ndarray:
     labels = [f"{label} (kept)" if label == report.kept else label for label, _, _ in states]
     axes[0].barh(labels[::-1], [score for _, score, _ in states][::-1], color=[colour for *_, colour in states][::-1])
     axes[0].set_xlabel("validation score (lower is better)")
+    if not report.moved:
+        axes[1].axis("off")  # but for the title
     axes[1].barh(list(report.moved)[::-1], [100 * part for part in report.moved.values()][::-1], color="C1")
     axes[1].set(xlabel="% of its norm", title="how far each group moved" if report.moved else "nothing was trained")
     return np.asarray(axes)

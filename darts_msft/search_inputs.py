@@ -29,7 +29,9 @@ def check_asked(
             f"{wrong[0]}={settings[wrong[0]]!r} is searched, or follows from other arguments: leave it out"
         )
     if given := [name for name in settings if name.endswith("covariates")]:
-        raise ValueError(f"{given[0]} can't be given: tune knows no covariates; fit a MSFTFoundationModel with them")
+        raise ValueError(
+            f"{given[0]} can't be given: tune takes future_covariates alone; fit a MSFTFoundationModel with others"
+        )
     check_number("horizon", horizon, 1, integer=True)
     check_number("max_epochs", max_epochs, 1, integer=True)
     if not minutes > 0:
@@ -78,6 +80,24 @@ def pairs_of(series: Any, val_series: Any) -> Pairs:
                 f"{one.end_time() + one.freq} on; the steps before that are added here"
             )
     return list(zip(train, val, strict=True))
+
+
+def known_of(future_covariates: Any, pairs: Pairs) -> list[TimeSeries] | None:
+    """Raises ValueError where there is not one for each training series, from its first step to the last to forecast."""
+    if future_covariates is None:
+        return None
+    known = list(series2seq(future_covariates))
+    if len(known) != len(pairs):
+        raise ValueError(
+            f"there are {len(pairs)} training series and {len(known)} future_covariates: give one for each"
+        )
+    for number, (one, (train, val)) in enumerate(zip(known, pairs, strict=True)):
+        if one.start_time() > train.start_time() or one.end_time() < val.end_time():
+            raise ValueError(
+                f"future_covariates {number} are from {one.start_time()} to {one.end_time()}: give them from "
+                f"{train.start_time()} to {val.end_time()}, as its training and validation series are"
+            )
+    return known
 
 
 def look_backs_of(asked: Sequence[int] | None, shortest: int, ahead: int) -> list[int]:
