@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ from darts.utils.serialization import safe_globals
 
 from darts_msft.methods import find_method
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.search_inputs import UNTRAINED, Pairs, check_asked, known_of, look_backs_of, pairs_of, settings_for
+from darts_msft.search_inputs import UNTRAINED, Data, check_asked, data_of, look_backs_of, settings_for
 from darts_msft.stacking import StackedEnsemble, unit_of
 
 logger = logging.getLogger("darts_msft")
@@ -122,18 +120,16 @@ def tune(
         holds a search of other data or arguments.
     """
     check_asked(horizon, minutes, methods, max_epochs, settings)
-    pairs = pairs_of(series, val_series)
-    known = known_of(future_covariates, pairs)
+    data = data_of(series, val_series, future_covariates)
     ahead = horizon + settings.get("output_chunk_shift", 0)
-    backs = look_backs_of(look_backs, min(len(one) for one, _ in pairs), ahead)
+    backs = look_backs_of(look_backs, min(map(len, data.train)), ahead)
     made = {**settings, "output_chunk_length": horizon, "n_epochs": max_epochs, "random_state": random_state}
     with _quiet(), _kept_in(folder) as place:
-        return _found(_searched(pairs, known, backs, methods, made, place, minutes, verbose), ensemble)
+        return _found(_searched(data, backs, methods, made, place, minutes, verbose), ensemble)
 
 
 def _searched(
-    pairs: Pairs,
-    known: list[TimeSeries] | None,
+    data: Data,
     backs: list[int],
     methods: Sequence[str],
     made: dict[str, Any],
@@ -144,9 +140,8 @@ def _searched(
     """The search in a folder, gone on with for some minutes."""
     space: Space = {"look_back": backs, "method": [UNTRAINED, *methods], "rate": [1.0, *RATES]}
     until = time.monotonic() + 60 * minutes
-    search = _Search(
-        _study(place, _mark(pairs, known, {**made, **space})), space, pairs, known, made, place, until, verbose
-    )
+    study = _study(place, data.mark({**made, **space}))
+    search = _Search(study, space, data, made, place, until, verbose)
     search.run(lambda: _next(search.done(), backs, methods))
     return search
 
@@ -159,7 +154,7 @@ def _found(search: _Search, ensemble: bool) -> Tuned:
     stacked = None
     if ensemble and len(models) > 1:
         search.tell(f"stacking {len(models)} models")
-        stacked = _stack(models, search.pairs, search.known, horizon)
+        stacked = _stack(models, search.data, horizon)
     wins = stacked is not None and np.count_nonzero(np.asarray(stacked.weights)) > 1
     return Tuned(
         model=stacked if wins and stacked is not None else models[0],
@@ -192,19 +187,11 @@ class _Search:
     """A study, with the models of its best candidates in a folder."""
 
     def __init__(
-        self,
-        study: Any,
-        space: Space,
-        pairs: Pairs,
-        known: list[TimeSeries] | None,
-        made: dict[str, Any],
-        folder: Path,
-        until: float,
-        verbose: bool,
+        self, study: Any, space: Space, data: Data, made: dict[str, Any], folder: Path, until: float, verbose: bool
     ) -> None:
-        self.study, self.space, self.pairs, self.known, self.made = study, space, pairs, known, made
+        self.study, self.space, self.data, self.made = study, space, data, made
         self.folder, self.until, self.verbose = folder, until, verbose
-        self.units = np.stack([unit_of(one, made["output_chunk_length"]) for one, _ in pairs])  # of every candidate
+        self.units = np.stack([unit_of(one, made["output_chunk_length"]) for one in data.train])  # of every candidate
 
     def run(self, following: Callable[[], Candidate | None]) -> None:
         while (candidate := following()) is not None:
@@ -227,8 +214,8 @@ class _Search:
         model.trainer_params.setdefault("callbacks", []).append(halving)
         begun = time.monotonic()
         try:
-            given = {"future_covariates": self.known, "val_future_covariates": self.known}
-            model.fit([one for one, _ in self.pairs], val_series=_scored(self.pairs, back), verbose=False, **given)
+            given = {"future_covariates": self.data.known, "val_future_covariates": self.data.known}
+            model.fit(self.data.train, val_series=self.data.scored(back), verbose=False, **given)
         finally:
             model.trainer_params["callbacks"].remove(halving)
         report = model.fit_report
@@ -338,16 +325,9 @@ def _members(table: pd.DataFrame) -> list[int]:
     return sorted(map(int, order[:MEMBERS]), key=lambda number: table.index.get_loc(number))
 
 
-def _scored(pairs: Pairs, back: int) -> list[TimeSeries]:
-    """The validation series behind what a look-back of so many steps needs."""
-    return [one[-back:].append(val) for one, val in pairs]
-
-
-def _stack(
-    models: list[MSFTFoundationModel], pairs: Pairs, known: list[TimeSeries] | None, horizon: int
-) -> StackedEnsemble:
-    most = max(model.input_chunk_length for model in models)
-    return StackedEnsemble(list(models)).fit(_scored(pairs, most), future_covariates=known, horizon=horizon)
+def _stack(models: list[MSFTFoundationModel], data: Data, horizon: int) -> StackedEnsemble:
+    scored = data.scored(max(model.input_chunk_length for model in models))
+    return StackedEnsemble(list(models)).fit(scored, future_covariates=data.known, horizon=horizon)
 
 
 @contextmanager
@@ -366,16 +346,6 @@ def _classes(value: Any) -> set[type]:
         return set().union(*map(_classes, value.values() if isinstance(value, dict) else value))
     found = value if isinstance(value, type) else type(value)
     return set() if found.__module__ == "builtins" else {found}
-
-
-def _mark(pairs: Pairs, known: list[TimeSeries] | None, made: dict[str, Any]) -> str:
-    """Of the data and the arguments that all candidates share; of an object without a name of its own, its class."""
-    told = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(made.items(), key=lambda item: item[0])))
-    digest = hashlib.sha256(told.encode())
-    for one in [*(one for pair in pairs for one in pair), *(known or [])]:
-        digest.update(one.all_values(copy=False).tobytes())
-        digest.update(str(one.start_time()).encode())
-    return digest.hexdigest()
 
 
 @contextmanager
