@@ -65,7 +65,7 @@ class FitReport:
     they are apart: one, and a season. Empty where the fit has not told them.
 
     `effects` are those of the future covariates in the linear member, by name: what one unit of a covariate adds to
-    each component, 0 where no effect was sure.
+    each component, in the units of the series that `fit` was given; 0 where no effect was sure.
 
     `observed` is the share of the values to forecast in validation windows that are there; the others are gaps.
 
@@ -239,7 +239,7 @@ class FitReport:
         shown = {name: parts for name, parts in self.effects.items() if any(parts)}
         if not shown:
             return "no effect of any is sure"
-        found = [f"{name} {parts[0]:+.3g}" if len(parts) == 1 else name for name, parts in shown.items()]
+        found = [f"{name} {parts[0]:+.3g} a unit" if len(parts) == 1 else name for name, parts in shown.items()]
         without = len(self.effects) - len(shown)
         return ", ".join(found) + (f"; {without} without a sure effect" if without else "")
 
