@@ -139,7 +139,7 @@ class Forecaster(ABC):
         return {"look_back": int(model.input_chunk_length), **({"max_epochs": self.epochs} if self.trains else {})}
 
     def weights(self) -> str | None:
-        """sha256 of the pretrained weights; None where there are none. WeightsMissing where they can't be had."""
+        """sha256 of the pretrained weights; None where there are none."""
         return None
 
     def defaults_hash(self) -> str:

@@ -110,9 +110,7 @@ def followed(experiment: Experiment, leader: Entry | None) -> dict[str, Any] | N
     return {"key": leader["key"], "settings": {n: v for n, v in leader["chosen"].items() if n in names}}
 
 
-def choose(
-    experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path, dirty: bool = False
-) -> dict[str, Any]:
+def choose(experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path) -> dict[str, Any]:
     """The settings with the best validation score, and all that were tried, each stored in `folder` once it is done.
 
     leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others.
@@ -129,7 +127,7 @@ def choose(
         rows = [{"settings": found[0], "validation": None, "reason": "the only candidate", "seconds": 0.0}]
         best = rows[0]
     else:
-        rows = [_tried(basis, settings, folder, dirty) for settings in found]
+        rows = [_tried(basis, settings, folder) for settings in found]
         finite = [row for row in rows if row["validation"] is not None]
         if not finite:
             raise Diverged(f"every candidate of {experiment} diverged, the first: {rows[0]['reason']}; give others")
@@ -138,7 +136,7 @@ def choose(
     return basis.entry("choice", experiment.choice_key, **choice, followed=taken)
 
 
-def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path, dirty: bool) -> dict[str, Any]:
+def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path) -> dict[str, Any]:
     """A row of the choice, from the store where it is there."""
     key = digest({"choice": basis.experiment.choice_key, "settings": settings})
     entry = store.find(folder, "candidate", key, **basis.same)
@@ -153,7 +151,7 @@ def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path, dirty: bo
             reason = f"diverged: {error}"
         row = {"settings": settings, "validation": validation, "reason": reason}
         entry = basis.entry("candidate", key, **row, seconds=time.perf_counter() - begin)
-        store.add(folder, entry, dirty)
+        store.add(folder, entry)
     return {name: entry[name] for name in ("settings", "validation", "reason", "seconds")}
 
 
@@ -184,13 +182,13 @@ def test(experiment: Experiment, choice: Entry, data: str | Path | None) -> dict
 def measure(
     forecaster: Forecaster, model: Any, data: Dataset, part: str, stride: int, levels: Levels
 ) -> dict[str, Any]:
-    """A fitted model's errors over a part's windows, three of these, and what forecasting took.
+    """A fitted model's errors over a part's windows, and what forecasting took.
 
     without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
     """
     horizon, sums = model.output_chunk_length, Sums(data, levels)
     starts = data.starts(part, horizon, stride)
-    shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
+    seconds, busy = 0.0, 0.0
     size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(data.columns) * forecaster.held(levels))))
     for position in range(0, len(starts), size):
         chunk = starts[position : position + size]
@@ -201,15 +199,9 @@ def measure(
         if bad.any():
             first = f"the first window at step {chunk[int(bad.argmax())]}"
             raise Diverged(f"forecasts of {int(bad.sum())} of {len(chunk)} windows are not finite numbers, {first}")
-        targets = data.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
-        sums.add(targets, forecasts)
-        for start in sorted(shown & set(chunk)):
-            index, context = chunk.index(start), slice(start - min(model.input_chunk_length, 2 * horizon), start)
-            example = {"start": start, "variable": data.columns[0], "context": _rounded(data.values[context, 0])}
-            example |= {"target": _rounded(targets[index, :, 0]), "levels": list(levels or [POINT])}
-            examples.append({**example, "quantiles": [_rounded(one) for one in forecasts[index, :, 0].T]})
-    found = {"metrics": sums.metrics(), "windows": len(starts), "examples": examples}
-    return {**found, "without_msis": sums.without_msis, "seconds": seconds, "processor_seconds": busy}
+        sums.add(data.values[np.asarray(chunk)[:, None] + np.arange(horizon)], forecasts)
+    found = {"metrics": sums.metrics(), "windows": len(starts), "without_msis": sums.without_msis}
+    return {**found, "seconds": seconds, "processor_seconds": busy}
 
 
 class Sums:
@@ -257,7 +249,3 @@ class Sums:
 def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSeries:
     """Windows (N, H, components) one after the other, as one series for Darts' metrics."""
     return TimeSeries.from_values(windows.reshape(-1, windows.shape[-1]).astype(np.float64), columns=names)
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]

@@ -21,20 +21,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmarks.errors import Misuse, misuse
+from benchmarks.errors import Misuse
 from benchmarks.run.experiments import Experiment
 
 FOLDER = Path(__file__).parents[1] / "results"
 KINDS = {"run": "runs", "choice": "choices", "candidate": "candidates"}
 _ALWAYS = "key experiment data_hash weights protocol defaults provenance"
-_RUN = "settings resolved choice_key metrics windows validation_windows examples suite command"
+_RUN = "settings resolved choice_key metrics windows validation_windows suite command"
 _MODEL = "trained_parameters parameters fit_report scale_weights seconds processor_seconds peak_memory_mb"
 NEEDED = {  # words that an entry has
     "run": f"{_ALWAYS} {_RUN} {_MODEL}".split(),
     "choice": f"{_ALWAYS} rows chosen dropped followed".split(),
     "candidate": f"{_ALWAYS} settings validation reason seconds".split(),
 }
-METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run; plots and tests are of the first
+METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run
 
 
 def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
@@ -51,10 +51,10 @@ def find(folder: str | Path, kind: str, key: str, **same: Any) -> dict[str, Any]
     return None
 
 
-def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> Path:
-    """Writes an entry to a new file, at once or not at all; of uncommitted code none that is published, but `dirty`."""
-    if result["provenance"]["dirty"] and not dirty and is_own(folder):
-        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
+def add(folder: str | Path, result: Mapping[str, Any]) -> Path:
+    """Writes an entry to a new file, at once or not at all; of uncommitted code none that is published."""
+    if result["provenance"]["dirty"] and is_own(folder):
+        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results")
     place = Path(folder) / KINDS[result["kind"]]
     place.mkdir(parents=True, exist_ok=True)
     experiment = Experiment.from_dict(result["experiment"])
@@ -82,11 +82,10 @@ def write(path: Path, content: str | bytes) -> None:
 
 def read_list(path: Path) -> list[dict[str, Any]]:
     """The entries of a file that holds a JSON list, to which `append` adds; none where there is no file."""
-    with misuse(f"{path} is no JSON list; restore it, or give another file: ", OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        if not isinstance(found, list):
-            raise ValueError(f"it holds a {type(found).__name__}")
-        return found
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not isinstance(found, list):
+        raise Misuse(f"{path} is no JSON list; restore it, or give another file")
+    return found
 
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.errors import Misuse
 from benchmarks.models import OURS, Budget
 from benchmarks.run import suites
-from benchmarks.run.experiments import LOCATIONS, PROTOCOL
+from benchmarks.run.experiments import LOCATION, PROTOCOL
 from benchmarks.run.store import METRICS, entries
 
 FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting"}
@@ -102,7 +102,7 @@ def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _naming(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that name a row; a backbone goes by its name, wherever it lies."""
-    found = {name: value for name, value in options.items() if name not in (*SETTINGS, *LOCATIONS)}
+    found = {name: value for name, value in options.items() if name not in (*SETTINGS, LOCATION)}
     place = options.get("backbone")
     local = place is not None and place.startswith((".", "/", "~"))
     return found if place is None else {**found, "backbone": Path(place).name if local else place}

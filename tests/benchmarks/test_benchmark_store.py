@@ -18,12 +18,12 @@ from benchmarks.run import measures, store, suites
 from benchmarks.run.experiments import Experiment
 
 
-def result(kind: str = "run", data: str = "d", weights: str | None = "w", dirty: bool = False) -> dict[str, Any]:
+def result(kind: str = "run", data: str = "d", weights: str | None = "w") -> dict[str, Any]:
     """An entry with all that one of its kind needs, most of it null."""
     experiment = Experiment("lsf", "ETTh1", 96, "msft")
     named = {"key": experiment.key, "experiment": experiment.to_dict(), "data_hash": data, "weights": weights}
     named |= {"metrics": {"mse": 1.0, "mae": 1.0}} if kind == "run" else {}
-    return {"kind": kind, **dict.fromkeys(store.NEEDED[kind]), **named, "provenance": {"dirty": dirty}}
+    return {"kind": kind, **dict.fromkeys(store.NEEDED[kind]), **named, "provenance": {"dirty": False}}
 
 
 def read(folder: str | Path, kind: str = "run") -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_no_result_and_no_claim(t
         {"data_hash": float("nan")},
         {"kind": "choice"},
         {"experiment": None},
-        {"experiment": {**result()["experiment"], "horizon": "96"}},
+        {"experiment": {**result()["experiment"], "colour": "red"}},
         {"metrics": {"mse": 1.0, "mae": None}},
         "[1, 2]",
         '{"kind": "run"}',
