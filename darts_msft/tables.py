@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from darts import TimeSeries
 
-from darts_msft.clocks import Unusable, times_of, written
+from darts_msft.clocks import Unusable, times_of, twofold, written
 
 logger = logging.getLogger("darts_msft")
 
@@ -57,14 +57,15 @@ def read(
     others = [name for name in columns if name not in (time, series, *known)]
     targets = _targets(frame, wanted, others, data)
     _check_numbers(frame, known)
-    used = frame[[time, *([series] if series else []), *dict.fromkeys([*targets, *known])]].copy()
+    used = frame[[time, *([series] if series else []), *dict.fromkeys([*targets, *known])]]
+    if series is not None and (nameless := int(used[series].isna().sum())):
+        raise Unusable(f"column {series!r} names no series in {nameless} rows: fill it, or leave them out")
     stand = written(used[time])
+    used = _once(used, twofold(stand, zone), data)
     if series is None:
         _refuse_several(used, frame, time)
-    elif nameless := int(used[series].isna().sum()):
-        raise Unusable(f"column {series!r} names no series in {nameless} rows: fill it, or leave them out")
     names = None if series is None else used[series].astype(str)
-    used[time], zone = times_of(stand, zone, names)
+    used[time], zone = times_of(stand.at(used.index), zone, names)
     groups = [("", used)] if names is None else list(used.drop(columns=series).groupby(names, sort=False))
     return _series_of(groups, time, targets, known, frequency, data, zone)
 
@@ -203,7 +204,8 @@ def _frame(data: Path, text: list[str], decimal: str, thousands: str | None) -> 
     """The table; of a .csv the columns named in `text` as they stand, but years as numbers."""
     try:
         if data.suffix == ".parquet":
-            return pd.read_parquet(data)
+            frame = pd.read_parquet(data)
+            return frame.reset_index(drop=not any(frame.index.names))
         with data.open(encoding="utf-8", errors="replace") as file:
             header = file.readline()
         separator = max(",;\t", key=header.count)
@@ -217,9 +219,8 @@ def _frame(data: Path, text: list[str], decimal: str, thousands: str | None) -> 
 
 def _refuse_several(used: pd.DataFrame, whole: pd.DataFrame, time: str) -> None:
     """Raises Unusable where many rows have the time of another one, and other values."""
-    distinct = used.drop_duplicates()
-    again = distinct[time][distinct[time].duplicated()]
-    if len(again) <= SEVERAL * len(distinct):
+    again = used[time][used[time].duplicated()]
+    if len(again) <= SEVERAL * len(used):
         return
     rows = whole.drop_duplicates()
     apart = [name for name in rows.columns if name not in used and not rows.duplicated([time, name]).any()]
@@ -229,11 +230,17 @@ def _refuse_several(used: pd.DataFrame, whole: pd.DataFrame, time: str) -> None:
     )
 
 
+def _once(frame: pd.DataFrame, but: pd.Series, data: Path) -> pd.DataFrame:
+    """Without rows that are there before, but those at some times."""
+    repeats = frame.duplicated() & ~but
+    if repeats.any():
+        logger.warning("%d rows of %s repeat others: they are taken once", int(repeats.sum()), data)
+    return frame[~repeats].copy()
+
+
 def without_repeats(frame: pd.DataFrame, time: str, zone: str | None, which: str) -> pd.DataFrame:
     """Rows that are there twice are taken once; times with several values are refused."""
     once = frame.drop_duplicates()
-    if len(once) < len(frame):
-        logger.warning("%d rows of %s repeat others: they are taken once", len(frame) - len(once), which)
     again = once[time][once[time].duplicated()]
     if len(again):
         clock = "" if zone else "; where a clock was set back, say whose, as in --zone Europe/Berlin"

@@ -99,6 +99,24 @@ def test_the_hour_of_autumn_in_each_series(tmp_path: Path) -> None:
         assert own.values()[:, 0].tolist() == list(range(first, 144, 2))
 
 
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_pages_that_overlap(tmp_path: Path, zone: str | None) -> None:
+    """An export whose pages begin before the last one's end; values of the hour of autumn repeat."""
+    times = pd.date_range("2024-10-25", periods=96, freq="h", tz=zone)
+    frame = pd.DataFrame({"date": times.tz_localize(None), "load": [*range(48), *48 * [7]]})
+    pd.concat([frame[:30], frame[20:90], frame[80:]]).to_csv(tmp_path / "load.csv", index=False)
+    (series,) = read(tmp_path / "load.csv", "date", zone=zone).series
+    assert series.values()[:, 0].tolist() == frame["load"].tolist()
+
+
+def test_times_in_the_index_of_a_parquet_file(tmp_path: Path) -> None:
+    wide = pd.DataFrame({"load": np.arange(9.0)}, pd.date_range("2024-01-01", periods=9, name="date"))
+    wide.to_parquet(tmp_path / "load.parquet")
+    (series,) = read(tmp_path / "load.parquet", "date").series
+    assert series.start_time() == pd.Timestamp("2024-01-01")
+    assert series.values()[:, 0].tolist() == list(range(9))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
