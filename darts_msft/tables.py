@@ -14,6 +14,8 @@ from darts_msft_command.tables import Rows
 
 logger = logging.getLogger("darts_msft")
 
+GONE = 12  # steps at the end of a table without a value: a column that may have ended
+
 
 class Table(NamedTuple):
     """Series without a zone, in UTC where the file's times have a `zone`, each with its covariates, if there are any.
@@ -42,13 +44,15 @@ def series_of(rows: Rows, frequency: str | None = None) -> Table:
 def _trimmed(every: dict[str, TimeSeries], rows: Rows) -> Table:
     """Series from their first value to their last, and whole covariates."""
     targets, known = rows.targets, rows.known
-    series, names, covariates, empty, cut = [], [], [], [], 0
+    series, names, covariates, empty, ended, cut = [], [], [], [], set(), 0
     for name, whole in every.items():
         observed = np.isfinite(whole[targets].values(copy=False)).any(axis=1)
         if not observed.any():
             empty.append(name)
             continue
         first, last = np.flatnonzero(observed)[[0, -1]]
+        end = np.isfinite(whole[targets].values(copy=False)[max(last + 1 - GONE, 0) : last + 1]).any(axis=0)
+        ended |= {one for one, there in zip(targets, end, strict=True) if not there}
         series.append(whole[targets][int(first) : int(last) + 1])
         names.append(name)
         covariates += [whole[known]] if known else []
@@ -60,6 +64,13 @@ def _trimmed(every: dict[str, TimeSeries], rows: Rows) -> Table:
     if cut and not known:
         of = f"{cut} of {len(series)} series" if any(names) else str(rows.data)
         logger.warning("%s: the last rows have no value; the forecast begins after the last value", of)
+    if ended:
+        logger.warning(
+            "no value in the last %d steps of %s, while other columns go on: name what is to forecast in --target, and "
+            "what is known ahead in --covariates",
+            GONE,
+            ", ".join(sorted(ended)),
+        )
     return Table(series, names if any(names) else None, covariates or None, rows.zone)
 
 

@@ -80,6 +80,18 @@ def test_series_and_their_covariates_end_where_they_do(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.covariates[1].values()[:, 0], PROMO)
 
 
+def test_columns_that_end_before_others_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.read_csv(shops(tmp_path))
+    ended = frame.assign(sales=frame["sales"].mask(frame["date"] > "2024-01-31"))
+    ended.to_csv(tmp_path / "shops.csv", index=False)
+    table = read(tmp_path / "shops.csv", "date", series="shop")
+    assert table.series[0].end_time() == pd.Timestamp("2024-02-12")
+    assert "no value in the last 12 steps of sales, while other columns go on" in caplog.text
+    caplog.clear()
+    assert read(tmp_path / "shops.csv", "date", series="shop", target=["sales"], covariates=["promo"]).covariates
+    assert not caplog.text
+
+
 def test_a_short_series_is_forecast_beside_long_ones(
     tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
