@@ -232,8 +232,11 @@ def _draw(table: Table, forecasts: list[TimeSeries], picture: Path) -> None:
     matplotlib.use("Agg")
     figure, axes = plt.subplots(len(shown), 1, figsize=(9, 1 + 2.5 * len(shown)), layout="constrained", squeeze=False)
     for axis, (label, past, (low, middle, high)) in zip(axes[:, 0], shown, strict=True):
-        draw_forecast(axis, past, middle, [low, high], label)
-        axis.legend(loc="best", fontsize="small")
+        draw_forecast(axis, past, middle, [low, high], "past")
+        axis.set_title(label, loc="left", fontsize="medium")
+    axes[0, 0].legend(loc="upper left", fontsize="small")
+    if table.zone is not None:
+        axes[-1, 0].set_xlabel("UTC")
     _whole(picture, lambda part: figure.savefig(part, dpi=120))
     plt.close(figure)
     more = f"; {len(every) - len(shown)} more are in no panel" if len(every) > len(shown) else ""
