@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -14,9 +14,10 @@ from darts import TimeSeries
 from darts.utils.utils import n_steps_between
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.clocks import Unusable
 from darts_msft.plots import draw_forecast
-from darts_msft.tables import Table, read
+from darts_msft.tables import Table, series_of
+from darts_msft_command.clocks import Unusable
+from darts_msft_command.tables import Rows
 
 LONGEST = 2048  # steps of input
 LEVELS = (0.1, 0.5, 0.9)
@@ -27,17 +28,11 @@ LEAST_WINDOWS = 32  # of the validation part
 
 
 def run(
-    data: Path,
-    time: str,
-    horizon: int,
-    target: Sequence[str] | None,
+    rows: Rows,
     series: str | None,
-    covariates: Sequence[str] | None,
+    horizon: int,
     context: int | None,
     frequency: str | None,
-    zone: str | None,
-    decimal: str,
-    thousands: str | None,
     finetune: bool,
     epochs: int,
     lower: float | str | None,
@@ -46,9 +41,12 @@ def run(
     picture: Path | None,
     total: bool,
 ) -> None:
-    """The command, as its help has it; raises ValueError, in a line for the user, before anything is written."""
-    table = read(data, time, target, frequency, zone, series, covariates, decimal, thousands)
-    _tell_of(table, data)
+    """The command on a file's rows, as its help has it; raises ValueError, in a line for the user, before it writes.
+
+    `series` is the column of their names.
+    """
+    table = series_of(rows, frequency)
+    _tell_of(table, rows.data)
     check_known(table, horizon)
     shared, units = in_units(table, lower)
     model, known = made(shared, horizon, context, finetune, epochs, lower, backbone)
@@ -56,10 +54,10 @@ def run(
     forecasts = _times(model.predict_quantiles(horizon, pasts, LEVELS, **given), units)
     if total:
         _tell_totals(table, _times(model.predict(horizon, pasts, num_samples=SAMPLES, **given), units))
-    frame = _frame(table, forecasts, time, series)
+    frame = _frame(table, forecasts, rows.time, series)
     _whole(output, lambda part: frame.to_csv(part, index=False))
     of = ", ".join(map(str, table.series[0].components)) + (f", of {len(table.series)} series" if table.names else "")
-    _tell(f"wrote {output}: {horizon} steps of {of}, from {frame[time].iloc[0]}")
+    _tell(f"wrote {output}: {horizon} steps of {of}, from {frame[rows.time].iloc[0]}")
     if picture is not None:
         _draw(table, forecasts, picture)
 
@@ -234,8 +232,11 @@ def _draw(table: Table, forecasts: list[TimeSeries], picture: Path) -> None:
     matplotlib.use("Agg")
     figure, axes = plt.subplots(len(shown), 1, figsize=(9, 1 + 2.5 * len(shown)), layout="constrained", squeeze=False)
     for axis, (label, past, (low, middle, high)) in zip(axes[:, 0], shown, strict=True):
-        draw_forecast(axis, past, middle, [low, high], label)
-        axis.legend(loc="best", fontsize="small")
+        draw_forecast(axis, past, middle, [low, high], "past")
+        axis.set_title(label, loc="left", fontsize="medium")
+    axes[0, 0].legend(loc="upper left", fontsize="small")
+    if table.zone is not None:
+        axes[-1, 0].set_xlabel("UTC")
     _whole(picture, lambda part: figure.savefig(part, dpi=120))
     plt.close(figure)
     more = f"; {len(every) - len(shown)} more are in no panel" if len(every) > len(shown) else ""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,17 @@ from darts import TimeSeries
 from model_fixtures import wave
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.tables import Table, read
-from darts_msft_command import main
+from darts_msft.tables import Table, series_of
+from darts_msft_command import main, tables
 
 HOURS = pd.date_range("2024-01-01", periods=299, freq="h")
 BERLIN_DAYS = pd.date_range("2024-01-01", periods=300, freq="D", tz="Europe/Berlin")
 AUTUMN = pd.date_range("2024-10-25", periods=300, freq="h", tz="Europe/Berlin").tz_localize(None)
 MIXED = AUTUMN[np.random.default_rng(0).permutation(300)]
+
+
+def read(file: Path, time: str, frequency: str | None = None, **asked: Any) -> Table:
+    return series_of(tables.read(file, time, **asked), frequency)
 
 
 def written(folder: Path, length: int = 300, **columns: object) -> Path:
@@ -62,7 +67,7 @@ def test_a_short_series_is_forecast_without_a_fit(
     assert main(asked(file, "--target", "1", "--backbone", tiny_moirai)) == 0
     assert "too few for a fit" in capsys.readouterr().out
     told = pd.read_csv(tmp_path / "forecast.csv")
-    series = only(read(file, "date", ["1"]))
+    series = only(read(file, "date", target=["1"]))
     model = MSFTFoundationModel(30, 8, backbone=tiny_moirai, method="zero_shot", random_state=0)
     expected = model.predict_quantiles(8, series).values()
     np.testing.assert_allclose(told.drop(columns="date"), expected, rtol=1e-4)

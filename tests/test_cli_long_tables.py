@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from darts_msft.tables import read
-from darts_msft_command import main
+from darts_msft.tables import Table, series_of
+from darts_msft_command import main, tables
 
 STEPS, HORIZON = 400, 8
 SIZES = {"north": 1.0, "south": 1000.0}
 PROMO = np.random.default_rng(0).random(STEPS + HORIZON) < 0.2
+
+
+def read(file: Path, time: str, frequency: str | None = None, **asked: Any) -> Table:
+    return series_of(tables.read(file, time, **asked), frequency)
 
 
 def shops(folder: Path, name: str = "shops.csv", **changes: object) -> Path:
@@ -74,6 +80,18 @@ def test_series_and_their_covariates_end_where_they_do(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.covariates[1].values()[:, 0], PROMO)
 
 
+def test_columns_that_end_before_others_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.read_csv(shops(tmp_path))
+    ended = frame.assign(sales=frame["sales"].mask(frame["date"] > "2024-01-31"))
+    ended.to_csv(tmp_path / "shops.csv", index=False)
+    table = read(tmp_path / "shops.csv", "date", series="shop")
+    assert table.series[0].end_time() == pd.Timestamp("2024-02-12")
+    assert "no value in the last 12 steps of sales, while other columns go on" in caplog.text
+    caplog.clear()
+    assert read(tmp_path / "shops.csv", "date", series="shop", target=["sales"], covariates=["promo"]).covariates
+    assert not caplog.text
+
+
 def test_a_short_series_is_forecast_beside_long_ones(
     tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +117,24 @@ def test_the_hour_of_autumn_in_each_series(tmp_path: Path) -> None:
         assert own.values()[:, 0].tolist() == list(range(first, 144, 2))
 
 
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_pages_that_overlap(tmp_path: Path, zone: str | None) -> None:
+    """An export whose pages begin before the last one's end; values of the hour of autumn repeat."""
+    times = pd.date_range("2024-10-25", periods=96, freq="h", tz=zone)
+    frame = pd.DataFrame({"date": times.tz_localize(None), "load": [*range(48), *48 * [7]]})
+    pd.concat([frame[:30], frame[20:90], frame[80:]]).to_csv(tmp_path / "load.csv", index=False)
+    (series,) = read(tmp_path / "load.csv", "date", zone=zone).series
+    assert series.values()[:, 0].tolist() == frame["load"].tolist()
+
+
+def test_times_in_the_index_of_a_parquet_file(tmp_path: Path) -> None:
+    wide = pd.DataFrame({"load": np.arange(9.0)}, pd.date_range("2024-01-01", periods=9, name="date"))
+    wide.to_parquet(tmp_path / "load.parquet")
+    (series,) = read(tmp_path / "load.parquet", "date").series
+    assert series.start_time() == pd.Timestamp("2024-01-01")
+    assert series.values()[:, 0].tolist() == list(range(9))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -111,7 +147,7 @@ def test_the_hour_of_autumn_in_each_series(tmp_path: Path) -> None:
 )
 def test_numbers_and_dates_as_they_are_written(tmp_path: Path, text: str, words: dict[str, str]) -> None:
     (tmp_path / "load.csv").write_text(text)
-    (series,) = read(tmp_path / "load.csv", "date", frequency="D", **words).series  # type: ignore[arg-type]
+    (series,) = read(tmp_path / "load.csv", "date", frequency="D", **words).series
     assert (series.start_time(), len(series)) == (pd.Timestamp("2024-02-01"), 13)
     values = series.values()[:, 0]
     assert values[[0, 1, 12]].tolist() == [1234.5, 0.25, -7]
@@ -136,7 +172,11 @@ def test_numbers_and_dates_as_they_are_written(tmp_path: Path, text: str, words:
         ({"sales": None}, ["--target", "sales"], "has no value in sales"),
         ({"sales": "1,234.5"}, ["--target", "sales"], "'sales' holds numbers such as '1,234.5'"),
         ({"sales": "1,234.5"}, [], "'sales' holds numbers such as '1,234.5': say how they are written, as in --thou"),
-        ({"sales": ["5"] * 800 + ["ERR"] * 16}, [], "'sales' holds 'ERR' (16 of 816 rows are no numbers)"),
+        (
+            {"sales": ["5"] * 800 + ["ERR"] * 16},
+            [],
+            "'sales' holds 'ERR' (row 802 of the file; 16 of 816 rows are no numbers)",
+        ),
         ({"promo": "yes"}, ["--covariates", "promo"], "'promo' is no column of numbers, but of text such as 'yes'"),
         ({}, ["--decimal", "comma"], "--decimal 'comma': give one sign"),
     ],
@@ -164,13 +204,16 @@ def test_rows_that_are_there_three_times_count_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["forecast", "absent.csv", "--time", "a", "--horizon", "1"]]
+    ("words", "heavy"),
+    [
+        (["--help"], ["torch", "darts", "pandas", "darts_msft"]),
+        (["--version"], ["torch", "darts", "pandas", "darts_msft"]),
+        (["forecast", "absent.csv", "--time", "a", "--horizon", "1"], ["torch", "darts", "pandas", "darts_msft"]),
+        (["forecast", "data.csv", "--time", "date", "--horizon", "1"], ["torch", "darts", "darts_msft"]),
+    ],
 )
-def test_answers_that_need_no_forecast_import_nothing_heavy(words: list[str]) -> None:
-    code = f"""
-import sys
-from darts_msft_command import main
-main({words})
-assert not {{"torch", "darts", "pandas", "darts_msft"}} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=60)
+def test_answers_that_need_no_forecast_import_nothing_heavy(tmp_path: Path, words: list[str], heavy: list[str]) -> None:
+    (tmp_path / "data.csv").write_text("date,load\n2024-01-01,5\n2024-01-02,ERR\n2024-01-03,6\n")
+    code = f"import sys, darts_msft_command as it; it.main({words}); assert not {{*{heavy}}} & set(sys.modules)"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path[1:]])}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60, env=paths)

@@ -24,6 +24,9 @@ class Written(NamedTuple):
     plain: bool
     years: bool = False
 
+    def at(self, rows: pd.Index) -> Written:
+        return self._replace(times=self.times[rows], local=self.local[rows])
+
 
 def written(column: pd.Series) -> Written:
     """What stands in a column, if all of it is times."""
@@ -33,6 +36,14 @@ def written(column: pd.Series) -> Written:
             f"column {column.name!r} has {missing} {rows} without a time, {_row(column.isna())} first: leave {it} out"
         )
     return _years(column) if pd.api.types.is_numeric_dtype(column) else _dates(column)
+
+
+def twofold(stand: Written, zone: str | None) -> pd.Series:
+    """Which of these times come twice on the zone's clock, as it is set back in autumn."""
+    if zone is None or not stand.plain or stand.years:
+        return pd.Series(False, stand.local.index)
+    _told_in(stand.times, zone)
+    return stand.local.dt.tz_localize(zone, ambiguous="NaT", nonexistent="shift_forward").isna()
 
 
 def times_of(stand: Written, zone: str | None = None, names: pd.Series | None = None) -> tuple[pd.Series, str | None]:
@@ -125,10 +136,10 @@ def _from_the_wall(local: pd.Series, zone: str) -> pd.Series:
         )
     if by_clock or times.is_monotonic_increasing:
         return times[::way]
-    twofold = local.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT").isna() & local.duplicated()
-    if twofold.any():
+    twice = local.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT").isna() & local.duplicated()
+    if twice.any():
         raise Unusable(
-            f"column {local.name!r} has {local[twofold].iloc[0]} more than once, when the clock of {zone} is set back, "
+            f"column {local.name!r} has {local[twice].iloc[0]} more than once, when the clock of {zone} is set back, "
             "and its rows are in no order that says which came first: sort them by time, or give times with offsets"
         )
     return local.dt.tz_localize(zone, ambiguous=np.ones(len(local), dtype=bool), nonexistent="NaT")

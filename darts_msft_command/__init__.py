@@ -1,16 +1,15 @@
 """`darts-msft forecast data.csv --time date --horizon 96`: a first look without code.
 
-Not within `darts_msft`, whose import takes seconds: help, and what can't be used, are told of before that.
+Not within `darts_msft`, whose import takes seconds: help, and most of what can't be used, are told of before that.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -70,17 +69,19 @@ def forecast(
     A linear member is solved for in seconds and joins the pretrained model; --finetune trains too. The last fifth of
     the series chooses what is kept. A series that is too short for that is forecast by the pretrained model alone.
     """
-    asked: dict[str, Any] = {name: value for name, value in locals().items() if name != "overwrite"}
     check_files(data, output, picture, overwrite)
     if context is not None and context < 1:
         raise ValueError(f"--context {context}: give at least 1 step")
-    asked["lower"] = lower if lower in (None, "auto") else _number("--lower", str(lower))
+    least = lower if lower in (None, "auto") else _number("--lower", str(lower))
     for name, sign in (("--decimal", decimal), ("--thousands", thousands)):
         if sign is not None and len(sign) != 1:
             raise ValueError(f"{name} {sign!r}: give one sign, such as a comma")
+    from darts_msft_command.tables import read
+
+    rows = read(data, time, target, zone, series, covariates, decimal, thousands)
     from darts_msft.cli import run
 
-    run(**asked)
+    run(rows, series, horizon, context, frequency, finetune, epochs, least, backbone, output, picture, total)
 
 
 def check_files(data: Path, output: Path, picture: Path | None, overwrite: bool) -> None:
@@ -118,7 +119,3 @@ def main(words: Sequence[str] | None = None) -> int:
         typer.echo(f"darts-msft: {error}", err=True)
         return MISUSED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
