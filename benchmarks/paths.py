@@ -12,30 +12,23 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from darts import TimeSeries
 from darts.dataprocessing.transformers import Scaler
 from darts.models import DLinearModel
 from darts.utils.likelihood_models.torch import QuantileRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.data import PARTS, load
-from benchmarks.errors import Misuse
-from benchmarks.models.base import QUIET
-from benchmarks.run.provenance import provenance, quiet
-from benchmarks.run.store import replace_rows
+from benchmarks.origins import TRAINER, coverage, crps, run, series_of, windows_of
+from benchmarks.run.store import FOLDER
 from darts_msft import MSFTFoundationModel
-from darts_msft.datasets import load_departures
 
-RESULTS = Path(__file__).parent / "results" / "paths.json"
-CONTEXT, HORIZON, SAMPLES, DAY = 1024, 96, 200, 24
+CONTEXT, HORIZON, ORIGINS, SAMPLES, DAY = 1024, 96, 200, 200, 24
 SEEDS = (0, 1, 2)  # of the draws
 DATA = ("ETTh1", "ETTm1", "Weather", "sea_temperature", "departures")
-TRAINER: dict[str, Any] = {**QUIET, "accelerator": "cpu"}
 LEVELS = [0.01, 0.05, *(round(0.1 * step, 1) for step in range(1, 10)), 0.95, 0.99]
 
 Draw = Callable[[list[TimeSeries], int], list[TimeSeries]]
@@ -88,14 +81,6 @@ def _draw(model: Any, contexts: list[TimeSeries], seed: int) -> list[TimeSeries]
     return found
 
 
-def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Of the samples on the last axis."""
-    count = samples.shape[-1]
-    rank = np.arange(1 - count, count, 2)
-    distance = np.abs(samples - truth[..., None]).mean(axis=-1)
-    return np.asarray(distance - (np.sort(samples, axis=-1) * rank).sum(axis=-1) / count**2)
-
-
 def energy_score(samples: np.ndarray, truth: np.ndarray) -> float:
     """Over the horizon, in units of each component's deviation, averaged over origins and components."""
     paths = torch.from_numpy(np.moveaxis(samples, (1, 3), (3, 2)).copy())  # origin, component, sample, step
@@ -121,70 +106,36 @@ def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         parts["components_step"] = weighed
     found = {}
     for name, (own, drawn) in parts.items():
-        low, high = np.quantile(drawn, (0.1, 0.9), axis=-1)
-        found[f"cover_{name}"] = float(((own >= low) & (own <= high)).mean())
+        found[f"cover_{name}"] = coverage(drawn, own)
         found[f"crps_{name}"] = float((crps(drawn, own) / (1 if own is weighed[0] else unit)).mean())
     return found | {"energy": energy_score(samples, truth)}
 
 
-def _cut(name: str, folder: Path | None) -> tuple[TimeSeries, int, int, int, float | None]:
-    """A series, where its training, validation and test part end, and what its values are never below."""
-    if name == "departures":  # counts, so not standardised
-        series = load_departures()
-        return series, int(0.7 * len(series)), int(0.85 * len(series)), len(series), 0.0
-    found = load(name, "lsf", folder)
-    ends = [found.bounds[part][1] for part in PARTS]
-    return found.series("test", found.bounds["test"][0]), ends[0], ends[1], ends[2], None
-
-
-def measure(name: str, origins: int, data: Path | None) -> Iterator[dict[str, Any]]:
+def measure(name: str) -> Iterator[dict[str, Any]]:
     """A row of scores on a data set's test part for each model."""
-    series, train, val, end, lower = _cut(name, data)
-    places = np.unique(np.linspace(val, end - HORIZON, origins).astype(int))
-    contexts = [series[place - CONTEXT : place] for place in places]
-    truth = np.stack([series.values()[place : place + HORIZON] for place in places]).astype(float)
-    parts = series[:train], series[train - CONTEXT : val], lower
+    series, ends = series_of(name)
+    contexts, truth = windows_of(series, ends, (CONTEXT, HORIZON), ORIGINS)
+    lower = 0.0 if name == "departures" else None  # what values are never below
+    parts = series[: ends[0]], series[ends[0] - CONTEXT : ends[1]], lower
     for model in ("unfitted", "fitted", "dlinear"):
         steps = []  # of each dependence, sorted: the same numbers
         draws = dlinear(*parts) if model == "dlinear" else both(*parts, model == "fitted")
         for dependence, draw in draws.items():
-            row: dict[str, Any] = {"model": model, "dependence": dependence, "origins": len(places)}
+            row: dict[str, Any] = {"model": model, "dependence": dependence, "origins": len(contexts)}
             told, seconds = [], 0.0
             for seed in SEEDS:
                 began = time.process_time()
                 paths = np.stack([one.all_values(copy=False) for one in draw(contexts, seed)]).astype(float)
                 seconds += time.process_time() - began
-                told.append(scores(paths, truth))
+                told.append(scores(paths, truth.astype(float)))
             steps.append(np.sort(paths, axis=-1))
             row |= {key: round(float(np.mean([one[key] for one in told])), 4) for key in told[0]}
-            row |= {
-                "energies": [round(one["energy"], 4) for one in told],
-                "cpu_seconds": round(seconds / len(SEEDS), 2),
-            }
+            row |= {"energies": [round(one["energy"], 4) for one in told]}
+            row |= {"cpu_seconds": round(seconds / len(SEEDS), 2)}
             if len(steps) > 1:
                 row["same_samples_at_each_step"] = bool(np.array_equal(*steps))
             yield row
 
 
-def main(
-    data: Annotated[Path | None, typer.Option(help="folder with ETTh1.csv, ETTm1.csv and Weather's")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="this data set alone")] = None,
-    origins: Annotated[int, typer.Option(help="forecasts of each test part")] = 200,
-    output: Annotated[Path, typer.Option(help="file of the results; other data sets' rows stay")] = RESULTS,
-) -> None:
-    """Measure, print a line for each row, and write the file after each."""
-    if unknown := set(only or ()) - set(DATA):
-        raise Misuse(f"{sorted(unknown)} are not known; take some of {', '.join(DATA)}")
-    quiet()
-    torch.set_num_threads(1)
-    settings = {"context": CONTEXT, "horizon": HORIZON, "samples": SAMPLES, "seeds": SEEDS}
-    for name in only or DATA:
-        rows: list[dict[str, Any]] = []
-        for row in measure(name, origins, data):
-            print(name, *(f"{key} {value}" for key, value in row.items()), flush=True)
-            rows.append(row | {"settings": settings, "provenance": provenance()})
-            replace_rows(output, rows, data=name)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run(measure, DATA, FOLDER / "paths.json", context=CONTEXT, horizon=HORIZON, samples=SAMPLES, seeds=SEEDS)

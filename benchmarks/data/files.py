@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import darts.datasets
 import numpy as np
@@ -43,7 +42,7 @@ class Split:
             ends = (int(self.train), int(self.train + self.validation), int(self.train + self.validation + self.test))
         shares = not isinstance(self.train, float) or math.isclose(self.train + self.validation + self.test, 1)
         if not (shares and 0 < ends[0] < ends[1] < ends[2] <= steps):
-            raise ValueError(f"{self} does not fit {steps} steps; give each part at least one, of shares such that make 1")
+            raise ValueError(f"{self} does not fit {steps} steps; give each at least one, or shares that make 1")
         return ends
 
 

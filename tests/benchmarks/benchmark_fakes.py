@@ -149,7 +149,7 @@ def stored(folder: Path) -> dict[str, str]:
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fakes; and every job runs in this process."""
     monkeypatch.setattr(data, "load", waves)
-    monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
+    monkeypatch.setitem(models.MODELS, "fake", ("the fake", "benchmark_fakes:Fake"))
     monkeypatch.setattr(measures, "quiet", lambda: None)
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
     monkeypatch.setattr(run, "isolated", lambda function, *arguments: function(*arguments))
