@@ -2,14 +2,16 @@
 
 For each data set forecasts of the test part by the bundled model, unfitted and fitted, with independent steps and with
 its own dependence, and by DLinear: shares of the truth in the central 80 % interval, the CRPS of steps and sums, and
-the energy score, each a mean over the seeds of the draws; the energy score of every seed beside it.
+the energy score, each a mean over the seeds of the draws; the energy score of every seed beside it. Data sets can be
+named on the command line; files are read from DARTS_MSFT_DATA.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,18 @@ from darts.models import DLinearModel
 from darts.utils.likelihood_models.torch import QuantileRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.origins import TRAINER, coverage, crps, run, series_of, windows_of
-from benchmarks.run.store import FOLDER
+from benchmarks.data import load
+from benchmarks.data.files import Split
+from benchmarks.models.base import QUIET
+from benchmarks.run.provenance import provenance, quiet
+from benchmarks.run.store import FOLDER, add_rows
 from darts_msft import MSFTFoundationModel
+from darts_msft.datasets import load_departures
 
 CONTEXT, HORIZON, ORIGINS, SAMPLES, DAY = 1024, 96, 200, 200, 24
 SEEDS = (0, 1, 2)  # of the draws
 DATA = ("ETTh1", "ETTm1", "Weather", "sea_temperature", "departures")
+TRAINER: dict[str, Any] = {**QUIET, "accelerator": "cpu"}
 LEVELS = [0.01, 0.05, *(round(0.1 * step, 1) for step in range(1, 10)), 0.95, 0.99]
 
 Draw = Callable[[list[TimeSeries], int], list[TimeSeries]]
@@ -81,6 +88,20 @@ def _draw(model: Any, contexts: list[TimeSeries], seed: int) -> list[TimeSeries]
     return found
 
 
+def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Of the samples on the last axis."""
+    count = samples.shape[-1]
+    rank = np.arange(1 - count, count, 2)
+    distance = np.abs(samples - truth[..., None]).mean(axis=-1)
+    return np.asarray(distance - (np.sort(samples, axis=-1) * rank).sum(axis=-1) / count**2)
+
+
+def coverage(samples: np.ndarray, truth: np.ndarray) -> float:
+    """The share of the truth in the central 80 % of the samples on the last axis."""
+    low, high = np.quantile(samples, (0.1, 0.9), axis=-1)
+    return float(((truth >= low) & (truth <= high)).mean())
+
+
 def energy_score(samples: np.ndarray, truth: np.ndarray) -> float:
     """Over the horizon, in units of each component's deviation, averaged over origins and components."""
     paths = torch.from_numpy(np.moveaxis(samples, (1, 3), (3, 2)).copy())  # origin, component, sample, step
@@ -113,10 +134,17 @@ def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 def measure(name: str) -> Iterator[dict[str, Any]]:
     """A row of scores on a data set's test part for each model."""
-    series, ends = series_of(name)
-    contexts, truth = windows_of(series, ends, (CONTEXT, HORIZON), ORIGINS)
-    lower = 0.0 if name == "departures" else None  # what values are never below
-    parts = series[: ends[0]], series[ends[0] - CONTEXT : ends[1]], lower
+    if name == "departures":  # counts, so not standardised, and never below 0
+        series, lower = load_departures(), 0.0
+        train, val, end = Split(0.7, 0.15, 0.15).ends(len(series))
+    else:
+        found, lower = load(name, "lsf"), None
+        series = found.series("test", found.bounds["test"][0])
+        train, val, end = (after for _, after in found.bounds.values())
+    places = np.unique(np.linspace(val, end - HORIZON, ORIGINS).astype(int))
+    contexts = [series[place - CONTEXT : place] for place in places]
+    truth = np.stack([series.values()[place : place + HORIZON] for place in places]).astype(float)
+    parts = series[:train], series[train - CONTEXT : val], lower
     for model in ("unfitted", "fitted", "dlinear"):
         steps = []  # of each dependence, sorted: the same numbers
         draws = dlinear(*parts) if model == "dlinear" else both(*parts, model == "fitted")
@@ -127,7 +155,7 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
                 began = time.process_time()
                 paths = np.stack([one.all_values(copy=False) for one in draw(contexts, seed)]).astype(float)
                 seconds += time.process_time() - began
-                told.append(scores(paths, truth.astype(float)))
+                told.append(scores(paths, truth))
             steps.append(np.sort(paths, axis=-1))
             row |= {key: round(float(np.mean([one[key] for one in told])), 4) for key in told[0]}
             row |= {"energies": [round(one["energy"], 4) for one in told]}
@@ -135,6 +163,20 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
             if len(steps) > 1:
                 row["same_samples_at_each_step"] = bool(np.array_equal(*steps))
             yield row
+
+
+def run(
+    measure: Callable[[str], Iterable[dict[str, Any]]], names: Iterable[str], results: Path, **settings: Any
+) -> None:
+    """Measures the data sets that the command line names, or all; prints each row, and writes the file after each."""
+    torch.set_num_threads(1)
+    quiet()
+    for name in sys.argv[1:] or names:
+        rows = list[dict[str, Any]]()
+        for row in measure(name):
+            print(name, row, flush=True)
+            rows.append({**row, "settings": settings, "provenance": provenance()})
+            add_rows(results, rows, data=name)
 
 
 if __name__ == "__main__":

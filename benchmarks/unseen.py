@@ -20,16 +20,16 @@ import pandas as pd
 from benchmarks.data import PARTS, Dataset
 from benchmarks.data.files import Split
 from benchmarks.errors import Misuse
-from benchmarks.models import load_forecaster
-from benchmarks.origins import TRAINER, coverage, crps, run
-from benchmarks.paths import LEVELS
+from benchmarks.models import Budget, load_forecaster
+from benchmarks.paths import LEVELS, TRAINER, coverage, crps, run
 from benchmarks.run.store import FOLDER
-from benchmarks.run.suites import budget
 from darts_msft import MSFTFoundationModel
 
 CONTEXT, WINDOWS, SPLIT = 2048, 200, Split(0.7, 0.1, 0.2)
 DRAWS: dict[str, Any] = {"num_samples": 200, "random_state": 0}
-BUDGET = budget("long")
+BUDGET = Budget(  # "long" of the suites, with a longer look-back
+    epochs=5, baseline_epochs=20, train_windows=512, validation_windows=160, look_backs=(336, 512, 1024, 2048)
+)
 # file in the package's folder "data", columns of times and values, frequency, season, horizon, first step
 DATA: dict[str, tuple[str, str, str, str, int, int, str | None]] = {
     "traffic": ("hourly/hourly_traffic_volume.csv", "date_time", "traffic_volume", "h", 168, 96, "2015-11-01"),

@@ -20,10 +20,6 @@ UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing ran
 _TOLD = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
-def budget(name: str) -> Budget:
-    return Budget(**_TOLD["budgets"][name])
-
-
 def _experiments(name: str) -> list[Experiment]:
     """Seed by seed and place by place, so a run that is stopped early has most models with at least one seed."""
     found = [
@@ -34,7 +30,7 @@ def _experiments(name: str) -> list[Experiment]:
             model,
             seed,
             {**grid.get("base", {}), **options},
-            budget(grid["budget"]) if "budget" in grid else Budget(),
+            Budget(**_TOLD["budgets"][grid["budget"]]) if "budget" in grid else Budget(),
             grid.get("test_stride", 1),
         )
         for grid in _TOLD["suites"][name]
