@@ -37,7 +37,7 @@ DEMO_READY := $(VENV)/.ready-demo
 TEST_READY := $(VENV)/.ready-test
 SMOKE := build/smoke
 WHEELHOUSE := build/wheelhouse
-SOURCES := $(wildcard darts_msft tests examples benchmarks)
+SOURCES := $(wildcard darts_msft darts_msft_command.py tests examples benchmarks)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1
