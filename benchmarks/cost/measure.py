@@ -17,7 +17,7 @@ import torch
 from benchmarks.cost.cases import Case, measure, save_random, save_random_chronos2
 from benchmarks.errors import Misuse
 from benchmarks.run.provenance import isolated, preload, provenance
-from benchmarks.run.store import append, read_list
+from benchmarks.run.store import add_rows, read_list
 
 SCALES = 2  # K; the finest sees a quarter of the context
 DARTS = (("darts", 0), ("msft", SCALES))
@@ -49,7 +49,7 @@ def run(asked: Mapping[str, Any], results: Path) -> dict[str, Any]:
             if found["rows"]:
                 device = "cpu" if asked["accelerator"] == "cpu" else torch.cuda.get_device_name()
                 entry = {**provenance(), "device": device, "settings": dict(asked), **found}
-                append(results, entry)
+                add_rows(results, [entry])
                 print(table(entry))
     return found
 

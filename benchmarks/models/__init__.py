@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, gcd
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import Misuse
@@ -13,25 +13,25 @@ from benchmarks.errors import Misuse
 if TYPE_CHECKING:
     from benchmarks.models.base import Forecaster
 
-MODELS = {
-    "msft": "benchmarks.models.ours:MSFT",
-    "msft_full": "benchmarks.models.ours:MSFTFull",
-    "full": "benchmarks.models.ours:Full",
-    "linear_probe": "benchmarks.models.ours:LinearProbe",
-    "prompt": "benchmarks.models.ours:Prompt",
-    "lora": "benchmarks.models.ours:LoRA",
-    "adalora": "benchmarks.models.ours:AdaLoRA",
-    "zero_shot": "benchmarks.models.ours:ZeroShot",
-    "scratch": "benchmarks.models.ours:Scratch",
-    "dlinear": "benchmarks.models.trained:DLinear",
-    "patchtst": "benchmarks.models.trained:PatchTST",
-    "itransformer": "benchmarks.models.trained:ITransformer",
-    "timemixer": "benchmarks.models.trained:TimeMixer",
-    "fracast": "benchmarks.models.untrained:Fracast",
-    "chronos2": "benchmarks.models.ours:Chronos2",
-    "seasonal_naive": "benchmarks.models.untrained:SeasonalNaive",
+MODELS = {  # by name, in the order of a table's rows: how readers see it, and its class
+    "msft": ("MSFT", "benchmarks.models.ours:MSFT"),
+    "msft_full": ("MSFT with all weights", "benchmarks.models.ours:MSFTFull"),
+    "full": ("full finetuning", "benchmarks.models.ours:Full"),
+    "linear_probe": ("linear probing", "benchmarks.models.ours:LinearProbe"),
+    "prompt": ("prompt tuning", "benchmarks.models.ours:Prompt"),
+    "lora": ("LoRA", "benchmarks.models.ours:LoRA"),
+    "adalora": ("AdaLoRA", "benchmarks.models.ours:AdaLoRA"),
+    "zero_shot": ("zero-shot", "benchmarks.models.ours:ZeroShot"),
+    "scratch": ("from scratch", "benchmarks.models.ours:Scratch"),
+    "dlinear": ("DLinear", "benchmarks.models.trained:DLinear"),
+    "patchtst": ("PatchTST", "benchmarks.models.trained:PatchTST"),
+    "itransformer": ("iTransformer", "benchmarks.models.trained:ITransformer"),
+    "timemixer": ("TimeMixer", "benchmarks.models.trained:TimeMixer"),
+    "fracast": ("Fracast-0", "benchmarks.models.untrained:Fracast"),
+    "chronos2": ("Chronos-2", "benchmarks.models.ours:Chronos2"),
+    "seasonal_naive": ("seasonal naive", "benchmarks.models.untrained:SeasonalNaive"),
 }
-OURS = tuple(name for name, place in MODELS.items() if ".ours:" in place)
+OURS = tuple(name for name, (_, place) in MODELS.items() if ".ours:" in place)
 
 
 @dataclass(frozen=True)
@@ -68,5 +68,4 @@ def load_forecaster(name: str, options: Mapping[str, Any], budget: Budget) -> Fo
     """The model registered under `name`; `options` differ from its defaults."""
     if name not in MODELS:
         raise Misuse(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")
-    module, _, attribute = MODELS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)(options, budget)
+    return resolve_name(MODELS[name][1])(options, budget)

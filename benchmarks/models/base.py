@@ -150,10 +150,6 @@ class Forecaster(ABC):
         """The data as the model sees them."""
         return data
 
-    def longest(self) -> float:
-        """The longest context that the model was made for, in steps."""
-        return inf
-
     @property
     def epochs(self) -> int:
         """The most that a fit may take."""
@@ -186,8 +182,6 @@ class Forecaster(ABC):
         """Why the model can't take these settings; None: it can."""
         begin, end = data.bounds["train"]
         look_back, room = settings["look_back"], end - begin - horizon
-        if look_back > self.longest():
-            return f"a look-back of {look_back} steps is more than the model sees; take at most {self.longest()}"
         lengths = f"a look-back of {look_back} and a horizon of {horizon} steps don't fit into the {end - begin}"
         return None if look_back <= room else f"{lengths} training steps of {data.name}; take at most {room} steps"
 

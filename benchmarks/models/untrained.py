@@ -68,8 +68,10 @@ class Fracast(Forecaster):
     files: ClassVar[dict[str, str]] = {"fp32": "model.safetensors", "w8": "model.int8.safetensors"}
     rows: ClassVar[dict[str, int]] = {"cpu": 16, "cuda": 1024}  # windows of one variable at once: what fits a cache
 
-    def longest(self) -> float:
-        return 2048
+    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
+        if settings["look_back"] > 2048:
+            return f"a look-back of {settings['look_back']} steps is more than the model sees; take at most 2048"
+        return super().refusal(settings, data, horizon)
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         import fracast

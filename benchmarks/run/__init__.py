@@ -111,7 +111,8 @@ def run_all(experiments: Sequence[Experiment], place: Place) -> int:
             try:
                 result = run_one(experiment, place, wait)
             except Exception as error:
-                traceback.print_exc()
+                if not isinstance(error, OSError):  # whose text says it all
+                    traceback.print_exc()
                 failed.append(f"FAILED {experiment}: {type(error).__name__}: {error}")
                 continue
             if result is None:

@@ -68,9 +68,6 @@ class Basis:
         return cls(experiment, dataset, forecaster_of(experiment), levels, same, provenance())
 
     def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
-        """An entry of the store; RuntimeError if the weights are no longer those of the beginning."""
-        if standing(self.experiment)["weights"] != self.same["weights"]:
-            raise RuntimeError(f"weights changed while {self.experiment} was measured, so nothing is stored; run again")
         head = {"kind": kind, "key": key, "experiment": self.experiment.to_dict()}
         return {**head, **rest, **self.same, "provenance": self.provenance}
 
@@ -186,7 +183,7 @@ def measure(
 
     without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
     """
-    horizon, sums = model.output_chunk_length, Sums(data, levels)
+    horizon, sums = model.output_chunk_length, dict[str, Any]()
     starts = data.starts(part, horizon, stride)
     seconds, busy = 0.0, 0.0
     size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(data.columns) * forecaster.held(levels))))
@@ -199,51 +196,43 @@ def measure(
         if bad.any():
             first = f"the first window at step {chunk[int(bad.argmax())]}"
             raise Diverged(f"forecasts of {int(bad.sum())} of {len(chunk)} windows are not finite numbers, {first}")
-        sums.add(data.values[np.asarray(chunk)[:, None] + np.arange(horizon)], forecasts)
-    found = {"metrics": sums.metrics(), "windows": len(starts), "without_msis": sums.without_msis}
-    return {**found, "seconds": seconds, "processor_seconds": busy}
+        errors = errors_of(data.values[np.asarray(chunk)[:, None] + np.arange(horizon)], forecasts, levels)
+        sums = {name: sums.get(name, 0) + value for name, value in errors.items()}
+    metrics, flat = metrics_of(sums, data, levels)
+    took = {"seconds": seconds, "processor_seconds": busy}
+    return {"metrics": metrics, "windows": len(starts), "without_msis": flat, **took}
 
 
-class Sums:
-    """Errors added up chunk by chunk in double precision; with `levels` those of quantiles, too."""
-
-    def __init__(self, data: Dataset, levels: Levels) -> None:
-        self.levels, self.without_msis = levels, list[str]()
-        self.count, self.totals = 0, dict.fromkeys(("mse", "mae"), 0.0)
-        if levels is None:
-            return
-        train = data.values[slice(*data.bounds["train"])].astype(np.float64)
-        self.scales = np.abs(train[data.season :] - train[: -data.season]).mean(axis=0)  # seasonal naive errors
-        self.without_msis = [data.columns[index] for index in np.flatnonzero(self.scales == 0)]
-        if len(self.without_msis) == len(self.scales):
-            raise ValueError("no variable changes from season to season in the training part: the MSIS has no scale")
-        self.size, self.covered = 0.0, 0.0
-        self.losses, self.winkler = np.zeros(len(CRPS_LEVELS)), np.zeros(len(self.scales))  # twice the pinball losses
-
-    def add(self, targets: np.ndarray, forecasts: np.ndarray) -> None:
-        """What came (N, H, V), and its quantiles (N, H, V, Q)."""
-        middle = 0 if self.levels is None else list(self.levels).index(POINT)
-        actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., middle])
-        self.count += targets.size
-        self.totals["mse"] += mse(actual, predicted) * targets.size
-        self.totals["mae"] += mae(actual, predicted) * targets.size
-        if self.levels is None:
-            return
-        names = likelihood_component_names(actual.components, quantile_names(list(self.levels)))
+def errors_of(targets: np.ndarray, forecasts: np.ndarray, levels: Levels) -> dict[str, Any]:
+    """Sums in double precision over what came (N, H, V), of its quantiles (N, H, V, Q)."""
+    middle, count = 0 if levels is None else list(levels).index(POINT), targets.size
+    actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., middle])
+    found = {"count": count, "mse": mse(actual, predicted) * count, "mae": mae(actual, predicted) * count}
+    if levels is not None:
+        names = likelihood_component_names(actual.components, quantile_names(list(levels)))
         predicted = _in_a_row(forecasts.reshape(*targets.shape[:2], -1), names)
-        self.size += np.abs(targets.astype(np.float64)).sum()
-        self.losses += mql(actual, predicted, q=list(CRPS_LEVELS)) * targets.size
-        self.covered += mic(actual, predicted, q_interval=CENTRAL) * targets.size
-        self.winkler += miws(actual, predicted, q_interval=WIDE, component_reduction=None) * len(actual)
+        found["size"] = np.abs(targets.astype(np.float64)).sum()
+        found["losses"] = mql(actual, predicted, q=list(CRPS_LEVELS)) * count  # twice the pinball losses
+        found["covered"] = mic(actual, predicted, q_interval=CENTRAL) * count
+        winkler = miws(actual, predicted, q_interval=WIDE, component_reduction=None)  # of one variable a number
+        found["winkler"] = np.atleast_1d(winkler) * len(actual)
+    return found
 
-    def metrics(self) -> dict[str, float]:
-        found = {name: total / self.count for name, total in self.totals.items()}
-        if self.levels is not None:
-            scaled, each = self.scales > 0, self.count / len(self.scales)
-            crps = (self.losses / self.size).mean()
-            msis = (self.winkler[scaled] / each / self.scales[scaled]).mean()
-            found = {"crps": crps, "msis": msis, "coverage": self.covered / self.count, **found}
-        return {name: float(value) for name, value in found.items()}
+
+def metrics_of(sums: Entry, data: Dataset, levels: Levels) -> tuple[dict[str, float], list[str]]:
+    """The measures, and the variables without a seasonal naive error."""
+    found = {name: sums[name] / sums["count"] for name in ("mse", "mae")}
+    if levels is None:
+        return {name: float(value) for name, value in found.items()}, []
+    train = data.values[slice(*data.bounds["train"])].astype(np.float64)
+    scales = np.abs(train[data.season :] - train[: -data.season]).mean(axis=0)  # seasonal naive errors
+    scaled, each = scales > 0, sums["count"] / len(scales)
+    if not scaled.any():
+        raise ValueError("no variable changes from season to season in the training part: the MSIS has no scale")
+    crps = (sums["losses"] / sums["size"]).mean()
+    msis = (sums["winkler"][scaled] / each / scales[scaled]).mean()
+    found = {"crps": crps, "msis": msis, "coverage": sums["covered"] / sums["count"], **found}
+    return {name: float(value) for name, value in found.items()}, [data.columns[i] for i in np.flatnonzero(~scaled)]
 
 
 def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSeries:
