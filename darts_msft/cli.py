@@ -24,6 +24,7 @@ LEVELS = (0.1, 0.5, 0.9)
 SAMPLES = 500  # of a total
 PANELS = 6  # of a picture
 VALIDATION = 0.2  # of a series, for a fit
+LEAST = 48  # steps of input that are worth naming
 LEAST_WINDOWS = 32  # of the validation part
 
 
@@ -155,7 +156,9 @@ def made(
         _tell(f"{lengths[-1]} steps: too few for a fit, so the pretrained model forecasts by itself")
         return model, known
     if less := len(lengths) - len(enough):
-        _tell(f"too short to fit to, but forecast all the same: {less} of {len(lengths)} series")
+        most = lengths[0] - 2 * _held(lengths[0], horizon)
+        shorter = f"; --context {most} fits to all" if most >= LEAST else ""
+        _tell(f"too short to fit to, but forecast all the same: {less} of {len(lengths)} series{shorter}")
     covariates = None if table.covariates is None else [table.covariates[number] for number in enough]
     fitted = [(table.series[number], held[number]) for number in enough]
     model.fit(

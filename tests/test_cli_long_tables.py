@@ -92,15 +92,21 @@ def test_columns_that_end_before_others_are_told_of(tmp_path: Path, caplog: pyte
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("since", "context", "says"),
+    [("2024-01-15", 56, "1 of 3 series\n"), ("2023-08-31", 100, "; --context 77 fits to all\n")],
+)
 def test_a_short_series_is_forecast_beside_long_ones(
-    tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str], since: str, context: int, says: str
 ) -> None:
     frame = pd.read_csv(shops(tmp_path))
-    new = frame[(frame["shop"] == "north") & (frame["date"] > "2024-01-15")].assign(shop="007")
+    new = frame[(frame["shop"] == "north") & (frame["date"] > since)].assign(shop="007")
     pd.concat([frame, new]).to_csv(tmp_path / "shops.csv", index=False)
-    words = ["--covariates", "promo", "--context", "56", "--backbone", tiny_moirai]
+    words = ["--covariates", "promo", "--context", str(context), "--backbone", tiny_moirai]
     assert main(asked(tmp_path / "shops.csv", *words)) == 0
-    assert "too short to fit to, but forecast all the same: 1 of 3 series" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "too short to fit to, but forecast all the same: 1 of 3 series" in out
+    assert says in out
     told = pd.read_csv(tmp_path / "forecast.csv", dtype={"shop": str})
     assert told["shop"].unique().tolist() == ["north", "south", "007"]
     own = told.loc[told["shop"] == "007", "sales_q0.500"]
