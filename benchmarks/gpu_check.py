@@ -19,6 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -38,6 +39,7 @@ STAGES = {  # parts that run side by side, and none longer than these seconds
     ],
     60: ["cost"],  # alone: it is timed
 }
+MOST_DIFFERENT = 1e-4  # relative: forecasts of two devices, and those before and after save and load
 Case = tuple[dict[str, Any], Callable[[], dict[str, Any]]]  # what it is, and what finds its figures
 
 
@@ -86,18 +88,10 @@ def fits(device: str, quick: bool, precision: str) -> Iterator[Case]:
     series = load_departures()[-2000:].astype(np.float32)
 
     def fit(method: str) -> dict[str, Any]:
-        model = MSFTFoundationModel(
-            context,
-            24,
-            method=method,
-            num_scales=2,
-            patch_size=16,
-            finest_context=context // 2,
-            linear_member=False,  # a closed form, solved on the processor
-            n_epochs=2,
-            random_state=0,
-            pl_trainer_kwargs=trainer_of(device, precision=precision, limit_train_batches=batches),
-        )
+        settings = {"num_scales": 2, "patch_size": 16, "finest_context": context // 2, "n_epochs": 2, "random_state": 0}
+        settings["linear_member"] = False  # a closed form, solved on the processor
+        trainer = trainer_of(device, precision=precision, limit_train_batches=batches)
+        model = MSFTFoundationModel(context, 24, method=method, **settings, pl_trainer_kwargs=trainer)
         peak, begin = begin_peak(device), time.perf_counter()
         model.fit(series[:-600], val_series=series[-context - validated :])
         found = {"fit_seconds": time.perf_counter() - begin, "peak_memory_mb": (peak() or 0) / 1e6}
@@ -183,7 +177,7 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     names = ("torch", "numpy", "pandas", "darts", "pytorch-lightning", "peft", "transformers")
-    found = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    found = {"made": str(date.today()), "python": platform.python_version(), **{name: version(name) for name in names}}
     return found | ({"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device == "cuda" else {})
 
 
@@ -230,22 +224,34 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/gpu/gpu.jsonl"), help="file of the lines")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to try the script")
-    parser.add_argument("--only", nargs="+", help=f"parts of {list(STAGES.values())}")
+    every = [part for parts in STAGES.values() for part in parts]
+    parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="PART", help=", ".join(every))
     parser.add_argument("--part", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:
         return run_part(asked.part, asked.output, asked.device, asked.quick)
+    try:
+        found = environment(asked.device)
+    except (AssertionError, RuntimeError) as error:
+        parser.error(f"--device {asked.device}: {error}; --device cpu --quick tries the script")
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text("")
-    add(asked.output, {"part": "environment", **environment(asked.device)})
+    add(asked.output, {"part": "environment", **found})
     given, good = ["--device", asked.device, *(["--quick"] if asked.quick else [])], True
     for limit, parts in STAGES.items():
-        chosen = [part for part in parts if not asked.only or part in asked.only]
+        chosen = [part for part in parts if part in asked.only]
         start = partial(start_part, limit=limit, file=asked.output, given=given)
         with ThreadPoolExecutor(max(1, len(chosen))) as pool:
             good &= all(pool.map(start, chosen))
     lines = [json.loads(line) for line in asked.output.read_text().splitlines()]
-    sys.exit(not good or any("error" in line for line in lines))
+    sys.exit(not good or any(map(is_wrong, lines)))
+
+
+def is_wrong(line: dict[str, Any]) -> bool:
+    """Whether a case ended in an error, or found what must not be."""
+    finite = all(line.get(name, True) for name in ("finite", "finite_scores"))
+    same = all(line.get(name, 0.0) <= MOST_DIFFERENT for name in line if name.startswith("relative_difference"))
+    return "error" in line or not finite or not same
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ B: series of a step, C: context, H: horizon.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import warnings
 from collections.abc import Callable
@@ -135,6 +136,7 @@ def forecasting(case: Case) -> Callable[[], list[TimeSeries]]:
 
 def begin_peak(accelerator: str) -> Callable[[], int | None]:
     """A function that gives the most bytes held since this call: on a GPU torch's, else those beyond the size now."""
+    gc.collect()  # what earlier cases left
     if accelerator != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated

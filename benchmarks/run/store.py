@@ -138,7 +138,9 @@ def _load(path: Path, kind: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if missing := {*NEEDED[kind], "kind"} - found.keys():
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        Experiment.from_dict(found["experiment"])
+        family = Experiment.from_dict(found["experiment"]).family
+        if kind == "run" and not all(isinstance(found["metrics"].get(name), float) for name in METRICS[family]):
+            raise ValueError(f"its metrics {', '.join(METRICS[family])} are not all numbers")
     except (AttributeError, TypeError, ValueError) as error:
         raise Misuse(f"{path} is not a result ({error}); restore it, or delete it to have it measured again") from error
     return found

@@ -22,6 +22,7 @@ ROOT = Path(benchmarks.__file__).parents[1]
         (["run", "--suite", "nix"], "nix"),
         (["run", "--suite", "smoke", "--seeds", "-1"], "--seeds"),
         (["run", "--suite", "smoke", "--stride", "day"], "--stride"),
+        (["run", "--suite", "pf", "--stride", "5", "--dry-run"], "--stride is of the family lsf"),
         (["cost", "--rounds", "0"], "--rounds"),
         (["show", "--results", "/nowhere"], "/nowhere"),
     ],

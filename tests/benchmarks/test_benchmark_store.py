@@ -79,6 +79,13 @@ def test_what_is_added_is_found_and_never_replaced(tmp_path: Path) -> None:
     assert store.add(tmp_path, {**result(), "experiment": own}).name.startswith("pf-my_sales-24-msft-")
 
 
+@pytest.mark.parametrize("metrics", [{"mse": None, "mae": 0.1}, {"mse": 0.1}])
+def test_a_result_without_its_figures_is_named(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    path = store.add(tmp_path, {**result(), "metrics": metrics})
+    with pytest.raises(Misuse, match=rf"{path.name} is not a result \(its metrics mse, mae are not all numbers\)"):
+        store.entries(tmp_path, "run")
+
+
 def test_a_write_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise OSError("no space left")

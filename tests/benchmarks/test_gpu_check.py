@@ -44,3 +44,20 @@ def test_a_failing_case_leaves_its_reason_and_the_next_one_runs(
     first, second = lines_of(tmp_path / "gpu.jsonl")
     assert "ZeroDivisionError" in first["error"]
     assert second["figure"] == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ({"relative_difference": 1e-6, "finite": True}, False),
+        ({"relative_difference": 1e-3, "finite": True}, True),
+        ({"relative_difference": float("nan")}, True),
+        ({"relative_difference_after_load": 1.0}, True),
+        ({"finite": False}, True),
+        ({"finite_scores": False}, True),
+        ({"error": "RuntimeError: no"}, True),
+        ({"part": "cost", "finished": "exit status 0"}, False),
+    ],
+)
+def test_what_must_not_be_is_a_failure(line: dict[str, Any], wrong: bool) -> None:
+    assert gpu_check.is_wrong(line) == wrong
