@@ -68,7 +68,4 @@ def load_forecaster(name: str, options: Mapping[str, Any], budget: Budget) -> Fo
     """The model registered under `name`; `options` differ from its defaults."""
     if name not in MODELS:
         raise Misuse(f"model {name!r} is not known; choose one of {', '.join(MODELS)}")
-    try:
-        return resolve_name(MODELS[name][1])(options, budget)
-    except ModuleNotFoundError as error:
-        raise Misuse(f"{name} needs {error.name}: pip install 'darts-msft[baselines,benchmarks]'") from error
+    return resolve_name(MODELS[name][1])(options, budget)

@@ -19,6 +19,7 @@ from benchmarks.run.experiments import Experiment
 from benchmarks.run.provenance import commit, is_dirty, isolated, preload, same_code
 
 FAILED, STOPPED = 1, 130  # exit codes
+INSTALL = "; pip install 'darts-msft[baselines,benchmarks,peft]'"
 _MODELS = (f"benchmarks.models.{name}" for name in ("ours", "trained", "untrained"))
 PRELOADED = ("benchmarks.run.measures", "darts_msft.backbones.moirai", *_MODELS)  # all code that a figure rests on
 
@@ -115,7 +116,8 @@ def run_all(experiments: Sequence[Experiment], place: Place) -> int:
             except Exception as error:
                 if not isinstance(error, OSError):  # whose text says it all
                     traceback.print_exc()
-                failed.append(f"FAILED {experiment}: {type(error).__name__}: {error}")
+                remedy = INSTALL if isinstance(error, ModuleNotFoundError) else ""
+                failed.append(f"FAILED {experiment}: {type(error).__name__}: {error}{remedy}")
                 continue
             if result is None:
                 queue.append((experiment, True))

@@ -86,6 +86,8 @@ class Fake(Forecaster):
         trouble = self.options["trouble"]
         if trouble == "raise":
             raise RuntimeError("the fake fails")
+        if trouble == "lack":
+            raise ModuleNotFoundError("No module named 'neuralforecast'")
         if trouble == "interrupt":
             raise KeyboardInterrupt
         if trouble == f"diverge {settings['look_back']}" or trouble == "diverge":

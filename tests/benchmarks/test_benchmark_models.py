@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, STARTS, fitted, fore
 
 from benchmarks import data
 from benchmarks.data import Dataset
-from benchmarks.errors import Misuse
-from benchmarks.models import MODELS, OURS, Budget, load_forecaster, ours, trained
+from benchmarks.models import MODELS, OURS, load_forecaster, ours, trained
 from benchmarks.models.base import at_levels
 from benchmarks.models.trained import RATES, RECIPES
 from benchmarks.run.measures import measure
@@ -71,13 +69,6 @@ def test_options_are_known_or_refused_by_name() -> None:
 def long(name: str = "waves") -> Dataset:
     """5000 training steps as far as candidates ask."""
     return replace(waves(name), bounds={"train": (0, 5000), "validation": (5000, 5500), "test": (5500, 6000)})
-
-
-def test_a_model_whose_package_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "benchmarks.models.trained", raising=False)
-    monkeypatch.setitem(sys.modules, "neuralforecast", None)
-    with pytest.raises(Misuse, match=r"itransformer needs neuralforecast.*: pip install 'darts-msft\[baselines,"):
-        load_forecaster("itransformer", {}, Budget())
 
 
 def test_look_backs_that_do_not_fit_the_training_part() -> None:

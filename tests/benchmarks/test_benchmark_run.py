@@ -179,6 +179,14 @@ def test_others_run_where_one_fails(tmp_path: Path, run: Run, capsys: Capture) -
         assert len(notes(tmp_path)) - done == tried
 
 
+def test_a_missing_package_is_told_with_its_remedy(tmp_path: Path, run: Run, capsys: Capture) -> None:
+    assert run([experiment(tmp_path, options={"trouble": "lack"})]) == 1
+    remedy = (
+        "ModuleNotFoundError: No module named 'neuralforecast'; pip install 'darts-msft[baselines,benchmarks,peft]'"
+    )
+    assert capsys.readouterr().err.endswith(f"{remedy}\n")
+
+
 def test_an_interrupt_stops_and_keeps_what_is_finished(tmp_path: Path, run: Run, capsys: Capture) -> None:
     troubles = ("raise", None, "interrupt", None)
     asked = [experiment(tmp_path, seed=seed, options={"trouble": each}) for seed, each in enumerate(troubles)]
