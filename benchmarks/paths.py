@@ -8,10 +8,10 @@ named on the command line; files are read from DARTS_MSFT_DATA.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,12 +166,17 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
 
 
 def run(
-    measure: Callable[[str], Iterable[dict[str, Any]]], names: Iterable[str], results: Path, **settings: Any
+    measure: Callable[[str], Iterable[dict[str, Any]]], names: Collection[str], results: Path, **settings: Any
 ) -> None:
     """Measures the data sets that the command line names, or all; prints each row, and writes the file after each."""
+    parser = argparse.ArgumentParser(description=f"Measures a row for each model, and writes {results.name}.")
+    parser.add_argument("data", nargs="*", default=list(names), help="; ".join(names))
+    asked = parser.parse_args().data
+    if unknown := set(asked) - set(names):
+        parser.error(f"{', '.join(sorted(unknown))} is not known; take some of {', '.join(names)}")
     torch.set_num_threads(1)
     quiet()
-    for name in sys.argv[1:] or names:
+    for name in asked:
         rows = list[dict[str, Any]]()
         for row in measure(name):
             print(name, row, flush=True)
