@@ -137,10 +137,6 @@ class DartsHooks(TunedModel):
 
         A user who interrupts it gets the best state that was scored, if any; the program ends, as with Lightning.
         """
-        given = signature(FoundationModel.fit).bind(self, *args, **kwargs).arguments
-        for name, series in given.items():
-            if name.endswith(("series", "covariates")):
-                inputs.check_finite(series, name)
         with as_before_if_it_fails(self):
             return super().fit(*args, **kwargs)
 
@@ -186,14 +182,15 @@ class DartsHooks(TunedModel):
         covariates, labels = (past_covariates, future_covariates), self._requires_training
         return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels, covariates)
 
-    def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
+    def _setup_for_fit_from_dataset(self, **kwargs: Any) -> Any:
+        kwargs = inputs.for_a_fit(kwargs)
         weighs = self._module_settings["num_scales"] or self._may_have_linear
         whole = self.output_chunk_shift + self.output_chunk_length
         check_lengths(self, kwargs["series"], "training", whole if self._requires_training else 0)
         after = whole if self._requires_training or weighs else 0
         check_lengths(self, kwargs.get("val_series"), "validation", after, "val_series")
         warn_of_strays([one for _, one in inputs.named(kwargs["series"])])
-        series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
+        series, parameters = super()._setup_for_fit_from_dataset(**kwargs)
         if self._requires_training:
             warn_of_stride(parameters["train_dataset"].stride, series[0])
         windows = parameters["val_dataset"]

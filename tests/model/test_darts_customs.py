@@ -101,6 +101,25 @@ def test_averaged_weights_are_a_candidate(tiny_moirai: str) -> None:
     assert min(model.candidates, key=lambda one: one.score).label == model.fit_report.kept
 
 
+def test_epochs_are_scored_with_the_mean_of_all_steps_so_far(tiny_moirai: str) -> None:
+    """Lightning 2.6's averages; the encoder's constants, whole numbers and truth values, have no mean."""
+    WeightAveraging = pytest.importorskip("pytorch_lightning", "2.6").callbacks.WeightAveraging
+    steps: list[dict[str, torch.Tensor]] = []
+
+    class Mean(WeightAveraging):  # type: ignore[misc]
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            super().on_train_batch_end(trainer, pl_module, *args)
+            steps.append({name: value.detach().clone() for name, value in pl_module.named_parameters()})
+
+    model = make_model(tiny_moirai, {"callbacks": [Mean()]}, n_epochs=3, num_scales=0, **LEARNS)
+    model.fit(wave(), val_series=VAL)
+    assert [one.label for one in model.candidates] == ["zero-shot", "epoch 1", "epoch 2", "epoch 3"]
+    kept = next(one for one in model.candidates if one.label == model.fit_report.kept)
+    assert kept.step > 0
+    for name, value in model.model.named_parameters():
+        torch.testing.assert_close(value, torch.stack([step[name] for step in steps[: kept.step]]).mean(dim=0))
+
+
 def test_without_averaging_no_state_is_scored_twice(tiny_moirai: str) -> None:
     labels = [one.label for one in fitted(tiny_moirai, validated=True).candidates]
     assert "averaged weights" not in labels
