@@ -14,18 +14,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from darts import TimeSeries
 from darts.logging import get_logger
 from darts.models.forecasting.foundation_model import FoundationModel
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
+from darts.utils.serialization import add_safe_globals
 
 from darts_msft import arguments, inputs, persistence
 from darts_msft.building import build_module, weights_kept
 from darts_msft.display import busy, with_display, without_asides
 from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
+from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.signatures import as_in_darts
 from darts_msft.storage.whole import in_place_of
@@ -70,6 +73,21 @@ class DartsHooks(TunedModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._fit_report, self._chosen, self._began = None, {}, 0.0
+
+    def __str__(self) -> str:
+        """The arguments that differ from their defaults."""
+        defaults = arguments.darts_defaults(find_method(self.model_params["method"]).trains)
+        defaults |= self._get_default_model_params()
+        shown = {
+            name: value
+            for name, value in self.model_params.items()
+            if name not in defaults or np.any(value != defaults[name])
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        add_safe_globals([cls])  # what is saved can be loaded
 
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
         module = build_module(self, self._module_settings, self.pl_module_params)

@@ -73,8 +73,9 @@ class KeepBest(pl.Callback):
     @contextmanager
     def attached_to(self, trainer: Any) -> Iterator[None]:
         """While a fit runs: among the trainer's callbacks, before those that write checkpoints."""
+        averaging: Any = getattr(callbacks, "WeightAveraging", ())  # new in Lightning 2.6
         for one in trainer.callbacks:
-            if isinstance(one, getattr(callbacks, "WeightAveraging", ())):  # new in Lightning 2.6
+            if isinstance(one, averaging):
                 one._use_buffers = False  # ours are constants, or solved for
         checks = trainer.num_sanity_val_steps
         scorer = _Scorer(self)
