@@ -82,8 +82,6 @@ def for_a_fit(given: Mapping[str, Any]) -> dict[str, Any]:
             kinds[name] = kind_of(series, name)
     if (kind := kinds["series"]) is None:
         return dict(given)
-    if (validation := kinds.get("val_series")) and validation[0] != kind[0]:
-        raise ValueError(f"val_series has {validation[0]} components but series has {kind[0]}: give as many")
     targets = [name for name in ("series", "val_series") if kinds.get(name)]
     return {**given, **{name: in_type(given[name], kind[1]) for name in targets}}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import json
+import re
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +27,22 @@ VAL = wave(60, seed=1)
 @pytest.mark.parametrize("name", ["fit", "predict", "historical_forecasts", "backtest", "fit_from_dataset", "lr_find"])
 def test_signatures_are_those_of_darts(name: str) -> None:
     assert signature(getattr(MSFTFoundationModel, name)) == signature(getattr(DLinearModel, name))
+
+
+def test_arguments_are_documented_where_darts_does_and_the_example_is_true() -> None:
+    text = inspect.cleandoc(MSFTFoundationModel.__init__.__doc__)
+    headings = re.findall(r"^(\w+)\n-+$", text, re.MULTILINE)
+    assert headings == ["Parameters", "Raises", "References", "Examples"]
+    told = re.findall(r"^\w+(?:, \w+)*$", text[text.index("Parameters") : text.index("Raises")], re.MULTILINE)
+    own = [name for name in signature(MSFTFoundationModel.__init__).parameters if name not in ("self", "kwargs")]
+    assert {*own} == {*", ".join(told[1:]).split(", ")}
+    known: dict[str, Any] = {}
+    for one in doctest.DocTestParser().get_examples(text):
+        if one.want:
+            expected = eval(one.want, {"array": np.array, "float32": np.float32})
+            np.testing.assert_allclose(eval(one.source, known), expected, atol=0.3)
+        else:
+            exec(one.source, known)
 
 
 @pytest.mark.parametrize("components", [1, 2])
