@@ -31,7 +31,7 @@ from darts_msft.lengths import check_lengths
 from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.signatures import as_in_darts
-from darts_msft.storage.whole import in_place_of
+from darts_msft.storage.whole import check_whole, in_place_of
 from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import SETTINGS, choose_settings
 from darts_msft.training.failed_fits import Stopped, as_before_if_it_fails, train_until_stopped
@@ -103,6 +103,7 @@ class DartsHooks(TunedModel):
             model.freeze()
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
+        check_whole(file_path)
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
         if (loss_fn := self.model_params.get("loss_fn")) is not None:
             for name in ("criterion", "train_criterion", "val_criterion"):  # Darts' module is built with its own
@@ -260,6 +261,21 @@ class DartsHooks(TunedModel):
                 self.trainer = None if idle else self.trainer
         if self.model is None:  # another model's weights are not this one's
             Path(f"{target}.ckpt").unlink(missing_ok=True)
+
+    @staticmethod
+    @as_in_darts
+    def load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Darts' `load`; raises ValueError for files that are not as they were written."""
+        path = os.fspath(path)
+        check_whole(path)
+        return FoundationModel.load(path, *args, **kwargs)
+
+    @as_in_darts
+    def load_weights(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Darts' `load_weights`; raises ValueError for files that are not as they were written."""
+        path = os.fspath(path)
+        check_whole(path, f"{path}.ckpt")
+        super().load_weights(path, *args, **kwargs)
 
     def _predict(self, *args: Any, **kwargs: Any) -> Any:
         with without_asides():  # and the trainer has a bar: none for what Darts makes of its output
