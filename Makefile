@@ -3,7 +3,7 @@
 # make test-slow   run what tiny fixtures can't show: examples, code of documents, files for other engines
 # make smoke  run the benchmarks' smoke suite on the bundled series, and report it in build/smoke; a run that takes
 #             10 minutes is ended, as a failure (by GNU timeout)
-# make gpu-check  try everything once on a GPU, in about 5 minutes, and write what was found to build/gpu/gpu.json; with
+# make gpu-check  try everything once on a GPU, in about 5 minutes, and write what was found to build/gpu/gpu.jsonl; with
 #             PYTHON=python3 it runs in that interpreter, without .venv; ARGS="--device cpu --quick" tries the script
 # make oldest a short part of the tests with the oldest supported versions of what the package needs, in build/oldest;
 #             make newest: with the newest, in build/newest. torch is the one named below: PyPI has others with CUDA only
@@ -37,7 +37,7 @@ DEMO_READY := $(VENV)/.ready-demo
 TEST_READY := $(VENV)/.ready-test
 SMOKE := build/smoke
 WHEELHOUSE := build/wheelhouse
-SOURCES := $(wildcard darts_msft tests examples benchmarks)
+SOURCES := $(wildcard darts_msft darts_msft_command tests examples benchmarks)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1
@@ -61,7 +61,7 @@ smoke: setup-test
 	$(BIN)/python -m benchmarks show --results $(SMOKE) --output $(SMOKE)/show
 
 gpu-check: $(if $(PYTHON),,setup-test)
-	$(or $(PYTHON),$(BIN)/python) -m benchmarks.gpu_check --output build/gpu $(ARGS)
+	$(or $(PYTHON),$(BIN)/python) -m benchmarks.gpu_check $(ARGS)
 	DARTS_MSFT_TEST_ACCELERATOR=gpu $(or $(PYTHON),$(BIN)/python) -m pytest -n 8 -o filterwarnings=default \
 	  tests/model/test_model_fit_predict.py tests/model/test_long_memory.py
 
@@ -107,14 +107,14 @@ types: setup-test
 	$(BIN)/mypy
 
 GPU_OUT := runs/mini
-GPU_SECONDS := 400
-GPU_WORKERS := 15
+GPU_SECONDS := 480
+GPU_WORKERS := 14
 
 gpu-pretrain:
 	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True OMP_NUM_THREADS=1 $(or $(PYTHON),python3) -m darts_msft.pretraining \
 	  --device cuda --precision bfloat16 --any-order --out $(GPU_OUT) --width 192 --layers 8 --tokens 98304 \
 	  --steps 30000 --seconds $(GPU_SECONDS) --learning-rate 0.0012 --hidden-learning-rate 0.004 --warmup 300 \
-	  --decay 0.34 --ema 0.995 --clear 600 --rates 0.3 --workers $(GPU_WORKERS) --log-every 25
+	  --decay 0.34 --ema 0.98 --clear 600 --rates 0.3 --workers $(GPU_WORKERS) --log-every 25 --save-every 1500
 
 setup-demo: $(DEMO_READY)
 setup-test: $(TEST_READY)

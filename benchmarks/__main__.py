@@ -27,12 +27,12 @@ def check(results: Annotated[Path, typer.Option(help="folder of the results")] =
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code. `Misuse` becomes a line; any other error keeps its traceback."""
+    """Runs a command and returns its exit code. A `Misuse`, or a file that isn't there, is told in a line."""
     try:
         app(words, prog_name="python -m benchmarks")
     except SystemExit as ended:
         return int(ended.code or 0)
-    except Misuse as error:
+    except (Misuse, OSError) as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return MISUSED
     return 0

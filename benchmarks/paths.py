@@ -2,37 +2,37 @@
 
 For each data set forecasts of the test part by the bundled model, unfitted and fitted, with independent steps and with
 its own dependence, and by DLinear: shares of the truth in the central 80 % interval, the CRPS of steps and sums, and
-the energy score, each a mean over the seeds of the draws; the energy score of every seed beside it.
+the energy score, each a mean over the seeds of the draws; the energy score of every seed beside it. Data sets can be
+named on the command line; files are read from DARTS_MSFT_DATA.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from darts import TimeSeries
 from darts.dataprocessing.transformers import Scaler
 from darts.models import DLinearModel
 from darts.utils.likelihood_models.torch import QuantileRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.data import PARTS, load
-from benchmarks.errors import Misuse
+from benchmarks.data import load
+from benchmarks.data.files import Split
 from benchmarks.models.base import QUIET
 from benchmarks.run.provenance import provenance, quiet
-from benchmarks.run.store import replace_rows
+from benchmarks.run.store import FOLDER, add_rows
 from darts_msft import MSFTFoundationModel
 from darts_msft.datasets import load_departures
 
-RESULTS = Path(__file__).parent / "results" / "paths.json"
-CONTEXT, HORIZON, SAMPLES, DAY = 1024, 96, 200, 24
+CONTEXT, HORIZON, ORIGINS, SAMPLES, DAY = 1024, 96, 200, 200, 24
 SEEDS = (0, 1, 2)  # of the draws
 DATA = ("ETTh1", "ETTm1", "Weather", "sea_temperature", "departures")
 TRAINER: dict[str, Any] = {**QUIET, "accelerator": "cpu"}
@@ -96,6 +96,12 @@ def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.asarray(distance - (np.sort(samples, axis=-1) * rank).sum(axis=-1) / count**2)
 
 
+def coverage(samples: np.ndarray, truth: np.ndarray) -> float:
+    """The share of the truth in the central 80 % of the samples on the last axis."""
+    low, high = np.quantile(samples, (0.1, 0.9), axis=-1)
+    return float(((truth >= low) & (truth <= high)).mean())
+
+
 def energy_score(samples: np.ndarray, truth: np.ndarray) -> float:
     """Over the horizon, in units of each component's deviation, averaged over origins and components."""
     paths = torch.from_numpy(np.moveaxis(samples, (1, 3), (3, 2)).copy())  # origin, component, sample, step
@@ -121,26 +127,21 @@ def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         parts["components_step"] = weighed
     found = {}
     for name, (own, drawn) in parts.items():
-        low, high = np.quantile(drawn, (0.1, 0.9), axis=-1)
-        found[f"cover_{name}"] = float(((own >= low) & (own <= high)).mean())
+        found[f"cover_{name}"] = coverage(drawn, own)
         found[f"crps_{name}"] = float((crps(drawn, own) / (1 if own is weighed[0] else unit)).mean())
     return found | {"energy": energy_score(samples, truth)}
 
 
-def _cut(name: str, folder: Path | None) -> tuple[TimeSeries, int, int, int, float | None]:
-    """A series, where its training, validation and test part end, and what its values are never below."""
-    if name == "departures":  # counts, so not standardised
-        series = load_departures()
-        return series, int(0.7 * len(series)), int(0.85 * len(series)), len(series), 0.0
-    found = load(name, "lsf", folder)
-    ends = [found.bounds[part][1] for part in PARTS]
-    return found.series("test", found.bounds["test"][0]), ends[0], ends[1], ends[2], None
-
-
-def measure(name: str, origins: int, data: Path | None) -> Iterator[dict[str, Any]]:
+def measure(name: str) -> Iterator[dict[str, Any]]:
     """A row of scores on a data set's test part for each model."""
-    series, train, val, end, lower = _cut(name, data)
-    places = np.unique(np.linspace(val, end - HORIZON, origins).astype(int))
+    if name == "departures":  # counts, so not standardised, and never below 0
+        series, lower = load_departures(), 0.0
+        train, val, end = Split(0.7, 0.15, 0.15).ends(len(series))
+    else:
+        found, lower = load(name, "lsf"), None
+        series = found.series("test", found.bounds["test"][0])
+        train, val, end = (after for _, after in found.bounds.values())
+    places = np.unique(np.linspace(val, end - HORIZON, ORIGINS).astype(int))
     contexts = [series[place - CONTEXT : place] for place in places]
     truth = np.stack([series.values()[place : place + HORIZON] for place in places]).astype(float)
     parts = series[:train], series[train - CONTEXT : val], lower
@@ -148,7 +149,7 @@ def measure(name: str, origins: int, data: Path | None) -> Iterator[dict[str, An
         steps = []  # of each dependence, sorted: the same numbers
         draws = dlinear(*parts) if model == "dlinear" else both(*parts, model == "fitted")
         for dependence, draw in draws.items():
-            row: dict[str, Any] = {"model": model, "dependence": dependence, "origins": len(places)}
+            row: dict[str, Any] = {"model": model, "dependence": dependence, "origins": len(contexts)}
             told, seconds = [], 0.0
             for seed in SEEDS:
                 began = time.process_time()
@@ -157,34 +158,26 @@ def measure(name: str, origins: int, data: Path | None) -> Iterator[dict[str, An
                 told.append(scores(paths, truth))
             steps.append(np.sort(paths, axis=-1))
             row |= {key: round(float(np.mean([one[key] for one in told])), 4) for key in told[0]}
-            row |= {
-                "energies": [round(one["energy"], 4) for one in told],
-                "cpu_seconds": round(seconds / len(SEEDS), 2),
-            }
+            row |= {"energies": [round(one["energy"], 4) for one in told]}
+            row |= {"cpu_seconds": round(seconds / len(SEEDS), 2)}
             if len(steps) > 1:
                 row["same_samples_at_each_step"] = bool(np.array_equal(*steps))
             yield row
 
 
-def main(
-    data: Annotated[Path | None, typer.Option(help="folder with ETTh1.csv, ETTm1.csv and Weather's")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="this data set alone")] = None,
-    origins: Annotated[int, typer.Option(help="forecasts of each test part")] = 200,
-    output: Annotated[Path, typer.Option(help="file of the results; other data sets' rows stay")] = RESULTS,
+def run(
+    measure: Callable[[str], Iterable[dict[str, Any]]], names: Iterable[str], results: Path, **settings: Any
 ) -> None:
-    """Measure, print a line for each row, and write the file after each."""
-    if unknown := set(only or ()) - set(DATA):
-        raise Misuse(f"{sorted(unknown)} are not known; take some of {', '.join(DATA)}")
-    quiet()
+    """Measures the data sets that the command line names, or all; prints each row, and writes the file after each."""
     torch.set_num_threads(1)
-    settings = {"context": CONTEXT, "horizon": HORIZON, "samples": SAMPLES, "seeds": SEEDS}
-    for name in only or DATA:
-        rows: list[dict[str, Any]] = []
-        for row in measure(name, origins, data):
-            print(name, *(f"{key} {value}" for key, value in row.items()), flush=True)
-            rows.append(row | {"settings": settings, "provenance": provenance()})
-            replace_rows(output, rows, data=name)
+    quiet()
+    for name in sys.argv[1:] or names:
+        rows = list[dict[str, Any]]()
+        for row in measure(name):
+            print(name, row, flush=True)
+            rows.append({**row, "settings": settings, "provenance": provenance()})
+            add_rows(results, rows, data=name)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(measure, DATA, FOLDER / "paths.json", context=CONTEXT, horizon=HORIZON, samples=SAMPLES, seeds=SEEDS)

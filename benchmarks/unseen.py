@@ -7,31 +7,27 @@ deviation, and shares of the truth in 80 % intervals of steps, of their sum over
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import count
 from math import gcd
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-import typer
 
 from benchmarks.data import PARTS, Dataset
 from benchmarks.data.files import Split
 from benchmarks.errors import Misuse
 from benchmarks.models import Budget, load_forecaster
-from benchmarks.models.base import QUIET
-from benchmarks.paths import LEVELS, crps
-from benchmarks.run.provenance import provenance, quiet
-from benchmarks.run.store import replace_rows
+from benchmarks.paths import LEVELS, TRAINER, coverage, crps, run
+from benchmarks.run.store import FOLDER
 from darts_msft import MSFTFoundationModel
 
-RESULTS = Path(__file__).parent / "results" / "unseen.json"
 CONTEXT, WINDOWS, SPLIT = 2048, 200, Split(0.7, 0.1, 0.2)
 DRAWS: dict[str, Any] = {"num_samples": 200, "random_state": 0}
-BUDGET = Budget(  # "long" of the suites
+BUDGET = Budget(  # "long" of the suites, with a longer look-back
     epochs=5, baseline_epochs=20, train_windows=512, validation_windows=160, look_backs=(336, 512, 1024, 2048)
 )
 # file in the package's folder "data", columns of times and values, frequency, season, horizon, first step
@@ -68,8 +64,7 @@ def read(name: str) -> tuple[Dataset, int, float]:
 
 
 def ours(model: str, data: Dataset, horizon: int, starts: range) -> Told:
-    trainer = {**QUIET, "accelerator": "cpu"}
-    made = MSFTFoundationModel(CONTEXT, horizon, random_state=0, pl_trainer_kwargs=trainer, **OURS[model])
+    made = MSFTFoundationModel(CONTEXT, horizon, random_state=0, pl_trainer_kwargs={**TRAINER}, **OURS[model])
     if model != "zero-shot, one scale":
         made.fit(data.series("train"), val_series=data.series("validation", CONTEXT))
     contexts = [data.series("test", data.bounds["test"][0])[start - CONTEXT : start] for start in starts]
@@ -113,36 +108,24 @@ def scores(truth: np.ndarray, points: np.ndarray, paths: np.ndarray | None, unit
         found["crps"] = crps(paths, truth).mean() / unit
         parts = {"step": (truth, paths), "sum": (truth.sum(1), paths.sum(1)), "maximum": (truth.max(1), paths.max(1))}
         for name, (own, drawn) in parts.items():
-            low, high = np.quantile(drawn, (0.1, 0.9), axis=-1)
-            found[f"cover_{name}"] = ((own >= low) & (own <= high)).mean()
+            found[f"cover_{name}"] = coverage(drawn, own)
     return {name: round(float(value), 4) for name, value in found.items()}
 
 
-def measure(name: str) -> list[dict[str, Any]]:
+def measure(name: str) -> Iterator[dict[str, Any]]:
     """A row of scores on the test part for each model."""
     data, horizon, filled = read(name)
     every = len(data.starts("test", horizon, 1)) // WINDOWS  # and then the next without a factor of the season
     stride = next(step for step in count(max(1, every)) if gcd(step, data.season) == 1)
-    starts, unit, rows = data.starts("test", horizon, stride), float(data.values[: data.bounds["train"][1]].std()), []
+    starts, unit = data.starts("test", horizon, stride), float(data.values[: data.bounds["train"][1]].std())
+    shared = {"steps": len(data.values), "filled": round(filled, 4), "horizon": horizon, "windows": len(starts)}
     for model in ("seasonal_naive", "dlinear", *OURS):
         began = time.process_time()
         *told, about = (ours if model in OURS else others)(model, data, horizon, starts)
         row = {"model": model, "cpu_seconds": round(time.process_time() - began, 1), "about": str(about)}
-        rows.append(row | scores(truth_of(data, starts, horizon), *told, unit))
-        print(name, rows[-1], flush=True)
-    shared = {"steps": len(data.values), "filled": round(filled, 4), "horizon": horizon, "windows": len(starts)}
-    return [row | shared | {"season": data.season, "hash": data.hash, "provenance": provenance()} for row in rows]
-
-
-def main(only: Annotated[list[str] | None, typer.Option(help=f"some of {', '.join(DATA)}")] = None) -> None:
-    """Measure, print a row for each model, and write the file after each data set."""
-    if unknown := set(only or ()) - DATA.keys():
-        raise Misuse(f"{sorted(unknown)} are not known; take some of {', '.join(DATA)}")
-    torch.set_num_threads(1)
-    quiet()
-    for name in only or DATA:
-        replace_rows(RESULTS, measure(name), data=name)
+        row |= scores(truth_of(data, starts, horizon), *told, unit)
+        yield row | shared | {"season": data.season, "hash": data.hash}
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(measure, DATA, FOLDER / "unseen.json", context=CONTEXT, windows=WINDOWS)

@@ -112,7 +112,7 @@ class _PlainNames(ProgressBar):
     """Epochs counted from 1, and losses by what they are."""
 
     sanity_check_description = property(lambda self: "before training")
-    validation_description = property(lambda self: "validation")
+    validation_description = property(lambda self: _validation_of(self.trainer))
     predict_description = property(lambda self: "forecast")
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
@@ -125,6 +125,14 @@ class _PlainNames(ProgressBar):
         """The name of an epoch, which Lightning counts from 0."""
         last = self.trainer.max_epochs
         return f"epoch {epoch + 1}" + (f" of {last}" if last is not None and last > 0 else "")
+
+
+def _validation_of(trainer: pl.Trainer) -> str:
+    """What a pass over the validation data is for, where a fit without training has several."""
+    module: Any = trainer.lightning_module
+    if trainer.state.fn != "validate" or not hasattr(module, "observer"):
+        return "validation"
+    return "sample paths" if module.observer else f"scoring {module.start_label.removeprefix('zero-shot, ')}"
 
 
 class RichBar(_PlainNames, RichProgressBar):

@@ -32,16 +32,21 @@ def plot_forecast(
     name, steps = _component(series, component), n or model.output_chunk_length
     middle, band = _told(model, series, covariates, steps, name)
     axis = ax if ax is not None else plt.subplots(figsize=(9, 3.5), layout="constrained")[1]
-    past = series[name][-min(len(series), SHOWN * steps) :]
-    axis.plot(past.time_index, past.values()[:, 0], color="black", linewidth=1, label=name)
-    times = middle.time_index
-    axis.plot(times, middle.values()[:, 0], color="C0", label="median")
-    if band:
-        axis.fill_between(times, *(one.values()[:, 0] for one in band), color="C0", alpha=0.25, label="80 %")
+    draw_forecast(axis, series[name], middle, band, name)
     if actual is not None and (own := actual[name].slice_intersect(middle)).n_timesteps:
         axis.plot(own.time_index, own.values()[:, 0], color="black", linewidth=1, linestyle=":", label="actual")
     axis.legend(loc="best", fontsize="small")
     return axis
+
+
+def draw_forecast(axis: Axes, past: TimeSeries, middle: TimeSeries, band: list[TimeSeries], label: str) -> None:
+    """The end of a component, its forecast's median and the ends of the 80 % interval."""
+    past = past[-min(len(past), SHOWN * len(middle)) :]
+    axis.plot(past.time_index, past.values()[:, 0], color="black", linewidth=1, label=label)
+    axis.plot(middle.time_index, middle.values()[:, 0], color="C0", label="median")
+    if band:
+        low, high = (one.values()[:, 0] for one in band)
+        axis.fill_between(middle.time_index, low, high, color="C0", alpha=0.25, label="80 %")
 
 
 def plot_scales(
@@ -88,6 +93,8 @@ def plot_fit(model: Any, axes: Any) -> np.ndarray:
     labels = [f"{label} (kept)" if label == report.kept else label for label, _, _ in states]
     axes[0].barh(labels[::-1], [score for _, score, _ in states][::-1], color=[colour for *_, colour in states][::-1])
     axes[0].set_xlabel("validation score (lower is better)")
+    if not report.moved:
+        axes[1].axis("off")  # but for the title
     axes[1].barh(list(report.moved)[::-1], [100 * part for part in report.moved.values()][::-1], color="C1")
     axes[1].set(xlabel="% of its norm", title="how far each group moved" if report.moved else "nothing was trained")
     return np.asarray(axes)

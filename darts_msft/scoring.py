@@ -43,6 +43,7 @@ class ScoredModule(ForecastingModule):
         self.error_products = ErrorProducts(self.n_targets, members)
         self.told = PreciseMean()  # of the validation windows, those that the linear member can tell
         self.seasonal = PreciseMean()  # of their steps, those where the naive forecast repeats a season
+        self.observed = PreciseMean()  # of the values to forecast, those that are there
         self.observer: Callable[[TorchTrainingBatch, int], None] | None = None  # takes a validation pass for its own
         self.passed: Pass | None = None  # of a fit: the present validation pass
 
@@ -76,6 +77,7 @@ class ScoredModule(ForecastingModule):
         """What was not trained forecasts at one scale: the first state that a fit compares with."""
         self.told.reset()
         self.seasonal.reset()
+        self.observed.reset()
         if self.kind is not Form.TRAINED:
             self.take(Form.ONE_SCALE)
 
@@ -145,6 +147,7 @@ class ScoredModule(ForecastingModule):
             if self.mixes_linear:  # of all windows: what stands in for it has its weight
                 share = self.scale_weights.linear.to(products).expand(len(target), -1).unsqueeze(-1)
                 weights = torch.cat([weights[..., :-1] * (1 - share), share], dim=-1)
+        self.observed.update((~target.isnan()).double())
         naive = naive_forecast(
             val_batch.past_target, self.score.season, self.output_chunk_length, self.output_chunk_shift
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ from darts.utils.serialization import safe_globals
 
 from darts_msft.methods import find_method
 from darts_msft.model import MSFTFoundationModel
-from darts_msft.search_inputs import UNTRAINED, Pairs, check_asked, look_backs_of, pairs_of, settings_for
+from darts_msft.search_inputs import UNTRAINED, Data, check_asked, data_of, look_backs_of, settings_for
 from darts_msft.stacking import StackedEnsemble, unit_of
 
 logger = logging.getLogger("darts_msft")
@@ -41,7 +39,8 @@ class Tuned:
     `model` is the one to forecast with: `best`, the best single model, or an ensemble, where that was better on
     validation windows that its weights were not solved on. `table` has a row for each candidate, the best first:
     "look_back", "method", "rate" (times the method's own), "score", "kept" (the state that won), "epochs", "ended_by"
-    ("epochs", all that were to be; "halving"; or "clock"), "seconds". The score is the CRPS on the validation series
+    ("epochs", all that were to be; "halving"; or "clock"), "seconds"; and one with the score of the method "seasonal
+    naive", to compare with. The score is the CRPS on the validation series
     over the error, on the training part, of the value one horizon before; that of `fit_report` is in another unit,
     which may differ by look-back. `ensemble_scores` has the ensemble's weights; None where fewer than two models
     differ, or no ensemble was asked for.
@@ -63,6 +62,7 @@ def tune(
     methods: Sequence[str] = METHODS,
     max_epochs: int = 8,
     ensemble: bool = True,
+    future_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
     random_state: int = 0,
     verbose: bool = True,
     **settings: Any,
@@ -98,6 +98,8 @@ def tune(
     ensemble
         Whether three of the best, of different look-backs first, are stacked, and taken where that is better than the
         best one alone.
+    future_covariates
+        Known ahead, one for each training series, from its first step to the last of its validation series.
     random_state
         Seed of every fit.
     verbose
@@ -106,7 +108,7 @@ def tune(
         Further arguments of `MSFTFoundationModel`, the same for all candidates, such as `backbone` or `lower`; but a
         candidate goes without what its method has no use for: zero-shot without `lora_rank`, rates, `loss_fn` or a
         `likelihood` that needs a new head. Of objects, such as Lightning's callbacks, each candidate has a copy.
-        Covariates can't be given.
+        Past covariates can't be given.
 
     Raises
     ------
@@ -114,20 +116,20 @@ def tune(
         Without Optuna, with the install line.
     ValueError
         For validation series that do not follow the training series, arguments that are searched or that no method has
-        a use for, covariates, look-backs that with the horizon are longer than a training series, or a folder that
+        a use for, past covariates, look-backs that with the horizon are longer than a training series, or a folder that
         holds a search of other data or arguments.
     """
     check_asked(horizon, minutes, methods, max_epochs, settings)
-    pairs = pairs_of(series, val_series)
+    data = data_of(series, val_series, future_covariates)
     ahead = horizon + settings.get("output_chunk_shift", 0)
-    backs = look_backs_of(look_backs, min(len(one) for one, _ in pairs), ahead)
+    backs = look_backs_of(look_backs, min(map(len, data.train)), ahead)
     made = {**settings, "output_chunk_length": horizon, "n_epochs": max_epochs, "random_state": random_state}
     with _quiet(), _kept_in(folder) as place:
-        return _found(_searched(pairs, backs, methods, made, place, minutes, verbose), ensemble)
+        return _found(_searched(data, backs, methods, made, place, minutes, verbose), ensemble)
 
 
 def _searched(
-    pairs: Pairs,
+    data: Data,
     backs: list[int],
     methods: Sequence[str],
     made: dict[str, Any],
@@ -138,7 +140,8 @@ def _searched(
     """The search in a folder, gone on with for some minutes."""
     space: Space = {"look_back": backs, "method": [UNTRAINED, *methods], "rate": [1.0, *RATES]}
     until = time.monotonic() + 60 * minutes
-    search = _Search(_study(place, _mark(pairs, {**made, **space})), space, pairs, made, place, until, verbose)
+    study = _study(place, data.mark({**made, **space}))
+    search = _Search(study, space, data, made, place, until, verbose)
     search.run(lambda: _next(search.done(), backs, methods))
     return search
 
@@ -151,12 +154,12 @@ def _found(search: _Search, ensemble: bool) -> Tuned:
     stacked = None
     if ensemble and len(models) > 1:
         search.tell(f"stacking {len(models)} models")
-        stacked = _stack(models, search.pairs, horizon)
+        stacked = _stack(models, search.data, horizon)
     wins = stacked is not None and np.count_nonzero(np.asarray(stacked.weights)) > 1
     return Tuned(
         model=stacked if wins and stacked is not None else models[0],
         best=models[0],
-        table=table.reset_index(drop=True),
+        table=search.with_naive(table),
         ensemble_scores=None if stacked is None else stacked.scores,
     )
 
@@ -184,11 +187,11 @@ class _Search:
     """A study, with the models of its best candidates in a folder."""
 
     def __init__(
-        self, study: Any, space: Space, pairs: Pairs, made: dict[str, Any], folder: Path, until: float, verbose: bool
+        self, study: Any, space: Space, data: Data, made: dict[str, Any], folder: Path, until: float, verbose: bool
     ) -> None:
-        self.study, self.space, self.pairs, self.made = study, space, pairs, made
+        self.study, self.space, self.data, self.made = study, space, data, made
         self.folder, self.until, self.verbose = folder, until, verbose
-        self.units = np.stack([unit_of(one, made["output_chunk_length"]) for one, _ in pairs])  # of every candidate
+        self.units = np.stack([unit_of(one, made["output_chunk_length"]) for one in data.train])  # of every candidate
 
     def run(self, following: Callable[[], Candidate | None]) -> None:
         while (candidate := following()) is not None:
@@ -211,14 +214,17 @@ class _Search:
         model.trainer_params.setdefault("callbacks", []).append(halving)
         begun = time.monotonic()
         try:
-            model.fit([one for one, _ in self.pairs], val_series=_scored(self.pairs, back), verbose=False)
+            given = {"future_covariates": self.data.known, "val_future_covariates": self.data.known}
+            model.fit(self.data.train, val_series=self.data.scored(back), verbose=False, **given)
         finally:
             model.trainer_params["callbacks"].remove(halving)
         report = model.fit_report
         if report is None or report.per_series is None:
             raise ValueError(f"nothing can be scored on the validation series with {back} steps of input")
-        kept = report.per_series["kept"].to_numpy().reshape(self.units.shape)
+        kept, naive = (report.per_series[name].to_numpy().reshape(self.units.shape) for name in ("kept", "naive"))
         score = in_units(kept, model.model, self.units)
+        if np.isfinite(naive).any():
+            trial.set_user_attr("naive", in_units(naive, model.model, self.units))
         told = {"kept": report.kept, "epochs": report.epochs, "ended_by": halving.ended_by}
         for name, value in {**told, "score": score, "seconds": round(time.monotonic() - begun, 1)}.items():
             trial.set_user_attr(name, value)
@@ -271,6 +277,15 @@ class _Search:
         table = pd.DataFrame.from_dict(rows, orient="index").sort_values("score", kind="stable")
         return table.drop_duplicates(list(self.space))
 
+    def with_naive(self, table: pd.DataFrame) -> pd.DataFrame:
+        """With the best score that the seasonal naive had in a look-back."""
+        scores = [one.user_attrs["naive"] for one in self.finished() if "naive" in one.user_attrs]
+        if not scores:
+            return table.reset_index(drop=True)
+        row = {"method": "seasonal naive", "score": min(scores)}
+        whole = pd.concat([table.astype({"look_back": "Int64", "epochs": "Int64"}), pd.DataFrame([row])])
+        return whole.sort_values("score", kind="stable", ignore_index=True)
+
 
 class Halving(pl.Callback):
     """Ends a fit that is not in the better half of those that had as many epochs, or that has no time for another."""
@@ -310,14 +325,9 @@ def _members(table: pd.DataFrame) -> list[int]:
     return sorted(map(int, order[:MEMBERS]), key=lambda number: table.index.get_loc(number))
 
 
-def _scored(pairs: Pairs, back: int) -> list[TimeSeries]:
-    """The validation series behind what a look-back of so many steps needs."""
-    return [one[-back:].append(val) for one, val in pairs]
-
-
-def _stack(models: list[MSFTFoundationModel], pairs: Pairs, horizon: int) -> StackedEnsemble:
-    most = max(model.input_chunk_length for model in models)
-    return StackedEnsemble(list(models)).fit(_scored(pairs, most), horizon=horizon)
+def _stack(models: list[MSFTFoundationModel], data: Data, horizon: int) -> StackedEnsemble:
+    scored = data.scored(max(model.input_chunk_length for model in models))
+    return StackedEnsemble(list(models)).fit(scored, future_covariates=data.known, horizon=horizon)
 
 
 @contextmanager
@@ -336,17 +346,6 @@ def _classes(value: Any) -> set[type]:
         return set().union(*map(_classes, value.values() if isinstance(value, dict) else value))
     found = value if isinstance(value, type) else type(value)
     return set() if found.__module__ == "builtins" else {found}
-
-
-def _mark(pairs: Pairs, made: dict[str, Any]) -> str:
-    """Of the data and the arguments that all candidates share; of an object without a name of its own, its class."""
-    told = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(made.items(), key=lambda item: item[0])))
-    digest = hashlib.sha256(told.encode())
-    for pair in pairs:
-        for one in pair:
-            digest.update(one.all_values(copy=False).tobytes())
-            digest.update(str(one.start_time()).encode())
-    return digest.hexdigest()
 
 
 @contextmanager

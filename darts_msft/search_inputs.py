@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from darts import TimeSeries
 from darts.utils.likelihood_models.torch import QuantileRegression
@@ -16,8 +19,26 @@ LOOK_BACKS = (512, 1024, 2048, 4096)
 LEAST_SHARE = 4  # a training series is so many times as long as a look-back
 UNTRAINED = "zero_shot"
 
-Pairs = list[tuple[TimeSeries, TimeSeries]]
-"""Training series, each with what follows it."""
+
+class Data(NamedTuple):
+    """Training series, what follows each, and what is known ahead of both."""
+
+    train: list[TimeSeries]
+    val: list[TimeSeries]
+    known: list[TimeSeries] | None
+
+    def scored(self, back: int) -> list[TimeSeries]:
+        """The validation series behind what a look-back of so many steps needs."""
+        return [one[-back:].append(val) for one, val in zip(self.train, self.val, strict=True)]
+
+    def mark(self, made: dict[str, Any]) -> str:
+        """Of the data and the arguments that all candidates share; of an object without a name, its class."""
+        told = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sorted(made.items(), key=lambda item: item[0])))
+        digest = hashlib.sha256(told.encode())
+        for one in [*chain.from_iterable(zip(self.train, self.val, strict=True)), *(self.known or [])]:
+            digest.update(one.all_values(copy=False).tobytes())
+            digest.update(str(one.start_time()).encode())
+        return digest.hexdigest()
 
 
 def check_asked(
@@ -29,7 +50,9 @@ def check_asked(
             f"{wrong[0]}={settings[wrong[0]]!r} is searched, or follows from other arguments: leave it out"
         )
     if given := [name for name in settings if name.endswith("covariates")]:
-        raise ValueError(f"{given[0]} can't be given: tune knows no covariates; fit a MSFTFoundationModel with them")
+        raise ValueError(
+            f"{given[0]} can't be given: tune takes future_covariates alone; fit a MSFTFoundationModel with others"
+        )
     check_number("horizon", horizon, 1, integer=True)
     check_number("max_epochs", max_epochs, 1, integer=True)
     if not minutes > 0:
@@ -66,8 +89,8 @@ def _has_use(method: str, name: str, settings: dict[str, Any]) -> bool:
     return not users or method in users
 
 
-def pairs_of(series: Any, val_series: Any) -> Pairs:
-    """Raises ValueError where a validation series doesn't follow its training series."""
+def data_of(series: Any, val_series: Any, future_covariates: Any) -> Data:
+    """Raises ValueError for validation series that don't follow the training series, or covariates that end before."""
     train, val = list(series2seq(series)), list(series2seq(val_series))
     if len(train) != len(val):
         raise ValueError(f"there are {len(train)} training and {len(val)} validation series: give one for each")
@@ -77,7 +100,20 @@ def pairs_of(series: Any, val_series: Any) -> Pairs:
                 f"val_series {number} begins at {other.start_time()}: give what follows its training series, from "
                 f"{one.end_time() + one.freq} on; the steps before that are added here"
             )
-    return list(zip(train, val, strict=True))
+    if future_covariates is None:
+        return Data(train, val, None)
+    known = list(series2seq(future_covariates))
+    if len(known) != len(train):
+        raise ValueError(
+            f"there are {len(train)} training series and {len(known)} future_covariates: give one for each"
+        )
+    for number, (one, first, last) in enumerate(zip(known, train, val, strict=True)):
+        if one.start_time() > first.start_time() or one.end_time() < last.end_time():
+            raise ValueError(
+                f"future_covariates {number} are from {one.start_time()} to {one.end_time()}: give them from "
+                f"{first.start_time()} to {last.end_time()}, the steps of its training and validation series"
+            )
+    return Data(train, val, known)
 
 
 def look_backs_of(asked: Sequence[int] | None, shortest: int, ahead: int) -> list[int]:

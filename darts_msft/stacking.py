@@ -13,8 +13,10 @@ from darts import TimeSeries, concatenate
 from darts.models.forecasting.ensemble_model import EnsembleModel
 from darts.models.forecasting.forecasting_model import GlobalForecastingModel
 from darts.models.forecasting.sklearn_model import SKLearnModel
+from darts.utils.historical_forecasts.utils import _get_historical_forecasts_setup
 from darts.utils.serialization import add_safe_globals
 from darts.utils.ts_utils import series2seq
+from darts.utils.utils import _build_tqdm_iterator, generate_index, n_steps_between
 
 from darts_msft.display import one_bar
 from darts_msft.hooks import DartsHooks
@@ -24,6 +26,8 @@ from darts_msft.training.score import crps_products, stack_weights
 from darts_msft.training.windows import spread
 
 WINDOWS = 128  # of the validation series that weights are solved on
+BATCH = 512  # windows of historical forecasts at once
+STORED = (("past_covariates", "past_covariate_series"), ("future_covariates", "future_covariate_series"))
 DRAWS = 64  # of each member's distribution
 GIVE_POINTS = (DartsHooks, SKLearnModel)  # one sample of them is their median; of others a draw
 
@@ -184,8 +188,66 @@ class StackedEnsemble(EnsembleModel):
                 f"retrain={call.arguments['retrain']!r} is not allowed: an ensemble's members are not trained with it; "
                 "pass retrain=False for forecasts of the fitted ensemble"
             )
-        with one_bar():  # Darts', if it is asked for, and none for each window
+        with one_bar():  # Darts', if it is asked for, and none for each batch
             return super().historical_forecasts(*call.args[1:], **call.kwargs)
+
+    @property
+    def supports_optimized_historical_forecasts(self) -> bool:
+        return all(model.extreme_lags[0] is not None for model in self.forecasting_models)
+
+    def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
+        return not retrain
+
+    def _optimized_historical_forecasts(
+        self,
+        series: Sequence[TimeSeries],
+        past_covariates: Sequence[TimeSeries] | None = None,
+        future_covariates: Sequence[TimeSeries] | None = None,
+        last_points_only: bool = True,
+        forecast_horizon: int = 1,
+        stride: int = 1,
+        num_samples: int = 1,
+        verbose: bool = False,
+        predict_likelihood_parameters: bool = False,
+        random_state: int | None = None,
+        predict_kwargs: dict[str, Any] | None = None,
+        **where: Any,
+    ) -> list[Any]:
+        """Of each series: the windows that Darts would forecast one by one, by each member in batches."""
+        asked = {**where, "forecast_horizon": forecast_horizon, "stride": stride}
+        given = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+        windows = []
+        for index, one in enumerate(series):
+            own = {name: None if every is None else every[index] for name, every in given.items()}
+            windows += [(index, end) for end in self._ends(one, index, own, asked)]
+        back = max(-model.extreme_lags[0] for model in self.forecasting_models)
+        given |= {name: [getattr(self, stored)] * len(series) for name, stored in STORED if given[name] is None}
+        found: list[list[TimeSeries]] = [[] for _ in series]
+        starts = range(0, len(windows), BATCH)
+        for start in _build_tqdm_iterator(starts, verbose, total=len(starts), desc="historical forecasts"):
+            batch = windows[start : start + BATCH]
+            forecasts = self._predict_wrapper(
+                forecast_horizon,
+                [series[index][max(end - back, 0) : end] for index, end in batch],
+                **{name: _of(every, [index for index, _ in batch]) for name, every in given.items()},
+                num_samples=num_samples,
+                predict_likelihood_parameters=predict_likelihood_parameters,
+                show_warnings=where["show_warnings"] and not start,
+                random_state=None if random_state is None else random_state + start,
+                **(predict_kwargs or {}),
+            )
+            for (index, _), forecast in zip(batch, forecasts, strict=True):
+                found[index].append(forecast[-1:] if last_points_only else forecast)
+        return [_joined(own, stride) for own in found] if last_points_only else found
+
+    def _ends(self, series: TimeSeries, index: int, covariates: dict[str, Any], asked: dict[str, Any]) -> range:
+        """How many steps of a series each window has behind it."""
+        (first, last), *_ = _get_historical_forecasts_setup(
+            self, series, series_idx=index, retrain=False, train_length=None, val_length=0, **covariates, **asked
+        )
+        start = series.start_time()
+        begin, end = (n_steps_between(time, start, series.freq) for time in (first, last))
+        return range(begin, end + 1, asked["stride"])
 
     def _make_multiple_predictions(
         self,
@@ -253,6 +315,17 @@ class StackedEnsemble(EnsembleModel):
             hierarchy=series.hierarchy,
             metadata=series.metadata,
         )
+
+
+def _of(every: Sequence[TimeSeries] | None, indices: list[int]) -> list[TimeSeries] | None:
+    return None if every is None or every[0] is None else [every[index] for index in indices]
+
+
+def _joined(points: list[TimeSeries], stride: int) -> TimeSeries:
+    """Forecasts of one step as a series."""
+    first = points[0]
+    times = generate_index(first.start_time(), length=len(points), freq=first.freq * stride, name=first.time_index.name)
+    return first.with_times_and_values(times, np.concatenate([one.all_values(copy=False) for one in points]))
 
 
 def shares(weights: np.ndarray, count: int) -> np.ndarray:

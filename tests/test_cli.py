@@ -2,20 +2,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from darts import TimeSeries
 from model_fixtures import wave
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.cli import main
-from darts_msft.tables import read
+from darts_msft.tables import Table, series_of
+from darts_msft_command import main, tables
 
 HOURS = pd.date_range("2024-01-01", periods=299, freq="h")
 BERLIN_DAYS = pd.date_range("2024-01-01", periods=300, freq="D", tz="Europe/Berlin")
 AUTUMN = pd.date_range("2024-10-25", periods=300, freq="h", tz="Europe/Berlin").tz_localize(None)
 MIXED = AUTUMN[np.random.default_rng(0).permutation(300)]
+
+
+def read(file: Path, time: str, frequency: str | None = None, **asked: Any) -> Table:
+    return series_of(tables.read(file, time, **asked), frequency)
 
 
 def written(folder: Path, length: int = 300, **columns: object) -> Path:
@@ -27,6 +33,11 @@ def written(folder: Path, length: int = 300, **columns: object) -> Path:
 def asked(file: Path, *more: str) -> list[str]:
     output = file.with_name("forecast.csv")
     return ["forecast", str(file), "--time", "date", "--horizon", "8", "--output", str(output), *more]
+
+
+def only(table: Table) -> TimeSeries:
+    (series,) = table.series
+    return series
 
 
 def test_a_fit_its_quantiles_and_a_picture(
@@ -56,7 +67,7 @@ def test_a_short_series_is_forecast_without_a_fit(
     assert main(asked(file, "--target", "1", "--backbone", tiny_moirai)) == 0
     assert "too few for a fit" in capsys.readouterr().out
     told = pd.read_csv(tmp_path / "forecast.csv")
-    series = read(file, "date", ["1"], None).series
+    series = only(read(file, "date", target=["1"]))
     model = MSFTFoundationModel(30, 8, backbone=tiny_moirai, method="zero_shot", random_state=0)
     expected = model.predict_quantiles(8, series).values()
     np.testing.assert_allclose(told.drop(columns="date"), expected, rtol=1e-4)
@@ -65,7 +76,7 @@ def test_a_short_series_is_forecast_without_a_fit(
 def test_gaps_in_time_and_zones(tmp_path: Path) -> None:
     times = pd.date_range("2024-03-01", periods=20, freq="15min", tz="UTC").delete(7)
     pd.DataFrame({"when": times, "load": np.arange(19.0)}).to_parquet(tmp_path / "load.parquet")
-    series = read(tmp_path / "load.parquet", "when", None, None).series
+    series = only(read(tmp_path / "load.parquet", "when"))
     assert len(series) == 20
     assert np.flatnonzero(np.isnan(series.values()[:, 0])).tolist() == [7]
 
@@ -76,11 +87,11 @@ def test_offsets_that_change_and_years(tmp_path: Path) -> None:
     pd.DataFrame({"when": [time.isoformat() for time in times], "load": np.arange(6.0)}).to_csv(
         tmp_path / "load.csv", index=False
     )
-    series = read(tmp_path / "load.csv", "when", None, None).series
+    series = only(read(tmp_path / "load.csv", "when"))
     assert series.values()[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert series.start_time() == pd.Timestamp("2024-10-26 22:00")
     pd.DataFrame({"year": [1990, 1991, 1992, 1993], "load": np.arange(4.0)}).to_csv(tmp_path / "y.csv", index=False)
-    assert read(tmp_path / "y.csv", "year", None, None).series.start_time() == pd.Timestamp("1990-01-01")
+    assert only(read(tmp_path / "y.csv", "year")).start_time() == pd.Timestamp("1990-01-01")
 
 
 def test_a_clock_on_the_wall(tmp_path: Path, tiny_moirai: str) -> None:
@@ -88,10 +99,10 @@ def test_a_clock_on_the_wall(tmp_path: Path, tiny_moirai: str) -> None:
     times = pd.date_range("2024-10-25", periods=120, freq="h", tz="Europe/Berlin")
     frame = pd.DataFrame({"date": times.tz_localize(None), "load": wave(120).values()[:, 0]})
     frame.drop(index=[10, 11]).to_csv(tmp_path / "load.csv", index=False)
-    table = read(tmp_path / "load.csv", "date", None, None, "Europe/Berlin")
-    assert table.series.start_time() == pd.Timestamp("2024-10-24 22:00")
+    table = read(tmp_path / "load.csv", "date", zone="Europe/Berlin")
+    assert only(table).start_time() == pd.Timestamp("2024-10-24 22:00")
     expected = frame["load"].where(~frame.index.isin([10, 11])).to_numpy(np.float32)
-    np.testing.assert_allclose(table.series.values()[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(only(table).values()[:, 0], expected, rtol=1e-6)
     words = asked(tmp_path / "load.csv", "--zone", "Europe/Berlin", "--context", "32", "--backbone", tiny_moirai)
     assert main(words) == 0
     told = pd.read_csv(tmp_path / "forecast.csv")["date"]
@@ -102,7 +113,7 @@ def on_the_wall(folder: Path, times: pd.DatetimeIndex, rows: np.ndarray) -> list
     """Values read from a file whose rows are some of the times, by the clock of Berlin; a time's value is its place."""
     frame = pd.DataFrame({"date": times.tz_localize(None), "load": np.arange(float(len(times)))})
     frame.iloc[rows].to_csv(folder / "load.csv", index=False)
-    return read(folder / "load.csv", "date", None, None, "Europe/Berlin").series.values()[:, 0].tolist()
+    return only(read(folder / "load.csv", "date", zone="Europe/Berlin")).values()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("way", [1, -1])
@@ -141,10 +152,10 @@ def test_days_and_longer_keep_their_dates(tmp_path: Path, step: str) -> None:
     ]:
         file = tmp_path / f"{kind}.parquet"
         pd.DataFrame({"date": written_as[kind], "load": np.arange(120.0)}).to_parquet(file)
-        table = read(file, "date", None, None, zone)
+        table = read(file, "date", zone=zone)
         assert table.zone is None, kind
-        assert table.series.time_index.tolist() == times.tz_localize(None).tolist(), kind
-        assert table.series.values()[:, 0].tolist() == list(range(120)), kind
+        assert only(table).time_index.tolist() == times.tz_localize(None).tolist(), kind
+        assert only(table).values()[:, 0].tolist() == list(range(120)), kind
 
 
 def test_forecasts_of_days_have_dates(tmp_path: Path, tiny_moirai: str) -> None:
@@ -157,8 +168,8 @@ def test_forecasts_of_days_have_dates(tmp_path: Path, tiny_moirai: str) -> None:
 
 def test_days_where_the_clock_is_set_forward_at_midnight(tmp_path: Path) -> None:
     file = written(tmp_path, length=60, date=pd.date_range("2018-10-01", periods=60))  # no 4 November 00:00 there
-    table = read(file, "date", None, None, "America/Sao_Paulo")
-    assert (table.zone, len(table.series), table.series.start_time()) == (None, 60, pd.Timestamp("2018-10-01"))
+    table = read(file, "date", zone="America/Sao_Paulo")
+    assert (table.zone, len(only(table)), only(table).start_time()) == (None, 60, pd.Timestamp("2018-10-01"))
 
 
 def test_steps_are_read_off_where_runs_are_rare(tmp_path: Path) -> None:
@@ -166,7 +177,7 @@ def test_steps_are_read_off_where_runs_are_rare(tmp_path: Path) -> None:
     times = pd.date_range("2024-01-01", periods=60, freq="15min")
     frame = pd.DataFrame({"date": times, "load": np.arange(60.0)})
     frame.drop(index=[*range(10, 30, 2), 41, 42]).to_csv(tmp_path / "load.csv", index=False)
-    series = read(tmp_path / "load.csv", "date", None, None).series
+    series = only(read(tmp_path / "load.csv", "date"))
     assert len(series) == 60
     assert int(np.isnan(series.values()).sum()) == 12
 
@@ -175,7 +186,7 @@ def test_rows_that_repeat_others_count_once(tmp_path: Path) -> None:
     file = written(tmp_path, length=60)
     frame = pd.read_csv(file)
     pd.concat([frame[:9], frame[3:]]).to_csv(tmp_path / "twice.csv", index=False)
-    assert read(tmp_path / "twice.csv", "date", None, None) == read(file, "date", None, None)
+    assert only(read(tmp_path / "twice.csv", "date")) == only(read(file, "date"))
 
 
 def test_totals_are_those_of_paths(tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,12 +216,20 @@ def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.Cap
     ("change", "words", "says"),
     [
         ({}, ["--target", "sales"], "no column 'sales'; it has date, 0, 1"),
-        ({"shop": "a"}, ["--target", "shop"], "'shop' is no column of numbers; take some of 0, 1"),
-        ({"date": "x"}, [], "holds no times"),
-        ({"date": [*HOURS, None]}, ["--zone", "Europe/Berlin"], "'date' has 1 rows without a time"),
-        ({"date": 17.5}, [], "holds numbers such as 17.5: give dates, or years"),
-        ({}, ["--picture", "forecast.xyz"], "a file whose name ends in"),
-        ({"date": "2024-01-01"}, [], "2024-01-01 00:00:00 more than once, as most of its times"),
+        (
+            {"shop": "a"},
+            ["--target", "shop"],
+            "'shop' is no column of numbers, but of text such as 'a'; take some of 0, 1",
+        ),
+        ({"date": "x"}, [], "'date' holds 'x' (row 2 of the file), which is no time from 1678 to 2261"),
+        (
+            {"date": [*HOURS, None]},
+            ["--zone", "Europe/Berlin"],
+            "'date' has 1 row without a time, row 301 of the file first",
+        ),
+        ({"date": 17.5}, [], "holds numbers such as 17.5 (row 2 of the file): give dates, or years"),
+        ({}, ["--picture", "forecast.xyz"], "a file whose name ends in .png"),
+        ({"date": "2024-01-01"}, [], "2024-01-01 more than once, as many of its times"),
         ({"date": [*HOURS, HOURS[20]]}, [], "--zone"),
         ({"date": pd.date_range("2024-03-30", periods=300, freq="h")}, ["--zone", "Europe/Berlin"], "is no time in"),
         ({"date": MIXED}, ["--zone", "Europe/Berlin"], "2024-10-27 02:00:00 more than once, when the clock"),
@@ -222,7 +241,7 @@ def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.Cap
         ({}, ["--frequency", "3h"], "not all at steps of --frequency 3h"),
         ({"date": [*HOURS, pd.Timestamp("2024-02-01 00:07")]}, [], "no steady step"),
         ({}, ["--lower", "none"], "--lower none: give a number, or auto"),
-        ({}, ["--finetune", "--context", "290"], "too few to finetune"),
+        ({}, ["--finetune", "--context", "290"], "which --finetune needs"),
         ({}, ["--picture", "nowhere/forecast.png"], "there is no folder nowhere"),
     ],
 )

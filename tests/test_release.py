@@ -55,11 +55,12 @@ def wheel_in(folder: Path) -> Path:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
-    wheel, package = wheel_in(built), ROOT / "darts_msft"
+    wheel, packages = wheel_in(built), (ROOT / "darts_msft", ROOT / "darts_msft_command")
     assert wheel.name == f"darts_msft-{__version__}-py3-none-any.whl"
     assert wheel.stat().st_size < MOST
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
-    own = {str(file.relative_to(ROOT)) for file in package.rglob("*") if file.is_file() and file.suffix != ".pyc"}
+    files = (file for package in packages for file in package.rglob("*"))
+    own = {str(file.relative_to(ROOT)) for file in files if file.is_file() and file.suffix != ".pyc"}
     about = {name for name in names if name.startswith(f"darts_msft-{__version__}.dist-info/")}
     assert names - about == own
     assert {Path(name).name for name in about} >= {"METADATA", "RECORD", "LICENSE", "SOURCE.md", "entry_points.txt"}

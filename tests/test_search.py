@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -53,6 +54,11 @@ def tuned(checkpoint: str, minutes: float = 5, **changes: Any) -> Tuned:
     return tune(TRAIN, VAL, minutes=minutes, **{"horizon": HORIZON, **settings, **changes})
 
 
+def tried(found: Tuned) -> pd.DataFrame:
+    """The table's candidates."""
+    return found.table[found.table["method"] != "seasonal naive"]
+
+
 def test_scores_are_over_the_training_part_s_error_whatever_the_look_back_s_unit(tiny_moirai: str) -> None:
     """A validation part that is livelier than the training part is measured on itself by `fit_report`."""
     train, val = TRAIN, VAL.map(lambda values: 5 * values)
@@ -62,11 +68,37 @@ def test_scores_are_over_the_training_part_s_error_whatever_the_look_back_s_unit
     options = {"start": 32, "forecast_horizon": HORIZON, "retrain": False, "last_points_only": False}
     forecasts = found.best.historical_forecasts(joined, num_samples=200, **options)
     unit = np.abs(train.values()[HORIZON:] - train.values()[:-HORIZON]).mean()
-    score = found.table["score"].iloc[0]
+    (score,) = tried(found)["score"]
     assert score == pytest.approx(np.mean(mcrps([joined] * len(forecasts), forecasts)) / unit, rel=0.1)
     assert found.best.fit_report is not None
+    season = found.best.fit_report.naive_season
+    assert season is not None
+    values = joined.values()[:, 0]
+    starts = range(32, len(values) - HORIZON + 1)
+    errors = [np.abs(values[at + k] - values[at - season + k % season]) for at in starts for k in range(HORIZON)]
+    naive = found.table.set_index("method").loc["seasonal naive"]
+    assert naive["score"] == pytest.approx(np.mean(errors) / unit)
+    assert naive.drop("score").isna().all()
     assert found.best.fit_report.best is not None
     assert found.best.fit_report.best < 0.5 * score
+
+
+def test_covariates_that_are_known_ahead_are_heard_by_all_and_by_the_ensemble(tiny_moirai: str, tmp_path: Path) -> None:
+    """Half of the series is what the covariate says."""
+    known = wave(240 + HORIZON, seed=7).map(lambda values: np.random.default_rng(7).normal(size=values.shape))
+    whole = SERIES + known[:240] * 5
+    train, val = whole[:180], whole[180:]
+    settings = {"look_backs": (32, 48), "methods": (), "backbone": tiny_moirai, "patch_size": 4, "num_scales": 1}
+    deaf = tune(train, val, HORIZON, pl_trainer_kwargs=TRAINER, **settings)
+    found = tune(train, val, HORIZON, future_covariates=known, folder=tmp_path, pl_trainer_kwargs=TRAINER, **settings)
+    assert (tried(found)["score"] < 0.2 * tried(deaf)["score"].min()).all()
+    assert found.best.uses_future_covariates
+    assert found.ensemble_scores is not None
+    truth = wave(240 + HORIZON)[-HORIZON:] + known[-HORIZON:] * 5
+    forecast = found.model.predict(HORIZON, whole, future_covariates=known)
+    np.testing.assert_allclose(forecast.values(), truth.values(), atol=1)
+    with pytest.raises(ValueError, match="holds a search of other series"):
+        tune(train, val, HORIZON, folder=tmp_path, pl_trainer_kwargs=TRAINER, **settings)
 
 
 def test_the_order_of_candidates_follows_the_scores() -> None:
@@ -92,17 +124,17 @@ def test_the_best_comes_back_fitted_and_a_second_call_goes_on(
 ) -> None:
     folder = tmp_path / "search"
     first = tuned(tiny_moirai, minutes=1e-6, folder=folder)
-    assert first.table["method"].tolist() == ["zero_shot"]
+    assert set(first.table["method"]) == {"zero_shot", "seasonal naive"}
     begun, ended = capsys.readouterr().out.splitlines()
     assert begun.startswith("tune: look-back 32, zero_shot; 0.0 minutes")
     assert ended.startswith(
-        f"tune: look-back 32, zero_shot: {first.table['score'].iloc[0]:.4f}, {first.best.fit_report.kept}"
+        f"tune: look-back 32, zero_shot: {tried(first)['score'].iloc[0]:.4f}, {first.best.fit_report.kept}"
     )
     assert first.ensemble_scores is None
     whole = tuned(tiny_moirai, folder=folder)
-    assert len(whole.table) == 7
+    assert len(tried(whole)) == 7
     assert whole.table["score"].is_monotonic_increasing
-    row = whole.table.iloc[0]
+    row = tried(whole).iloc[0]
     assert (whole.best.input_chunk_length, whole.best.model_params["method"]) == (row["look_back"], row["method"])
     assert isinstance(whole.model, StackedEnsemble) or whole.model is whole.best
     assert whole.model.predict(HORIZON, SERIES, num_samples=5).all_values().shape == (HORIZON, 1, 5)
@@ -135,7 +167,7 @@ def test_each_candidate_has_callbacks_of_its_own_and_a_search_with_some_goes_on(
               pl_trainer_kwargs={**TRAINER, "callbacks": [Epochs(), EarlyStopping("train_loss")]})
         for _ in range(2)
     )  # fmt: skip
-    assert len(first.table) == 4
+    assert len(tried(first)) == 4
     assert Epochs.most == 2
     assert second.table.equals(first.table)
 
@@ -152,11 +184,12 @@ def test_settings_of_some_methods_leave_the_others_alone(tiny_moirai: str) -> No
     }
     found = tuned(tiny_moirai, look_backs=(32,), ensemble=False, max_epochs=1, lora_rank=4, lr_head=1e-2,
                   likelihood=GaussianLikelihood())  # fmt: skip
-    assert set(found.table["method"]) == {"zero_shot", "msft", "full"}
+    assert set(tried(found)["method"]) == {"zero_shot", "msft", "full"}
 
 
 def test_an_epoch_that_is_behind_ends_a_candidate(tiny_moirai: str) -> None:
-    found = tuned(tiny_moirai, look_backs=(32,), max_epochs=4, ensemble=False).table
+    found = tuned(tiny_moirai, look_backs=(32,), max_epochs=4, ensemble=False)
+    found = tried(found)
     trained = found[found["method"] != "zero_shot"]
     assert set(trained["ended_by"]) == {"epochs", "halving"}
     assert (trained["epochs"][trained["ended_by"] == "halving"] < 4).all()
@@ -184,6 +217,8 @@ def test_look_backs_leave_enough_to_learn_from() -> None:
         ({"methods": ("msft", "zero_shot")}, "'zero_shot' trains nothing"),
         ({"methods": ("msft", "ful")}, "method='ful' is not known"),
         ({"methods": "full"}, "give a list of methods"),
+        ({"future_covariates": VAL}, "give them from 2024-01-01 00:00:00 to"),
+        ({"future_covariates": [SERIES, SERIES]}, "1 training series and 2 future_covariates"),
         ({"past_covariates": VAL}, "past_covariates can't be given"),
         ({"methods": ("full",), "lora_rank": 4}, "lora_rank=4 is without effect"),
     ],

@@ -126,6 +126,41 @@ def test_backtests_are_of_the_ensemble_as_it_is() -> None:
     assert ensemble.backtest(series, retrain=False, **options) > 0
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"start": -20, "start_format": "position", "stride": 3, "overlap_end": True},
+        {"last_points_only": False, "stride": 7, "forecast_horizon": HORIZON + 2},
+        {"last_points_only": False, "start": 0.8},
+    ],
+)
+def test_historical_forecasts_at_once_are_those_of_window_by_window(
+    tiny_moirai: str, monkeypatch: pytest.MonkeyPatch, asked: dict[str, object]
+) -> None:
+    monkeypatch.setattr("darts_msft.stacking.BATCH", 16)
+    series, past = [wave(60), wave(75, seed=1)], [wave(80, seed=3), wave(90, seed=4)]
+    members = [
+        make_model(tiny_moirai, method="zero_shot").fit(series),
+        LinearRegressionModel(8, 8, output_chunk_length=HORIZON).fit(series, past_covariates=past),
+    ]
+    ensemble = StackedEnsemble(members).fit(series, past_covariates=past)
+    ensemble.weights = np.array([0.4, 0.6])
+    options = {"past_covariates": past, "retrain": False, "forecast_horizon": HORIZON, **asked}
+    found = ensemble.historical_forecasts(series, **options)
+    single = ensemble.historical_forecasts(series, enable_optimization=False, **options)
+    for own, one in zip(found, single, strict=True):
+        pairs = [(own, one)] if isinstance(own, TimeSeries) else zip(own, one, strict=True)
+        for at_once, alone in pairs:
+            assert at_once.time_index.equals(alone.time_index)
+            np.testing.assert_allclose(at_once.values(), alone.values(), rtol=1e-4, atol=1e-5)
+    many = ensemble.historical_forecasts(series, num_samples=9, **options)
+    first, like = (every[0] if isinstance(every[0], TimeSeries) else every[0][0] for every in (many, found))
+    assert first.time_index.equals(like.time_index)
+    assert first.n_samples == 9
+    assert (first.all_values().std(axis=2) > 0).all()
+
+
 def test_many_series_and_a_saved_one(tmp_path: Path, tiny_moirai: str) -> None:
     every = [wave(90, components=2), wave(100, components=2, seed=1)]
     members = [make_model(tiny_moirai, method="zero_shot"), regression(8, every[0])]

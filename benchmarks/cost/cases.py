@@ -1,14 +1,13 @@
-"""One case in a process of its own: seconds of a training step or a forecast, or the memory of a backtest.
+"""One case in a process of its own: seconds of a training step or a forecast, of random walks, and their memory.
 
-Series are random walks, in the backtests ETTm1. B: series of a step, C: context, H: horizon.
+B: series of a step, C: context, H: horizon.
 """
 
 from __future__ import annotations
 
-import copy
 import ctypes
-import time
-import tracemalloc
+import gc
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,39 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-import torch.nn.functional as F
 from darts import TimeSeries
+from darts.models import Chronos2Model
 from darts.utils.data.torch_datasets.utils import TorchTrainingBatch
-from einops import rearrange
-from gluonts.dataset.common import ListDataset
-from torch import Tensor
+from darts.utils.likelihood_models.torch import QuantileRegression
+from safetensors.torch import save_file
 from torch.utils.benchmark import Timer
 from uni2ts import distribution
-from uni2ts.loss.packed import PackedNLLLoss
-from uni2ts.model.moirai import MoiraiForecast, MoiraiModule
+from uni2ts.model.moirai import MoiraiModule
 
 from benchmarks.models.base import QUIET
 from benchmarks.run.provenance import quiet
 from darts_msft import MSFTFoundationModel
-from darts_msft.backbones import describe
-from darts_msft.datasets import load_dataset
+from darts_msft.backbones import ARCHITECTURES, PRETRAINED, load_class
 
-ARGUMENTS: dict[str, dict[str, Any]] = {  # a case's method -> arguments of MSFTFoundationModel
-    **{name: {"method": name} for name in ("zero_shot", "full", "msft", "msft_full")},
-    "one_sequence": {"method": "msft", "attention": "one_sequence"},
-    "uni2ts": {"method": "zero_shot"},  # these two run uni2ts' own code on the same weights
-    "full_uni2ts": {"method": "full"},
-}
-ETTM1_TEST = (46_080, 57_600)  # steps: from the end of the 16th to that of the 20th month of 30 days
+ASKED = [0.1, 0.5, 0.9]  # quantiles of Chronos-2's forecasts
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row. `backbone` is what the model is loaded from, `scales` K; `length` are a backtest's steps.
+    """One row. `backbone` is what the model is loaded from, `scales` K.
 
-    `finest` are the steps that scale 0 sees; 0: the whole context, as every scale.
+    `method` is one of MSFTFoundationModel's, or "darts" for Darts' Chronos2Model. `finest` are the steps that scale 0
+    sees; 0: the whole context, as every scale.
     """
 
     model: str
@@ -65,8 +55,6 @@ class Case:
     samples: int
     threads: int
     accelerator: str
-    data: str | None = None
-    length: int = 0
     finest: int = 0
 
 
@@ -79,92 +67,76 @@ def save_random(folder: str | Path, d_model: int = 384, num_layers: int = 6) -> 
     MoiraiModule(mixture, **sizes, attn_dropout_p=0.0, dropout_p=0.0).save_pretrained(folder)
 
 
+def save_random_chronos2(folder: str | Path, name: str) -> None:
+    """The same of an official Chronos-2's size."""
+    width, layers = PRETRAINED[name].width, PRETRAINED[name].layers
+    published = ARCHITECTURES["chronos2"].published
+    more = {"time_encoding_scale": 8192, "use_arcsinh": True, "use_reg_token": True}
+    config = {**published, "d_model": width, "num_layers": layers}
+    config |= {"chronos_config": {**published["chronos_config"], **more}}
+    config |= {"d_kv": 64, "d_ff": 4 * width, "num_heads": width // 64, "dropout_rate": 0.1}
+    config |= {"feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6, "rope_theta": 10000.0}
+    torch.manual_seed(0)
+    backbone = load_class("chronos2").from_config(config, config["chronos_config"]["input_patch_size"])
+    Path(folder, "config.json").write_text(json.dumps(config))
+    save_file(backbone.state_dict(), Path(folder, "model.safetensors"))
+
+
 def walks(count: int, length: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, length)).cumsum(axis=1).astype(np.float32)
 
 
-def create(case: Case, likelihood: str | None = "native") -> MSFTFoundationModel:
-    """The case's model, without weights yet."""
-    return MSFTFoundationModel(
-        case.context,
-        case.horizon,
-        backbone=case.backbone,
-        patch_size=case.patch,
-        num_scales=case.scales,
-        finest_context=case.finest or case.context,
-        likelihood=likelihood,
-        batch_size=case.batch,
-        n_epochs=1,
-        random_state=0,
-        pl_trainer_kwargs={**QUIET, "accelerator": case.accelerator, "devices": 1},
-        **ARGUMENTS[case.method],
-    )
+def load(case: Case) -> Any:
+    """The case's model after a step on one window, from which on every scale forecasts."""
+    trainer = {**QUIET, "accelerator": case.accelerator, "devices": 1}
+    shared: dict[str, Any] = {"batch_size": case.batch, "n_epochs": 1, "random_state": 0, "pl_trainer_kwargs": trainer}
+    likelihood = QuantileRegression(ASKED) if _is_chronos2(case) else "native"
+    model: Any
+    if case.method == "darts":
+        own = {"local_dir": case.backbone, "enable_finetuning": case.what == "step"}
+        model = Chronos2Model(case.context, case.horizon, likelihood=likelihood, **own, **shared)
+    else:
+        scales = {"num_scales": case.scales, "finest_context": case.finest or case.context, "patch_size": case.patch}
+        own = {"backbone": case.backbone, "method": case.method, "likelihood": likelihood}
+        model = MSFTFoundationModel(case.context, case.horizon, **scales, **own, **shared)
+    return model.fit(TimeSeries.from_values(walks(1, case.context + case.horizon).T))
 
 
-def load(case: Case, likelihood: str | None = "native", variables: int = 1) -> MSFTFoundationModel:
-    """The same with weights and after a step on one window, from which on every scale forecasts."""
-    return create(case, likelihood).fit(TimeSeries.from_values(walks(variables, case.context + case.horizon).T))
-
-
-def packed_loss(module: MoiraiModule, series: Tensor, context: int, patch: int) -> Callable[[], Tensor]:
-    """The loss of full finetuning as uni2ts computes it on packed tokens; `series` is (B, C + H), one in each row."""
-    padding = (-context % patch, -(series.shape[1] - context) % patch)
-    widen = (0, max(module.patch_sizes) - patch)
-    tokens, observed = (
-        F.pad(rearrange(F.pad(values, padding), "b (n p) -> b n p", p=patch), widen)
-        for values in (series, torch.ones_like(series))
-    )
-    time_id = torch.arange(tokens.shape[1], device=series.device).expand(tokens.shape[:2])
-    ahead, sample, variate = time_id >= (context + padding[0]) // patch, torch.ones_like(time_id), time_id * 0
-
-    def loss() -> Tensor:
-        forecast = module(tokens, observed.bool(), sample, time_id, variate, ahead, sample * patch)
-        return PackedNLLLoss()(forecast, tokens, ahead, observed.bool(), sample, variate)
-
-    return loss
+def _is_chronos2(case: Case) -> bool:
+    return case.model.startswith("chronos")
 
 
 def training_step(case: Case) -> Callable[[], None]:
-    """A function that takes one step on a batch of random walks."""
-    series = torch.from_numpy(walks(case.batch, case.context + case.horizon)).to(case.accelerator)
-    if case.method == "full_uni2ts":
-        module: Any = MoiraiModule.from_pretrained(describe(case.backbone)[0].location).to(case.accelerator)
-        loss_of = packed_loss(module.train(), series, case.context, case.patch)
-        return partial(_take_step, loss_of, torch.optim.AdamW(module.parameters(), lr=1e-5))
-    module = load(case).model
-    module.to(case.accelerator).train()
+    """A function that takes one step on a batch of random walks. Darts doesn't clip gradients, MSFT does."""
+    module = load(case).model.to(case.accelerator).train()
     module.log = lambda *_, **__: None  # there is no trainer that it could tell
+    series = torch.from_numpy(walks(case.batch, case.context + case.horizon)).to(case.accelerator)
     past, future = series.unsqueeze(-1).split([case.context, case.horizon], dim=1)
-    batch = TorchTrainingBatch(past_target=past, future_target=future)
-    return partial(_take_step, partial(module.training_step, batch, 0), module.configure_optimizers())
+    batch, made = TorchTrainingBatch(past_target=past, future_target=future), module.configure_optimizers()
+    optimizer = made if isinstance(made, torch.optim.Optimizer) else made[0][0]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = module.training_step(batch, 0)
+        (loss["loss"] if isinstance(loss, dict) else loss).backward()
+        if case.method != "darts":
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+
+    return step
 
 
-def _take_step(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss_of().backward()
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    torch.nn.utils.clip_grad_norm_(trained, 1.0)
-    optimizer.step()
-
-
-def forecasting(case: Case) -> Callable[[], list[Any]]:
-    """A function that forecasts the list of series, from what users hold to what they get, with sample paths."""
-    values = walks(case.series, case.context)
-    if case.method != "uni2ts":
-        model, series = load(case), [TimeSeries.from_values(row) for row in values]
-        return partial(model.predict, case.horizon, series, num_samples=case.samples, verbose=False)
-    module = MoiraiModule.from_pretrained(describe(case.backbone)[0].location)
-    lengths = {"prediction_length": case.horizon, "context_length": case.context, "patch_size": case.patch}
-    inputs = {"target_dim": 1, "feat_dynamic_real_dim": 0, "past_feat_dynamic_real_dim": 0}
-    forecaster = MoiraiForecast(module=module, num_samples=case.samples, **lengths, **inputs)
-    predictor = forecaster.create_predictor(batch_size=case.batch, device=case.accelerator)
-    start = pd.Period("2024-01-01", freq="h")
-    dataset = ListDataset([{"start": start, "target": row} for row in values], freq="h")
-    return lambda: list(predictor.predict(dataset))
+def forecasting(case: Case) -> Callable[[], list[TimeSeries]]:
+    """A function that forecasts the list of series, from what users hold to what they get."""
+    asked = {"predict_likelihood_parameters": True} if _is_chronos2(case) else {"num_samples": case.samples}
+    series = [TimeSeries.from_values(row) for row in walks(case.series, case.context)]
+    return partial(load(case).predict, case.horizon, series, verbose=False, **asked)
 
 
 def begin_peak(accelerator: str) -> Callable[[], int | None]:
     """A function that gives the most bytes held since this call: on a GPU torch's, else those beyond the size now."""
+    gc.collect()  # what earlier cases left
     if accelerator != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated
@@ -183,38 +155,13 @@ def _held(name: str) -> int:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Seconds of one run or more, after one to warm up, and their peak memory; or those of a backtest."""
+    """Seconds of one run or more, after one to warm up, and their peak memory."""
     torch.set_num_threads(case.threads)
     quiet()
     warnings.filterwarnings("ignore", message="Total length of")  # there is no validation data
-    if case.what == "memory":
-        return _measure_backtest(case)
     run = training_step(case) if case.what == "step" else forecasting(case)
     if case.what == "forecast":
         run()  # what a first run imports and keeps is in no peak; a step's peak has the optimiser's state
     peak = begin_peak(case.accelerator)
     timer = Timer("run()", globals={"run": run}, num_threads=case.threads)
     return {"seconds": timer.blocked_autorange(min_run_time=0.5).times, "peak_memory_bytes": peak()}
-
-
-def _measure_backtest(case: Case) -> dict[str, Any]:
-    """`historical_forecasts` over the first `length` steps of ETTm1's test part: stride 1, point forecasts."""
-    begin = ETTM1_TEST[0]
-    series = load_dataset("ETTm1", case.data)[begin - case.context : begin + case.length].astype(np.float32)
-    model = load(case, likelihood=None, variables=series.n_components)
-    peak, started = begin_peak(case.accelerator), time.perf_counter()
-    how = {"forecast_horizon": case.horizon, "stride": 1, "retrain": False, "last_points_only": False}
-    found = model.historical_forecasts(series, **how)
-    seconds, most = time.perf_counter() - started, peak()
-    held = size_of(found) if case.accelerator == "cpu" else 0
-    more = {"result_bytes": held, "beyond_result_bytes": None if most is None else most - held}
-    return {"seconds": [seconds], "peak_memory_bytes": most, "windows": len(found), **more}
-
-
-def size_of(forecasts: list[TimeSeries]) -> int:
-    """Bytes that a list of forecasts of equal shape holds: those of a copy of its first 100, times their number."""
-    tracemalloc.start()
-    copied = copy.deepcopy(forecasts[:100])
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return round(size / len(copied) * len(forecasts))

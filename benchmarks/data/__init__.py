@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,11 +33,9 @@ from darts import TimeSeries
 
 from benchmarks.data import files
 from benchmarks.data.files import REGISTRY, RawFile, Split
-from darts_msft.datasets import load_sea_temperature
+from darts_msft.datasets import load_dataset
 
 PARTS = ("train", "validation", "test")
-NEEDED = {"csv": str, "time": str, "frequency": str, "season": int, "split": dict}
-TOML_KEYS = {**NEEDED, "time_format": str, "targets": list, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -83,31 +79,28 @@ class Dataset:
 
 def load(name: str, family: str, folder: str | Path | None = None) -> Dataset:
     """A registered data set, or a user's by the path of its .toml; `files.find` says where files are looked for."""
-    if family not in REGISTRY:
-        raise ValueError(f"family={family!r} is not known; choose one of {', '.join(REGISTRY)}")
+    targets = None
     if name.endswith(".toml"):
         file, split, path, targets = _described(Path(name))
         name = Path(name).stem
     elif name in REGISTRY[family]:
         file, split = REGISTRY[family][name]
-        path, targets = files.find(file, folder), None
+        path = files.find(file, folder)
     else:
         names = ", ".join(REGISTRY[family])
         raise ValueError(f"{name!r} is no data set of the family {family!r}; choose one of {names}, or give a .toml")
     file_hash = files.check(file, path)
-    frame = load_sea_temperature().to_dataframe() if file.bundled else files.read(file, path, targets)
+    frame = load_dataset(name).to_dataframe() if file.bundled else files.read(file, path, targets)
     if file.shape is not None and frame.shape != tuple(file.shape):
-        steps, variables = frame.shape
-        wrong = f"{steps} steps of {variables} variables, expected {file.shape[0]} of {file.shape[1]}"
-        raise ValueError(f"{path} has {wrong}; get it anew from {file.where}")
+        raise ValueError(f"{path} has {frame.shape} steps and variables, expected {file.shape}; see {file.where}")
     return _made(name, family, file, split, frame, file_hash)
 
 
 def _made(name: str, family: str, file: RawFile, split: Split, frame: pd.DataFrame, file_hash: str) -> Dataset:
     """The frame's (T, V) values, cut at the test part's end."""
     ends = split.ends(len(frame))
-    if ends[0] <= file.season:
-        raise ValueError(f"season={file.season} is not allowed with {ends[0]} training steps of {name}; give fewer")
+    if not 0 < file.season < ends[0]:
+        raise ValueError(f"season={file.season} is not allowed with {ends[0]} training steps of {name}")
     values, columns = frame.to_numpy(np.float64)[: ends[-1]], tuple(map(str, frame.columns))
     if family == "lsf":  # each variable less its mean over its deviation, both of the training part
         train = values[: ends[0]]
@@ -122,39 +115,11 @@ def _made(name: str, family: str, file: RawFile, split: Split, frame: pd.DataFra
 
 def _described(toml: Path) -> tuple[RawFile, Split, Path, list[str] | None]:
     """What a .toml says: how to read the file, its split, its path, and its target columns (None: all)."""
-    if not toml.is_file():
-        raise FileNotFoundError(f"{toml} does not exist; give the path of a .toml, or one of the registered names")
+    told = tomllib.loads(toml.read_text(encoding="utf-8"))
     try:
-        told = tomllib.loads(toml.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _toml_error(toml, f"is no TOML: {error}") from error
-    for key, value in told.items():
-        kind = TOML_KEYS.get(key)
-        if kind is None or not isinstance(value, kind) or isinstance(value, bool):
-            raise _toml_error(toml, f"has {key} = {value!r}; it may have {', '.join(TOML_KEYS)}")
-    if absent := [key for key in NEEDED if key not in told]:
-        raise _toml_error(toml, f"lacks {absent[0]!r}")
-    path, targets = toml.parent / told["csv"], told.get("targets")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}, which {toml} names, does not exist; give csv relative to the .toml's folder")
-    if targets is not None and (not targets or len(set(map(str, targets))) < len(targets) or told["time"] in targets):
-        raise _toml_error(toml, f"has targets = {targets!r}; name columns other than the time's, each once")
-    if told["season"] < 1:
-        raise _toml_error(toml, f"has season = {told['season']}; give at least 1 step")
-    own = {name: told[name] for name in ("frequency", "season", "time", "time_format") if name in told}
-    digest = f"sha256:{told['sha256']}" if "sha256" in told else None
-    file = RawFile(path.name, f"its source, or correct sha256 in {toml}", digest=digest, **own)
-    return file, _split(toml, told["split"]), path, targets
-
-
-def _split(toml: Path, told: dict[str, Any]) -> Split:
-    parts: list[Any] = [told.get(part) for part in PARTS]
-    shares = all(isinstance(part, float) for part in parts) and math.isclose(sum(parts), 1)
-    if set(told) != set(PARTS) or not (shares or all(type(part) is int for part in parts)) or min(parts) <= 0:
-        needed = "give train, validation and test, shares that make 1 or numbers of steps, over 0"
-        raise _toml_error(toml, f"has [split] {told}; {needed}")
-    return Split(*parts)
-
-
-def _toml_error(toml: Path, what: str) -> ValueError:
-    return ValueError(f"{toml} {what}; the head of benchmarks/data/__init__.py shows one")
+        path, targets, parts = toml.parent / told.pop("csv"), told.pop("targets", None), told.pop("split")
+        digest = f"sha256:{told.pop('sha256')}" if "sha256" in told else None
+        return RawFile(path.name, str(toml), digest=digest, **told), Split(**parts), path, targets
+    except (KeyError, TypeError) as error:
+        shown = "the head of benchmarks/data/__init__.py shows one"
+        raise ValueError(f"{toml} lacks something or has too much ({error}); {shown}") from error

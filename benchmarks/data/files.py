@@ -8,12 +8,12 @@ A file that can't be read as regular, complete numbers is a ValueError.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import darts.datasets
 import numpy as np
@@ -40,8 +40,9 @@ class Split:
             ends = (int(steps - self.test - self.validation), int(steps - self.test), steps)
         else:
             ends = (int(self.train), int(self.train + self.validation), int(self.train + self.validation + self.test))
-        if not 0 < ends[0] < ends[1] < ends[2] <= steps:
-            raise ValueError(f"{self} does not fit {steps} steps; give each part at least one step, within the series")
+        shares = not isinstance(self.train, float) or math.isclose(self.train + self.validation + self.test, 1)
+        if not (shares and 0 < ends[0] < ends[1] < ends[2] <= steps):
+            raise ValueError(f"{self} does not fit {steps} steps; give each at least one, or shares that make 1")
         return ends
 
 
@@ -62,7 +63,7 @@ class RawFile:
     gather: str | None = None  # how rows become steps: "sum", "mean"
     missing: float | None = None  # the number that stands for no value; the value before takes its place
     loader: str | None = None  # Darts' loader of exactly this file
-    bundled: bool = False  # it ships with the package
+    bundled: bool = False  # it ships with the package, read by its `load_dataset`
 
 
 def _registry() -> dict[str, dict[str, tuple[RawFile, Split]]]:
@@ -88,15 +89,14 @@ def find(file: RawFile, folder: str | Path | None) -> Path:
     reason = ""
     if file.loader:
         places.append(Path(DatasetLoader._DEFAULT_DIRECTORY))
+        if not any((place / file.file).is_file() for place in places):
+            try:
+                getattr(darts.datasets, file.loader)().load()
+            except DatasetLoadingException as error:
+                reason = f"; Darts could not download it ({error})"
     for place in places:
         if (place / file.file).is_file():
             return place / file.file
-    if file.loader:
-        try:
-            getattr(darts.datasets, file.loader)().load()
-            return places[-1] / file.file
-        except DatasetLoadingException as error:
-            reason = f"; Darts could not download it ({error})"
     raise FileNotFoundError(
         f"{file.file} is not in {' or '.join(map(str, places)) or 'any folder'}{reason}; get it from {file.where}, put "
         f"it into a folder under this name, and give the folder by --data or {DATA_DIR_VARIABLE}"
@@ -115,52 +115,28 @@ def check(file: RawFile, path: Path) -> str:
 
 def read(file: RawFile, path: Path, targets: Sequence[str] | None = None) -> pd.DataFrame:
     """The file's steps, (T, V) float64, with a regular time index; `targets`: these columns only."""
-    how: dict[str, Any] = {"dtype": {file.time: str}} if file.time else {"header": None}
     try:
-        raw = pd.read_csv(path, **how)
-    except ValueError as error:
-        raise ValueError(f"{path} can't be read as CSV in UTF-8: {error}; save it as such") from error
-    columns = [name for name in raw.columns if name != file.time] if targets is None else list(targets)
-    if absent := [name for name in (*filter(None, [file.time]), *columns) if name not in raw.columns]:
-        raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(map(str, raw.columns))}")
-    if not columns or not len(raw):
-        raise ValueError(f"{path} has {len(raw)} rows of {len(columns)} variables; at least one of each is needed")
-    cells = raw[columns].rename(columns=str)
-    numbers = cells.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    _refuse(path, numbers.isna() & cells.notna(), cells, "no number: correct it, or leave the column out")
-    if file.missing is not None:
-        numbers = numbers.mask(numbers == file.missing).ffill()
-    if file.start:
-        numbers.index = pd.date_range(file.start, periods=len(raw), freq=file.rows or file.frequency)
-    else:
-        stamps = raw[[file.time]].apply(pd.to_datetime, format=file.time_format, errors="coerce", utc=True)
-        _refuse(path, stamps.isna(), raw[[file.time]], f"not of the form {file.time_format!r}: correct one of them")
-        numbers.index = pd.DatetimeIndex(stamps[file.time]).tz_localize(None)
-    if file.gather:
-        numbers = numbers.resample(file.frequency).agg(file.gather)
-    numbers.index = _regular(file, path, pd.DatetimeIndex(numbers.index))
-    finite = numbers.abs() < np.inf
-    _refuse(path, ~finite, numbers, "not finite: fill it in a copy of the file, begin later, or leave the column out")
-    return numbers
-
-
-def _refuse(path: Path, wrong: pd.DataFrame, cells: pd.DataFrame, why: str) -> None:
-    """Names the first cell that is wrong."""
-    if wrong.to_numpy().any():
-        row = int(wrong.to_numpy().any(axis=1).argmax())
-        column = int(wrong.iloc[row].to_numpy().argmax())
-        place = f"in column {cells.columns[column]!r}, data row {row + 1}"
-        raise ValueError(f"{path} has {cells.iloc[row, column]!r} {place}, which is {why}")
-
-
-def _regular(file: RawFile, path: Path, stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
-    """The same times with their frequency; ValueError at the first that is not a step after the one before."""
-    try:
-        grid = pd.date_range(stamps[0], periods=len(stamps), freq=file.frequency)
-    except ValueError as error:
-        raise ValueError(f"frequency={file.frequency!r} is not allowed ({error}); give a pandas alias") from error
-    if (wrong := np.asarray(grid != stamps)).any():
+        raw = pd.read_csv(path, **({"dtype": {file.time: str}} if file.time else {"header": None}))
+        columns = [name for name in raw.columns if name != file.time] if targets is None else list(targets)
+        numbers = raw[columns].rename(columns=str).astype(np.float64)
+        if file.missing is not None:
+            numbers = numbers.mask(numbers == file.missing).ffill()
+        if file.start:
+            numbers.index = pd.date_range(file.start, periods=len(raw), freq=file.rows or file.frequency)
+        else:
+            stamps = pd.to_datetime(raw[file.time], format=file.time_format, utc=True)
+            numbers.index = pd.DatetimeIndex(stamps).tz_localize(None)
+        if file.gather:
+            numbers = numbers.resample(file.frequency).agg(file.gather)
+        grid = pd.date_range(numbers.index[0], periods=len(numbers), freq=file.frequency, name="time")
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{path} can't be read: {error}; correct it, or its description") from error
+    if (wrong := np.asarray(grid != numbers.index)).any():
         row = int(wrong.argmax())
-        expected = f"step {row + 1} is at {stamps[row]}, expected {grid[row]} at the frequency {file.frequency!r}"
+        expected = f"step {row + 1} is at {numbers.index[row]}, expected {grid[row]}"
         raise ValueError(f"{path}: {expected}; sort its rows, drop repeated ones, or fill missing ones")
-    return grid.rename("time")
+    if (holes := np.argwhere(~np.isfinite(numbers.to_numpy()))).size:
+        step, column = holes[0]
+        place = f"no finite number in column {numbers.columns[column]!r}, step {step + 1}"
+        raise ValueError(f"{path} has {place}: fill it in a copy of the file, or leave the column out")
+    return numbers.set_axis(grid)

@@ -139,7 +139,7 @@ class Forecaster(ABC):
         return {"look_back": int(model.input_chunk_length), **({"max_epochs": self.epochs} if self.trains else {})}
 
     def weights(self) -> str | None:
-        """sha256 of the pretrained weights; None where there are none. WeightsMissing where they can't be had."""
+        """sha256 of the pretrained weights; None where there are none."""
         return None
 
     def defaults_hash(self) -> str:
@@ -149,10 +149,6 @@ class Forecaster(ABC):
     def seen(self, data: Dataset) -> Dataset:
         """The data as the model sees them."""
         return data
-
-    def longest(self) -> float:
-        """The longest context that the model was made for, in steps."""
-        return inf
 
     @property
     def epochs(self) -> int:
@@ -186,8 +182,6 @@ class Forecaster(ABC):
         """Why the model can't take these settings; None: it can."""
         begin, end = data.bounds["train"]
         look_back, room = settings["look_back"], end - begin - horizon
-        if look_back > self.longest():
-            return f"a look-back of {look_back} steps is more than the model sees; take at most {self.longest()}"
         lengths = f"a look-back of {look_back} and a horizon of {horizon} steps don't fit into the {end - begin}"
         return None if look_back <= room else f"{lengths} training steps of {data.name}; take at most {room} steps"
 

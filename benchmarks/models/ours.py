@@ -171,6 +171,15 @@ class ZeroShot(Ours):
             model.fit_from_dataset(*self.windows(model, data, settings))
 
 
+class Chronos2(ZeroShot):
+    """Chronos-2 (Ansari et al. 2025, Apache-2.0) as it is, with all variables as one group: at one scale it forecasts
+    what Darts' own Chronos2Model does (tests/backbones/test_chronos2.py).
+    """
+
+    def more(self) -> dict[str, Any]:
+        return {**super().more(), "backbone": "chronos-2", "num_scales": 0, "likelihood": "quantile"}
+
+
 class Scratch(Ours):
     method, version = "scratch", 5
 

@@ -8,7 +8,7 @@ calendar features, which their authors' programs feed to them.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,17 +36,6 @@ def factor_of(schedule: str, share: float, epoch: int) -> float:
     return float(factor ** max(0, int(epoch * share) - first))
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What `recipes.toml` says of a place."""
-
-    network: dict[str, Any]
-    lr: float
-    schedule: str
-    source: str
-    warm_up: float
-
-
 _TOLD = tomllib.loads(Path(__file__).with_name("recipes.toml").read_text())
 _HORIZONS = _TOLD["dlinear"].pop("horizons")
 DLINEAR_RATES = {
@@ -54,21 +43,21 @@ DLINEAR_RATES = {
 }
 
 
-def _recipes(head: dict[str, Any]) -> dict[str | tuple[str, int], Recipe]:
+def _recipes(head: dict[str, Any]) -> dict[str | tuple[str, int], dict[str, Any]]:
     """By data set, or by data set and horizon where the script tells horizons apart."""
-    found: dict[str | tuple[str, int], Recipe] = {}
+    found = {}
     for place, own in head.pop("places").items():
         told = {**head, **own, "network": {**head["network"], **own.get("network", {})}}
         name, _, horizon = place.partition("-")
         told["source"] = told["source"].format(script=told.pop("script"))
-        found[(name, int(horizon)) if horizon else name] = Recipe(**told)
+        found[(name, int(horizon)) if horizon else name] = told
     return found
 
 
 RECIPES = {network: _recipes(head) for network, head in _TOLD.items()}
 
 
-def recipe(network: str, dataset: str, horizon: int) -> Recipe:
+def recipe(network: str, dataset: str, horizon: int) -> dict[str, Any]:
     """The recipe of `network` for a data set and horizon in steps; that of `DEFAULT` where the authors have none."""
     found = RECIPES[network]
     return found.get((dataset, horizon)) or found.get(dataset) or found[DEFAULT]
@@ -169,11 +158,11 @@ class Neural(Trained):
     defaults: ClassVar[Settings] = {"look_back": None, "lr": None, "network": {}}
 
     def rates(self, data: Dataset, horizon: int) -> tuple[float | None, list[float]]:
-        own = recipe(self.network, data.name, horizon).lr
+        own = recipe(self.network, data.name, horizon)["lr"]
         return own, [float(f"{times * own:.3g}") for times in self.rate_times]
 
     def recipe(self) -> Any:
-        return [self.rate_times, sorted((str(place), asdict(found)) for place, found in RECIPES[self.network].items())]
+        return [self.rate_times, sorted([str(place), told] for place, told in RECIPES[self.network].items())]
 
     def resolved(self, model: Any) -> dict[str, Any]:
         return {**super().resolved(model), "network": model.model_params["model_kwargs"]}
@@ -184,10 +173,10 @@ class Neural(Trained):
         found, norm = recipe(self.network, data.name, horizon), {} if levels is None else self.quantile_norm
         return NeuralForecastModel(
             model=_network(self.network),
-            model_kwargs={**found.network, **self.options["network"], **norm},
+            model_kwargs={**found["network"], **self.options["network"], **norm},
             use_reversible_instance_norm=bool(norm),
             use_static_covariates=False,
-            **self.arguments(settings, data, horizon, seed, levels, found.schedule, found.warm_up),
+            **self.arguments(settings, data, horizon, seed, levels, found["schedule"], found["warm_up"]),
         )
 
 
@@ -206,7 +195,7 @@ class TimeMixer(Neural):
     quantile_norm: ClassVar[dict[str, Any]] = {"use_norm": False}  # else undone before a linear map over all variables
 
     def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
-        network = {**recipe(self.network, data.name, horizon).network, **self.options["network"]}
+        network = {**recipe(self.network, data.name, horizon)["network"], **self.options["network"]}
         factor = network["down_sampling_window"] ** network["down_sampling_layers"]
         if settings["look_back"] % factor:
             return f"TimeMixer averages over up to {factor} steps; take a look-back that is a multiple of {factor}"

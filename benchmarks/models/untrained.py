@@ -1,23 +1,17 @@
-"""Models that nothing is trained of: the seasonal naive forecast, Chronos-2 and Fracast-0 as they are."""
+"""Models of others that nothing is trained of: the seasonal naive forecast, and Fracast-0 as it is."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from darts.models import Chronos2Model
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from benchmarks.data import Dataset
-from benchmarks.errors import WeightsMissing
-from benchmarks.models.base import QUIET, Forecaster, Levels, Settings, at_levels, quantile_likelihood
+from benchmarks.models.base import Forecaster, Levels, Settings, at_levels
 
 _NOTHING = dict.fromkeys(("weights", "fit_report", "scale_weights")) | {"trained_parameters": 0, "parameters": 0}
 
@@ -62,68 +56,6 @@ class SeasonalNaive(Forecaster):
         return dict(_NOTHING)
 
 
-class Chronos2(Forecaster):
-    """Through Darts' `Chronos2Model` (Ansari et al. 2025, Apache-2.0), with all variables as one group.
-
-    Options: `hub_model_name` and `revision` of the weights on the Hugging Face hub, or `local_dir`, a directory with
-    config.json and model.safetensors.
-    """
-
-    trains = False
-    places: ClassVar[Settings] = {"hub_model_name": "amazon/chronos-2", "revision": None, "local_dir": None}
-    defaults: ClassVar[Settings] = {"look_back": None, **places}
-
-    def longest(self) -> float:
-        return self._config()["context_length"]
-
-    def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
-        model = Chronos2Model(
-            settings["look_back"],
-            horizon,
-            likelihood=quantile_likelihood(None if levels is None else self._config()["quantiles"]),
-            hub_model_name=self.options["hub_model_name"],
-            hub_model_revision=self.options["revision"],
-            local_dir=self.options["local_dir"],
-            batch_size=self.budget.batch_size,
-            random_state=seed,
-            pl_trainer_kwargs=dict(QUIET),
-        )
-        return model.fit(data.series("train"))  # reads the weights, trains nothing
-
-    def forecast(self, model: Any, data: Dataset, starts: range, levels: Levels, **asked: Any) -> np.ndarray:
-        if levels is None:
-            return super().forecast(model, data, starts, levels, **asked)
-        known = self._config()["quantiles"]
-        return at_levels(super().forecast(model, data, starts, known, **asked), known, levels)
-
-    def resolved(self, model: Any) -> dict[str, Any]:
-        return {**super().resolved(model), "known_levels": self._config()["quantiles"]}
-
-    def weights(self) -> str:
-        return hashlib.sha256(self._file("model.safetensors").read_bytes()).hexdigest()
-
-    def _config(self) -> dict[str, Any]:
-        return json.loads(self._file("config.json").read_text())["chronos_config"]
-
-    def _file(self, name: str) -> Path:
-        """From the directory or the hub's cache, downloaded where that lacks it."""
-        repo, revision, folder = (self.options[option] for option in ("hub_model_name", "revision", "local_dir"))
-        found = Path(folder).expanduser() / name if folder is not None else _from_hub(repo, name, revision)
-        if found is None:
-            missing = f"{name} of {repo} is not in the hub's cache, and the hub can't be reached"
-            raise WeightsMissing(f"{missing}; give by --option local_dir=DIRECTORY one with it and config.json")
-        return found
-
-
-@functools.cache  # an attempt without network takes half a minute
-def _from_hub(repo: str, name: str, revision: str | None) -> Path | None:
-    """None where the hub can't be reached."""
-    try:
-        return Path(hf_hub_download(repo, name, revision=revision))
-    except LocalEntryNotFoundError:
-        return None
-
-
 class Fracast(Forecaster):
     """Fracast-0 (PyPI, version 0.1.0, Apache-2.0, github.com/ztxtech/fracast-0) with the weights of its package.
 
@@ -136,8 +68,10 @@ class Fracast(Forecaster):
     files: ClassVar[dict[str, str]] = {"fp32": "model.safetensors", "w8": "model.int8.safetensors"}
     rows: ClassVar[dict[str, int]] = {"cpu": 16, "cuda": 1024}  # windows of one variable at once: what fits a cache
 
-    def longest(self) -> float:
-        return 2048
+    def refusal(self, settings: Settings, data: Dataset, horizon: int) -> str | None:
+        if settings["look_back"] > 2048:
+            return f"a look-back of {settings['look_back']} steps is more than the model sees; take at most 2048"
+        return super().refusal(settings, data, horizon)
 
     def build(self, settings: Settings, data: Dataset, horizon: int, seed: int, levels: Levels) -> Any:
         import fracast

@@ -68,9 +68,6 @@ class Basis:
         return cls(experiment, dataset, forecaster_of(experiment), levels, same, provenance())
 
     def entry(self, kind: str, key: str, **rest: Any) -> dict[str, Any]:
-        """An entry of the store; RuntimeError if the weights are no longer those of the beginning."""
-        if standing(self.experiment)["weights"] != self.same["weights"]:
-            raise RuntimeError(f"weights changed while {self.experiment} was measured, so nothing is stored; run again")
         head = {"kind": kind, "key": key, "experiment": self.experiment.to_dict()}
         return {**head, **rest, **self.same, "provenance": self.provenance}
 
@@ -110,9 +107,7 @@ def followed(experiment: Experiment, leader: Entry | None) -> dict[str, Any] | N
     return {"key": leader["key"], "settings": {n: v for n, v in leader["chosen"].items() if n in names}}
 
 
-def choose(
-    experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path, dirty: bool = False
-) -> dict[str, Any]:
+def choose(experiment: Experiment, data: str | Path | None, leader: Entry | None, folder: str | Path) -> dict[str, Any]:
     """The settings with the best validation score, and all that were tried, each stored in `folder` once it is done.
 
     leader: the choice that `leader_of` asks for. A candidate that diverges is worse than all others.
@@ -129,7 +124,7 @@ def choose(
         rows = [{"settings": found[0], "validation": None, "reason": "the only candidate", "seconds": 0.0}]
         best = rows[0]
     else:
-        rows = [_tried(basis, settings, folder, dirty) for settings in found]
+        rows = [_tried(basis, settings, folder) for settings in found]
         finite = [row for row in rows if row["validation"] is not None]
         if not finite:
             raise Diverged(f"every candidate of {experiment} diverged, the first: {rows[0]['reason']}; give others")
@@ -138,7 +133,7 @@ def choose(
     return basis.entry("choice", experiment.choice_key, **choice, followed=taken)
 
 
-def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path, dirty: bool) -> dict[str, Any]:
+def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path) -> dict[str, Any]:
     """A row of the choice, from the store where it is there."""
     key = digest({"choice": basis.experiment.choice_key, "settings": settings})
     entry = store.find(folder, "candidate", key, **basis.same)
@@ -153,7 +148,7 @@ def _tried(basis: Basis, settings: dict[str, Any], folder: str | Path, dirty: bo
             reason = f"diverged: {error}"
         row = {"settings": settings, "validation": validation, "reason": reason}
         entry = basis.entry("candidate", key, **row, seconds=time.perf_counter() - begin)
-        store.add(folder, entry, dirty)
+        store.add(folder, entry)
     return {name: entry[name] for name in ("settings", "validation", "reason", "seconds")}
 
 
@@ -184,13 +179,13 @@ def test(experiment: Experiment, choice: Entry, data: str | Path | None) -> dict
 def measure(
     forecaster: Forecaster, model: Any, data: Dataset, part: str, stride: int, levels: Levels
 ) -> dict[str, Any]:
-    """A fitted model's errors over a part's windows, three of these, and what forecasting took.
+    """A fitted model's errors over a part's windows, and what forecasting took.
 
     without_msis: the variables whose seasonal naive error in the training part is zero; the MSIS leaves them out.
     """
-    horizon, sums = model.output_chunk_length, Sums(data, levels)
+    horizon, sums = model.output_chunk_length, dict[str, Any]()
     starts = data.starts(part, horizon, stride)
-    shown, examples, seconds, busy = {starts[0], starts[len(starts) // 2], starts[-1]}, [], 0.0, 0.0
+    seconds, busy = 0.0, 0.0
     size = max(1, min(CHUNK_WINDOWS, CHUNK_VALUES // (horizon * len(data.columns) * forecaster.held(levels))))
     for position in range(0, len(starts), size):
         chunk = starts[position : position + size]
@@ -201,63 +196,45 @@ def measure(
         if bad.any():
             first = f"the first window at step {chunk[int(bad.argmax())]}"
             raise Diverged(f"forecasts of {int(bad.sum())} of {len(chunk)} windows are not finite numbers, {first}")
-        targets = data.values[np.asarray(chunk)[:, None] + np.arange(horizon)]
-        sums.add(targets, forecasts)
-        for start in sorted(shown & set(chunk)):
-            index, context = chunk.index(start), slice(start - min(model.input_chunk_length, 2 * horizon), start)
-            example = {"start": start, "variable": data.columns[0], "context": _rounded(data.values[context, 0])}
-            example |= {"target": _rounded(targets[index, :, 0]), "levels": list(levels or [POINT])}
-            examples.append({**example, "quantiles": [_rounded(one) for one in forecasts[index, :, 0].T]})
-    found = {"metrics": sums.metrics(), "windows": len(starts), "examples": examples}
-    return {**found, "without_msis": sums.without_msis, "seconds": seconds, "processor_seconds": busy}
+        errors = errors_of(data.values[np.asarray(chunk)[:, None] + np.arange(horizon)], forecasts, levels)
+        sums = {name: sums.get(name, 0) + value for name, value in errors.items()}
+    metrics, flat = metrics_of(sums, data, levels)
+    took = {"seconds": seconds, "processor_seconds": busy}
+    return {"metrics": metrics, "windows": len(starts), "without_msis": flat, **took}
 
 
-class Sums:
-    """Errors added up chunk by chunk in double precision; with `levels` those of quantiles, too."""
-
-    def __init__(self, data: Dataset, levels: Levels) -> None:
-        self.levels, self.without_msis = levels, list[str]()
-        self.count, self.totals = 0, dict.fromkeys(("mse", "mae"), 0.0)
-        if levels is None:
-            return
-        train = data.values[slice(*data.bounds["train"])].astype(np.float64)
-        self.scales = np.abs(train[data.season :] - train[: -data.season]).mean(axis=0)  # seasonal naive errors
-        self.without_msis = [data.columns[index] for index in np.flatnonzero(self.scales == 0)]
-        if len(self.without_msis) == len(self.scales):
-            raise ValueError("no variable changes from season to season in the training part: the MSIS has no scale")
-        self.size, self.covered = 0.0, 0.0
-        self.losses, self.winkler = np.zeros(len(CRPS_LEVELS)), np.zeros(len(self.scales))  # twice the pinball losses
-
-    def add(self, targets: np.ndarray, forecasts: np.ndarray) -> None:
-        """What came (N, H, V), and its quantiles (N, H, V, Q)."""
-        middle = 0 if self.levels is None else list(self.levels).index(POINT)
-        actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., middle])
-        self.count += targets.size
-        self.totals["mse"] += mse(actual, predicted) * targets.size
-        self.totals["mae"] += mae(actual, predicted) * targets.size
-        if self.levels is None:
-            return
-        names = likelihood_component_names(actual.components, quantile_names(list(self.levels)))
+def errors_of(targets: np.ndarray, forecasts: np.ndarray, levels: Levels) -> dict[str, Any]:
+    """Sums in double precision over what came (N, H, V), of its quantiles (N, H, V, Q)."""
+    middle, count = 0 if levels is None else list(levels).index(POINT), targets.size
+    actual, predicted = _in_a_row(targets), _in_a_row(forecasts[..., middle])
+    found = {"count": count, "mse": mse(actual, predicted) * count, "mae": mae(actual, predicted) * count}
+    if levels is not None:
+        names = likelihood_component_names(actual.components, quantile_names(list(levels)))
         predicted = _in_a_row(forecasts.reshape(*targets.shape[:2], -1), names)
-        self.size += np.abs(targets.astype(np.float64)).sum()
-        self.losses += mql(actual, predicted, q=list(CRPS_LEVELS)) * targets.size
-        self.covered += mic(actual, predicted, q_interval=CENTRAL) * targets.size
-        self.winkler += miws(actual, predicted, q_interval=WIDE, component_reduction=None) * len(actual)
+        found["size"] = np.abs(targets.astype(np.float64)).sum()
+        found["losses"] = mql(actual, predicted, q=list(CRPS_LEVELS)) * count  # twice the pinball losses
+        found["covered"] = mic(actual, predicted, q_interval=CENTRAL) * count
+        winkler = miws(actual, predicted, q_interval=WIDE, component_reduction=None)  # of one variable a number
+        found["winkler"] = np.atleast_1d(winkler) * len(actual)
+    return found
 
-    def metrics(self) -> dict[str, float]:
-        found = {name: total / self.count for name, total in self.totals.items()}
-        if self.levels is not None:
-            scaled, each = self.scales > 0, self.count / len(self.scales)
-            crps = (self.losses / self.size).mean()
-            msis = (self.winkler[scaled] / each / self.scales[scaled]).mean()
-            found = {"crps": crps, "msis": msis, "coverage": self.covered / self.count, **found}
-        return {name: float(value) for name, value in found.items()}
+
+def metrics_of(sums: Entry, data: Dataset, levels: Levels) -> tuple[dict[str, float], list[str]]:
+    """The measures, and the variables without a seasonal naive error."""
+    found = {name: sums[name] / sums["count"] for name in ("mse", "mae")}
+    if levels is None:
+        return {name: float(value) for name, value in found.items()}, []
+    train = data.values[slice(*data.bounds["train"])].astype(np.float64)
+    scales = np.abs(train[data.season :] - train[: -data.season]).mean(axis=0)  # seasonal naive errors
+    scaled, each = scales > 0, sums["count"] / len(scales)
+    if not scaled.any():
+        raise ValueError("no variable changes from season to season in the training part: the MSIS has no scale")
+    crps = (sums["losses"] / sums["size"]).mean()
+    msis = (sums["winkler"][scaled] / each / scales[scaled]).mean()
+    found = {"crps": crps, "msis": msis, "coverage": sums["covered"] / sums["count"], **found}
+    return {name: float(value) for name, value in found.items()}, [data.columns[i] for i in np.flatnonzero(~scaled)]
 
 
 def _in_a_row(windows: np.ndarray, names: Sequence[str] | None = None) -> TimeSeries:
     """Windows (N, H, components) one after the other, as one series for Darts' metrics."""
     return TimeSeries.from_values(windows.reshape(-1, windows.shape[-1]).astype(np.float64), columns=names)
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]

@@ -12,12 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import distributions
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +75,6 @@ def _git(*words: str) -> str:
 # ---- a process of its own
 
 
-class ProcessFailed(RuntimeError):
-    """The function raised, or its process ended: the text has the traceback, or the exit code."""
-
-
 def preload(modules: Sequence[str]) -> None:
     """Begins to import them, once for all processes of `isolated`; to be called before anything else is started."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
@@ -87,27 +82,29 @@ def preload(modules: Sequence[str]) -> None:
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it."""
+    """`function(*arguments)` in a process of its own, which ends with this one, whatever ends it.
+
+    What it raises is raised here, with its traceback; a BrokenProcessPool, if it was killed (for want of memory, say).
+    """
     context = multiprocessing.get_context("forkserver")  # a spawned process would inherit this one's peak memory
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    try:
-        succeeded, answer = receiver.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        reason = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        hint = "; signal 9 is often a lack of memory" if code == -9 else ""
-        raise ProcessFailed(f"the process {reason} before it had a result{hint}") from None
-    finally:
-        process.kill()
-        process.join()
-        receiver.close()
-    if not succeeded:
-        raise ProcessFailed(answer)
-    return answer
+    with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BaseException:  # an interrupt, too
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def processor_seconds() -> float:
@@ -126,18 +123,3 @@ def quiet() -> None:
     """No messages of Lightning's at every forecast."""
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", message=".*('pin_memory'|LeafSpec).*")
-
-
-def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        answer = (True, function(*arguments))
-    except Exception:
-        answer = (False, traceback.format_exc())
-    sender.send(answer)
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)

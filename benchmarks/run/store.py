@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,48 +20,47 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmarks.errors import Misuse, misuse
+from benchmarks.errors import Misuse
 from benchmarks.run.experiments import Experiment
 
 FOLDER = Path(__file__).parents[1] / "results"
-KINDS = {"run": "runs", "choice": "choices", "candidate": "candidates"}
 _ALWAYS = "key experiment data_hash weights protocol defaults provenance"
-_RUN = "settings resolved choice_key metrics windows validation_windows examples suite command"
+_RUN = "settings resolved choice_key metrics windows validation_windows suite command"
 _MODEL = "trained_parameters parameters fit_report scale_weights seconds processor_seconds peak_memory_mb"
 NEEDED = {  # words that an entry has
     "run": f"{_ALWAYS} {_RUN} {_MODEL}".split(),
     "choice": f"{_ALWAYS} rows chosen dropped followed".split(),
     "candidate": f"{_ALWAYS} settings validation reason seconds".split(),
 }
-METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run; plots and tests are of the first
+METRICS = {"lsf": ("mse", "mae"), "pf": ("crps", "msis", "coverage")}  # of every run
 
 
 def entries(folder: str | Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
     """Every entry of a kind ("run", "choice", "candidate") and its file, by name; a Misuse if one is damaged."""
-    return [(path, _load(path, kind)) for path in sorted((Path(folder) / KINDS[kind]).glob("*.json"))]
+    return [(path, _load(path, kind)) for path in sorted(Path(folder, f"{kind}s").glob("*.json"))]
 
 
 def find(folder: str | Path, kind: str, key: str, **same: Any) -> dict[str, Any] | None:
     """The entry of that key whose further entries are `same` (data_hash, weights, ...); None where there is none."""
-    for path in sorted((Path(folder) / KINDS[kind]).glob(f"*-{key[:10]}*.json")):
+    for path in sorted(Path(folder, f"{kind}s").glob(f"*-{key[:10]}*.json")):
         found = _load(path, kind)
         if {"key": key, **same}.items() <= found.items():
             return found
     return None
 
 
-def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> Path:
-    """Writes an entry to a new file, at once or not at all; of uncommitted code none that is published, but `dirty`."""
-    if result["provenance"]["dirty"] and not dirty and is_own(folder):
-        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results, or --dirty")
-    place = Path(folder) / KINDS[result["kind"]]
+def add(folder: str | Path, result: Mapping[str, Any]) -> Path:
+    """Writes an entry to a new file, at once or not at all; of uncommitted code none that is published."""
+    if result["provenance"]["dirty"] and is_own(folder):
+        raise Misuse("the tree has uncommitted changes; commit them, or give another folder by --results")
+    place = Path(folder, f"{result['kind']}s")
     place.mkdir(parents=True, exist_ok=True)
     experiment = Experiment.from_dict(result["experiment"])
     dataset = Path(experiment.dataset).name.removesuffix(".toml")
     words = (experiment.family, dataset, str(experiment.horizon), experiment.model, result["key"][:10])
     stem = "-".join(re.sub(r"[^\w.]+", "_", word) for word in words)
     lines = (f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in result.items())
-    with _part(place / stem, ("{\n" + ",\n".join(lines) + "\n}\n").encode()) as part:
+    with _part(place / stem, "{\n" + ",\n".join(lines) + "\n}\n") as part:
         path = place / f"{stem}.json"
         for number in count(2):
             with suppress(FileExistsError):
@@ -72,35 +70,30 @@ def add(folder: str | Path, result: Mapping[str, Any], dirty: bool = False) -> P
     return path
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Any other file, whole or not at all; one that is there is replaced and keeps its permissions."""
-    with _part(path, content.encode() if isinstance(content, str) else content) as part:
-        if path.exists():
-            shutil.copymode(path, part)
+def write(path: Path, content: str) -> None:
+    """Any other file, whole or not at all; one that is there is replaced."""
+    with _part(path, content) as part:
         part.replace(path)
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:
-    """The entries of a file that holds a JSON list, to which `append` adds; none where there is no file."""
-    with misuse(f"{path} is no JSON list; restore it, or give another file: ", OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        if not isinstance(found, list):
-            raise ValueError(f"it holds a {type(found).__name__}")
-        return found
+    """The entries of a file that holds a JSON list, to which `add_rows` adds; none where there is no file."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not isinstance(found, list):
+        raise Misuse(f"{path} is no JSON list; restore it, or give another file")
+    return found
 
 
-def append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Adds the entry, at once or not at all; several processes that add to one file take turns."""
+def add_rows(path: Path, rows: Sequence[Mapping[str, Any]], **about: Any) -> None:
+    """Writes a list, a line an entry, at once: these rows, which share `about`, for those that were there of it.
+
+    Several processes that add to one file take turns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with claim(path.parent, "list", path.name, wait=True):
-        write(path, json.dumps([*read_list(path), entry], indent=1) + "\n")
-
-
-def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], **about: Any) -> None:
-    """Writes a list, a line an entry, at once: these rows, which share `about`, for those that were there of it."""
-    kept = [row for row in read_list(path) if not about.items() <= row.items()]
-    lines = ",\n".join(json.dumps(row) for row in [*kept, *({**about, **row} for row in rows)])
-    write(path, f"[\n{lines}\n]\n")
+        kept = [row for row in read_list(path) if not (about and about.items() <= row.items())]
+        lines = ",\n".join(json.dumps(row) for row in [*kept, *({**about, **row} for row in rows)])
+        write(path, f"[\n{lines}\n]\n")
 
 
 def is_own(folder: str | Path) -> bool:
@@ -126,11 +119,11 @@ def claim(folder: str | Path, kind: str, key: str, wait: bool) -> Iterator[bool]
 
 
 @contextmanager
-def _part(path: Path, content: bytes) -> Iterator[Path]:
+def _part(path: Path, content: str) -> Iterator[Path]:
     """A file beside `path` with the content, on disk; gone after the block unless it was renamed."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -143,15 +136,11 @@ def _part(path: Path, content: bytes) -> Iterator[Path]:
 def _load(path: Path, kind: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(found, allow_nan=False)  # refuses what is no figure
-        if not isinstance(found, dict) or found.get("kind") != kind:
-            raise ValueError(f"it is not of the kind {kind!r}")
-        if missing := [name for name in NEEDED[kind] if name not in found]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
+        if missing := {*NEEDED[kind], "kind"} - found.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         family = Experiment.from_dict(found["experiment"]).family
-        figures = found["metrics"] if kind == "run" else dict.fromkeys(METRICS[family], 0.0)
-        if wrong := [name for name in METRICS[family] if not isinstance(figures.get(name), int | float)]:
-            raise ValueError(f"it has no figure for {', '.join(wrong)}")
+        if kind == "run" and not all(isinstance(found["metrics"].get(name), float) for name in METRICS[family]):
+            raise ValueError(f"its metrics {', '.join(METRICS[family])} are not all numbers")
     except (AttributeError, TypeError, ValueError) as error:
         raise Misuse(f"{path} is not a result ({error}); restore it, or delete it to have it measured again") from error
     return found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,13 @@ from benchmarks.run.experiments import Experiment
 SEEDS = (0, 1, 2)
 UNSEEDED = ("zero_shot", "chronos2", "fracast", "seasonal_naive")  # nothing random is in them: one seed is all
 _TOLD = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SUITES = tuple(_TOLD["suites"])
 
 
-def _experiments(name: str) -> list[Experiment]:
+def load(name: str) -> list[Experiment]:
     """Seed by seed and place by place, so a run that is stopped early has most models with at least one seed."""
+    if name not in SUITES:
+        raise Misuse(f"suite {name!r} is not known; choose one of {', '.join(SUITES)}")
     found = [
         Experiment(
             grid["family"],
@@ -49,15 +51,6 @@ def _rows(grid: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if "rows" in grid:
         return [(model, options) for model, several in grid["rows"].items() for options in several]
     return [(model, options) for options in grid.get("options", [{}]) for model in grid["models"]]
-
-
-SUITES: dict[str, Callable[[], list[Experiment]]] = {name: partial(_experiments, name) for name in _TOLD["suites"]}
-
-
-def load(name: str) -> list[Experiment]:
-    if name not in SUITES:
-        raise Misuse(f"suite {name!r} is not known; choose one of {', '.join(SUITES)}")
-    return SUITES[name]()
 
 
 def check(folder: Path) -> int:

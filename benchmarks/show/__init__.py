@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.errors import misuse
 from benchmarks.run.store import FOLDER, write
 
 
@@ -28,7 +27,6 @@ def main(
         folder = results if output is None else output
         written = {folder / "tables.md": text, folder / "tables.csv": tables.as_csv(found)}
     for path, content in written.items():
-        with misuse(f"{path} can't be written: ", OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, content)
     print(f"written: {', '.join(map(str, written)) or 'nothing; --output FOLDER writes tables of a suite'}")

@@ -11,31 +11,13 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.errors import Misuse
-from benchmarks.models import OURS, Budget
+from benchmarks.models import MODELS, OURS, Budget
 from benchmarks.run import suites
-from benchmarks.run.experiments import LOCATIONS, PROTOCOL
+from benchmarks.run.experiments import LOCATION, PROTOCOL
 from benchmarks.run.store import METRICS, entries
 
 FAMILIES = {"lsf": "Long-sequence forecasting", "pf": "Probabilistic forecasting"}
 METRIC_NAMES = {"mse": "MSE", "mae": "MAE", "crps": "CRPS", "msis": "MSIS", "coverage": "coverage of 80 %"}
-MODEL_NAMES = {  # in the order of rows; a model that is not here comes after them under its own name
-    "msft": "MSFT",
-    "msft_full": "MSFT with all weights",
-    "full": "full finetuning",
-    "linear_probe": "linear probing",
-    "prompt": "prompt tuning",
-    "lora": "LoRA",
-    "adalora": "AdaLoRA",
-    "zero_shot": "zero-shot",
-    "scratch": "from scratch",
-    "dlinear": "DLinear",
-    "patchtst": "PatchTST",
-    "itransformer": "iTransformer",
-    "timemixer": "TimeMixer",
-    "fracast": "Fracast-0",
-    "chronos2": "Chronos-2",
-    "seasonal_naive": "seasonal naive",
-}
 CAVEATS = {"fracast": "Fracast-0 was pretrained on ETT and Jena weather configurations, says its own card"}
 SETTINGS = ("look_back", "patch_size", "lr")  # options that are chosen on validation data, or given
 
@@ -88,29 +70,31 @@ def _row(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "windows": run["windows"],
         "seed": experiment["seed"],
         "look_back": run["settings"]["look_back"],
-        "settings": options_text({**run["settings"], **run["resolved"]}),
         "trained_parameters": run["trained_parameters"],
         "fit_seconds": run["seconds"]["fit"],
         "fit_processor_seconds": run["processor_seconds"]["fit"],
         "made": provenance["made"],
         "commit": provenance["commit"][:7] + (" and changes" if provenance["dirty"] else ""),
-        "command": run["command"],
         "file": path.name,
-        "path": str(path),
     }
 
 
 def _naming(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that name a row; a backbone goes by its name, wherever it lies."""
-    found = {name: value for name, value in options.items() if name not in (*SETTINGS, *LOCATIONS)}
+    found = {name: value for name, value in options.items() if name not in (*SETTINGS, LOCATION)}
     place = options.get("backbone")
     local = place is not None and place.startswith((".", "/", "~"))
     return found if place is None else {**found, "backbone": Path(place).name if local else place}
 
 
+def model_name(model: str) -> str:
+    """As readers see it; one that is no more goes by its own name."""
+    return MODELS[model][0] if model in MODELS else model
+
+
 def row_name(model: str, options: str) -> str:
-    name, text = MODEL_NAMES.get(model, model), options_text(json.loads(options))
-    return f"{name} ({text})" if text else name
+    text = options_text(json.loads(options))
+    return f"{model_name(model)} ({text})" if text else model_name(model)
 
 
 def options_text(options: Mapping[str, Any]) -> str:

@@ -20,8 +20,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.errors import Misuse
+from benchmarks.models import MODELS
 from benchmarks.run.store import METRICS
-from benchmarks.show.frame import FAMILIES, METRIC_NAMES, MODEL_NAMES, budget_text, canonical, options_text, row_name
+from benchmarks.show.frame import FAMILIES, METRIC_NAMES, budget_text, canonical, model_name, options_text, row_name
 
 LEAST_DECIMALS, MOST_DECIMALS = 3, 6
 NOMINAL_COVERAGE = 0.8
@@ -32,55 +33,31 @@ ROW, COLUMN = ["model", "options"], ["dataset", "horizon", "data_hash", "windows
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Runs of one budget with settings that were `fixed` alike."""
+    """Runs of one family, budget and stride, with fixed settings alike; `row` and `column` are as readers see them."""
 
-    runs: pd.DataFrame
-    family: str
-    stride: int
-    fixed: str
+    runs: pd.DataFrame  # in the order of rows, columns and seeds
     shared: str  # options that all of them have, which no row's name says
     variants_of: str  # a model, only for the table of its variants
-    budget: str
-    left_out: int = 0  # runs of older weights, defaults or choices than the newest of their row
+    left_out: int  # runs of older weights, defaults or choices than the newest of their row
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """What tables that differ in their budget alone have in common."""
-        return self.family, self.stride, self.fixed, self.shared, self.variants_of
-
-    @property
-    def name(self) -> str:
-        """What tells it from other tables, but the budget."""
-        name = FAMILIES[self.family]
-        if self.variants_of:
-            name += f": variants of {MODEL_NAMES.get(self.variants_of, self.variants_of)}"
-        if given := {**json.loads(self.fixed), **json.loads(self.shared)}:
-            name += f", with {options_text(given)}"
-        return name + f": quick look, test windows {self.stride} steps apart" * (self.stride > 1)
+    def metrics(self) -> tuple[str, ...]:
+        return METRICS[self.runs.family.iloc[0]]
 
     @property
     def title(self) -> str:
-        return f"{self.name} ({budget_text(json.loads(self.budget))})"
-
-    @cached_property
-    def labelled(self) -> pd.DataFrame:
-        """The runs in the order of rows, columns and seeds, with a `row` and a `column` as readers see them."""
-        runs = self.runs.assign(row=[row_name(*names) for names in self.runs[ROW].itertuples(index=False)])
-        places = list(runs[COLUMN].itertuples(index=False, name=None))
-        names = {place: f"{place[0].removesuffix('.toml')} {place[1]}" for place in places}
-        shown = list(names.values())
-        for place, name in names.items():
-            if shown.count(name) > 1:
-                names[place] = f"{name} [data {place[2][:8]}, {place[3]} windows]"
-        runs["column"] = [names[place] for place in places]
-        order = [_row_order(*names) for names in runs[ROW].itertuples(index=False)]
-        return runs.assign(order=order).sort_values(["order", *COLUMN, "seed"], kind="stable").drop(columns="order")
+        first = self.runs.iloc[0]
+        name = FAMILIES[first.family] + (f": variants of {model_name(self.variants_of)}" if self.variants_of else "")
+        if given := {**json.loads(first.fixed), **json.loads(self.shared)}:
+            name += f", with {options_text(given)}"
+        name += f": quick look, test windows {first.stride} steps apart" * int(first.stride > 1)
+        return f"{name} ({budget_text(json.loads(first.budget))})"
 
     def _by_place(self, function: str) -> pd.DataFrame:
         """A figure a row, and column and metric; NaN where there is none."""
-        runs = self.labelled
+        runs = self.runs
         columns = runs.drop_duplicates("column").sort_values(COLUMN)["column"]
-        places = pd.MultiIndex.from_product([columns, METRICS[self.family]], names=["column", "metric"])
+        places = pd.MultiIndex.from_product([columns, self.metrics], names=["column", "metric"])
         found = runs.pivot_table(index="row", columns=["column", "metric"], values="value", aggfunc=function)
         return found.reindex(index=pd.Index(runs["row"].unique(), name="row"), columns=places)
 
@@ -103,9 +80,8 @@ class Table:
     def text(self) -> pd.DataFrame:
         shown = pd.DataFrame("", self.means.index, self.means.columns)
         for place, digits in self.decimals.items():
-            for row, mean in self.means[place].dropna().items():
-                spread = self.spreads.loc[row, place]
-                shown.loc[row, place] = f"{mean:.{digits}f}" + ("" if pd.isna(spread) else f" ± {spread:.{digits}f}")
+            mean, spread = (each[place].map(f"{{:.{digits}f}}".format) for each in (self.means, self.spreads))
+            shown[place] = mean.where(spread == "nan", mean + " ± " + spread).replace("nan", "")
         return shown
 
     @property
@@ -135,11 +111,11 @@ class Table:
     @property
     def notes(self) -> list[str]:
         """What a reader has to know beside the figures; at most five lines, without mark-up."""
-        runs, ranked = self.labelled, self.ranked()
+        runs, ranked = self.runs, self.ranked()
         absent = [row for row in self.means.index if row not in ranked.index]
         seeds = runs.groupby(["row", "column"]).seed.nunique().groupby("row").agg(set).reindex(self.means.index)
         windows = runs.groupby([*COLUMN, "column"]).windows.agg(set).droplevel(COLUMN)
-        better = "Lower is better" + "; the coverage should be 0.8" * ("coverage" in METRICS[self.family])
+        better = "Lower is better" + "; the coverage should be 0.8" * ("coverage" in self.metrics)
         return [
             f"{better}. Bold: best, underlined: second, ±: sample standard deviation over seeds, empty: no result.",
             f"Seeds: {_grouped(seeds)}. Test windows: {_grouped(windows)}.",
@@ -175,7 +151,7 @@ class Table:
         some = {name: (name, each) for name in ("fit_seconds", "fit_processor_seconds")}
         some |= {name: (name, distinct) for name in ("look_back", "trained_parameters")}
         ways = {"mean": ("value", "mean"), "spread": ("value", "std"), "seeds": ("seed", each), "files": ("file", each)}
-        groups = self.labelled.groupby(["row", "column", "metric"], sort=False)
+        groups = self.runs.groupby(["row", "column", "metric"], sort=False)
         found = groups.agg(**{name: (name, "first") for name in names}, **ways, **some).reset_index()
         marks = self.places.stack([0, 1], future_stack=True).astype("Int64")
         found["place"] = found.set_index(["row", "column", "metric"]).index.map(marks)
@@ -206,17 +182,29 @@ def _of(runs: pd.DataFrame) -> Iterator[Table]:
     newest = runs.state[made.groupby([runs[name] for name in ROW]).transform("idxmax")].to_numpy()
     kept = runs[runs.state == newest].copy()
     left_out = runs.file.nunique() - kept.file.nunique()
-    first, options = kept.iloc[0], [json.loads(text) for text in kept.options]
+    options = [json.loads(text) for text in kept.options]
     shared = {name: value for name, value in options[0].items() if all(name in o and o[name] == value for o in options)}
     kept["options"] = [canonical({name: o[name] for name in o if name not in shared}) for o in options]
     again = kept[kept.duplicated([*ROW, *COLUMN, "seed", "metric"])]
     if len(again):
-        twin = kept.merge(again.iloc[:1][[*ROW, *COLUMN, "seed", "metric"]]).path
+        twin = kept.merge(again.iloc[:1][[*ROW, *COLUMN, "seed", "metric"]]).file
         raise Misuse(f"{twin[0]} and {twin[1]} are results of the same experiment; keep one of them")
     for model, some in _split(kept).items():
-        yield Table(
-            some, first.family, int(first.stride), first.fixed, canonical(shared), model, first.budget, left_out
-        )
+        yield Table(_labelled(some), canonical(shared), model, left_out)
+
+
+def _labelled(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs in the order of rows, columns and seeds, with a `row` and a `column` as readers see them."""
+    places = list(runs[COLUMN].itertuples(index=False, name=None))
+    names = {place: f"{place[0].removesuffix('.toml')} {place[1]}" for place in places}
+    shown = list(names.values())
+    for place, name in names.items():
+        if shown.count(name) > 1:
+            names[place] = f"{name} [data {place[2][:8]}, {place[3]} windows]"
+    rows = list(runs[ROW].itertuples(index=False, name=None))
+    found = runs.assign(column=[names[place] for place in places], row=[row_name(*row) for row in rows])
+    order = pd.Series([_row_order(*row) for row in rows], runs.index)
+    return found.assign(order=order).sort_values(["order", *COLUMN, "seed"], kind="stable").drop(columns="order")
 
 
 def _split(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -237,7 +225,7 @@ def _is_variant(options: str) -> bool:
 
 
 def _row_order(model: str, options: str) -> tuple[Any, ...]:
-    names = list(MODEL_NAMES)
+    names = list(MODELS)
     place = names.index(model) if model in names else len(names)
     return place, model, _is_variant(options), options != "{}", options
 

@@ -59,14 +59,16 @@ def learn_paths(module: Any, kept: Pass | None, each_batch: Callable[[Act], Any]
     """
     if not module.paths.learns or module.likelihood is None:
         return False
-    sums = ScoreSums(module.output_chunk_length, module.n_targets).to(module.device)
+    sums = ScoreSums(module.output_chunk_length, module.n_targets)
 
-    def add(batch: Any, index: int) -> None:
-        sums.update(normal_scores(module, batch, module.forecast(module.window(batch)), SEED + index))
+    def add(batch: Any, index: int, outputs: ScaleOutputs | None = None) -> None:
+        outputs = module.forecast(module.window(batch)) if outputs is None else outputs
+        scores = normal_scores(module, batch, outputs, SEED + index)
+        sums.to(scores.device).update(scores)  # only during a pass is the module where its batches are
 
     batches = [] if kept is None else kept.batches
     for index, (batch, outputs) in enumerate(batches):
-        sums.update(normal_scores(module, batch, module.reweighed(outputs), SEED + index))
+        add(batch, index, module.reweighed(outputs))
     if not batches:
         each_batch(add)
     found = estimate(sums.compute(), windows())

@@ -356,6 +356,7 @@ class KeepBest(pl.Callback):
             by_series=rows_of(self._by_series, units.components),
             season_share=units.seasonal or 1.0,
             naive_share=repeats or 1.0,
+            observed=float(module.observed.compute()) if module.observed.update_called else None,
         )
 
     def _passed_on(self, module: Any) -> Pass | None:

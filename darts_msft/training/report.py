@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LEAST_SHOWN = 0.005  # weight of a member that `str` names
+LEAST_OBSERVED = 0.5  # of the values to forecast, for scores that say something
 MOST_EPOCHS = 3  # that it names at the beginning, and at the end
 
 Row = tuple[int, str, float | None, float | None, float | None]
@@ -64,7 +65,9 @@ class FitReport:
     they are apart: one, and a season. Empty where the fit has not told them.
 
     `effects` are those of the future covariates in the linear member, by name: what one unit of a covariate adds to
-    each component, 0 where no effect was sure.
+    each component, in the units of the series that `fit` was given; 0 where no effect was sure.
+
+    `observed` is the share of the values to forecast in validation windows that are there; the others are gaps.
 
     `chosen` are the model's arguments that the user left open and that the fit settled by the zero-shot score.
     """
@@ -92,6 +95,7 @@ class FitReport:
     season_share: float = 1.0
     naive_share: float = 1.0
     effects: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    observed: float | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(
@@ -144,7 +148,12 @@ class FitReport:
 
     @property
     def warning(self) -> str | None:
-        """In words, where the naive forecast beats what was kept."""
+        """In words, where most of what is to be forecast is a gap, or the naive forecast beats what was kept."""
+        if self.observed is not None and self.observed < LEAST_OBSERVED:
+            return (
+                f"only {self.observed:.0%} of the values to forecast on the validation series are there, the others "
+                "are gaps: the scores say little; give a val_series where there are values"
+            )
         if self.naive is None or self.best is None or self.naive >= self.best:
             return None
         return (
@@ -230,7 +239,7 @@ class FitReport:
         shown = {name: parts for name, parts in self.effects.items() if any(parts)}
         if not shown:
             return "no effect of any is sure"
-        found = [f"{name} {parts[0]:+.3g}" if len(parts) == 1 else name for name, parts in shown.items()]
+        found = [f"{name} {parts[0]:+.3g} a unit" if len(parts) == 1 else name for name, parts in shown.items()]
         without = len(self.effects) - len(shown)
         return ", ".join(found) + (f"; {without} without a sure effect" if without else "")
 

@@ -86,6 +86,8 @@ class Fake(Forecaster):
         trouble = self.options["trouble"]
         if trouble == "raise":
             raise RuntimeError("the fake fails")
+        if trouble == "lack":
+            raise ModuleNotFoundError("No module named 'neuralforecast'")
         if trouble == "interrupt":
             raise KeyboardInterrupt
         if trouble == f"diverge {settings['look_back']}" or trouble == "diverge":
@@ -149,7 +151,7 @@ def stored(folder: Path) -> dict[str, str]:
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fakes; and every job runs in this process."""
     monkeypatch.setattr(data, "load", waves)
-    monkeypatch.setitem(models.MODELS, "fake", "benchmark_fakes:Fake")
+    monkeypatch.setitem(models.MODELS, "fake", ("the fake", "benchmark_fakes:Fake"))
     monkeypatch.setattr(measures, "quiet", lambda: None)
     monkeypatch.setattr(measures, "provenance", lambda: {"commit": "0" * 40, "dirty": False})
     monkeypatch.setattr(run, "isolated", lambda function, *arguments: function(*arguments))
@@ -162,7 +164,7 @@ def command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
 
     def found(experiments: Sequence[Experiment], *words: str) -> int:
         run.data_hash.cache_clear()  # as in a new process
-        monkeypatch.setitem(suites.SUITES, "fake", lambda: list(experiments))
+        monkeypatch.setattr(suites, "load", lambda name: list(experiments))
         shared = ["--suite", "fake", "--results", str(folder / "results"), "--data", str(folder)]
         return __main__.main(["run", *shared, *words])
 

@@ -22,6 +22,7 @@ ROOT = Path(benchmarks.__file__).parents[1]
         (["run", "--suite", "nix"], "nix"),
         (["run", "--suite", "smoke", "--seeds", "-1"], "--seeds"),
         (["run", "--suite", "smoke", "--stride", "day"], "--stride"),
+        (["run", "--suite", "pf", "--stride", "5", "--dry-run"], "--stride is of the family lsf"),
         (["cost", "--rounds", "0"], "--rounds"),
         (["show", "--results", "/nowhere"], "/nowhere"),
     ],
@@ -33,16 +34,17 @@ def test_what_is_wrong_is_named(words: list[str], named: str, capsys: pytest.Cap
     assert "Traceback" not in error
 
 
-def test_misuse_alone_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misuse_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(error: Exception) -> None:
         def check(folder: Path) -> int:
             raise error
 
         monkeypatch.setattr(__main__.suites, "check", check)
 
-    fails(Misuse("no such results"))
-    assert __main__.main(["check"]) == 2
-    assert capsys.readouterr().err == "python -m benchmarks: no such results\n"
+    for error in (Misuse("no such results"), FileNotFoundError("no such results")):
+        fails(error)
+        assert __main__.main(["check"]) == 2
+        assert capsys.readouterr().err == "python -m benchmarks: no such results\n"
     fails(ValueError("operands could not be broadcast"))
     with pytest.raises(ValueError, match="broadcast"):
         __main__.main(["check"])

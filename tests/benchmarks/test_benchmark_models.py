@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from darts.models import Chronos2Model
-from darts.models.forecasting.chronos2_model import _Chronos2Module
-from darts.utils.likelihood_models.torch import QuantileRegression
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.stats import norm
 from three_waves import BUDGET, HORIZON, LEVELS, LOOK_BACK, STARTS, fitted, forecasts, options_of, told, waves
 
 from benchmarks import data
 from benchmarks.data import Dataset
-from benchmarks.errors import WeightsMissing
-from benchmarks.models import MODELS, OURS, load_forecaster, ours, trained, untrained
+from benchmarks.models import MODELS, OURS, load_forecaster, ours, trained
 from benchmarks.models.base import at_levels
 from benchmarks.models.trained import RATES, RECIPES
 from benchmarks.run.measures import measure
@@ -29,8 +22,7 @@ from darts_msft import MSFTFoundationModel
 from darts_msft.methods import find_method
 from darts_msft.storage.weights import state_hash
 
-NETWORKS = ("patchtst", "itransformer", "timemixer")
-ROWS = [name for name in MODELS if name not in OURS or name in ("zero_shot", "msft", "scratch")]
+ROWS = [name for name in MODELS if name not in OURS or name in ("zero_shot", "msft", "scratch", "chronos2")]
 """Ours are one class."""
 
 
@@ -40,9 +32,10 @@ ROWS = [name for name in MODELS if name not in OURS or name in ("zero_shot", "ms
 @pytest.mark.parametrize(
     ("name", "levels"), [*((name, LEVELS) for name in ROWS), *((name, None) for name in ("msft", "patchtst"))]
 )
-def test_all_models_forecast(tiny_moirai: str, tiny_chronos: str, name: str, levels: tuple[float, ...] | None) -> None:
+def test_all_models_forecast(checkpoint_of: Callable[[str], Path], name: str, levels: tuple[float, ...] | None) -> None:
     """Around each variable's own level, in the order of variables and levels, and from the context alone."""
-    forecaster, model = fitted(name, options_of(name, tiny_moirai, tiny_chronos), levels)
+    checkpoint = str(checkpoint_of("chronos2" if name == "chronos2" else "moirai"))
+    forecaster, model = fitted(name, options_of(name, checkpoint), levels)
     found = forecasts(forecaster, model, levels)
     assert found.shape == (len(STARTS), HORIZON, 3, len(levels or [0]))
     if name != "scratch":
@@ -62,16 +55,12 @@ def test_all_models_forecast(tiny_moirai: str, tiny_chronos: str, name: str, lev
     assert described.get("max_epochs") == (BUDGET.epochs if forecaster.trains else None)
 
 
-def test_options_are_known_or_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_are_known_or_refused_by_name() -> None:
     for name in MODELS:
         with pytest.raises(ValueError, match="colour"):
             load_forecaster(name, {"colour": 3}, BUDGET)
     with pytest.raises(ValueError, match="prophet"):
         load_forecaster("prophet", {}, BUDGET)
-    monkeypatch.setattr("benchmarks.models.find_spec", lambda package: None)
-    for name in (*NETWORKS, "fracast"):
-        with pytest.raises(ModuleNotFoundError, match="pip install"):
-            load_forecaster(name, {}, BUDGET)
 
 
 # ---- candidates
@@ -97,7 +86,7 @@ def test_look_backs_that_do_not_fit_the_training_part() -> None:
         load_forecaster("msft", {}, replace(BUDGET, look_backs=(512, 1024))).candidates(waves(), HORIZON)
 
 
-def test_contexts_that_a_model_was_not_made_for_are_left_out(tiny_moirai: str, tiny_chronos: str) -> None:
+def test_contexts_that_a_model_was_not_made_for_are_left_out(tiny_moirai: str) -> None:
     """512 tokens: 2048 steps and a horizon of 12 are 515 of 4 steps and 258 of 8; eight prompt tokens count too."""
     options = {"backbone": tiny_moirai, "patch_size": [4, 8], "num_scales": 0}
     for method, longest in (("msft", 2036), ("prompt", 2004)):
@@ -108,9 +97,6 @@ def test_contexts_that_a_model_was_not_made_for_are_left_out(tiny_moirai: str, t
         assert (dropped["look_back"], dropped["patch_size"]) == (longest + 4, 4)
     with pytest.raises(ValueError, match="patch_size=7"):
         load_forecaster("msft", {**options, "patch_size": [7]}, BUDGET).candidates(waves(), HORIZON)
-    budget = replace(BUDGET, look_backs=(96, 512, 513))
-    kept, dropped = load_forecaster("chronos2", {"local_dir": tiny_chronos}, budget).candidates(long(), HORIZON)
-    assert ([s["look_back"] for s in kept], [s["look_back"] for s in dropped]) == ([96, 512], [513])
     for name, longest, why in (("fracast", 4096, "at most 2048"), ("timemixer", 50, "multiple of 8")):
         with pytest.raises(ValueError, match=why):
             load_forecaster(name, {"look_back": longest}, BUDGET).candidates(long(), HORIZON)
@@ -244,49 +230,3 @@ def test_fracast_forecasts_each_window_and_variable_alone() -> None:
     assert (np.diff(found, axis=-1) > 0).all()
     with pytest.raises(ValueError, match="int4"):
         load_forecaster("fracast", {"weights": "int4"}, BUDGET).weights()
-
-
-def test_chronos2_says_where_weights_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub that is out of reach is no failure; what was asked for and isn't there is one."""
-
-    def out_of_reach(*args: Any, **kwargs: Any) -> str:
-        raise LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(untrained, "hf_hub_download", out_of_reach)
-    with pytest.raises(WeightsMissing, match="local_dir"):
-        load_forecaster("chronos2", {"revision": "of this test"}, BUDGET).weights()
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
-        load_forecaster("chronos2", {"local_dir": str(tmp_path)}, BUDGET).weights()
-
-
-KNOWN = [0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99]
-
-
-@pytest.fixture(scope="module")
-def tiny_chronos(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random Chronos-2 checkpoint: width 16, one layer, patches of 4 steps."""
-    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
-    patches = {"input_patch_size": 4, "input_patch_stride": 4, "output_patch_size": 4, "max_output_patches": 16}
-    words = {"context_length": 512, "quantiles": KNOWN, "use_reg_token": True, "use_arcsinh": True}
-    sizes["chronos_config"] = {**patches, **words, "time_encoding_scale": 512}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        lengths = {"input_chunk_length": 8, "output_chunk_length": 4, "train_sample_shape": [(8, 1)]}
-        module = _Chronos2Module(**sizes, **lengths)
-    folder = tmp_path_factory.mktemp("tiny-chronos")
-    (folder / "config.json").write_text(json.dumps(sizes))
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / "model.safetensors")
-    return str(folder)
-
-
-def test_chronos2_is_darts_own(tiny_chronos: str) -> None:
-    options = {"look_back": 48, "local_dir": tiny_chronos}
-    points = forecasts(*fitted("chronos2", options))
-    found = forecasts(*fitted("chronos2", options, LEVELS), LEVELS)
-    own = Chronos2Model(48, HORIZON, likelihood=QuantileRegression(KNOWN), local_dir=tiny_chronos)
-    own.fit(waves().series("train"))
-    for index, start in enumerate(STARTS):
-        context = waves().series("test", 100)[: start - 380]
-        quantiles = own.predict(HORIZON, context, predict_likelihood_parameters=True).values().reshape(HORIZON, 3, 7)
-        np.testing.assert_allclose(found[index, ..., 1:4], quantiles[..., 2:5], rtol=1e-4)
-        np.testing.assert_allclose(points[index, ..., 0], quantiles[..., 3], rtol=1e-4)

@@ -37,13 +37,13 @@ def waves(name: str = "waves", family: str = "pf") -> Dataset:
     )
 
 
-def options_of(name: str, checkpoint: str = "", chronos: str = "", **changes: Any) -> dict[str, Any]:
+def options_of(name: str, checkpoint: str = "", **changes: Any) -> dict[str, Any]:
     """Few and small."""
     if name in OURS:
         return {"backbone": checkpoint, "look_back": LOOK_BACK, "patch_size": 4, **changes}
     if name == "seasonal_naive":
         return {}
-    own = {"chronos2": {"local_dir": chronos}, "fracast": {}, "dlinear": {"lr": 1e-3}}
+    own = {"fracast": {}, "dlinear": {"lr": 1e-3}}
     return {"look_back": LOOK_BACK, **own.get(name, {"lr": 1e-3, "network": SMALL.get(name, {})})}
 
 

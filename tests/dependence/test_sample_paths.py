@@ -17,6 +17,7 @@ from darts_msft import MSFTFoundationModel
 from darts_msft.dependence.copula import Correlations
 from darts_msft.dependence.paths import MOST_STEPS, SamplePaths
 from darts_msft.likelihoods import DartsFamily
+from darts_msft.training import keep_best
 from darts_msft.training.dependence import ScoreSums, normal_scores
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "v0_1"
@@ -255,6 +256,20 @@ def test_scores_of_the_models_own_samples_are_standard_normal(tiny_moirai: str, 
     scores = normal_scores(module, batch, module.forecast(module.window(batch)), 0)
     assert scores.std(dim=0).mean() == pytest.approx(1, abs=0.06)
     assert scores.mean(dim=0).abs().max() < 0.2
+
+
+def test_what_is_learned_lies_where_the_scores_do(tiny_moirai: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a module that only validated is back on the processor, but during a pass."""
+    expected = samples(fitted(tiny_moirai), wave())
+    learn = keep_best.learn_paths
+
+    def from_elsewhere(module: Any, kept: Any, *more: Any) -> bool:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(type(module), "device", torch.device("meta"))
+            return learn(module, None, *more)
+
+    monkeypatch.setattr(keep_best, "learn_paths", from_elsewhere)
+    np.testing.assert_allclose(samples(fitted(tiny_moirai), wave()), expected, rtol=1e-5)
 
 
 def test_sums_of_scores_add_up_over_batches() -> None:

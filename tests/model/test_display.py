@@ -52,6 +52,15 @@ def test_a_session_shows_bars_and_nothing_else(
         assert name in shown["fit"]
 
 
+def test_bars_of_a_fit_without_training_say_what_they_score(
+    tiny_moirai: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = {"method": "zero_shot", "num_scales": 1, "finest_context": 16}
+    MSFTFoundationModel(48, 8, backbone=tiny_moirai, patch_size=4, **options).fit(wave(72), val_series=wave(90))
+    shown = [re.split(r"\W{3,}", line)[0] for line in bars("".join(capfd.readouterr()))]
+    assert shown == ["scoring zero-shot", "scoring scales weighted by backcasts"]
+
+
 class Watch(pl.Callback):
     """The trainers' progress bars and tables, by what they ran."""
 

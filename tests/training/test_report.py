@@ -169,6 +169,22 @@ def test_it_warns_where_the_naive_forecast_is_better() -> None:
     assert worse.warning in str(worse)
 
 
+@pytest.mark.parametrize("method", ["zero_shot", "lora"])
+def test_it_says_so_where_most_of_the_validation_part_is_a_gap(tiny_moirai: str, method: str) -> None:
+    val = wave(CONTEXT + HORIZON + 40, seed=1)
+    values = val.values().copy()
+    values[-30:-1] = np.nan
+    report = make_model(tiny_moirai, method=method).fit(wave(100), val_series=val.with_values(values)).fit_report
+    windows = np.lib.stride_tricks.sliding_window_view(values[CONTEXT:, 0], HORIZON)
+    assert report.observed == pytest.approx(np.isfinite(windows).mean())
+    assert report.warning is not None
+    assert report.warning.startswith(f"only {report.observed:.0%} of the values to forecast")
+    assert report.warning in str(report)
+    whole = make_model(tiny_moirai, method=method).fit(wave(100), val_series=val).fit_report
+    assert whole.observed == 1
+    assert "gaps" not in str(whole)
+
+
 def test_the_last_epoch_as_the_best_one() -> None:
     first, second = Candidate("epoch 1", 0.4, 5), Candidate("epoch 2", 0.3, 10)
     assert replace(REPORT, candidates=(*REPORT.candidates, first, second)).still_improving

@@ -1,0 +1,145 @@
+"""The times in a table's column: how they are written, and by which clock, for the command line."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+FIRST_YEAR, LAST_YEAR = 1678, 2261  # whole ones of pandas' nanoseconds
+WRITTEN: tuple[dict[str, Any], ...] = ({"format": "ISO8601"}, {}, {"dayfirst": True})  # how, the likeliest first
+
+
+class Unusable(ValueError):
+    """Input that can't be forecast, in a line for the user."""
+
+
+class Written(NamedTuple):
+    """A column's times in UTC, and as they stand there; `plain` ones have no offset, and years no clock."""
+
+    times: pd.Series
+    local: pd.Series
+    plain: bool
+    years: bool = False
+
+    def at(self, rows: pd.Index) -> Written:
+        return self._replace(times=self.times[rows], local=self.local[rows])
+
+
+def written(column: pd.Series) -> Written:
+    """What stands in a column, if all of it is times."""
+    if missing := int(column.isna().sum()):
+        rows, it = ("row", "it") if missing == 1 else ("rows", "them")
+        raise Unusable(
+            f"column {column.name!r} has {missing} {rows} without a time, {_row(column.isna())} first: leave {it} out"
+        )
+    return _years(column) if pd.api.types.is_numeric_dtype(column) else _dates(column)
+
+
+def twofold(stand: Written, zone: str | None) -> pd.Series:
+    """Which of these times come twice on the zone's clock, as it is set back in autumn."""
+    if zone is None or not stand.plain or stand.years:
+        return pd.Series(False, stand.local.index)
+    _told_in(stand.times, zone)
+    return stand.local.dt.tz_localize(zone, ambiguous="NaT", nonexistent="shift_forward").isna()
+
+
+def times_of(stand: Written, zone: str | None = None, names: pd.Series | None = None) -> tuple[pd.Series, str | None]:
+    """Times without a zone, in UTC where they have one, and the zone to tell them in; years and days as they stand.
+
+    `zone` is that of a clock on the wall. Rows at one time of its day are days, or longer, and keep their local times:
+    in UTC they would not be at steady steps. `names` tells rows of several series apart.
+    """
+    times, local, plain, years = stand
+    if zone is not None:
+        told = _told_in(times, zone)
+        local = local if plain else told.dt.tz_localize(None)
+    if years or (plain and zone is None) or (local - local.dt.normalize()).nunique() == 1:
+        return local, None
+    if plain and zone is not None:
+        each = [local] if names is None else [own for _, own in local.groupby(names, sort=False)]
+        times = pd.concat([_from_the_wall(own, zone) for own in each]).reindex(local.index)
+    return times.dt.tz_convert("UTC").dt.tz_localize(None), zone or "UTC"
+
+
+def _years(column: pd.Series) -> Written:
+    wrong = ~column.between(FIRST_YEAR, LAST_YEAR) | (column != column.round())
+    if wrong.any():
+        raise Unusable(
+            f"column {column.name!r} holds numbers such as {column[wrong].iloc[0]} ({_row(wrong)}): give dates, or "
+            f"years from {FIRST_YEAR} to {LAST_YEAR}"
+        )
+    local = pd.to_datetime(column.astype(int).astype(str), format="%Y")
+    return Written(local.dt.tz_localize("UTC"), local, plain=True, years=True)
+
+
+def _dates(column: pd.Series) -> Written:
+    """The column's times, by the way of writing that most of them follow."""
+    best, how = pd.Series(pd.NaT, column.index), WRITTEN[0]
+    for tried in WRITTEN:
+        times = _read(column, tried)
+        if times.notna().sum() > best.notna().sum():
+            best, how = times, tried
+        if best.notna().all():
+            break
+    wrong = best.isna()
+    if wrong.any():
+        raise Unusable(
+            f"column {column.name!r} holds {str(column[wrong].iloc[0])!r} ({_row(wrong)}), which is no time from "
+            f"{FIRST_YEAR} to {LAST_YEAR}, or written otherwise than the others: correct it, or leave the row out"
+        )
+    plain = pd.to_datetime(column.iloc[:1], **how).dt.tz is None
+    return Written(best, best.dt.tz_localize(None) if plain else _as_written(column, how), plain)
+
+
+def _read(column: pd.Series, how: dict[str, Any]) -> pd.Series:
+    """Times in UTC; missing where they are not written so, or of other years."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # days before months are meant
+        times = pd.to_datetime(column, utc=True, errors="coerce", **how)
+    return times.where(times.dt.year.between(FIRST_YEAR, LAST_YEAR))
+
+
+def _row(which: pd.Series) -> str:
+    """The first of these rows, as a spreadsheet counts them."""
+    return f"row {int(np.argmax(which.to_numpy())) + 2} of the file"
+
+
+def _as_written(column: pd.Series, how: dict[str, Any]) -> pd.Series:
+    """Times that have an offset, without it."""
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        return column.dt.tz_localize(None)
+    bare = column.astype(str).str.replace(r"\s*(Z|[+-]\d\d(:?\d\d)?)$", "", regex=True)
+    return _read(bare, how).dt.tz_localize(None)
+
+
+def _told_in(times: pd.Series, zone: str) -> pd.Series:
+    try:
+        return times.dt.tz_convert(zone)
+    except (KeyError, ValueError) as error:
+        raise Unusable(f"--zone {zone}: give a name such as Europe/Berlin, or UTC") from error
+
+
+def _from_the_wall(local: pd.Series, zone: str) -> pd.Series:
+    """Times of a clock whose hour comes twice in autumn: the order of the rows, either way, says which is which."""
+    way = -1 if local.iloc[0] > local.iloc[-1] else 1
+    ordered = local[::way]
+    by_clock = ordered.is_monotonic_increasing
+    again = ordered.duplicated() if by_clock else ordered <= ordered.cummax().shift()
+    times = ordered.dt.tz_localize(zone, ambiguous=~again.to_numpy(), nonexistent="NaT")
+    if (skipped := times.isna()).any():
+        raise Unusable(
+            f"{ordered[skipped].iloc[0]} of column {local.name!r} is no time in {zone}, whose clock is set forward "
+            "then: leave the row out, or --zone"
+        )
+    if by_clock or times.is_monotonic_increasing:
+        return times[::way]
+    twice = local.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT").isna() & local.duplicated()
+    if twice.any():
+        raise Unusable(
+            f"column {local.name!r} has {local[twice].iloc[0]} more than once, when the clock of {zone} is set back, "
+            "and its rows are in no order that says which came first: sort them by time, or give times with offsets"
+        )
+    return local.dt.tz_localize(zone, ambiguous=np.ones(len(local), dtype=bool), nonexistent="NaT")
