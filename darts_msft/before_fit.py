@@ -141,7 +141,8 @@ class PretrainedModel(FoundationModel):
             widths = self._widths(*map(_first, (series, past_covariates, future_covariates)))
             self._check_heard(widths.future > 0, learns=False)
             self._make_for(widths, kind[1])
-        self._tell_of_unheard(past_covariates is not None or future_covariates is not None)
+        given = (past_covariates, future_covariates, self.model_params.get("add_encoders"))
+        self._tell_of_unheard(any(one is not None for one in given))
         single = self._require_module().dtype == torch.float32  # for other types Lightning converts the windows
         return inputs.in_type(series, np.dtype("float32") if single else kind[1])
 

@@ -14,21 +14,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from darts import TimeSeries
 from darts.logging import get_logger
 from darts.models.forecasting.foundation_model import FoundationModel
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
+from darts.utils.serialization import add_safe_globals
 
 from darts_msft import arguments, inputs, persistence
 from darts_msft.building import build_module, weights_kept
 from darts_msft.display import busy, with_display, without_asides
 from darts_msft.gridsearch import Candidates
 from darts_msft.lengths import check_lengths
+from darts_msft.methods import find_method
 from darts_msft.module import MSFTModule
 from darts_msft.signatures import as_in_darts
-from darts_msft.storage.whole import in_place_of
+from darts_msft.storage.whole import check_whole, in_place_of
 from darts_msft.training.bounds_of_series import learn_bounds
 from darts_msft.training.choices import SETTINGS, choose_settings
 from darts_msft.training.failed_fits import Stopped, as_before_if_it_fails, train_until_stopped
@@ -71,6 +74,21 @@ class DartsHooks(TunedModel):
         super().__init__(**kwargs)
         self._fit_report, self._chosen, self._began = None, {}, 0.0
 
+    def __str__(self) -> str:
+        """The arguments that differ from their defaults."""
+        defaults = arguments.darts_defaults(find_method(self.model_params["method"]).trains)
+        defaults |= self._get_default_model_params()
+        shown = {
+            name: value
+            for name, value in self.model_params.items()
+            if name not in defaults or np.any(value != defaults[name])
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        add_safe_globals([cls])  # what is saved can be loaded
+
     def _create_model(self, train_sample: TorchTrainingSample) -> PLForecastingModule:
         module = build_module(self, self._module_settings, self.pl_module_params)
         module.takes_other_horizon = self._other_horizon
@@ -85,6 +103,7 @@ class DartsHooks(TunedModel):
             model.freeze()
 
     def _load_from_checkpoint(self, file_path: str, trusted: bool = False, **kwargs: Any) -> PLForecastingModule:
+        check_whole(file_path)
         model = super()._load_from_checkpoint(file_path, trusted=trusted, **kwargs)
         if (loss_fn := self.model_params.get("loss_fn")) is not None:
             for name in ("criterion", "train_criterion", "val_criterion"):  # Darts' module is built with its own
@@ -137,10 +156,6 @@ class DartsHooks(TunedModel):
 
         A user who interrupts it gets the best state that was scored, if any; the program ends, as with Lightning.
         """
-        given = signature(FoundationModel.fit).bind(self, *args, **kwargs).arguments
-        for name, series in given.items():
-            if name.endswith(("series", "covariates")):
-                inputs.check_finite(series, name)
         with as_before_if_it_fails(self):
             return super().fit(*args, **kwargs)
 
@@ -186,14 +201,15 @@ class DartsHooks(TunedModel):
         covariates, labels = (past_covariates, future_covariates), self._requires_training
         return windows_of(self, series, sample_weight, max_samples_per_ts, stride, labels, covariates)
 
-    def _setup_for_fit_from_dataset(self, *args: Any, **kwargs: Any) -> Any:
+    def _setup_for_fit_from_dataset(self, **kwargs: Any) -> Any:
+        kwargs = inputs.for_a_fit(kwargs)
         weighs = self._module_settings["num_scales"] or self._may_have_linear
         whole = self.output_chunk_shift + self.output_chunk_length
         check_lengths(self, kwargs["series"], "training", whole if self._requires_training else 0)
         after = whole if self._requires_training or weighs else 0
         check_lengths(self, kwargs.get("val_series"), "validation", after, "val_series")
         warn_of_strays([one for _, one in inputs.named(kwargs["series"])])
-        series, parameters = super()._setup_for_fit_from_dataset(*args, **kwargs)
+        series, parameters = super()._setup_for_fit_from_dataset(**kwargs)
         if self._requires_training:
             warn_of_stride(parameters["train_dataset"].stride, series[0])
         windows = parameters["val_dataset"]
@@ -245,6 +261,21 @@ class DartsHooks(TunedModel):
                 self.trainer = None if idle else self.trainer
         if self.model is None:  # another model's weights are not this one's
             Path(f"{target}.ckpt").unlink(missing_ok=True)
+
+    @staticmethod
+    @as_in_darts
+    def load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Darts' `load`; raises ValueError for files that are not as they were written."""
+        path = os.fspath(path)
+        check_whole(path)
+        return FoundationModel.load(path, *args, **kwargs)
+
+    @as_in_darts
+    def load_weights(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Darts' `load_weights`; raises ValueError for files that are not as they were written."""
+        path = os.fspath(path)
+        check_whole(path, f"{path}.ckpt")
+        super().load_weights(path, *args, **kwargs)
 
     def _predict(self, *args: Any, **kwargs: Any) -> Any:
         with without_asides():  # and the trainer has a bar: none for what Darts makes of its output

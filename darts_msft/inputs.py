@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,14 +43,14 @@ def check_covariates(past: Any, future: Any) -> None:
     check_finite(future, "future_covariates")
 
 
-def kind_of(series: Any) -> tuple[int, np.dtype] | None:
+def kind_of(series: Any, name: str = "series") -> tuple[int, np.dtype] | None:
     """How many components all of `series` have, and the type that holds all their numbers; None of no series.
 
     Raises ValueError for an empty list, or series of unequal width.
     """
     if isinstance(series, Sequence) and not len(series):
-        raise ValueError("series=[] has no series: give at least one")
-    every = named(series)
+        raise ValueError(f"{name}=[] has no series: give at least one")
+    every = named(series, name)
     if not every:
         return None
     (first_name, first), *others = every
@@ -68,6 +68,22 @@ def in_type(series: Any, dtype: np.dtype) -> Any:
     if isinstance(series, TimeSeries):
         return series if series.dtype == dtype else series.astype(dtype)
     return [in_type(one, dtype) if isinstance(one, TimeSeries) else one for one in series]
+
+
+def for_a_fit(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a fit, its targets in the type that holds the numbers of all training series.
+
+    Raises ValueError for infinite values, an empty list, or series of unequal width.
+    """
+    kinds = {}
+    for name, series in given.items():
+        if name.endswith(("series", "covariates")):
+            check_finite(series, name)
+            kinds[name] = kind_of(series, name)
+    if (kind := kinds["series"]) is None:
+        return dict(given)
+    targets = [name for name in ("series", "val_series") if kinds.get(name)]
+    return {**given, **{name: in_type(given[name], kind[1]) for name in targets}}
 
 
 def tell_of_unknown(forecasts: Any, series: Any, seen: int) -> None:

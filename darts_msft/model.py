@@ -51,113 +51,6 @@ class MSFTFoundationModel(DartsHooks):
     is measured on itself. So is one that is a quarter livelier than its training part, and a constant one, or, if that
     is constant too, by its level. Windows that `fit_from_dataset` gets in a dataset of another kind are measured by the
     last value's error within them. A second fit is compared with the state that it starts from.
-
-    All other arguments are those of Darts' `FoundationModel` (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...),
-    with these defaults: `n_epochs=10`, AdamW with betas (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True`
-    (False: `fit` does not train; a dictionary names what trains, as in Darts); Apple GPUs are not used. An `lr` in
-    `optimizer_kwargs`, or a schedule's `max_lr`, is the rate of the new modules and scales the others alike. Gradients
-    are clipped at norm 1 unless `pl_trainer_kwargs` says otherwise (a Trainer of your own brings its own clipping).
-
-    Past and future covariates are used where the encoder has a place for them (MOIRAI, Chronos-2): each scale sees them
-    averaged like the series, and known future values over the horizon; the bundled model's only once it is trained, for
-    its pretraining had one variate at a time. The linear member takes known future covariates without training, beside
-    any encoder. They are no part of the loss or of the score. Static covariates are not used.
-
-    Parameters
-    ----------
-    input_chunk_length
-        Context C in steps, or (shortest, longest); shorter windows count as padded on the left.
-    output_chunk_length
-        Horizon H in steps, forecast at once.
-    output_chunk_shift
-        Steps between context and horizon.
-    backbone
-        "moirai-tiny" (bundled, offline), a registry name such as "moirai-1.1-R-small" (weights CC BY-NC 4.0), a
-        Hugging Face repo id, or a directory with config.json and model.safetensors.
-    revision
-        Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
-    num_scales
-        K, the number of new scales, for every method; 0: the series' own rate alone. None: 2 (3 for a long input), or
-        as many as leave 4 context tokens and a whole step. "auto": `fit` trains with every K from 0 to that many and
-        keeps, for good, the one that is best on the `val_series` (not with `save_checkpoints`).
-    finest_context
-        Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 1,024, or as many more
-        as let the coarsest scale see the whole input. As long as the input: the paper's form.
-    patch_size
-        Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in what scale 0 sees.
-    method
-        "msft"; "msft_full" (with every pretrained weight); or, without modules for each scale, "zero_shot" (`fit`
-        weighs the scales), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before a frozen
-        model's context), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the planned
-        steps: early stopping leaves them higher), "scratch" (random weights; no forecast before `fit`).
-    lora_rank, lora_alpha
-        Rank of the LoRA on q, k and v (0, with MSFT alone: none), and the numerator of its scaling alpha / rank.
-    prompt_length
-        Tokens of "prompt".
-    aggregator
-        Branches of the cross-scale aggregator: "both", "c2f" (coarse to fine), "f2c", or None for none.
-    shared_adapters, shared_lora
-        One input adapter, or one LoRA set, for all scales.
-    attention
-        "in_scale"; "full": all scales' tokens in one sequence; or "one_sequence": that without an aggregator, our
-        reading of the paper's ablation. With these training doesn't start at the pretrained model.
-    mixing
-        How distributions are mixed: "mixture" (each sample from one scale), "quantile" (averaged quantiles), "samples"
-        (paper: averages of one independent path a scale, whose spread is too small), or "first": all scales train,
-        with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are refused).
-    upsampling
-        How a coarse forecast reaches the original rate: "repeat" (paper) or "linear".
-    weight_learning
-        What the scales' weights learn from: "scale_loss" (paper: the softmax-weighted sum of the scales' losses),
-        "mixed_loss" (the mixed forecast's likelihood), "stacking" (closed form: the non-negative weights with the
-        lowest CRPS on the validation series, or squared error where quantiles or points are averaged, solved after
-        every epoch; without a validation series as "mixed_loss"), "uniform" (not learned).
-    weight_init
-        Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
-    lower, upper
-        Least and greatest value of a forecast, in the units of the series that the model is given: samples, quantiles
-        and points are clipped. None: no bound. `lower="auto"`: 0 for each component that is never below 0 in all
-        training series of the last `fit`; before a fit, in the window's own context. A file's bounds are loaded with
-        its weights where no number is given here.
-    sample_dependence
-        How the steps and components of a sample path hang together, so that samples of sums and peaks are likely
-        ones. "copula": as the errors on the `val_series` of the last `fit` did, and as what the season leaves of each
-        window's past does; the more validation data, the less of the latter, which is all there is before a fit.
-        "independent": every step is drawn on its own, and the intervals of sums and peaks are far too narrow. A single
-        step has the same samples in both (later ones than `output_chunk_length` differ, as they follow from paths).
-    linear_member
-        Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
-        anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
-    windows_per_epoch
-        Training windows an epoch of `fit`, drawn evenly from all positions of all series, others every epoch; 512 by
-        default, None: all. Where there are fewer: all. With a `stride` they are drawn among every `stride`-th. The
-        validation score is of at most 256 windows, evenly from all positions, whatever the `stride`; of wider series
-        1,792 over the number of components (1,024 where nothing is trained), at least 48. The datasets of
-        `fit_from_dataset` are used whole, as Darts does.
-    lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
-        Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method adds
-        (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are stacked),
-        and of LoRA's matrices ("lora" and "adalora" too); None: the method's own.
-    likelihood
-        "native" (the encoder's own: MOIRAI's mixture distribution, or quantiles; of one that forecasts points, as
-        None), a Darts likelihood on the real line (QuantileRegression, Gaussian, Laplace, Cauchy, Gumbel; it gets a
-        new head, but for quantiles within the encoder's own levels), or None for point forecasts (weighted medians of
-        the native distribution). With a likelihood too `num_samples=1` (Darts' default) gives the point forecast, the
-        weighted mean of the scales' medians; more samples give the distribution.
-    multivariate
-        Whether the components of a series attend to one another ("joint"), or each is forecast for itself, with all
-        covariates ("independent"). "auto": what the encoder is made for (MOIRAI: "independent"; Chronos-2: "joint").
-        "joint" may forecast better where components lead one another, and costs memory with the square of their number
-        (MOIRAI, which refuses too many); UniTS allows both too, any other encoder "independent" alone.
-
-    Raises
-    ------
-    ValueError
-        For settings that do not fit together, or that the method has no use for, before anything is trained.
-    ModuleNotFoundError
-        If the backbone's package is missing, with the install line.
-    OSError
-        If weights can't be read or downloaded.
     """
 
     def __init__(
@@ -196,6 +89,134 @@ class MSFTFoundationModel(DartsHooks):
         multivariate: str = AUTO,
         **kwargs: Any,
     ) -> None:
+        """What is finetuned and how; all other arguments are those of Darts' `FoundationModel`.
+
+        Of those (`batch_size`, `random_state`, `pl_trainer_kwargs`, ...) some have other defaults: `n_epochs=10`, AdamW
+        with betas (0.9, 0.98) and weight decay 0.01, `enable_finetuning=True` (False: `fit` does not train; a
+        dictionary names what trains, as in Darts); Apple GPUs are not used. An `lr` in `optimizer_kwargs`, or a
+        schedule's `max_lr`, is the rate of the new modules and scales the others alike. Gradients are clipped at norm 1
+        unless `pl_trainer_kwargs` says otherwise (a Trainer of your own brings its own clipping).
+
+        Past and future covariates are used where the encoder has a place for them (MOIRAI, Chronos-2): each scale sees
+        them averaged like the series, and known future values over the horizon; the bundled model's only once it is
+        trained, for its pretraining had one variate at a time. The linear member takes known future covariates without
+        training, beside any encoder. They are no part of the loss or of the score. Static covariates are not used.
+
+        Parameters
+        ----------
+        input_chunk_length
+            Context C in steps, or (shortest, longest); shorter windows count as padded on the left.
+        output_chunk_length
+            Horizon H in steps, forecast at once.
+        output_chunk_shift
+            Steps between context and horizon.
+        backbone
+            "moirai-tiny" (bundled, offline), a registry name such as "moirai-1.1-R-small" (weights CC BY-NC 4.0), a
+            Hugging Face repo id, or a directory with config.json and model.safetensors.
+        revision
+            Commit or tag of a hub checkpoint; None takes the pinned one (MOIRAI 1.0), else the newest.
+        num_scales
+            K, the number of new scales, for every method; 0: the series' own rate alone. None: 2 (3 for a long input),
+            or as many as leave 4 context tokens and a whole step. "auto": `fit` trains with every K from 0 to that many
+            and keeps, for good, the one that is best on the `val_series` (not with `save_checkpoints`).
+        finest_context
+            Steps that scale 0 sees; scale i sees 2**i times as many, at most the whole input. None: 1,024, or as many
+            more as let the coarsest scale see the whole input. As long as the input: the paper's form.
+        patch_size
+            Steps a token covers, at every scale; "auto": the backbone's largest with 16 patches in what scale 0 sees.
+        method
+            "msft"; "msft_full" (with every pretrained weight); or, without modules for each scale, "zero_shot" (`fit`
+            weighs the scales), "full" (every weight), "linear_probe" (the head), "prompt" (learned tokens before a
+            frozen model's context), "lora", "adalora" (through `peft`; AdaLoRA's ranks fall to `lora_rank` over the
+            planned steps: early stopping leaves them higher), "scratch" (random weights; no forecast before `fit`).
+        lora_rank, lora_alpha
+            Rank of the LoRA on q, k and v (0, with MSFT alone: none), and the numerator of its scaling alpha / rank.
+        prompt_length
+            Tokens of "prompt".
+        aggregator
+            Branches of the cross-scale aggregator: "both", "c2f" (coarse to fine), "f2c", or None for none.
+        shared_adapters, shared_lora
+            One input adapter, or one LoRA set, for all scales.
+        attention
+            "in_scale"; "full": all scales' tokens in one sequence; or "one_sequence": that without an aggregator, our
+            reading of the paper's ablation. With these training doesn't start at the pretrained model.
+        mixing
+            How distributions are mixed: "mixture" (each sample from one scale), "quantile" (averaged quantiles),
+            "samples" (paper: averages of one independent path a scale, whose spread is too small), or "first": all
+            scales train, with equal weights, and scale 0 alone forecasts (`weight_learning` and `weight_init` are
+            refused).
+        upsampling
+            How a coarse forecast reaches the original rate: "repeat" (paper) or "linear".
+        weight_learning
+            What the scales' weights learn from: "scale_loss" (paper: the softmax-weighted sum of the scales' losses),
+            "mixed_loss" (the mixed forecast's likelihood), "stacking" (closed form: the non-negative weights with the
+            lowest CRPS on the validation series, or squared error where quantiles or points are averaged, solved after
+            every epoch; without a validation series as "mixed_loss"), "uniform" (not learned).
+        weight_init
+            Their start: "uniform", "first" (nearly all on scale 0), or K+1 logits.
+        lower, upper
+            Least and greatest value of a forecast, in the units of the series that the model is given: samples,
+            quantiles and points are clipped. None: no bound. `lower="auto"`: 0 for each component that is never below 0
+            in all training series of the last `fit`; before a fit, in the window's own context. A file's bounds are
+            loaded with its weights where no number is given here.
+        sample_dependence
+            How the steps and components of a sample path hang together, so that samples of sums and peaks are likely
+            ones. "copula": as the errors on the `val_series` of the last `fit` did, and as what the season leaves of
+            each window's past does; the more validation data, the less of the latter, which is all there is before a
+            fit. "independent": every step is drawn on its own, and the intervals of sums and peaks are far too narrow.
+            A single step has the same samples in both (later ones than `output_chunk_length` differ, as they follow
+            from paths).
+        linear_member
+            Whether a ridge regression joins the mixture, which `fit` with a `val_series` solves for in seconds before
+            anything else. None: yes, where `mixing` and `weight_learning` are the defaults. False: the paper's method.
+        windows_per_epoch
+            Training windows an epoch of `fit`, drawn evenly from all positions of all series, others every epoch; 512
+            by default, None: all. Where there are fewer: all. With a `stride` they are drawn among every `stride`-th.
+            The validation score is of at most 256 windows, evenly from all positions, whatever the `stride`; of wider
+            series 1,792 over the number of components (1,024 where nothing is trained), at least 48. The datasets of
+            `fit_from_dataset` are used whole, as Darts does.
+        lr_pretrained, lr_new, lr_head, lr_omega, lr_lora
+            Learning rates of pretrained weights that train (MSFT: output projections and norms), of what the method
+            adds (adapters, aggregator, prompt), of the head, of the scales' weights (without effect where these are
+            stacked), and of LoRA's matrices ("lora" and "adalora" too); None: the method's own.
+        likelihood
+            "native" (the encoder's own: MOIRAI's mixture distribution, or quantiles; of one that forecasts points, as
+            None), a Darts likelihood on the real line (QuantileRegression, Gaussian, Laplace, Cauchy, Gumbel; it gets a
+            new head, but for quantiles within the encoder's own levels), or None for point forecasts (weighted medians
+            of the native distribution). With a likelihood too `num_samples=1` (Darts' default) gives the point
+            forecast, the weighted mean of the scales' medians; more samples give the distribution.
+        multivariate
+            Whether the components of a series attend to one another ("joint"), or each is forecast for itself, with all
+            covariates ("independent"). "auto": what the encoder is made for (MOIRAI: "independent"; Chronos-2:
+            "joint"). "joint" may forecast better where components lead one another, and costs memory with the square of
+            their number (MOIRAI, which refuses too many); UniTS allows both too, any other encoder "independent" alone.
+
+        Raises
+        ------
+        ValueError
+            For settings that do not fit together, or that the method has no use for, before anything is trained.
+        ModuleNotFoundError
+            If the backbone's package is missing, with the install line.
+        OSError
+            If weights can't be read or downloaded.
+
+        References
+        ----------
+        .. [1] Z. Qiao, C. Liu, Y. Zhang et al. "Multi-Scale Finetuning for Encoder-based Time Series Foundation
+               Models", NeurIPS 2025. https://arxiv.org/abs/2506.14087
+
+        Examples
+        --------
+        >>> from darts_msft import MSFTFoundationModel
+        >>> from darts_msft.datasets import load_sea_temperature
+        >>> series = load_sea_temperature()[:1000]
+        >>> model = MSFTFoundationModel(input_chunk_length=256, output_chunk_length=48, n_epochs=1, random_state=0)
+        >>> model.predict(48, series).values()[23::24, 0]  # zero-shot, after 12 and 24 hours
+        array([5.19, 5.18], dtype=float32)
+        >>> model = model.fit(series[:750], val_series=series[494:])  # its first window looks back into the other
+        >>> model.predict_quantiles(48, series).values()[47]  # 10 %, 50 % and 90 %
+        array([4.81, 5.02, 5.23], dtype=float32)
+        """
         own = dict(locals())  # of a subclass, Darts knows the arguments in its own signature alone
         arguments.settle_darts_arguments(type(self), self.model_params, find_method(method).trains)
         self._module_settings, likelihood, self._revision = arguments.resolve({**self.model_params, **own})
@@ -204,21 +225,6 @@ class MSFTFoundationModel(DartsHooks):
         self._windows_per_epoch = windows
         self.pl_module_params["likelihood"] = likelihood
         self._search_scales = num_scales == AUTO
-
-    def __str__(self) -> str:
-        """The arguments that differ from their defaults."""
-        defaults = arguments.darts_defaults(find_method(self.model_params["method"]).trains)
-        defaults |= self._get_default_model_params()
-        shown = {
-            name: value
-            for name, value in self.model_params.items()
-            if name not in defaults or np.any(value != defaults[name])
-        }
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        add_safe_globals([cls])  # what is saved can be loaded
 
     @staticmethod
     def largest_num_scales(

@@ -130,8 +130,12 @@ class MoiraiFamily(DensityFamily):
         columns = params.movedim(-1, 0).contiguous()  # one parameter after another: much quicker
         weights = self._logits(columns.movedim(0, -1)).movedim(-1, 0).softmax(dim=0)
         shares = torch.zeros_like(value)
-        for index, weight in enumerate(weights):
-            shares.addcmul_(weight, self._shares(columns[self.columns[index]], index, value, weight))
+        if students := [index for index, one in enumerate(self.components) if isinstance(one, StudentTOutput)]:
+            # all in one pass, without distributions, whose construction takes longer than what follows
+            df, loc, scale = torch.stack([columns[self.columns[index]] for index in students], dim=1)
+            shares = (weights[students] * student_t.cdf((value - loc) / scale, df)).sum(dim=0)
+        for index in set(range(len(weights))).difference(students):
+            shares.addcmul_(weights[index], self._shares(columns[self.columns[index]], index, value, weights[index]))
         return shares
 
     @torch.no_grad()
@@ -176,9 +180,6 @@ class MoiraiFamily(DensityFamily):
         weight: Float[Tensor, "*shape"],
     ) -> Float[Tensor, "*shape"]:
         """Distribution function of component `index`, which may be rough where its `weight` is next to nothing."""
-        if isinstance(self.components[index], StudentTOutput):
-            df, loc, scale = arguments  # without a distribution, whose construction takes longer than what follows
-            return student_t.cdf((value - loc) / scale, df)
         distribution = self._component(arguments.movedim(0, -1), index)
         if isinstance(distribution, NegativeBinomial):
             shares = (value >= distribution.mean).to(value.dtype)

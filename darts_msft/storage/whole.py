@@ -1,16 +1,35 @@
-"""Files written whole or not at all: what fails or is killed on the way leaves those that were there."""
+"""Files written whole or not at all, and read whole: what fails or is killed on the way leaves what was there."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from safetensors import SafetensorError
+
+
+def check_whole(*paths: str) -> None:
+    """Raises ValueError for a file of torch's, which is a zip archive, that is not as it was written.
+
+    torch reads changed numbers as they are. What is not there is left to other checks.
+    """
+    for path in filter(os.path.isfile, paths):
+        with open(path, "rb") as file:
+            try:
+                broken = zipfile.ZipFile(file).testzip()
+            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+                broken = str(error)
+        if broken is not None:
+            raise ValueError(
+                f"{path!r} is no file of a saved model, or broken or cut short ({broken}): copy it again, or save the "
+                "model anew"
+            )
 
 
 @contextmanager

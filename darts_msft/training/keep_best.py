@@ -13,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning import callbacks
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
@@ -72,6 +73,10 @@ class KeepBest(pl.Callback):
     @contextmanager
     def attached_to(self, trainer: Any) -> Iterator[None]:
         """While a fit runs: among the trainer's callbacks, before those that write checkpoints."""
+        averaging: Any = getattr(callbacks, "WeightAveraging", ())  # new in Lightning 2.6
+        for one in trainer.callbacks:
+            if isinstance(one, averaging):
+                one._use_buffers = False  # ours are constants, or solved for
         checks = trainer.num_sanity_val_steps
         scorer = _Scorer(self)
         trainer.callbacks.insert(0, scorer)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import json
+import re
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +27,22 @@ VAL = wave(60, seed=1)
 @pytest.mark.parametrize("name", ["fit", "predict", "historical_forecasts", "backtest", "fit_from_dataset", "lr_find"])
 def test_signatures_are_those_of_darts(name: str) -> None:
     assert signature(getattr(MSFTFoundationModel, name)) == signature(getattr(DLinearModel, name))
+
+
+def test_arguments_are_documented_where_darts_does_and_the_example_is_true() -> None:
+    text = inspect.cleandoc(MSFTFoundationModel.__init__.__doc__)
+    headings = re.findall(r"^(\w+)\n-+$", text, re.MULTILINE)
+    assert headings == ["Parameters", "Raises", "References", "Examples"]
+    told = re.findall(r"^\w+(?:, \w+)*$", text[text.index("Parameters") : text.index("Raises")], re.MULTILINE)
+    own = [name for name in signature(MSFTFoundationModel.__init__).parameters if name not in ("self", "kwargs")]
+    assert {*own} == {*", ".join(told[1:]).split(", ")}
+    known: dict[str, Any] = {}
+    for one in doctest.DocTestParser().get_examples(text):
+        if one.want:
+            expected = eval(one.want, {"array": np.array, "float32": np.float32})
+            np.testing.assert_allclose(eval(one.source, known), expected, atol=0.3)
+        else:
+            exec(one.source, known)
 
 
 @pytest.mark.parametrize("components", [1, 2])
@@ -99,6 +118,25 @@ def test_averaged_weights_are_a_candidate(tiny_moirai: str) -> None:
     if model.fit_report.kept == "averaged weights":
         assert all(torch.equal(value, averaged[name]) for name, value in model.model.named_parameters())
     assert min(model.candidates, key=lambda one: one.score).label == model.fit_report.kept
+
+
+def test_epochs_are_scored_with_the_mean_of_all_steps_so_far(tiny_moirai: str) -> None:
+    """Lightning 2.6's averages; the encoder's constants, whole numbers and truth values, have no mean."""
+    WeightAveraging = pytest.importorskip("pytorch_lightning", "2.6").callbacks.WeightAveraging
+    steps: list[dict[str, torch.Tensor]] = []
+
+    class Mean(WeightAveraging):  # type: ignore[misc]
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            super().on_train_batch_end(trainer, pl_module, *args)
+            steps.append({name: value.detach().clone() for name, value in pl_module.named_parameters()})
+
+    model = make_model(tiny_moirai, {"callbacks": [Mean()]}, n_epochs=3, num_scales=0, **LEARNS)
+    model.fit(wave(), val_series=VAL)
+    assert [one.label for one in model.candidates] == ["zero-shot", "epoch 1", "epoch 2", "epoch 3"]
+    kept = next(one for one in model.candidates if one.label == model.fit_report.kept)
+    assert kept.step > 0
+    for name, value in model.model.named_parameters():
+        torch.testing.assert_close(value, torch.stack([step[name] for step in steps[: kept.step]]).mean(dim=0))
 
 
 def test_without_averaging_no_state_is_scored_twice(tiny_moirai: str) -> None:

@@ -125,6 +125,34 @@ def test_a_fitted_model_takes_series_of_another_type(tiny_moirai: str) -> None:
     np.testing.assert_array_equal(found[0].values(), found[1].values())
 
 
+def test_a_list_of_types_is_fitted_in_the_common_one(tiny_moirai: str) -> None:
+    """A validation series of another type is in that of the training series."""
+    every, other = [wave(60, seed=seed) for seed in (0, 1)], wave(60, seed=2)
+
+    def after(series: Any, validation: Any) -> np.ndarray:
+        model = make_model(tiny_moirai).fit(series, val_series=validation)
+        return values_of(model.predict(HORIZON, other))
+
+    double = [one.astype(np.float64) for one in every]
+    np.testing.assert_array_equal(after([every[0], double[1]], other), after(double, other.astype(np.float64)))
+    np.testing.assert_array_equal(after(every, other.astype(np.float64)), after(every, other))
+
+
+def test_lists_that_no_fit_takes_are_refused(tiny_moirai: str) -> None:
+    one, two = wave(60), wave(60, components=2)
+    for arguments, message in (
+        ({"series": []}, r"^series=\[\]"),
+        ({"series": one, "val_series": []}, r"^val_series=\[\]"),
+        ({"series": [one, two]}, r"^series\[1\] has 2 components but series\[0\] has 1"),
+        ({"series": one, "val_series": [two, one]}, r"^val_series\[1\] has 1 components but val_series\[0\] has 2"),
+        ({"series": [one, one], "past_covariates": [two, one]}, r"^past_covariates\[1\] has 1 .*\[0\] has 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_model(tiny_moirai).fit(**arguments)
+        with pytest.raises(ValueError, match=message):
+            make_model(tiny_moirai).scale_batch_size(**arguments)
+
+
 @pytest.mark.parametrize("is_fitted", [False, True])
 def test_an_empty_list_and_unequal_widths_are_refused(tiny_moirai: str, is_fitted: bool) -> None:
     model = fitted(tiny_moirai) if is_fitted else make_model(tiny_moirai)

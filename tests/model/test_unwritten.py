@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from child_process import run_in_child
@@ -146,3 +148,37 @@ def test_a_model_is_saved_where_another_was(tiny_moirai: str, folder: Path, firs
     make_model(tiny_moirai).save(str(path))
     assert forecast_of_a_file(path, series) == make_model(tiny_moirai).predict(HORIZON, series)
     assert not [name for name in files_in(folder) if name.startswith(".")]
+
+
+# -------------------------------------------------------------------------------------------------------------- broken
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.abort, ()
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda content: content[: len(content) // 2],
+    "empty": lambda _: b"",
+    "a bit is another": flipped,
+    "pickled": lambda _: pickle.dumps(Evil()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["model.pt", "model.pt.ckpt"])
+def test_a_file_that_is_not_as_it_was_written_is_refused(
+    tiny_moirai: str, first: MSFTFoundationModel, tmp_path: Path, name: str, damage: str
+) -> None:
+    """torch alone reads changed numbers without a word."""
+    first.save(tmp_path / "model.pt")
+    (tmp_path / name).write_bytes(DAMAGES[damage]((tmp_path / name).read_bytes()))
+    for load in (MSFTFoundationModel.load, make_model(tiny_moirai).load_weights):
+        with pytest.raises(ValueError, match=f"{name}' is no file of a saved model, or broken.*save the model anew"):
+            load(tmp_path / "model.pt")
