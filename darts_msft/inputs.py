@@ -79,7 +79,8 @@ def for_a_fit(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, series in given.items():
         if name.endswith(("series", "covariates")):
             check_finite(series, name)
-            kinds[name] = kind_of(series, name)
+            by_darts = name.startswith("val_") and isinstance(series, Sequence)  # widths, with the training part's
+            kinds[name] = kind_of(series[:1] if by_darts else series, name)
     if (kind := kinds["series"]) is None:
         return dict(given)
     targets = [name for name in ("series", "val_series") if kinds.get(name)]

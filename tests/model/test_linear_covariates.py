@@ -162,6 +162,15 @@ def test_what_was_pretrained_alone_hears_of_others_once_it_is_trained(
     assert np.abs(found - other).max() > 1e-4
 
 
+def test_encoders_that_nothing_hears_yet_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"input_chunk_length": 64, "output_chunk_length": 16, "patch_size": 16, "num_scales": 1}
+    model = make_model("moirai-tiny", **settings, add_encoders={"cyclic": {"future": ["hour"]}})
+    expected = values_of(make_model("moirai-tiny", **settings).predict(16, wave(200)))
+    for _ in range(2):
+        np.testing.assert_allclose(values_of(model.predict(16, wave(200))), expected, rtol=1e-4)
+    assert caplog.text.count("pretrained on one variate at a time") == 1
+
+
 # ------------------------------------------------------------------------------------------------------ other encoders
 
 
