@@ -14,6 +14,7 @@ import pytest
 
 from darts_msft.tables import Table, series_of
 from darts_msft_command import main, tables
+from darts_msft_command.columns import Signs
 
 STEPS, HORIZON = 400, 8
 SIZES = {"north": 1.0, "south": 1000.0}
@@ -144,14 +145,14 @@ def test_times_in_the_index_of_a_parquet_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("date;load\n01.02.2024;1.234,5\n02.02.2024;0,25\n13.02.2024;-7\n", {"decimal": ",", "thousands": "."}),
-        ('date,load\n2024-02-01,"1,234.5"\n2024-02-02,0.25\n2024-02-13,-7\n', {"thousands": ","}),
+        ("date;load\n01.02.2024;1.234,5\n02.02.2024;0,25\n13.02.2024;-7\n", {"signs": Signs(",", ".")}),
+        ('date,load\n2024-02-01,"1,234.5"\n2024-02-02,0.25\n2024-02-13,-7\n', {"signs": Signs(thousands=",")}),
         ("date\tload\n2024-02-01\t1234.5\n2024-02-02\t0.25\n2024-02-13\t-7\n", {}),
         ("date,load\n02/01/2024,1234.5\n02/02/2024,.25\n02/13/2024,-7\n", {}),
         ("date,load\n2024-02-01,1234.5\n2024-02-02,.25\n2024-02-13,-7\n2024-02-14,\n", {}),
     ],
 )
-def test_numbers_and_dates_as_they_are_written(tmp_path: Path, text: str, words: dict[str, str]) -> None:
+def test_numbers_and_dates_as_they_are_written(tmp_path: Path, text: str, words: dict[str, Any]) -> None:
     (tmp_path / "load.csv").write_text(text)
     (series,) = read(tmp_path / "load.csv", "date", frequency="D", **words).series
     assert (series.start_time(), len(series)) == (pd.Timestamp("2024-02-01"), 13)
