@@ -84,18 +84,13 @@ def _years(column: pd.Series) -> Written:
 
 def _dates(column: pd.Series, day_first: bool | None) -> Written:
     """The column's times, by the way of writing that most of them follow."""
-    orders, remark = [day_first], ""
-    if day_first is None:
-        first, remark = _order(column)
-        orders = [first, not first]
-    ways = [ISO, *(BY_ORDER[order] for order in orders if order is not None)]
-    best, how = pd.Series(pd.NaT, column.index), ISO
-    for tried in ways:
-        times = _read(column, tried)
-        if times.notna().sum() > best.notna().sum():
-            best, how = times, tried
-        if best.notna().all():
-            break
+    best, how, remark = _read(column, ISO), ISO, ""
+    if best.isna().any():
+        first, remark = _order(column) if day_first is None else (day_first, "")
+        for tried in [BY_ORDER[first]] + ([BY_ORDER[not first]] if day_first is None else []):
+            times = _read(column, tried)
+            if times.notna().sum() > best.notna().sum():
+                best, how = times, tried
     wrong = best.isna()
     if wrong.any():
         raise Unusable(

@@ -39,18 +39,21 @@ def numbers(column: pd.Series, signs: Signs) -> pd.Series | None:
         if np.isinf(found).any():
             _refuse(column, column[np.isinf(found)])
         return found
-    text = told(column)
-    if text.str.lower().isin(["true", "false"]).all():
-        return (text.str.lower() == "true").astype(float).reindex(column.index)
-    found = pd.to_numeric(text if signs == PLAIN else _pointed(text, signs), errors="coerce")
-    wrong = text[~np.isfinite(found)]
+    if not pd.api.types.is_object_dtype(column) and not pd.api.types.is_string_dtype(column):
+        return None
+    found = pd.to_numeric(column, errors="coerce") if signs == PLAIN else pd.Series(np.nan, column.index)
+    rest = told(column[~np.isfinite(found)])
+    if len(rest) and rest.str.lower().isin(["true", "false"]).all() and found.isna().all():
+        return (rest.str.lower() == "true").astype(float).reindex(column.index)
+    found[rest.index] = pd.to_numeric(rest if signs == PLAIN else _pointed(rest, signs), errors="coerce")
+    wrong = rest[~np.isfinite(found[rest.index])]
     if wrong.empty:
-        return found.reindex(column.index)
-    like = text.str.fullmatch(LIKE)
-    if like.mean() <= 0.5:
+        return found
+    like = wrong.str.fullmatch(LIKE)
+    if (~like).sum() >= np.isfinite(found).sum() + like.sum():
         return None
     if not like.all():
-        _refuse(column, text[~like])
+        _refuse(column, wrong[~like])
     said = "" if signs == PLAIN else ", not so as --decimal and --thousands have it"
     raise Unusable(
         f"column {column.name!r} holds numbers such as {wrong.iloc[0]!r}{said}: say how they are written, as in "

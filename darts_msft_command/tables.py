@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from darts_msft_command.clocks import Unusable, times_of, twofold, written
-from darts_msft_command.columns import PLAIN, Signs, numbers, perhaps_thousands, told
+from darts_msft_command.columns import MISSING, PLAIN, Signs, numbers, perhaps_thousands, told
 
 logger = logging.getLogger("darts_msft")
 
@@ -145,9 +145,9 @@ def _times(column: pd.Series) -> pd.Series:
     """A column's times as they stand, but years as numbers."""
     if not pd.api.types.is_object_dtype(column) and not pd.api.types.is_string_dtype(column):
         return column
-    text = told(column)
+    text = column.where(~column.astype(str).str.strip().str.lower().isin(MISSING))
     found = pd.to_numeric(text, errors="coerce")
-    return (found if found.notna().all() and len(found) else text).reindex(column.index)
+    return found if found.notna().any() and found.isna().equals(text.isna()) else text
 
 
 def _refuse_several(rows: pd.DataFrame, keys: list[str]) -> None:
