@@ -1,6 +1,6 @@
 """`darts-msft forecast data.csv --time date --horizon 96`: a first look without code.
 
-Not within `darts_msft`, whose import takes seconds: help, and most of what can't be used, are told of before that.
+Beside `darts_msft`, whose import takes seconds: help, and most of what can't be used, are told of before that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from darts_msft_command.asked import Asked
 
 TABLES = (".csv", ".parquet")
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
@@ -81,13 +83,17 @@ def forecast(
             raise ValueError(f"{name} {sign!r}: give one sign, such as a comma")
     if decimal == thousands:
         raise ValueError(f"--decimal and --thousands are both {decimal!r}: give the other one too, as in --decimal ,")
+    asked = Asked(
+        horizon=horizon, series=series, context=context, frequency=frequency, finetune=finetune, epochs=epochs,
+        lower=least, backbone=backbone, output=output, picture=picture, total=total,
+    )  # fmt: skip
     from darts_msft_command.columns import Signs
     from darts_msft_command.tables import read
 
     rows = read(data, time, target, zone, series, covariates, Signs(decimal, thousands), day_first)
-    from darts_msft.cli import run
+    from darts_msft_command.forecast import run
 
-    run(rows, series, horizon, context, frequency, finetune, epochs, least, backbone, output, picture, total)
+    run(rows, asked)
 
 
 def check_files(data: Path, output: Path, picture: Path | None, overwrite: bool) -> None:

@@ -11,8 +11,8 @@ from darts import TimeSeries
 from model_fixtures import wave
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.tables import Table, series_of
 from darts_msft_command import main, tables
+from darts_msft_command.series import Table, series_of
 
 HOURS = pd.date_range("2024-01-01", periods=299, freq="h")
 BERLIN_DAYS = pd.date_range("2024-01-01", periods=300, freq="D", tz="Europe/Berlin")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,9 @@ def test_a_file_of_excel_is_told_to_be_saved_otherwise(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _warnings_are_caught(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "darts_msft")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    words = [sys.executable, "-m", "darts_msft_command", "--version"]
+    told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1])
+    assert told.stdout.startswith("darts-msft ")

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from darts_msft.tables import Table, series_of
 from darts_msft_command import main, tables
 from darts_msft_command.columns import Signs
+from darts_msft_command.series import Table, series_of
 
 STEPS, HORIZON = 400, 8
 SIZES = {"north": 1.0, "south": 1000.0}
