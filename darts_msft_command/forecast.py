@@ -25,7 +25,7 @@ LEVELS = (0.1, 0.5, 0.9)
 SAMPLES = 500  # of a total
 PANELS = 6  # of a picture
 VALIDATION = 0.2  # of a series, for a fit
-LEAST = 48  # steps of input that are worth naming
+LEAST = 48  # steps of input that every backbone takes
 LEAST_WINDOWS = 32  # of the validation part
 
 
@@ -44,7 +44,9 @@ def run(rows: Rows, asked: Asked) -> None:
     frame = _frame(table, forecasts, rows.time, asked.series)
     _whole(output, lambda part: frame.to_csv(part, index=False))
     of = ", ".join(map(str, table.series[0].components)) + (f", of {len(table.series)} series" if table.names else "")
-    _tell(f"wrote {output}: {horizon} steps of {of}, from {frame[rows.time].iloc[0]}")
+    begins = frame[rows.time].iloc[::horizon]
+    latest = f" to {begins.max()}, each from its own end" if begins.nunique() > 1 else ""
+    _tell(f"wrote {output}: {horizon} steps of {of}, from {begins.min()}{latest}")
     if asked.picture is not None:
         _draw(table, forecasts, asked.picture)
 
@@ -116,11 +118,14 @@ def made(table: Table, asked: Asked) -> tuple[MSFTFoundationModel, int]:
     horizon = asked.horizon
     lengths = sorted(map(len, table.series))
     length = lengths[len(lengths) // 2]
-    known = asked.context or min(LONGEST, max(length - 2 * _held(length, horizon), length // 2))
-    model = MSFTFoundationModel(
-        known, horizon, backbone=asked.backbone, lower=asked.lower, random_state=0, n_epochs=asked.epochs,
-        method="msft" if asked.finetune else "zero_shot", pl_trainer_kwargs={"accelerator": "cpu"},
-    )  # fmt: skip
+    known = asked.context or min(LONGEST, max(length - 2 * _held(length, horizon), length // 2, LEAST))
+    try:
+        model = MSFTFoundationModel(
+            known, horizon, backbone=asked.backbone, lower=asked.lower, random_state=0, n_epochs=asked.epochs,
+            method="msft" if asked.finetune else "zero_shot", pl_trainer_kwargs={"accelerator": "cpu"},
+        )  # fmt: skip
+    except ValueError as error:
+        raise Unusable(str(error).replace("input_chunk_length=", "--context ")) from error
     if model.likelihood is None:
         raise Unusable(f"--backbone {asked.backbone} forecasts points, and no quantiles; take another, or Python's API")
     held = [_held(len(one), horizon) for one in table.series]

@@ -106,12 +106,24 @@ def test_a_short_series_is_forecast_beside_long_ones(
     words = ["--covariates", "promo", "--context", str(context), "--backbone", tiny_moirai]
     assert main(asked(tmp_path / "shops.csv", *words)) == 0
     out = capsys.readouterr().out
+    assert "forecast.csv: 8 steps of sales, of 3 series, from 2024-02-05 00:00:00\n" in out
     assert "too short to fit to, but forecast all the same: 1 of 3 series" in out
     assert says in out
     told = pd.read_csv(tmp_path / "forecast.csv", dtype={"shop": str})
     assert told["shop"].unique().tolist() == ["north", "south", "007"]
     own = told.loc[told["shop"] == "007", "sales_q0.500"]
     assert own.between(3, 10).all()  # of 4 to 9
+
+
+def test_forecasts_that_begin_at_different_times(
+    tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.read_csv(shops(tmp_path))
+    frame.assign(sales=frame["sales"].mask((frame["shop"] == "north") & (frame["date"] > "2023-12-30"))).to_csv(
+        tmp_path / "shops.csv", index=False
+    )
+    assert main(asked(tmp_path / "shops.csv", "--target", "sales", "--context", "56", "--backbone", tiny_moirai)) == 0
+    assert "of 2 series, from 2023-12-31 00:00:00 to 2024-02-05 00:00:00, each from its own" in capsys.readouterr().out
 
 
 def test_the_hour_of_autumn_in_each_series(tmp_path: Path) -> None:
