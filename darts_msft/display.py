@@ -130,9 +130,7 @@ class _PlainNames(ProgressBar):
 def _validation_of(trainer: pl.Trainer) -> str:
     """What a pass over the validation data is for, where a fit without training has several."""
     module: Any = trainer.lightning_module
-    if trainer.state.fn != "validate" or not hasattr(module, "observer"):
-        return "validation"
-    return "sample paths" if module.observer else f"scoring {module.start_label.removeprefix('zero-shot, ')}"
+    return module.passes_for if trainer.state.fn == "validate" else "validation"
 
 
 class RichBar(_PlainNames, RichProgressBar):

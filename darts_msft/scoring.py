@@ -57,6 +57,11 @@ class ScoredModule(ForecastingModule):
         return FORM_LABELS[self.kind] if self._forecasts_zero_shot() else "untrained head"
 
     @property
+    def passes_for(self) -> str:
+        """What a pass over the validation data is for, in a progress bar."""
+        return "sample paths" if self.observer else f"scoring {self.start_label.removeprefix('zero-shot, ')}"
+
+    @property
     def scale_forms(self) -> tuple[Form, ...]:
         """How the pretrained model forecasts otherwise: the passes that a fit makes to compare with it."""
         if self.kind is Form.TRAINED or not self.can_forecast_untrained:

@@ -1,6 +1,6 @@
 """`darts-msft forecast data.csv --time date --horizon 96`: a first look without code.
 
-Not within `darts_msft`, whose import takes seconds: help, and most of what can't be used, are told of before that.
+Beside `darts_msft`, whose import takes seconds: help, and most of what can't be used, are told of before that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from darts_msft_command.asked import Asked
 
 TABLES = (".csv", ".parquet")
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
@@ -53,6 +55,9 @@ def forecast(
     context: Annotated[int | None, typer.Option(help="steps of input; else up to 2,048, by the data")] = None,
     frequency: Annotated[str | None, typer.Option(help="step of the times, such as h or 15min; else read off")] = None,
     zone: Annotated[str | None, typer.Option(help="of the clock, such as Europe/Berlin; else as the times say")] = None,
+    day_first: Annotated[
+        bool | None, typer.Option("--day-first/--month-first", help="of times such as 01/02/2024; else by their steps")
+    ] = None,
     decimal: Annotated[str, typer.Option(help="what a .csv has before decimals")] = ".",
     thousands: Annotated[str | None, typer.Option(help="what a .csv has between thousands")] = None,
     finetune: Annotated[bool, typer.Option(help="train as well: minutes instead of seconds")] = False,
@@ -76,20 +81,29 @@ def forecast(
     for name, sign in (("--decimal", decimal), ("--thousands", thousands)):
         if sign is not None and len(sign) != 1:
             raise ValueError(f"{name} {sign!r}: give one sign, such as a comma")
+    if decimal == thousands:
+        raise ValueError(f"--decimal and --thousands are both {decimal!r}: give the other one too, as in --decimal ,")
+    asked = Asked(
+        horizon=horizon, series=series, context=context, frequency=frequency, finetune=finetune, epochs=epochs,
+        lower=least, backbone=backbone, output=output, picture=picture, total=total,
+    )  # fmt: skip
+    from darts_msft_command.columns import Signs
     from darts_msft_command.tables import read
 
-    rows = read(data, time, target, zone, series, covariates, decimal, thousands)
-    from darts_msft.cli import run
+    rows = read(data, time, target, zone, series, covariates, Signs(decimal, thousands), day_first)
+    from darts_msft_command.forecast import run
 
-    run(rows, series, horizon, context, frequency, finetune, epochs, least, backbone, output, picture, total)
+    run(rows, asked)
 
 
 def check_files(data: Path, output: Path, picture: Path | None, overwrite: bool) -> None:
     """Refuses what can't be read, or could not be written in the end."""
     if not data.is_file():
         raise ValueError(f"{data}: there is no such file")
-    if data.suffix not in TABLES:
+    if data.suffix.lower() not in TABLES:
         raise ValueError(f"{data}: give a file whose name ends in {' or '.join(TABLES)}")
+    if picture is not None and picture.resolve() == output.resolve():
+        raise ValueError(f"--output and --picture are both {output}: name two files")
     for path in filter(None, (output, picture)):
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent}; make it, or name another file")
@@ -97,7 +111,7 @@ def check_files(data: Path, output: Path, picture: Path | None, overwrite: bool)
             raise ValueError(f"{path} is the file of the data: name another one")
         if path.exists() and not overwrite:
             raise ValueError(f"{path} is there already: name another file, or give --overwrite")
-    if picture is not None and picture.suffix not in PICTURES:
+    if picture is not None and picture.suffix.lower() not in PICTURES:
         raise ValueError(f"{picture}: give a file whose name ends in {', '.join(PICTURES)}")
 
 

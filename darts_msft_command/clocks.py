@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 
 FIRST_YEAR, LAST_YEAR = 1678, 2261  # whole ones of pandas' nanoseconds
-WRITTEN: tuple[dict[str, Any], ...] = ({"format": "ISO8601"}, {}, {"dayfirst": True})  # how, the likeliest first
+ISO: dict[str, Any] = {"format": "ISO8601"}
+BY_ORDER: dict[bool, dict[str, Any]] = {False: {}, True: {"dayfirst": True}}
+UNTOLD = r"^\s*(\d\d?)([./-])\s*(\d\d?)\2"  # day and month, or month and day
+STEADY = 0.6  # of the steps between first and last are there: weekdays have more
 
 
 class Unusable(ValueError):
@@ -17,25 +20,29 @@ class Unusable(ValueError):
 
 
 class Written(NamedTuple):
-    """A column's times in UTC, and as they stand there; `plain` ones have no offset, and years no clock."""
+    """A column's times in UTC, and as they stand there; `plain` ones have no offset, and years no clock.
+
+    `remark`: how they were read, where they might be read otherwise.
+    """
 
     times: pd.Series
     local: pd.Series
     plain: bool
     years: bool = False
+    remark: str = ""
 
     def at(self, rows: pd.Index) -> Written:
         return self._replace(times=self.times[rows], local=self.local[rows])
 
 
-def written(column: pd.Series) -> Written:
-    """What stands in a column, if all of it is times."""
+def written(column: pd.Series, day_first: bool | None = None) -> Written:
+    """What stands in a column, if all of it is times; `day_first` of 01/02/2024, else by dots and steady steps."""
     if missing := int(column.isna().sum()):
         rows, it = ("row", "it") if missing == 1 else ("rows", "them")
         raise Unusable(
             f"column {column.name!r} has {missing} {rows} without a time, {_row(column.isna())} first: leave {it} out"
         )
-    return _years(column) if pd.api.types.is_numeric_dtype(column) else _dates(column)
+    return _years(column) if pd.api.types.is_numeric_dtype(column) else _dates(column, day_first)
 
 
 def twofold(stand: Written, zone: str | None) -> pd.Series:
@@ -52,7 +59,7 @@ def times_of(stand: Written, zone: str | None = None, names: pd.Series | None = 
     `zone` is that of a clock on the wall. Rows at one time of its day are days, or longer, and keep their local times:
     in UTC they would not be at steady steps. `names` tells rows of several series apart.
     """
-    times, local, plain, years = stand
+    times, local, plain, years, _ = stand
     if zone is not None:
         told = _told_in(times, zone)
         local = local if plain else told.dt.tz_localize(None)
@@ -75,15 +82,15 @@ def _years(column: pd.Series) -> Written:
     return Written(local.dt.tz_localize("UTC"), local, plain=True, years=True)
 
 
-def _dates(column: pd.Series) -> Written:
+def _dates(column: pd.Series, day_first: bool | None) -> Written:
     """The column's times, by the way of writing that most of them follow."""
-    best, how = pd.Series(pd.NaT, column.index), WRITTEN[0]
-    for tried in WRITTEN:
-        times = _read(column, tried)
-        if times.notna().sum() > best.notna().sum():
-            best, how = times, tried
-        if best.notna().all():
-            break
+    best, how, remark = _read(column, ISO), ISO, ""
+    if best.isna().any():
+        first, remark = _order(column) if day_first is None else (day_first, "")
+        for tried in [BY_ORDER[first]] + ([BY_ORDER[not first]] if day_first is None else []):
+            times = _read(column, tried)
+            if times.notna().sum() > best.notna().sum():
+                best, how = times, tried
     wrong = best.isna()
     if wrong.any():
         raise Unusable(
@@ -91,7 +98,32 @@ def _dates(column: pd.Series) -> Written:
             f"{FIRST_YEAR} to {LAST_YEAR}, or written otherwise than the others: correct it, or leave the row out"
         )
     plain = pd.to_datetime(column.iloc[:1], **how).dt.tz is None
-    return Written(best, best.dt.tz_localize(None) if plain else _as_written(column, how), plain)
+    return Written(best, best.dt.tz_localize(None) if plain else _as_written(column, how), plain, remark=remark)
+
+
+def _order(column: pd.Series) -> tuple[bool, str]:
+    """Whether days come first, and a word on it where only the steps tell; dots mean so."""
+    parts = column.astype(str).str.extract(UNTOLD).dropna()
+    first, second = parts[0].astype(int), parts[2].astype(int)
+    if (first > 12).any() or (second > 12).any():
+        return bool((first > 12).sum() > (second > 12).sum()), ""
+    if len(parts) < len(column) or first.equals(second) or parts[1].eq(".").all():
+        return bool(parts[1].eq(".").all()), ""
+    row = column[first != second].index[0]
+    read = {order: _read(column, how) for order, how in BY_ORDER.items()}
+    steady = [order for order, times in read.items() if _steadiness(times) >= STEADY]
+    either = {order: f"{times[row].day} {times[row]:%B %Y}" for order, times in read.items()}
+    where = f"column {column.name!r} has {column[row]!r} ({_row(first != second)}), "
+    if len(steady) != 1:
+        raise Unusable(f"{where}which may be {either[True]} or {either[False]}: say --day-first or --month-first")
+    other = "--month-first" if steady[0] else "--day-first"
+    return steady[0], f"{where}taken for {either[steady[0]]}, as the steps are steady so; {other} is otherwise"
+
+
+def _steadiness(times: pd.Series) -> float:
+    """The part of the most common steps from first to last that are there."""
+    steps = times.drop_duplicates().sort_values().diff().dropna()
+    return float(steps.mode().iloc[0] * len(steps) / steps.sum()) if len(steps) else 0.0
 
 
 def _read(column: pd.Series, how: dict[str, Any]) -> pd.Series:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from darts_msft_command.clocks import Unusable, times_of, twofold, written
+from darts_msft_command.columns import MISSING, PLAIN, Signs, numbers, perhaps_thousands, told
 
 logger = logging.getLogger("darts_msft")
 
 SEVERAL = 0.25  # of the rows have the time of another one: these are several series
-NUMBER_LIKE = re.compile(r"\s*[-+]?\d[\d.,' ]*\s*")
 
 
 class Rows(NamedTuple):
@@ -40,38 +40,65 @@ def read(
     zone: str | None = None,
     series: str | None = None,
     covariates: Sequence[str] | None = None,
-    decimal: str = ".",
-    thousands: str | None = None,
+    signs: Signs = PLAIN,
+    day_first: bool | None = None,
 ) -> Rows:
-    """The rows in a file, each once."""
-    frame = _frame(data, [time, *([series] if series else [])], decimal, thousands)
+    """The rows in a file, each once; what was decided is told once nothing is left to refuse."""
+    frame, separator = _frame(data)
+    keys = [time] if series is None else [time, series]
     columns = [str(column) for column in frame.columns]
     known, wanted = _split(covariates, columns), _split(target, columns)
-    if unknown := [name for name in (time, *([series] if series else []), *known, *wanted) if name not in columns]:
-        raise Unusable(f"{data} has no column {unknown[0]!r}; it has {', '.join(columns)}")
+    _check_names(data, columns, keys, known, wanted)
     if not len(frame):
         raise Unusable(f"{data} has no rows")
-    if both := [name for name in (*known, *wanted) if name in (time, series)]:
-        raise Unusable(f"column {both[0]!r} is that of times or series: leave it out of --target and --covariates")
-    others = [name for name in columns if name not in (time, series, *known)]
-    targets = _targets(frame, wanted, others, data)
-    _check_numbers(frame, known)
-    used = frame[[time, *([series] if series else []), *dict.fromkeys([*targets, *known])]]
-    if series is not None and (nameless := int(used[series].isna().sum())):
-        raise Unusable(f"column {series!r} names no series in {nameless} rows: fill it, or leave them out")
-    stand = written(used[time])
-    used = _once(used, twofold(stand, zone), data)
-    if series is None:
-        _refuse_several(used, frame, time)
+    values, remarks = _numbers(frame, [name for name in columns if name not in keys], known, wanted, signs, data)
+    if separator not in (None, ",") and signs == PLAIN:
+        remarks += [
+            f"column {name!r}: {number} is read as a little more than {number.split('.')[0]}; "
+            "where points are between thousands, give --decimal , --thousands ."
+            for name in values
+            if (number := perhaps_thousands(frame[name])) is not None
+        ]
+    frame[time] = _times(frame[time])
+    if series is not None:
+        frame[series] = frame[series].replace("", None)
+        if nameless := int(frame[series].isna().sum()):
+            raise Unusable(f"column {series!r} names no series in {nameless} rows: fill it, or leave them out")
+    stand = written(frame[time], day_first)
+    rows = frame[~frame.duplicated() | twofold(stand, zone)]
+    _refuse_several(rows, keys)
+    used = frame[keys].assign(**values)
+    repeats = used.duplicated() & ~twofold(stand, zone)
+    used = used[~repeats].copy()
     names = None if series is None else used[series].astype(str)
-    used[time], zone = times_of(stand.at(used.index), zone, names)
+    used[time], told_in = times_of(stand.at(used.index), zone, names)
     groups = [("", used)] if names is None else list(used.drop(columns=series).groupby(names, sort=False))
     several = len(groups) > 1
     frames = {
         str(name): without_repeats(own, time, zone, f"series {name!r}" if several else str(data)).sort_values(time)
         for name, own in groups
     }
-    return Rows(frames, time, targets, known, zone, data)
+    if repeats.any():
+        remarks.append(f"{int(repeats.sum())} rows of {data} repeat others: they are taken once")
+    for remark in filter(None, (*remarks, stand.remark)):
+        logger.warning(remark)
+    return Rows(frames, time, [name for name in values if name not in known], known, told_in, data)
+
+
+def _frame(data: Path) -> tuple[pd.DataFrame, str | None]:
+    """The table, and what separates its columns in a .csv, of which each cell is text as it stands."""
+    try:
+        if data.suffix.lower() == ".parquet":
+            frame = pd.read_parquet(data)
+            return frame.reset_index(drop=not any(frame.index.names)), None
+        with data.open(encoding="utf-8") as file:
+            header = re.sub('"[^"]*"', "", file.readline())
+        separator = max(",;\t", key=header.count)
+        return pd.read_csv(data, sep=separator, dtype=str, keep_default_na=False), separator
+    except UnicodeDecodeError as error:
+        raise Unusable(f"{data} is not in UTF-8: save it so, in Excel as 'CSV UTF-8'") from error
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{data} can't be read: {' '.join(str(error).split())}") from error
 
 
 def _split(asked: Sequence[str] | None, columns: list[str]) -> list[str]:
@@ -80,84 +107,64 @@ def _split(asked: Sequence[str] | None, columns: list[str]) -> list[str]:
     return list(dict.fromkeys(name.strip() for names in found for name in names))
 
 
-def _targets(frame: pd.DataFrame, wanted: list[str], others: list[str], data: Path) -> list[str]:
-    numbers = [name for name in others if pd.api.types.is_numeric_dtype(frame[name])]
-    if both := [name for name in wanted if name not in others]:
+def _check_names(data: Path, columns: list[str], keys: list[str], known: list[str], wanted: list[str]) -> None:
+    if unknown := [name for name in (*keys, *known, *wanted) if name not in columns]:
+        raise Unusable(f"{data} has no column {unknown[0]!r}; it has {', '.join(columns)}")
+    if keys[0] in keys[1:]:
+        raise Unusable(f"column {keys[0]!r} is in --time and in --series: give two")
+    if both := [name for name in (*known, *wanted) if name in keys]:
+        raise Unusable(f"column {both[0]!r} is that of times or series: leave it out of --target and --covariates")
+    if both := [name for name in wanted if name in known]:
         raise Unusable(f"column {both[0]!r} is in --target and in --covariates: leave it out of one")
-    if not wanted:
-        like = [name for name in others if name not in numbers and _looks_like_numbers(frame[name])]
-        _check_numbers(frame, like)
-        if not numbers:
-            raise Unusable(f"{data} has no column of numbers to forecast; it has {', '.join(map(str, frame.columns))}")
-    _check_numbers(frame, wanted)
-    return wanted or numbers
 
 
-def _looks_like_numbers(column: pd.Series) -> bool:
-    told = column.dropna().astype(str)
-    return bool(len(told)) and bool(told.str.fullmatch(NUMBER_LIKE).mean() > 0.5)
-
-
-def _check_numbers(frame: pd.DataFrame, names: list[str]) -> None:
-    """Refuses columns of text, with what to do about it."""
-    for name in names:
-        if pd.api.types.is_numeric_dtype(frame[name]):
-            continue
-        told = frame[name].dropna().astype(str)
-        wrong = told[pd.to_numeric(told, errors="coerce").isna()]
-        if not _looks_like_numbers(told):
-            numbers = [str(one) for one in frame.columns if pd.api.types.is_numeric_dtype(frame[one])]
-            raise Unusable(
-                f"column {name!r} is no column of numbers, but of text such as {told.iloc[0]!r}; take some of "
-                f"{', '.join(numbers) or 'none'}"
-            )
-        if (strange := wrong[~wrong.str.fullmatch(NUMBER_LIKE)]).size:
-            raise Unusable(
-                f"column {name!r} holds {strange.iloc[0]!r} (row {strange.index[0] + 2} of the file; {len(strange)} of "
-                f"{len(frame)} rows are no numbers): leave these empty, or correct them"
-            )
+def _numbers(
+    frame: pd.DataFrame, others: list[str], known: list[str], wanted: list[str], signs: Signs, data: Path
+) -> tuple[dict[str, pd.Series], list[str]]:
+    """Columns to forecast, then those known ahead, and a word on the `others` that can't be forecast."""
+    found = {name: numbers(frame[name], signs) for name in (wanted or others) if name not in known}
+    found |= {name: numbers(frame[name], signs) for name in known}
+    text = [name for name, column in found.items() if column is None]
+    empty = [name for name, column in found.items() if column is not None and column.isna().all() and name not in known]
+    if refused := [name for name in text if name in (*wanted, *known)]:
+        fit = [name for name in others if name not in text and numbers(frame[name], signs) is not None]
         raise Unusable(
-            f"column {name!r} holds numbers such as {wrong.iloc[0]!r}: say how they are written, as in "
-            "--thousands , for 1,234.5 or --decimal , for 0,5"
+            f"column {refused[0]!r} is no column of numbers, but of text such as "
+            f"{told(frame[refused[0]]).iloc[0]!r}; take some of {', '.join(fit) or 'none'}"
         )
+    if wanted and empty:
+        raise Unusable(f"{data} has no value in {empty[0]}")
+    kept = {name: column for name, column in found.items() if column is not None and name not in empty}
+    if not set(kept) - set(known):
+        raise Unusable(f"{data} has no column of numbers to forecast; it has {', '.join(map(str, frame.columns))}")
+    left = {"no numbers": text, "no values": empty}
+    return kept, [f"columns of {what}, which are left out: {', '.join(names)}" for what, names in left.items() if names]
 
 
-def _frame(data: Path, text: list[str], decimal: str, thousands: str | None) -> pd.DataFrame:
-    """The table; of a .csv the columns named in `text` as they stand, but years as numbers."""
-    try:
-        if data.suffix == ".parquet":
-            frame = pd.read_parquet(data)
-            return frame.reset_index(drop=not any(frame.index.names))
-        with data.open(encoding="utf-8", errors="replace") as file:
-            header = file.readline()
-        separator = max(",;\t", key=header.count)
-        frame = pd.read_csv(data, sep=separator, decimal=decimal, thousands=thousands, dtype=dict.fromkeys(text, str))
-    except (OSError, ValueError) as error:
-        raise Unusable(f"{data} can't be read: {' '.join(str(error).split())}") from error
-    if text[0] in frame and (numbers := pd.to_numeric(frame[text[0]], errors="coerce")).notna().any():
-        return frame.assign(**{text[0]: numbers}) if numbers.isna().equals(frame[text[0]].isna()) else frame
-    return frame
+def _times(column: pd.Series) -> pd.Series:
+    """A column's times as they stand, but years as numbers."""
+    if not pd.api.types.is_object_dtype(column) and not pd.api.types.is_string_dtype(column):
+        return column
+    text = column.where(~column.astype(str).str.strip().str.lower().isin(MISSING))
+    found = pd.to_numeric(text, errors="coerce")
+    return found if found.notna().any() and found.isna().equals(text.isna()) else text
 
 
-def _refuse_several(used: pd.DataFrame, whole: pd.DataFrame, time: str) -> None:
-    """Raises Unusable where many rows have the time of another one, and other values."""
-    again = used[time][used[time].duplicated()]
-    if len(again) <= SEVERAL * len(used):
+def _refuse_several(rows: pd.DataFrame, keys: list[str]) -> None:
+    """Raises Unusable where many rows have the time of another one."""
+    again = rows[rows.duplicated(keys)]
+    if len(again) <= SEVERAL * len(rows):
         return
-    rows = whole.drop_duplicates()
-    apart = [name for name in rows.columns if name not in used and not rows.duplicated([time, name]).any()]
+    apart = [
+        name
+        for name in rows.columns
+        if name not in keys and rows[name].duplicated().any() and not rows.duplicated([*keys, name]).any()
+    ]
     raise Unusable(
-        f"column {time!r} has {again.iloc[0]} more than once, as many of its times: that is a table of several series; "
-        f"name the column that tells them apart, as in --series {apart[0] if apart else 'shop'}, or keep one row a time"
+        f"column {keys[0]!r} has {again[keys[0]].iloc[0]} more than once, as many of its times: that is a table of "
+        f"several series; name the column that tells them apart, as in --series {apart[0] if apart else 'shop'}, or "
+        "keep one row a time"
     )
-
-
-def _once(frame: pd.DataFrame, but: pd.Series, data: Path) -> pd.DataFrame:
-    """Without rows that are there before, but those at some times."""
-    repeats = frame.duplicated() & ~but
-    if repeats.any():
-        logger.warning("%d rows of %s repeat others: they are taken once", int(repeats.sum()), data)
-    return frame[~repeats].copy()
 
 
 def without_repeats(frame: pd.DataFrame, time: str, zone: str | None, which: str) -> pd.DataFrame:

@@ -11,8 +11,8 @@ from darts import TimeSeries
 from model_fixtures import wave
 
 from darts_msft import MSFTFoundationModel
-from darts_msft.tables import Table, series_of
 from darts_msft_command import main, tables
+from darts_msft_command.series import Table, series_of
 
 HOURS = pd.date_range("2024-01-01", periods=299, freq="h")
 BERLIN_DAYS = pd.date_range("2024-01-01", periods=300, freq="D", tz="Europe/Berlin")
@@ -68,8 +68,19 @@ def test_a_short_series_is_forecast_without_a_fit(
     assert "too few for a fit" in capsys.readouterr().out
     told = pd.read_csv(tmp_path / "forecast.csv")
     series = only(read(file, "date", target=["1"]))
-    model = MSFTFoundationModel(30, 8, backbone=tiny_moirai, method="zero_shot", random_state=0)
+    model = MSFTFoundationModel(48, 8, backbone=tiny_moirai, method="zero_shot", random_state=0)
     expected = model.predict_quantiles(8, series).values()
+    np.testing.assert_allclose(told.drop(columns="date"), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", [5, 20])
+def test_a_few_rows_are_forecast(tmp_path: Path, tiny_moirai: str, length: int) -> None:
+    file = written(tmp_path, length=length)
+    assert main(asked(file, "--target", "1", "--backbone", tiny_moirai)) == 0
+    told = pd.read_csv(tmp_path / "forecast.csv")
+    past = only(read(file, "date", target=["1"])).prepend_values(np.full((48 - length, 1), np.nan))
+    model = MSFTFoundationModel(48, 8, backbone=tiny_moirai, method="zero_shot", random_state=0)
+    expected = model.predict_quantiles(8, past.astype("float32")).values()
     np.testing.assert_allclose(told.drop(columns="date"), expected, rtol=1e-4)
 
 
@@ -241,6 +252,7 @@ def test_files_are_not_lost(tmp_path: Path, tiny_moirai: str, capsys: pytest.Cap
         ({}, ["--frequency", "3h"], "not all at steps of --frequency 3h"),
         ({"date": [*HOURS, pd.Timestamp("2024-02-01 00:07")]}, [], "no steady step"),
         ({}, ["--lower", "none"], "--lower none: give a number, or auto"),
+        ({}, ["--context", "4"], "--context 4 is too short for"),
         ({}, ["--finetune", "--context", "290"], "which --finetune needs"),
         ({}, ["--picture", "nowhere/forecast.png"], "there is no folder nowhere"),
     ],

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from darts_msft.tables import Table, series_of
 from darts_msft_command import main, tables
+from darts_msft_command.columns import Signs
+from darts_msft_command.series import Table, series_of
 
 STEPS, HORIZON = 400, 8
 SIZES = {"north": 1.0, "south": 1000.0}
@@ -105,12 +106,24 @@ def test_a_short_series_is_forecast_beside_long_ones(
     words = ["--covariates", "promo", "--context", str(context), "--backbone", tiny_moirai]
     assert main(asked(tmp_path / "shops.csv", *words)) == 0
     out = capsys.readouterr().out
+    assert "forecast.csv: 8 steps of sales, of 3 series, from 2024-02-05 00:00:00\n" in out
     assert "too short to fit to, but forecast all the same: 1 of 3 series" in out
     assert says in out
     told = pd.read_csv(tmp_path / "forecast.csv", dtype={"shop": str})
     assert told["shop"].unique().tolist() == ["north", "south", "007"]
     own = told.loc[told["shop"] == "007", "sales_q0.500"]
     assert own.between(3, 10).all()  # of 4 to 9
+
+
+def test_forecasts_that_begin_at_different_times(
+    tmp_path: Path, tiny_moirai: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.read_csv(shops(tmp_path))
+    frame.assign(sales=frame["sales"].mask((frame["shop"] == "north") & (frame["date"] > "2023-12-30"))).to_csv(
+        tmp_path / "shops.csv", index=False
+    )
+    assert main(asked(tmp_path / "shops.csv", "--target", "sales", "--context", "56", "--backbone", tiny_moirai)) == 0
+    assert "of 2 series, from 2023-12-31 00:00:00 to 2024-02-05 00:00:00, each from its own" in capsys.readouterr().out
 
 
 def test_the_hour_of_autumn_in_each_series(tmp_path: Path) -> None:
@@ -144,14 +157,14 @@ def test_times_in_the_index_of_a_parquet_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("date;load\n01.02.2024;1.234,5\n02.02.2024;0,25\n13.02.2024;-7\n", {"decimal": ",", "thousands": "."}),
-        ('date,load\n2024-02-01,"1,234.5"\n2024-02-02,0.25\n2024-02-13,-7\n', {"thousands": ","}),
+        ("date;load\n01.02.2024;1.234,5\n02.02.2024;0,25\n13.02.2024;-7\n", {"signs": Signs(",", ".")}),
+        ('date,load\n2024-02-01,"1,234.5"\n2024-02-02,0.25\n2024-02-13,-7\n', {"signs": Signs(thousands=",")}),
         ("date\tload\n2024-02-01\t1234.5\n2024-02-02\t0.25\n2024-02-13\t-7\n", {}),
         ("date,load\n02/01/2024,1234.5\n02/02/2024,.25\n02/13/2024,-7\n", {}),
         ("date,load\n2024-02-01,1234.5\n2024-02-02,.25\n2024-02-13,-7\n2024-02-14,\n", {}),
     ],
 )
-def test_numbers_and_dates_as_they_are_written(tmp_path: Path, text: str, words: dict[str, str]) -> None:
+def test_numbers_and_dates_as_they_are_written(tmp_path: Path, text: str, words: dict[str, Any]) -> None:
     (tmp_path / "load.csv").write_text(text)
     (series,) = read(tmp_path / "load.csv", "date", frequency="D", **words).series
     assert (series.start_time(), len(series)) == (pd.Timestamp("2024-02-01"), 13)

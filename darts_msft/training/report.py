@@ -148,18 +148,25 @@ class FitReport:
 
     @property
     def warning(self) -> str | None:
-        """In words, where most of what is to be forecast is a gap, or the naive forecast beats what was kept."""
+        """In words, where much of what is to be forecast is a gap, or the naive forecast beats what was kept."""
+        found = []
         if self.observed is not None and self.observed < LEAST_OBSERVED:
-            return (
+            found.append(
                 f"only {self.observed:.0%} of the values to forecast on the validation series are there, the others "
                 "are gaps: the scores say little; give a val_series where there are values"
             )
-        if self.naive is None or self.best is None or self.naive >= self.best:
-            return None
-        return (
-            f"{self._naive_name} ({self.naive:.4f}) beats what was kept ({self.best:.4f}) on the validation series: "
-            "give a longer input_chunk_length, more data or more epochs, or use it instead"
-        )
+        scored = {row[1] for row in self.by_series if row[-1] is not None}
+        if scored and (missing := dict.fromkeys(row[1] for row in self.by_series if row[1] not in scored)):
+            found.append(
+                f"nothing of {', '.join(missing)} was scored on the validation series: the scores say nothing of it; "
+                "give a val_series where it has values"
+            )
+        if self.naive is not None and self.best is not None and self.naive < self.best:
+            found.append(
+                f"{self._naive_name} ({self.naive:.4f}) beats what was kept ({self.best:.4f}) on the validation "
+                "series: give a longer input_chunk_length, more data or more epochs, or use it instead"
+            )
+        return "; also, ".join(found) or None
 
     @property
     def _naive_name(self) -> str:

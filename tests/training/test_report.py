@@ -167,6 +167,23 @@ def test_it_warns_where_the_naive_forecast_is_better() -> None:
     worse = replace(REPORT, naive=0.4)
     assert worse.warning is not None
     assert worse.warning in str(worse)
+    both = replace(worse, observed=0.3)
+    assert both.warning is not None
+    assert both.warning.startswith("only 30%")
+    assert both.warning.endswith(f"; also, {worse.warning}")
+
+
+def test_it_names_components_without_a_score(tiny_moirai: str) -> None:
+    val = wave(CONTEXT + HORIZON + 40, 2, seed=1)
+    values = val.values().copy()
+    values[CONTEXT:, 1] = np.nan
+    report = (
+        make_model(tiny_moirai, method="zero_shot").fit(wave(100, 2), val_series=val.with_values(values)).fit_report
+    )
+    assert report.warning is not None
+    assert "nothing of 1 was scored on the validation series" in report.warning
+    rows = ((0, "a", 1.0, 1.0, 0.5), (0, "b", None, None, None), (1, "a", None, None, None), (1, "b", 1.0, 1.0, 0.5))
+    assert replace(REPORT, naive=0.6, by_series=rows).warning is None
 
 
 @pytest.mark.parametrize("method", ["zero_shot", "lora"])

@@ -15,8 +15,9 @@ from darts.utils.utils import n_steps_between
 
 from darts_msft import MSFTFoundationModel
 from darts_msft.plots import draw_forecast
-from darts_msft.tables import Table, series_of
+from darts_msft_command.asked import Asked
 from darts_msft_command.clocks import Unusable
+from darts_msft_command.series import Table, series_of
 from darts_msft_command.tables import Rows
 
 LONGEST = 2048  # steps of input
@@ -24,43 +25,30 @@ LEVELS = (0.1, 0.5, 0.9)
 SAMPLES = 500  # of a total
 PANELS = 6  # of a picture
 VALIDATION = 0.2  # of a series, for a fit
-LEAST = 48  # steps of input that are worth naming
+LEAST = 48  # steps of input that every backbone takes
 LEAST_WINDOWS = 32  # of the validation part
 
 
-def run(
-    rows: Rows,
-    series: str | None,
-    horizon: int,
-    context: int | None,
-    frequency: str | None,
-    finetune: bool,
-    epochs: int,
-    lower: float | str | None,
-    backbone: str,
-    output: Path,
-    picture: Path | None,
-    total: bool,
-) -> None:
-    """The command on a file's rows, as its help has it; raises ValueError, in a line for the user, before it writes.
-
-    `series` is the column of their names.
-    """
-    table = series_of(rows, frequency)
+def run(rows: Rows, asked: Asked) -> None:
+    """The command on a file's rows, as its help has it; raises ValueError, in a line for the user, before it writes."""
+    horizon, output = asked.horizon, asked.output
+    table = series_of(rows, asked.frequency)
     _tell_of(table, rows.data)
     check_known(table, horizon)
-    shared, units = in_units(table, lower)
-    model, known = made(shared, horizon, context, finetune, epochs, lower, backbone)
+    shared, units = in_units(table, asked.lower)
+    model, known = made(shared, asked)
     pasts, given = [_padded(one, known) for one in shared.series], _given(shared, known)
     forecasts = _times(model.predict_quantiles(horizon, pasts, LEVELS, **given), units)
-    if total:
+    if asked.total:
         _tell_totals(table, _times(model.predict(horizon, pasts, num_samples=SAMPLES, **given), units))
-    frame = _frame(table, forecasts, rows.time, series)
+    frame = _frame(table, forecasts, rows.time, asked.series)
     _whole(output, lambda part: frame.to_csv(part, index=False))
     of = ", ".join(map(str, table.series[0].components)) + (f", of {len(table.series)} series" if table.names else "")
-    _tell(f"wrote {output}: {horizon} steps of {of}, from {frame[rows.time].iloc[0]}")
-    if picture is not None:
-        _draw(table, forecasts, picture)
+    begins = frame[rows.time].iloc[::horizon]
+    latest = f" to {begins.max()}, each from its own end" if begins.nunique() > 1 else ""
+    _tell(f"wrote {output}: {horizon} steps of {of}, from {begins.min()}{latest}")
+    if asked.picture is not None:
+        _draw(table, forecasts, asked.picture)
 
 
 def _tell(line: str) -> None:
@@ -125,30 +113,26 @@ def _times(every: list[TimeSeries], units: list[np.ndarray]) -> list[TimeSeries]
     return [one.with_values(own * unit) for one, own, unit in zip(every, values, many, strict=True)]
 
 
-def made(
-    table: Table,
-    horizon: int,
-    context: int | None,
-    finetune: bool,
-    epochs: int,
-    lower: float | str | None,
-    backbone: str,
-) -> tuple[MSFTFoundationModel, int]:
+def made(table: Table, asked: Asked) -> tuple[MSFTFoundationModel, int]:
     """The model, fitted on the series that are long enough for that, and its steps of input."""
+    horizon = asked.horizon
     lengths = sorted(map(len, table.series))
     length = lengths[len(lengths) // 2]
-    known = context or min(LONGEST, max(length - 2 * _held(length, horizon), length // 2))
-    model = MSFTFoundationModel(
-        known, horizon, backbone=backbone, lower=lower, random_state=0, n_epochs=epochs,
-        method="msft" if finetune else "zero_shot", pl_trainer_kwargs={"accelerator": "cpu"},
-    )  # fmt: skip
+    known = asked.context or min(LONGEST, max(length - 2 * _held(length, horizon), length // 2, LEAST))
+    try:
+        model = MSFTFoundationModel(
+            known, horizon, backbone=asked.backbone, lower=asked.lower, random_state=0, n_epochs=asked.epochs,
+            method="msft" if asked.finetune else "zero_shot", pl_trainer_kwargs={"accelerator": "cpu"},
+        )  # fmt: skip
+    except ValueError as error:
+        raise Unusable(str(error).replace("input_chunk_length=", "--context ")) from error
     if model.likelihood is None:
-        raise Unusable(f"--backbone {backbone} forecasts points, and no quantiles; take another, or Python's API")
+        raise Unusable(f"--backbone {asked.backbone} forecasts points, and no quantiles; take another, or Python's API")
     held = [_held(len(one), horizon) for one in table.series]
     enough = [number for number, one in enumerate(table.series) if len(one) >= known + 2 * held[number]]
     if not enough:
-        for option, asked in (("--finetune", finetune), ("--covariates", table.covariates)):
-            if asked:
+        for option, needed in (("--finetune", asked.finetune), ("--covariates", table.covariates)):
+            if needed:
                 raise Unusable(
                     f"{lengths[-1]} steps are too few for a fit with a context of {known}, which {option} needs: give "
                     f"a shorter --context or --horizon, or leave {option} out"
