@@ -64,7 +64,7 @@ def numbers(column: pd.Series, signs: Signs) -> pd.Series | None:
 def _refuse(column: pd.Series, strange: pd.Series) -> None:
     raise Unusable(
         f"column {column.name!r} holds '{strange.iloc[0]}' (row {strange.index[0] + 2} of the file; {len(strange)} of "
-        f"{len(column)} rows are no numbers): leave these empty, or correct them"
+        f"{len(column)} rows are no numbers): leave these empty, correct them, or name other columns in --target"
     )
 
 

@@ -161,6 +161,12 @@ def test_series_of_equal_values_are_no_repeated_rows(
     assert not caplog.text
 
 
+def test_series_that_their_column_does_not_tell_apart(tmp_path: Path) -> None:
+    values = [f"{shop};{product};0" for _ in DAYS for shop in "ab" for product in "xy"]
+    with pytest.raises(ValueError, match="more than once in series 'a', as many of its times: --series shop doesn't"):
+        rows_of(tmp_path, DAYS.repeat(4), values, "date;shop;product;load", series="shop")
+
+
 def test_a_repeated_row_with_another_remark_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = [f"{number};a" for number in range(10)]
     rows = rows_of(tmp_path, [*DAYS, DAYS[3]], [*values, "3;b"], "date;load;note")
