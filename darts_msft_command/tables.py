@@ -67,7 +67,7 @@ def read(
     stand = written(frame[time], day_first)
     again = twofold(stand, zone)
     _refuse_several(frame[~frame.duplicated() | again], keys)
-    used = frame[keys].assign(**values)
+    used = pd.concat([frame[keys], pd.DataFrame(values)], axis=1)
     repeats = used.duplicated() & ~again
     used = used[~repeats].copy()
     names = None if series is None else used[series].astype(str)

@@ -136,6 +136,13 @@ def test_columns_that_are_left_out_are_told(tmp_path: Path, caplog: pytest.LogCa
         rows_of(tmp_path, DAYS, values, "date;load;delivered;code;note", target=["load", "note"])
 
 
+def test_a_table_of_many_columns(tmp_path: Path) -> None:
+    names = [f"load{number}" for number in range(150)]
+    rows = rows_of(tmp_path, DAYS, [";".join(map(str, range(150)))] * 10, ";".join(["date", *names]))
+    assert rows.targets == names
+    assert rows.frames[""][names].to_numpy().tolist() == [list(range(150))] * 10
+
+
 def test_series_of_any_name(tmp_path: Path) -> None:
     names = ["NA", "None", "nan", "007"]
     values = [f"{name};{number}" for number, name in enumerate(names * 10)]
