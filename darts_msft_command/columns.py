@@ -48,7 +48,7 @@ def numbers(column: pd.Series, signs: Signs) -> pd.Series | None:
     found[rest.index] = pd.to_numeric(rest if signs == PLAIN else _pointed(rest, signs), errors="coerce")
     wrong = rest[~np.isfinite(found[rest.index])]
     if wrong.empty:
-        return found
+        return found.astype(float)
     like = wrong.str.fullmatch(LIKE)
     if (~like).sum() >= np.isfinite(found).sum() + like.sum():
         return None

@@ -90,6 +90,8 @@ def _frame(data: Path) -> tuple[pd.DataFrame, str | None]:
     try:
         if data.suffix.lower() == ".parquet":
             frame = pd.read_parquet(data)
+            nested = [name for name in frame if pd.api.types.infer_dtype(frame[name], skipna=True) == "mixed"]
+            frame = frame.astype(dict.fromkeys(nested, str))  # lists and the like
             return frame.reset_index(drop=not any(frame.index.names)), None
         with data.open(encoding="utf-8") as file:
             header = re.sub('"[^"]*"', "", file.readline())

@@ -117,6 +117,10 @@ def test_exact_decimals_and_infinite_values_of_parquet(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "load.parquet")
     read_back = read(tmp_path / "load.parquet", "date", signs=Signs(",")).frames[""]["load"]
     np.testing.assert_array_equal(read_back, [1.5] * 9 + [np.nan])
+    frame.assign(
+        load=pd.array(["1.5", None] * 5, dtype="string"), parts=[[1, 2]] * 10, notes=[{"a": 1}] * 10
+    ).to_parquet(tmp_path / "load.parquet")
+    np.testing.assert_array_equal(read(tmp_path / "load.parquet", "date").frames[""]["load"], [1.5, np.nan] * 5)
     frame.assign(load=[*range(9), np.inf]).to_parquet(tmp_path / "load.parquet")
     with pytest.raises(ValueError, match=r"holds 'inf' \(row 11 of the file"):
         read(tmp_path / "load.parquet", "date")
