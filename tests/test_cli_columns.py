@@ -72,6 +72,19 @@ def test_days_and_months_that_nothing_tells_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "asked", "says"),
+    [
+        (["01/02/2024", "13/02/2024"], False, r"--month-first: not so in '13/02/2024' \(row 3\)"),
+        (["01/02/2024", "01/13/2024"], True, r"--day-first: not so in '01/13/2024' \(row 3\)"),
+        (["1/13/2024 1:00 PM", "13/1/2024 2:00 PM"], None, r"'13/1/2024 2:00 PM' \(row 3 .*: write them alike"),
+    ],
+)
+def test_days_and_months_that_contradict(tmp_path: Path, text: list[str], asked: bool | None, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        rows_of(tmp_path, text, day_first=asked)
+
+
+@pytest.mark.parametrize(
     ("texts", "signs", "expected"),
     [
         (["1\u00a0234", "1\u202f234 567", "5"], Signs(thousands=" "), [1234, 1234567, 5]),
