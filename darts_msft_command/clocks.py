@@ -11,6 +11,7 @@ import pandas as pd
 FIRST_YEAR, LAST_YEAR = 1678, 2261  # whole ones of pandas' nanoseconds
 ISO: dict[str, Any] = {"format": "ISO8601"}
 BY_ORDER: dict[bool, dict[str, Any]] = {False: {}, True: {"dayfirst": True}}
+ORDERS = {False: "--month-first", True: "--day-first"}
 UNTOLD = r"^\s*(\d\d?)([./-])\s*(\d\d?)\2"  # day and month, or month and day
 STEADY = 0.6  # of the steps between first and last are there: weekdays have more
 
@@ -86,7 +87,7 @@ def _dates(column: pd.Series, day_first: bool | None) -> Written:
     """The column's times, by the way of writing that most of them follow."""
     best, how, remark = _read(column, ISO), ISO, ""
     if best.isna().any():
-        first, remark = _order(column) if day_first is None else (day_first, "")
+        first, remark = _order(column, day_first)
         for tried in [BY_ORDER[first]] + ([BY_ORDER[not first]] if day_first is None else []):
             times = _read(column, tried)
             if times.notna().sum() > best.notna().sum():
@@ -101,12 +102,23 @@ def _dates(column: pd.Series, day_first: bool | None) -> Written:
     return Written(best, best.dt.tz_localize(None) if plain else _as_written(column, how), plain, remark=remark)
 
 
-def _order(column: pd.Series) -> tuple[bool, str]:
+def _order(column: pd.Series, asked: bool | None) -> tuple[bool, str]:
     """Whether days come first, and a word on it where only the steps tell; dots mean so."""
     parts = column.astype(str).str.extract(UNTOLD).dropna()
     first, second = parts[0].astype(int), parts[2].astype(int)
-    if (first > 12).any() or (second > 12).any():
-        return bool((first > 12).sum() > (second > 12).sum()), ""
+    surely = {True: parts.index[first > 12], False: parts.index[second > 12]}
+    if len(surely[True]) and len(surely[False]):
+        both = " and ".join(f"{column[rows[0]]!r} (row {rows[0] + 2} of the file)" for rows in surely.values())
+        raise Unusable(f"column {column.name!r} has {both}: write them alike")
+    for order, rows in surely.items():
+        if len(rows) and asked in (None, order):
+            return order, ""
+        if len(rows):
+            raise Unusable(
+                f"{ORDERS[not order]}: not so in {column[rows[0]]!r} (row {rows[0] + 2}) of column {column.name!r}"
+            )
+    if asked is not None:
+        return asked, ""
     if len(parts) < len(column) or first.equals(second) or parts[1].eq(".").all():
         return bool(parts[1].eq(".").all()), ""
     row = column[first != second].index[0]
@@ -116,8 +128,8 @@ def _order(column: pd.Series) -> tuple[bool, str]:
     where = f"column {column.name!r} has {column[row]!r} ({_row(first != second)}), "
     if len(steady) != 1:
         raise Unusable(f"{where}which may be {either[True]} or {either[False]}: say --day-first or --month-first")
-    other = "--month-first" if steady[0] else "--day-first"
-    return steady[0], f"{where}taken for {either[steady[0]]}, as the steps are steady so; {other} is otherwise"
+    order = steady[0]
+    return order, f"{where}taken for {either[order]}, as the steps are steady so; {ORDERS[not order]} is otherwise"
 
 
 def _steadiness(times: pd.Series) -> float:

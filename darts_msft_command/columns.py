@@ -48,7 +48,7 @@ def numbers(column: pd.Series, signs: Signs) -> pd.Series | None:
     found[rest.index] = pd.to_numeric(rest if signs == PLAIN else _pointed(rest, signs), errors="coerce")
     wrong = rest[~np.isfinite(found[rest.index])]
     if wrong.empty:
-        return found
+        return found.astype(float)
     like = wrong.str.fullmatch(LIKE)
     if (~like).sum() >= np.isfinite(found).sum() + like.sum():
         return None
@@ -64,7 +64,7 @@ def numbers(column: pd.Series, signs: Signs) -> pd.Series | None:
 def _refuse(column: pd.Series, strange: pd.Series) -> None:
     raise Unusable(
         f"column {column.name!r} holds '{strange.iloc[0]}' (row {strange.index[0] + 2} of the file; {len(strange)} of "
-        f"{len(column)} rows are no numbers): leave these empty, or correct them"
+        f"{len(column)} rows are no numbers): leave these empty, correct them, or name other columns in --target"
     )
 
 

@@ -78,7 +78,6 @@ def _steady(frame: pd.DataFrame, time: str, step: Any, asked: str | None, which:
     logging.disable(logging.ERROR)  # what Darts would tell of is in our error
     try:
         steady = step or steady_step(frame[time])
-        frame = frame.astype({name: float for name in frame.columns if name != time})
         return TimeSeries.from_dataframe(frame, time, fill_missing_dates=True, freq=steady).astype("float32")
     except ValueError as error:
         raise Unusable(_unsteady(frame[time], step, asked, which, zone)) from error

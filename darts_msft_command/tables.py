@@ -65,10 +65,10 @@ def read(
         if nameless := int(frame[series].isna().sum()):
             raise Unusable(f"column {series!r} names no series in {nameless} rows: fill it, or leave them out")
     stand = written(frame[time], day_first)
-    rows = frame[~frame.duplicated() | twofold(stand, zone)]
-    _refuse_several(rows, keys)
-    used = frame[keys].assign(**values)
-    repeats = used.duplicated() & ~twofold(stand, zone)
+    again = twofold(stand, zone)
+    _refuse_several(frame[~frame.duplicated() | again], keys)
+    used = pd.concat([frame[keys], pd.DataFrame(values)], axis=1)
+    repeats = used.duplicated() & ~again
     used = used[~repeats].copy()
     names = None if series is None else used[series].astype(str)
     used[time], told_in = times_of(stand.at(used.index), zone, names)
@@ -90,6 +90,8 @@ def _frame(data: Path) -> tuple[pd.DataFrame, str | None]:
     try:
         if data.suffix.lower() == ".parquet":
             frame = pd.read_parquet(data)
+            nested = [name for name in frame if pd.api.types.infer_dtype(frame[name], skipna=True) == "mixed"]
+            frame = frame.astype(dict.fromkeys(nested, str))  # lists and the like
             return frame.reset_index(drop=not any(frame.index.names)), None
         with data.open(encoding="utf-8") as file:
             header = re.sub('"[^"]*"', "", file.readline())
@@ -127,7 +129,7 @@ def _numbers(
     text = [name for name, column in found.items() if column is None]
     empty = [name for name, column in found.items() if column is not None and column.isna().all() and name not in known]
     if refused := [name for name in text if name in (*wanted, *known)]:
-        fit = [name for name in others if name not in text and numbers(frame[name], signs) is not None]
+        fit = [name for name in others if name not in text and _of_numbers(frame[name], signs)]
         raise Unusable(
             f"column {refused[0]!r} is no column of numbers, but of text such as "
             f"{told(frame[refused[0]]).iloc[0]!r}; take some of {', '.join(fit) or 'none'}"
@@ -139,6 +141,13 @@ def _numbers(
         raise Unusable(f"{data} has no column of numbers to forecast; it has {', '.join(map(str, frame.columns))}")
     left = {"no numbers": text, "no values": empty}
     return kept, [f"columns of {what}, which are left out: {', '.join(names)}" for what, names in left.items() if names]
+
+
+def _of_numbers(column: pd.Series, signs: Signs) -> bool:
+    try:
+        return numbers(column, signs) is not None
+    except Unusable:
+        return False
 
 
 def _times(column: pd.Series) -> pd.Series:
@@ -155,15 +164,20 @@ def _refuse_several(rows: pd.DataFrame, keys: list[str]) -> None:
     again = rows[rows.duplicated(keys)]
     if len(again) <= SEVERAL * len(rows):
         return
+    first = f"column {keys[0]!r} has {again[keys[0]].iloc[0]} more than once"
+    if len(keys) > 1:
+        raise Unusable(
+            f"{first} in series {str(again[keys[1]].iloc[0])!r}, as many of its times: --series {keys[1]} doesn't tell "
+            "all series apart; keep one row a time, or name a column that does"
+        )
     apart = [
         name
         for name in rows.columns
         if name not in keys and rows[name].duplicated().any() and not rows.duplicated([*keys, name]).any()
     ]
     raise Unusable(
-        f"column {keys[0]!r} has {again[keys[0]].iloc[0]} more than once, as many of its times: that is a table of "
-        f"several series; name the column that tells them apart, as in --series {apart[0] if apart else 'shop'}, or "
-        "keep one row a time"
+        f"{first}, as many of its times: that is a table of several series; name the column that tells them apart, as "
+        f"in --series {apart[0] if apart else 'shop'}, or keep one row a time"
     )
 
 

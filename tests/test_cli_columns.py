@@ -72,6 +72,19 @@ def test_days_and_months_that_nothing_tells_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "asked", "says"),
+    [
+        (["01/02/2024", "13/02/2024"], False, r"--month-first: not so in '13/02/2024' \(row 3\)"),
+        (["01/02/2024", "01/13/2024"], True, r"--day-first: not so in '01/13/2024' \(row 3\)"),
+        (["1/13/2024 1:00 PM", "13/1/2024 2:00 PM"], None, r"'13/1/2024 2:00 PM' \(row 3 .*: write them alike"),
+    ],
+)
+def test_days_and_months_that_contradict(tmp_path: Path, text: list[str], asked: bool | None, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        rows_of(tmp_path, text, day_first=asked)
+
+
+@pytest.mark.parametrize(
     ("texts", "signs", "expected"),
     [
         (["1\u00a0234", "1\u202f234 567", "5"], Signs(thousands=" "), [1234, 1234567, 5]),
@@ -117,6 +130,10 @@ def test_exact_decimals_and_infinite_values_of_parquet(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "load.parquet")
     read_back = read(tmp_path / "load.parquet", "date", signs=Signs(",")).frames[""]["load"]
     np.testing.assert_array_equal(read_back, [1.5] * 9 + [np.nan])
+    frame.assign(
+        load=pd.array(["1.5", None] * 5, dtype="string"), parts=[[1, 2]] * 10, notes=[{"a": 1}] * 10
+    ).to_parquet(tmp_path / "load.parquet")
+    np.testing.assert_array_equal(read(tmp_path / "load.parquet", "date").frames[""]["load"], [1.5, np.nan] * 5)
     frame.assign(load=[*range(9), np.inf]).to_parquet(tmp_path / "load.parquet")
     with pytest.raises(ValueError, match=r"holds 'inf' \(row 11 of the file"):
         read(tmp_path / "load.parquet", "date")
@@ -134,6 +151,13 @@ def test_columns_that_are_left_out_are_told(tmp_path: Path, caplog: pytest.LogCa
     ]
     with pytest.raises(ValueError, match="has no value in note"):
         rows_of(tmp_path, DAYS, values, "date;load;delivered;code;note", target=["load", "note"])
+
+
+def test_a_table_of_many_columns(tmp_path: Path) -> None:
+    names = [f"load{number}" for number in range(150)]
+    rows = rows_of(tmp_path, DAYS, [";".join(map(str, range(150)))] * 10, ";".join(["date", *names]))
+    assert rows.targets == names
+    assert rows.frames[""][names].to_numpy().tolist() == [list(range(150))] * 10
 
 
 def test_series_of_any_name(tmp_path: Path) -> None:
@@ -159,6 +183,12 @@ def test_series_of_equal_values_are_no_repeated_rows(
     with pytest.raises(ValueError, match="as in --series shop, or keep"):
         rows_of(tmp_path, DAYS.repeat(2), values, "date;id;shop;load", target=["load"])
     assert not caplog.text
+
+
+def test_series_that_their_column_does_not_tell_apart(tmp_path: Path) -> None:
+    values = [f"{shop};{product};0" for _ in DAYS for shop in "ab" for product in "xy"]
+    with pytest.raises(ValueError, match="more than once in series 'a', as many of its times: --series shop doesn't"):
+        rows_of(tmp_path, DAYS.repeat(4), values, "date;shop;product;load", series="shop")
 
 
 def test_a_repeated_row_with_another_remark_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
