@@ -99,7 +99,7 @@ def select(
             names = ", ".join(map(str, sorted(there)))
             raise Misuse(f"{field} {', '.join(map(str, unknown))} is not in the suite; it has {names}")
         chosen = [each for each in chosen if not values or getattr(each, field) in values]
-    if stride is not None and any(each.family == "pf" for each in chosen):
+    if stride is not None and all(each.family == "pf" for each in chosen):
         raise Misuse("--stride is of the family lsf; the test windows of pf are those of its papers: leave it out")
     return chosen if stride is None else [replace(each, test_stride=stride) for each in chosen]
 

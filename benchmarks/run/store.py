@@ -139,7 +139,7 @@ def _load(path: Path, kind: str) -> dict[str, Any]:
         if missing := {*NEEDED[kind], "kind"} - found.keys():
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         family = Experiment.from_dict(found["experiment"]).family
-        if kind == "run" and not all(isinstance(found["metrics"].get(name), float) for name in METRICS[family]):
+        if kind == "run" and not all(isinstance(found["metrics"].get(name), int | float) for name in METRICS[family]):
             raise ValueError(f"its metrics {', '.join(METRICS[family])} are not all numbers")
     except (AttributeError, TypeError, ValueError) as error:
         raise Misuse(f"{path} is not a result ({error}); restore it, or delete it to have it measured again") from error

@@ -20,7 +20,7 @@ from darts_msft.backbones import ARCHITECTURES, load_class
 from darts_msft.backbones.moment import MaskedMoment, MomentBackbone
 
 LENGTH: int = MOMENT_CONFIG["seq_len"]
-CLOSE = {"rtol": 0, "atol": 1e-5}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
