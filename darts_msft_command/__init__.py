@@ -18,6 +18,7 @@ from darts_msft_command.asked import Asked
 TABLES = (".csv", ".parquet")
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 MISUSED = 2  # exit code, as typer's
+TABLE, MODEL, FILES = "The table", "The forecast", "What is told and written"  # groups of options
 
 app = typer.Typer(help="Pretrained and finetuned forecasts of your series.", pretty_exceptions_enable=False)
 
@@ -43,31 +44,60 @@ def forecast(
     time: Annotated[str, typer.Option(help="the column of times")],
     horizon: Annotated[int, typer.Option(min=1, help="steps to forecast")],
     target: Annotated[
-        list[str] | None, typer.Option(help="columns to forecast, as in load,price; else every column of numbers")
+        list[str] | None,
+        typer.Option(help="columns to forecast, as in load,price; else every column of numbers", rich_help_panel=TABLE),
     ] = None,
     series: Annotated[
-        str | None, typer.Option(help="the column that names the series, in a table of several below one another")
+        str | None,
+        typer.Option(
+            help="the column that names the series, in a table of several below one another", rich_help_panel=TABLE
+        ),
     ] = None,
     covariates: Annotated[
         list[str] | None,
-        typer.Option(help="columns that are known ahead, as in holiday,price; with rows for the steps to forecast"),
+        typer.Option(
+            help="columns that are known ahead, as in holiday,price; with rows for the steps to forecast",
+            rich_help_panel=TABLE,
+        ),
     ] = None,
-    context: Annotated[int | None, typer.Option(help="steps of input; else up to 2,048, by the data")] = None,
-    frequency: Annotated[str | None, typer.Option(help="step of the times, such as h or 15min; else read off")] = None,
-    zone: Annotated[str | None, typer.Option(help="of the clock, such as Europe/Berlin; else as the times say")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="steps of input; else up to 2,048, by the data", rich_help_panel=MODEL)
+    ] = None,
+    frequency: Annotated[
+        str | None, typer.Option(help="step of the times, such as h or 15min; else read off", rich_help_panel=TABLE)
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(help="of the clock, such as Europe/Berlin; else as the times say", rich_help_panel=TABLE),
+    ] = None,
     day_first: Annotated[
-        bool | None, typer.Option("--day-first/--month-first", help="of times such as 01/02/2024; else by their steps")
+        bool | None,
+        typer.Option(
+            "--day-first/--month-first", help="of times such as 01/02/2024; else by their steps", rich_help_panel=TABLE
+        ),
     ] = None,
-    decimal: Annotated[str, typer.Option(help="what a .csv has before decimals")] = ".",
-    thousands: Annotated[str | None, typer.Option(help="what a .csv has between thousands")] = None,
-    finetune: Annotated[bool, typer.Option(help="train as well: minutes instead of seconds")] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="of --finetune")] = 3,
-    lower: Annotated[str | None, typer.Option(help="least value of a forecast: a number, or auto")] = None,
-    backbone: Annotated[str, typer.Option(help="the pretrained model")] = "moirai-tiny",
-    output: Annotated[Path, typer.Option(help="file of the forecast's quantiles")] = Path("forecast.csv"),
-    picture: Annotated[Path | None, typer.Option(help="file of a picture, such as forecast.png")] = None,
-    total: Annotated[bool, typer.Option(help="tell each column's total of all steps, with its interval")] = False,
-    overwrite: Annotated[bool, typer.Option(help="write over files that are there")] = False,
+    decimal: Annotated[str, typer.Option(help="what a .csv has before decimals", rich_help_panel=TABLE)] = ".",
+    thousands: Annotated[
+        str | None, typer.Option(help="what a .csv has between thousands", rich_help_panel=TABLE)
+    ] = None,
+    finetune: Annotated[
+        bool, typer.Option(help="train as well: minutes instead of seconds", rich_help_panel=MODEL)
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="of --finetune", rich_help_panel=MODEL)] = 3,
+    lower: Annotated[
+        str | None, typer.Option(help="least value of a forecast: a number, or auto", rich_help_panel=MODEL)
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="the pretrained model", rich_help_panel=MODEL)] = "moirai-tiny",
+    output: Annotated[Path, typer.Option(help="file of the forecast's quantiles", rich_help_panel=FILES)] = Path(
+        "forecast.csv"
+    ),
+    picture: Annotated[
+        Path | None, typer.Option(help="file of a picture, such as forecast.png", rich_help_panel=FILES)
+    ] = None,
+    total: Annotated[
+        bool, typer.Option(help="tell each column's total of all steps, with its interval", rich_help_panel=FILES)
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="write over files that are there", rich_help_panel=FILES)] = False,
 ) -> None:
     """Forecast a table's columns; what the last part of the series says decides what is used.
 
