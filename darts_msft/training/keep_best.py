@@ -74,9 +74,9 @@ class KeepBest(pl.Callback):
     def attached_to(self, trainer: Any) -> Iterator[None]:
         """While a fit runs: among the trainer's callbacks, before those that write checkpoints."""
         averaging: Any = getattr(callbacks, "WeightAveraging", ())  # new in Lightning 2.6
-        for one in trainer.callbacks:
-            if isinstance(one, averaging):
-                one._use_buffers = False  # ours are constants, or solved for
+        averaged = [(one, one._use_buffers) for one in trainer.callbacks if isinstance(one, averaging)]
+        for one, _ in averaged:
+            one._use_buffers = False  # ours are constants, or solved for
         checks = trainer.num_sanity_val_steps
         scorer = _Scorer(self)
         trainer.callbacks.insert(0, scorer)
@@ -87,6 +87,8 @@ class KeepBest(pl.Callback):
             trainer.callbacks.remove(scorer)
             trainer.callbacks.remove(self)
             trainer.num_sanity_val_steps = checks
+            for one, before in averaged:
+                one._use_buffers = before
 
     @property
     def best(self) -> Candidate | None:

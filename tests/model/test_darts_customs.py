@@ -130,8 +130,11 @@ def test_epochs_are_scored_with_the_mean_of_all_steps_so_far(tiny_moirai: str) -
             super().on_train_batch_end(trainer, pl_module, *args)
             steps.append({name: value.detach().clone() for name, value in pl_module.named_parameters()})
 
-    model = make_model(tiny_moirai, {"callbacks": [Mean()]}, n_epochs=3, num_scales=0, **LEARNS)
+    mean = Mean()
+    before = mean._use_buffers
+    model = make_model(tiny_moirai, {"callbacks": [mean]}, n_epochs=3, num_scales=0, **LEARNS)
     model.fit(wave(), val_series=VAL)
+    assert mean._use_buffers == before  # the callback is the user's
     assert [one.label for one in model.candidates] == ["zero-shot", "epoch 1", "epoch 2", "epoch 3"]
     kept = next(one for one in model.candidates if one.label == model.fit_report.kept)
     assert kept.step > 0
